@@ -1,0 +1,163 @@
+//! What every reader returns: names, dtypes, shapes, and where the bytes are.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::diagnostic::Diagnostic;
+use crate::source::Extent;
+
+/// A checkpoint as it lies on disk: its index, and none of its weights.
+#[derive(Default)]
+pub struct Checkpoint {
+    /// The id of the format it was read from, `safetensors` or `pytorch`.
+    pub format: &'static str,
+    /// The tensors, in the order of the file.
+    pub tensors: Vec<Tensor>,
+    /// Free text the container keeps beside the tensors.
+    pub metadata: BTreeMap<String, String>,
+    /// What the reader noticed on the way.
+    pub findings: Vec<Diagnostic>,
+}
+
+/// One tensor of a checkpoint.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// Its name, as the file spells it.
+    pub name: String,
+    /// The type of its elements.
+    pub dtype: DType,
+    /// Its dimensions, slowest first.
+    pub shape: Vec<u64>,
+    /// Where its elements are.
+    pub payload: Payload,
+}
+
+/// How the elements of a tensor lie in the file.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// Row-major, packed, little-endian.
+    Range(Extent),
+    /// A view of a storage, which other tensors may share.
+    View(View),
+    /// The file names it, and its values cannot be had; the reason, for a person.
+    Unreadable(String),
+}
+
+/// A strided view of a storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The whole storage.
+    pub storage: Extent,
+    /// The first element, counted in elements from the start of the storage.
+    pub offset: u64,
+    /// Elements between neighbours along each dimension; 0 repeats one element.
+    pub strides: Vec<u64>,
+    /// Whether the storage keeps its elements with the high byte first.
+    pub big_endian: bool,
+}
+
+impl Tensor {
+    /// The number of elements, or `None` if it passes `u64`.
+    pub fn n_elements(&self) -> Option<u64> {
+        n_elements(&self.shape)
+    }
+
+    /// The number of bytes when packed, or `None` if it passes `u64`.
+    pub fn n_bytes(&self) -> Option<u64> {
+        self.dtype.n_bytes(self.n_elements()?)
+    }
+}
+
+/// The product of the dimensions, or `None` if it passes `u64`.
+///
+/// A dimension of 0 does not hide the overflow of the others: readers disagree on such shapes.
+pub fn n_elements(shape: &[u64]) -> Option<u64> {
+    let mut nonzero = shape.iter().filter(|&&dim| dim != 0);
+    let product = nonzero.try_fold(1u64, |product, &dim| product.checked_mul(dim))?;
+    Some(if shape.contains(&0) { 0 } else { product })
+}
+
+/// The elements between neighbours along each dimension of a row-major tensor.
+pub fn row_major_strides(shape: &[u64]) -> Vec<u64> {
+    let mut strides = vec![1u64; shape.len()];
+    for axis in (1..shape.len()).rev() {
+        strides[axis - 1] = strides[axis].saturating_mul(shape[axis]);
+    }
+    strides
+}
+
+macro_rules! dtypes {
+    ($($variant:ident $name:literal $bits:literal, $about:literal;)*) => {
+        /// The type of a tensor's elements.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[allow(missing_docs)] // `about` is the doc of each.
+        pub enum DType { $(#[doc = $about] $variant,)* }
+
+        impl DType {
+            /// Every dtype.
+            pub const ALL: &[DType] = &[$(DType::$variant,)*];
+
+            /// The name, spelled as in safetensors where that has it.
+            pub fn name(self) -> &'static str {
+                match self { $(DType::$variant => $name,)* }
+            }
+
+            /// The size of one element in bits.
+            pub fn bits(self) -> u64 {
+                match self { $(DType::$variant => $bits,)* }
+            }
+        }
+    };
+}
+
+dtypes! {
+    Bool "BOOL" 8, "One byte, 0 or 1.";
+    U8 "U8" 8, "Unsigned, 8 bits.";
+    I8 "I8" 8, "Signed, 8 bits.";
+    U16 "U16" 16, "Unsigned, 16 bits.";
+    I16 "I16" 16, "Signed, 16 bits.";
+    U32 "U32" 32, "Unsigned, 32 bits.";
+    I32 "I32" 32, "Signed, 32 bits.";
+    U64 "U64" 64, "Unsigned, 64 bits.";
+    I64 "I64" 64, "Signed, 64 bits.";
+    F4 "F4" 4, "MX float, 4 bits, two in a byte.";
+    F6E2M3 "F6_E2M3" 6, "MX float, 6 bits, 2 of exponent.";
+    F6E3M2 "F6_E3M2" 6, "MX float, 6 bits, 3 of exponent.";
+    F8E4M3 "F8_E4M3" 8, "OCP float, 4 bits of exponent, no infinity.";
+    F8E5M2 "F8_E5M2" 8, "OCP float, 5 bits of exponent.";
+    F8E8M0 "F8_E8M0" 8, "MX scale: a power of two.";
+    F8E4M3Fnuz "F8_E4M3FNUZ" 8, "Float, 4 bits of exponent, one zero, no infinity.";
+    F8E5M2Fnuz "F8_E5M2FNUZ" 8, "Float, 5 bits of exponent, one zero, no infinity.";
+    F16 "F16" 16, "IEEE half.";
+    BF16 "BF16" 16, "The upper half of an F32.";
+    F32 "F32" 32, "IEEE single.";
+    F64 "F64" 64, "IEEE double.";
+    C64 "C64" 64, "Two F32: real and imaginary.";
+    C128 "C128" 128, "Two F64: real and imaginary; no safetensors file has it.";
+    Unknown "UNKNOWN" 0, "A type the reader has no name for; its tensors are never readable.";
+}
+
+impl DType {
+    /// The dtype of this name, any letter case.
+    pub fn parse(name: &str) -> Option<DType> {
+        let found = DType::ALL.iter().find(|dtype| dtype.name().eq_ignore_ascii_case(name));
+        found.copied().filter(|&dtype| dtype != DType::Unknown)
+    }
+
+    /// The bytes that `n` packed elements take; `None` if they pass `u64` or end inside a byte.
+    pub fn n_bytes(self, n: u64) -> Option<u64> {
+        let bits = n.checked_mul(self.bits())?;
+        bits.is_multiple_of(8).then_some(bits / 8)
+    }
+
+    /// Whether elements are numbers with a point that this program can cast.
+    pub fn is_float(self) -> bool {
+        matches!(self, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

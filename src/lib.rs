@@ -1,0 +1,12 @@
+//! The LLM Standard and its tool. (The code map follows.)
+
+pub mod checkpoint;
+pub mod container;
+pub mod cursor;
+pub mod diagnostic;
+pub mod error;
+pub mod exec;
+pub mod format;
+pub mod plan;
+pub mod source;
+pub mod spec;

@@ -1,0 +1,3 @@
+//! From headers, config and spec to a complete plan, or to findings. Opens no file.
+
+pub mod program;

@@ -1,0 +1,212 @@
+//! The files of one input, mapped into memory, and places in them.
+//!
+//! A name that comes from inside a file passes [`Source::add`], which never follows it out of
+//! the input's folder.
+
+use std::fs::File;
+use std::path::{Component, Path, PathBuf};
+
+use memmap2::Mmap;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// One file of a [`Source`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId(u32);
+
+/// A range of bytes in one file: never two loose numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Extent {
+    /// The file.
+    pub file: FileId,
+    /// The first byte, counted from the start of the file.
+    pub start: u64,
+    /// The number of bytes.
+    pub len: u64,
+}
+
+impl Extent {
+    /// The part of this extent from `start` to before `end`, both relative to it.
+    pub fn part(self, start: u64, end: u64) -> Option<Extent> {
+        let len = end.checked_sub(start)?;
+        if self.len < end {
+            return None;
+        }
+        Some(Extent { file: self.file, start: self.start.checked_add(start)?, len })
+    }
+
+    /// One past the last byte.
+    pub fn end(self) -> u64 {
+        self.start.saturating_add(self.len)
+    }
+}
+
+/// The mapped files of one input.
+#[derive(Default)]
+pub struct Source {
+    root: PathBuf,
+    files: Vec<Mapped>,
+}
+
+struct Mapped {
+    name: String,
+    path: PathBuf,
+    bytes: Bytes,
+}
+
+enum Bytes {
+    Mapped(Mmap),
+    Owned(Vec<u8>),
+}
+
+impl Source {
+    /// An input without files yet, whose names are relative to the folder `root`.
+    pub fn new(root: impl Into<PathBuf>) -> Source {
+        Source { root: root.into(), files: Vec::new() }
+    }
+
+    /// An input of one file that is already in memory.
+    pub fn from_bytes(name: &str, bytes: &[u8]) -> Source {
+        let bytes = Bytes::Owned(bytes.to_vec());
+        Source {
+            root: PathBuf::new(),
+            files: vec![Mapped { name: name.to_owned(), path: name.into(), bytes }],
+        }
+    }
+
+    /// The folder that names are relative to.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Maps the file `name` of the folder; a file that is already mapped is not mapped twice.
+    ///
+    /// # Errors
+    /// `name` is absolute or has `..`, or leads out of the folder through a link (but into the
+    /// `blobs` of a Hugging Face cache, which is how that cache stores every file), or is no
+    /// regular file.
+    pub fn add(&mut self, name: &str) -> Result<FileId> {
+        if let Some(id) = self.find(name) {
+            return Ok(id);
+        }
+        let relative = Path::new(name);
+        let plain = relative.components().all(|part| matches!(part, Component::Normal(_)));
+        if !plain || name.is_empty() || name.contains(['\\', '\0']) {
+            return Err(Error::new(
+                ErrorKind::Malformed,
+                format!("the name {name:?} does not stay inside the checkpoint's folder"),
+            )
+            .in_file(&self.root));
+        }
+        let path = self.root.join(relative);
+        self.check_inside(&path)?;
+        self.map(name.to_owned(), path)
+    }
+
+    fn check_inside(&self, path: &Path) -> Result<()> {
+        let root = if self.root.as_os_str().is_empty() { Path::new(".") } else { &self.root };
+        let canonical_root =
+            root.canonicalize().map_err(|err| Error::io(root, "open the folder", err))?;
+        let target = path.canonicalize().map_err(|err| Error::io(path, "open", err))?;
+        if target.starts_with(&canonical_root) {
+            return Ok(());
+        }
+        // A Hugging Face cache keeps models--x/snapshots/<commit>/<file> as links to
+        // models--x/blobs/<hash>.
+        let cache = canonical_root
+            .ancestors()
+            .find(|folder| folder.file_name().is_some_and(|name| name == "snapshots"))
+            .and_then(Path::parent)
+            .map(|models| models.join("blobs"));
+        if cache.is_some_and(|blobs| target.starts_with(blobs)) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Malformed,
+            format!("is a link out of the checkpoint's folder, to {}", target.display()),
+        )
+        .in_file(path))
+    }
+
+    /// Maps a file that the user named, wherever it is.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is no regular file.
+    pub fn add_path(&mut self, path: &Path) -> Result<FileId> {
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        self.map(name, path.to_owned())
+    }
+
+    fn map(&mut self, name: String, path: PathBuf) -> Result<FileId> {
+        // Asked before opening: opening a named pipe would wait for a writer.
+        let metadata = path.metadata().map_err(|err| Error::io(&path, "open", err))?;
+        if !metadata.is_file() {
+            return Err(Error::new(ErrorKind::Io, "is not a regular file").in_file(&path));
+        }
+        let file = File::open(&path).map_err(|err| Error::io(&path, "open", err))?;
+        let bytes = if metadata.len() == 0 {
+            Bytes::Owned(Vec::new()) // An empty file cannot be mapped.
+        } else {
+            // SAFETY: The map is read-only and private. Another process that truncates the file
+            // while it is mapped can stop this one with a bus error, as with every mapped reader.
+            let map = unsafe { Mmap::map(&file) };
+            Bytes::Mapped(map.map_err(|err| Error::io(&path, "map", err))?)
+        };
+        let id = FileId(u32::try_from(self.files.len()).unwrap_or(u32::MAX));
+        self.files.push(Mapped { name, path, bytes });
+        Ok(id)
+    }
+
+    /// The file of this name, if it is mapped.
+    pub fn find(&self, name: &str) -> Option<FileId> {
+        let index = self.files.iter().position(|file| file.name == name)?;
+        Some(FileId(u32::try_from(index).ok()?))
+    }
+
+    /// The mapped files, in the order they were added.
+    pub fn files(&self) -> impl Iterator<Item = FileId> + '_ {
+        (0..u32::try_from(self.files.len()).unwrap_or(u32::MAX)).map(FileId)
+    }
+
+    fn file(&self, id: FileId) -> &Mapped {
+        &self.files[id.0 as usize]
+    }
+
+    /// A file's name, relative to the input's folder.
+    pub fn name(&self, file: FileId) -> &str {
+        &self.file(file).name
+    }
+
+    /// Where a file is.
+    pub fn path(&self, file: FileId) -> &Path {
+        &self.file(file).path
+    }
+
+    /// All of a file.
+    pub fn bytes(&self, file: FileId) -> &[u8] {
+        match &self.file(file).bytes {
+            Bytes::Mapped(map) => map,
+            Bytes::Owned(bytes) => bytes,
+        }
+    }
+
+    /// The extent of a whole file.
+    pub fn extent(&self, file: FileId) -> Extent {
+        Extent { file, start: 0, len: self.bytes(file).len() as u64 }
+    }
+
+    /// The bytes of an extent, or an error if the file is shorter than it says.
+    ///
+    /// # Errors
+    /// The extent passes the end of its file.
+    pub fn slice(&self, extent: Extent) -> Result<&[u8]> {
+        let bytes = self.bytes(extent.file);
+        let start = usize::try_from(extent.start).ok();
+        let end = extent.start.checked_add(extent.len).and_then(|end| usize::try_from(end).ok());
+        start.zip(end).and_then(|(start, end)| bytes.get(start..end)).ok_or_else(|| {
+            let message =
+                format!("{} bytes wanted, the file has {} in all", extent.len, bytes.len());
+            Error::malformed(extent.start, message).in_file(self.path(extent.file))
+        })
+    }
+}
