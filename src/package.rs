@@ -1,0 +1,161 @@
+//! The standard package on disk: the names of its files, and `model.json` as a type.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the package is: architecture, hyperparameters, tasks.
+pub const MODEL_FILE: &str = "model.json";
+/// The hashes and digests.
+pub const MANIFEST_FILE: &str = "manifest.json";
+/// Where the package came from, and what the exact way back needs.
+pub const SOURCE_FILE: &str = "source.json";
+/// The stem of the tensor files.
+pub const TENSORS_STEM: &str = "model";
+
+/// How much of the standard a package keeps. Each level holds the one before it.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Conformance {
+    /// Well-formed, safe, hashed.
+    Container,
+    /// Also of a known architecture, complete and consistent.
+    Schema,
+    /// Also with a tokenizer and at least one task.
+    Full,
+}
+
+impl Conformance {
+    /// The level's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Conformance::Container => "container",
+            Conformance::Schema => "schema",
+            Conformance::Full => "full",
+        }
+    }
+}
+
+/// The value of a hyperparameter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Value {
+    /// No value: the feature is off.
+    Null,
+    /// A switch.
+    Bool(bool),
+    /// A count.
+    Int(i64),
+    /// A number with a point.
+    Float(f64),
+    /// One of a closed set of words.
+    Word(String),
+    /// Several, in order.
+    List(Vec<Value>),
+}
+
+/// Hyperparameters by name; names have dots where keys belong together.
+pub type Hparams = BTreeMap<String, Value>;
+
+/// `model.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// The version of the standard, `1.0.0`.
+    pub spec: String,
+    /// Features of later minor versions that a reader must know to open the package.
+    #[serde(default)]
+    pub requires: Vec<String>,
+    /// The level the package was written to.
+    pub conformance: Conformance,
+    /// The architecture's id; absent where only the container is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+    /// Every hyperparameter of the architecture, written out.
+    #[serde(default)]
+    pub hyperparameters: Hparams,
+    /// Token ids with a meaning: `bos`, `eos` (a list), `pad`, `unk`, `sep`, `cls`, `mask`,
+    /// `decoder_start`.
+    #[serde(default)]
+    pub tokens: Hparams,
+    /// Tensors that are stored once under the second name: `[tied, stored]`.
+    #[serde(default)]
+    pub ties: Vec<[String; 2]>,
+    /// Quantized payloads by tensor name.
+    #[serde(default)]
+    pub encodings: BTreeMap<String, serde_json::Value>,
+    /// What the model can be asked.
+    #[serde(default)]
+    pub tasks: Vec<Task>,
+    /// What was done to the package, oldest first.
+    #[serde(default)]
+    pub history: Vec<Event>,
+}
+
+/// One thing the model can be asked, with its interface.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// The task's id in `tasks.toml`, `causal-lm`.
+    pub id: String,
+    /// The head that serves it, `lm` for the tensors `heads.lm.*`; absent where none is needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<String>,
+    /// Which positions make one vector of a sequence: `first`, `last`, `mean`, `max`, `pooler`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// Whether an embedding is scaled to length 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalize: Option<bool>,
+    /// The activation between the head's dense map and its projection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<String>,
+    /// What the labels mean: `single`, `multi`, `regression`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// The labels, in the order of the head's rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
+    /// What goes in.
+    pub inputs: Vec<Port>,
+    /// What comes out.
+    pub outputs: Vec<Port>,
+}
+
+/// One named input or output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// The name clients use.
+    pub name: String,
+    /// The dtype, `I64`.
+    pub dtype: String,
+    /// The dimensions: numbers, or words where the client chooses (`batch`, `sequence`).
+    pub shape: Vec<Extents>,
+    /// Whether it may be left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
+}
+
+/// One dimension of a [`Port`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Extents {
+    /// Fixed by the model.
+    Fixed(u64),
+    /// Chosen by the client; equal words are equal dimensions.
+    Symbolic(String),
+}
+
+/// One entry of the history.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Event {
+    /// What was done: `convert`, `cast`, `migrate`.
+    pub op: String,
+    /// The details, in words a person can read.
+    #[serde(flatten)]
+    pub details: BTreeMap<String, String>,
+}
