@@ -1,1 +1,221 @@
-//! (spec)
+//! The standard as data: roles, hyperparameters, architectures, mappings and tasks, as `spec/`
+//! has them. The meaning of each file is told in `spec/README.md`.
+
+pub mod arch;
+pub mod expr;
+pub mod hparams;
+pub mod map;
+pub mod roles;
+pub mod tasks;
+pub mod template;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::package::Value;
+
+use self::arch::Arch;
+use self::hparams::Key;
+use self::map::Map;
+use self::roles::Role;
+use self::tasks::TaskType;
+
+/// Every file under `spec/`, by its path there.
+const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/spec_files.rs"));
+
+/// The newest version of the standard that this program carries.
+pub const CURRENT: &str = "1.0";
+
+/// One version of the standard.
+pub struct Spec {
+    /// Its version, `1.0.0`.
+    pub version: String,
+    /// Features of later minor versions that are understood.
+    pub features: Vec<String>,
+    /// SHA-256 over its files that decide what is written, in hex.
+    pub hash: String,
+    /// The canonical tensor names, in order.
+    pub roles: Vec<Role>,
+    /// The hyperparameters.
+    pub keys: Vec<Key>,
+    /// Claims of tensor shapes about hyperparameters.
+    pub witnesses: Vec<hparams::Witness>,
+    /// The tasks.
+    pub tasks: Vec<TaskType>,
+    /// The architectures by id.
+    pub archs: BTreeMap<String, Arch>,
+    /// The mappings by format and name.
+    pub maps: BTreeMap<(String, String), Map>,
+    files: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SpecFile {
+    version: String,
+    #[serde(default)]
+    features: Vec<String>,
+    architectures: Vec<String>,
+    #[serde(default)]
+    maps: BTreeMap<String, Vec<String>>,
+}
+
+impl Spec {
+    /// The standard that this program carries.
+    ///
+    /// # Errors
+    /// There is no such version, `1.0` or `1.0.0`.
+    pub fn embedded(version: &str) -> Result<Spec> {
+        let minor: Vec<&str> = version.splitn(3, '.').take(2).collect();
+        let prefix = format!("{}/", minor.join("."));
+        let files: BTreeMap<String, String> = EMBEDDED
+            .iter()
+            .filter_map(|(name, text)| {
+                Some((name.strip_prefix(&prefix)?.to_owned(), (*text).to_owned()))
+            })
+            .collect();
+        if files.is_empty() {
+            let message = format!("there is no version {version:?} of the standard here");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        Spec::from_files(files)
+    }
+
+    /// The newest standard that this program carries.
+    pub fn current() -> Spec {
+        Spec::embedded(CURRENT).expect("a test parses the embedded files")
+    }
+
+    /// A standard from a folder laid out as `spec/1.0`.
+    ///
+    /// # Errors
+    /// A file is missing, cannot be read, or does not keep the form.
+    pub fn from_dir(dir: &Path) -> Result<Spec> {
+        let mut files = BTreeMap::new();
+        read_dir(dir, "", &mut files)?;
+        Spec::from_files(files).map_err(|err| err.in_file(dir))
+    }
+
+    fn from_files(files: BTreeMap<String, String>) -> Result<Spec> {
+        let head: SpecFile = parse(&files, "spec.toml")?;
+        let roles =
+            roles::parse(file(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why))?;
+        let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
+        let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
+        let (keys, witnesses) = hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
+
+        let mut archs = BTreeMap::new();
+        for id in &head.architectures {
+            let arch = arch::resolve(id, &|id| parse(&files, &format!("arch/{id}.toml")))?;
+            archs.insert(id.clone(), arch);
+        }
+        let mut maps = BTreeMap::new();
+        for (format, names) in &head.maps {
+            for name in names {
+                let load = |name: &str| parse(&files, &format!("map/{format}/{name}.toml"));
+                let map = map::resolve(format, name, &load)?;
+                if !archs.contains_key(&map.arch) {
+                    let why = format!("there is no architecture {:?}", map.arch);
+                    return Err(bad(&format!("map/{format}/{name}.toml"), &why));
+                }
+                maps.insert((format.clone(), name.clone()), map);
+            }
+        }
+
+        let mut hasher = Sha256::new();
+        for (name, text) in files.iter().filter(|(name, _)| name.ends_with(".toml")) {
+            for part in [name, text] {
+                hasher.update((part.len() as u64).to_le_bytes());
+                hasher.update(part);
+            }
+        }
+        Ok(Spec {
+            version: head.version,
+            features: head.features,
+            hash: hex(&hasher.finalize()),
+            roles,
+            keys,
+            witnesses,
+            tasks: tasks.task,
+            archs,
+            maps,
+            files,
+        })
+    }
+
+    /// The architecture of this id.
+    pub fn arch(&self, id: &str) -> Option<&Arch> {
+        self.archs.get(id)
+    }
+
+    /// The mapping of this format and name.
+    pub fn map(&self, format: &str, name: &str) -> Option<&Map> {
+        self.maps.get(&(format.to_owned(), name.to_owned()))
+    }
+
+    /// The files it was read from, by path.
+    pub fn files(&self) -> &BTreeMap<String, String> {
+        &self.files
+    }
+}
+
+/// Bytes as lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn read_dir(dir: &Path, prefix: &str, files: &mut BTreeMap<String, String>) -> Result<()> {
+    let entries = std::fs::read_dir(dir).map_err(|err| Error::io(dir, "read the folder", err))?;
+    for entry in entries {
+        let path = entry.map_err(|err| Error::io(dir, "read the folder", err))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = format!("{prefix}{name}");
+        if path.is_dir() {
+            read_dir(&path, &format!("{name}/"), files)?;
+        } else {
+            let text =
+                std::fs::read_to_string(&path).map_err(|err| Error::io(&path, "read", err))?;
+            files.insert(name, text);
+        }
+    }
+    Ok(())
+}
+
+fn file<'a>(files: &'a BTreeMap<String, String>, name: &str) -> Result<&'a str> {
+    files.get(name).map(String::as_str).ok_or_else(|| bad(name, "is missing"))
+}
+
+fn parse<T: serde::de::DeserializeOwned>(
+    files: &BTreeMap<String, String>,
+    name: &str,
+) -> Result<T> {
+    toml::from_str(file(files, name)?).map_err(|err| bad(name, &err.to_string()))
+}
+
+fn bad(name: &str, why: &str) -> Error {
+    Error::new(ErrorKind::Malformed, format!("spec file {name}: {why}"))
+}
+
+/// A value of a data file as a value of a hyperparameter.
+pub(crate) fn from_toml(value: &toml::Value) -> std::result::Result<Value, String> {
+    Ok(match value {
+        toml::Value::Boolean(value) => Value::Bool(*value),
+        toml::Value::Integer(value) => Value::Int(*value),
+        toml::Value::Float(value) => Value::Float(*value),
+        // TOML has no null; this is how the data files spell it.
+        toml::Value::String(word) if word == "null" => Value::Null,
+        toml::Value::String(word) => Value::Word(word.clone()),
+        toml::Value::Array(items) => {
+            Value::List(items.iter().map(from_toml).collect::<std::result::Result<_, _>>()?)
+        }
+        other => return Err(format!("{other} is no value of a hyperparameter")),
+    })
+}

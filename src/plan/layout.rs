@@ -1,0 +1,518 @@
+//! Where each element of a tensor in the making comes from.
+//!
+//! A [`Layout`] is a shape and a set of boxes that fill it. Each layout op of the standard turns
+//! layouts into layouts, and none of them touches an element. At the end a layout is the list of
+//! strided copies that the executor runs.
+
+use super::program::{Copy, Dim};
+use crate::checkpoint::{n_elements, row_major_strides};
+
+/// A tensor in the making.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Its dimensions.
+    pub shape: Vec<u64>,
+    boxes: Vec<Box>,
+}
+
+/// A box of elements from one input: `start[axis] + Σ i·step` along each axis is where the
+/// element at `offset + Σ i·stride` of the input goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Box {
+    input: usize,
+    offset: u64,
+    start: Vec<u64>,
+    /// Sorted by axis, then by step, largest first; steps on an axis nest like digits.
+    dims: Vec<BoxDim>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct BoxDim {
+    axis: usize,
+    len: u64,
+    step: u64,
+    stride: u64,
+}
+
+/// What an op does not apply to, in words.
+pub type Refusal = String;
+
+/// More boxes than this mean that an op does not fit the layout it meets.
+const MAX_BOXES: usize = 1 << 16;
+
+impl Layout {
+    /// An input as it is: strides in units from `offset` of its storage.
+    pub fn of_input(input: usize, offset: u64, shape: &[u64], strides: &[u64]) -> Layout {
+        let dims = shape.iter().zip(strides).enumerate();
+        let dims = dims
+            .filter(|(_, (len, _))| **len != 1)
+            .map(|(axis, (&len, &stride))| BoxDim { axis, len, step: 1, stride })
+            .collect();
+        let start = vec![0; shape.len()];
+        let boxes =
+            if shape.contains(&0) { vec![] } else { vec![Box { input, offset, start, dims }] };
+        Layout { shape: shape.to_vec(), boxes }
+    }
+
+    /// The copies that fill the tensor.
+    pub fn copies(&self) -> Vec<Copy> {
+        let strides = row_major_strides(&self.shape);
+        let copies = self.boxes.iter().map(|part| {
+            let dims = part.dims.iter().map(|dim| Dim {
+                len: dim.len,
+                input_stride: dim.stride,
+                output_stride: dim.step * strides[dim.axis],
+            });
+            let mut dims: Vec<Dim> = dims.collect();
+            dims.sort_by_key(|dim| std::cmp::Reverse(dim.output_stride));
+            let mut merged: Vec<Dim> = Vec::with_capacity(dims.len());
+            for dim in dims {
+                match merged.last_mut() {
+                    Some(outer)
+                        if outer.output_stride == dim.output_stride * dim.len
+                            && outer.input_stride == dim.input_stride * dim.len =>
+                    {
+                        *outer = Dim { len: outer.len * dim.len, ..dim };
+                    }
+                    _ => merged.push(dim),
+                }
+            }
+            Copy {
+                input: part.input,
+                input_offset: part.offset,
+                output_offset: part.start.iter().zip(&strides).map(|(at, by)| at * by).sum(),
+                dims: merged,
+            }
+        });
+        let mut copies: Vec<Copy> = copies.collect();
+        copies.sort_by_key(|copy| copy.output_offset);
+        copies
+    }
+
+    /// Whether the boxes hold as many elements as the shape.
+    pub fn is_full(&self) -> bool {
+        let filled: Option<u64> = self.boxes.iter().try_fold(0u64, |sum, part| {
+            sum.checked_add(part.dims.iter().try_fold(1u64, |n, dim| n.checked_mul(dim.len))?)
+        });
+        filled.is_some() && filled == n_elements(&self.shape)
+    }
+
+    /// Permutes the axes: axis `k` of the result is axis `perm[k]` of this.
+    pub fn transpose(mut self, perm: &[usize]) -> Result<Layout, Refusal> {
+        let mut to = vec![usize::MAX; self.shape.len()];
+        for (new, &old) in perm.iter().enumerate() {
+            match to.get_mut(old) {
+                Some(place) if *place == usize::MAX => *place = new,
+                _ => return Err(format!("{perm:?} is no order of {} axes", self.shape.len())),
+            }
+        }
+        if perm.len() != self.shape.len() {
+            return Err(format!("{perm:?} is no order of {} axes", self.shape.len()));
+        }
+        self.shape = perm.iter().map(|&old| self.shape[old]).collect();
+        for part in &mut self.boxes {
+            part.start = perm.iter().map(|&old| part.start[old]).collect();
+            part.dims.iter_mut().for_each(|dim| dim.axis = to[dim.axis]);
+            part.sort();
+        }
+        Ok(self)
+    }
+
+    /// Regroups the dimensions; the number of elements stays.
+    pub fn reshape(mut self, to: &[u64]) -> Result<Layout, Refusal> {
+        if n_elements(&self.shape) != n_elements(to) {
+            return Err(format!("{:?} cannot become {to:?}: not as many elements", self.shape));
+        }
+        if to.contains(&0) {
+            return Ok(Layout { shape: to.to_vec(), boxes: vec![] });
+        }
+        // All axes into one, then that one into the new ones.
+        while 1 < self.shape.len() {
+            self = self.merge_axes(0);
+        }
+        if self.shape.is_empty() {
+            self = self.insert_axis(0);
+        }
+        for (axis, inner) in to.iter().enumerate().skip(1) {
+            let rest = to[axis..].iter().product();
+            debug_assert!(*inner != 0);
+            self = self.split_axis(axis - 1, rest)?;
+        }
+        if to.is_empty() {
+            self = self.drop_axis(0);
+        }
+        Ok(self)
+    }
+
+    /// Makes axis `axis` and the one after it into one.
+    pub fn merge_axes(mut self, axis: usize) -> Layout {
+        let inner = self.shape.remove(axis + 1);
+        self.shape[axis] *= inner;
+        for part in &mut self.boxes {
+            let start = part.start.remove(axis + 1);
+            part.start[axis] = part.start[axis] * inner + start;
+            for dim in &mut part.dims {
+                if dim.axis == axis {
+                    dim.step *= inner;
+                } else if axis < dim.axis {
+                    dim.axis -= 1;
+                }
+            }
+            part.sort();
+        }
+        self
+    }
+
+    /// Makes one axis into two, the second of size `inner`.
+    pub fn split_axis(mut self, axis: usize, inner: u64) -> Result<Layout, Refusal> {
+        let len = self.shape[axis];
+        if inner == 0 || len % inner != 0 {
+            return Err(format!("axis {axis} of {:?} is no multiple of {inner}", self.shape));
+        }
+        self.shape[axis] = len / inner;
+        self.shape.insert(axis + 1, inner);
+        let mut boxes = Vec::with_capacity(self.boxes.len());
+        for part in self.boxes {
+            match part.split_axis(axis, inner) {
+                Some(part) => boxes.push(part),
+                None => part.split_axis_by_cutting(axis, inner, &mut boxes),
+            }
+            if MAX_BOXES < boxes.len() {
+                return Err("the rows do not lie in a regular pattern".to_owned());
+            }
+        }
+        self.boxes = boxes;
+        Ok(self)
+    }
+
+    /// A new axis of size 1.
+    pub fn insert_axis(mut self, axis: usize) -> Layout {
+        self.shape.insert(axis, 1);
+        for part in &mut self.boxes {
+            part.start.insert(axis, 0);
+            part.dims.iter_mut().filter(|dim| axis <= dim.axis).for_each(|dim| dim.axis += 1);
+        }
+        self
+    }
+
+    fn drop_axis(mut self, axis: usize) -> Layout {
+        self.shape.remove(axis);
+        for part in &mut self.boxes {
+            part.start.remove(axis);
+            part.dims.iter_mut().filter(|dim| axis < dim.axis).for_each(|dim| dim.axis -= 1);
+        }
+        self
+    }
+
+    /// The entries `from` to before `to` of an axis.
+    pub fn slice(&self, axis: usize, from: u64, to: u64) -> Layout {
+        let mut shape = self.shape.clone();
+        shape[axis] = to - from;
+        let mut boxes = Vec::new();
+        for part in &self.boxes {
+            let (mut below, mut inside, mut above) = (vec![], vec![], vec![]);
+            part.clone().cut(axis, from, &mut below, &mut inside);
+            let mut kept = Vec::new();
+            for part in inside {
+                part.cut(axis, to, &mut kept, &mut above);
+            }
+            kept.iter_mut().for_each(|part: &mut Box| part.start[axis] -= from);
+            boxes.append(&mut kept);
+        }
+        Layout { shape, boxes }
+    }
+
+    /// Cuts an axis into pieces of the given sizes.
+    pub fn split(&self, axis: usize, sizes: &[u64]) -> Result<Vec<Layout>, Refusal> {
+        let total = sizes.iter().try_fold(0u64, |sum, &size| sum.checked_add(size));
+        if self.shape.get(axis).copied() != total {
+            return Err(format!("axis {axis} of {:?} is not the sum of {sizes:?}", self.shape));
+        }
+        let mut from = 0;
+        let pieces = sizes.iter().map(|&size| {
+            let piece = self.slice(axis, from, from + size);
+            from += size;
+            piece
+        });
+        Ok(pieces.collect())
+    }
+
+    /// Lays several tensors one after the other along an axis.
+    pub fn concat(axis: usize, pieces: Vec<Layout>) -> Result<Layout, Refusal> {
+        let mut pieces = pieces.into_iter();
+        let mut whole = pieces.next().ok_or("nothing to put together")?;
+        for piece in pieces {
+            let same = |shape: &[u64]| {
+                let mut shape = shape.to_vec();
+                shape.get_mut(axis).map(|len| *len = 0);
+                shape
+            };
+            if whole.shape.len() <= axis || same(&whole.shape) != same(&piece.shape) {
+                return Err(format!(
+                    "{:?} and {:?} do not fit together along axis {axis}",
+                    whole.shape, piece.shape
+                ));
+            }
+            let at = whole.shape[axis];
+            whole.shape[axis] += piece.shape[axis];
+            whole.boxes.extend(piece.boxes.into_iter().map(|mut part| {
+                part.start[axis] += at;
+                part
+            }));
+        }
+        Ok(whole)
+    }
+
+    /// Lays several tensors of one shape on a new axis.
+    pub fn stack(axis: usize, pieces: Vec<Layout>) -> Result<Layout, Refusal> {
+        if pieces.iter().any(|piece| piece.shape.len() < axis) {
+            return Err(format!("there is no place for a new axis {axis}"));
+        }
+        Layout::concat(axis, pieces.into_iter().map(|piece| piece.insert_axis(axis)).collect())
+    }
+
+    /// Takes an axis apart: one tensor for each of its entries.
+    pub fn unstack(&self, axis: usize) -> Vec<Layout> {
+        let pieces = 0..self.shape[axis];
+        pieces.map(|at| self.slice(axis, at, at + 1).drop_axis(axis)).collect()
+    }
+
+    /// Rotary pairs on the rows of each head, from interleaved to half-split, or back.
+    pub fn rope(self, heads: u64, dim: u64, last: bool, back: bool) -> Result<Layout, Refusal> {
+        let rows = *self.shape.first().ok_or("a scalar has no rotary rows")?;
+        if heads == 0 || rows % heads != 0 || rows / heads < dim || dim % 2 != 0 {
+            return Err(format!(
+                "{rows} rows cannot be {heads} heads with {dim} rotary dimensions each"
+            ));
+        }
+        let head_dim = rows / heads;
+        if dim == 0 {
+            return Ok(self);
+        }
+        let (before, after) = if last { (head_dim - dim, 0) } else { (0, head_dim - dim) };
+        let sizes = [before, dim, after];
+        let pieces = self.split_axis(0, head_dim)?.split(1, &sizes)?;
+        let rotated = pieces.into_iter().zip(sizes).enumerate().filter(|(_, (_, size))| *size != 0);
+        let rotated = rotated.map(|(index, (piece, _))| {
+            if index != 1 {
+                return Ok(piece);
+            }
+            let piece = piece.split_axis(1, if back { dim / 2 } else { 2 })?;
+            let mut perm: Vec<usize> = (0..piece.shape.len()).collect();
+            perm.swap(1, 2);
+            Ok(piece.transpose(&perm)?.merge_axes(1))
+        });
+        let rotated = rotated.collect::<Result<Vec<_>, Refusal>>()?;
+        Ok(Layout::concat(1, rotated)?.merge_axes(0))
+    }
+}
+
+impl Box {
+    fn sort(&mut self) {
+        self.dims.sort_by_key(|dim| (dim.axis, std::cmp::Reverse(dim.step)));
+    }
+
+    /// One past the last entry along an axis, from `start`.
+    fn span(&self, axis: usize) -> u64 {
+        1 + self.on(axis).map(|dim| (dim.len - 1) * dim.step).sum::<u64>()
+    }
+
+    fn on(&self, axis: usize) -> impl Iterator<Item = &BoxDim> {
+        self.dims.iter().filter(move |dim| dim.axis == axis)
+    }
+
+    /// Splits an axis if every dim falls on one side of the split, or divides along it.
+    fn split_axis(&self, axis: usize, inner: u64) -> Option<Box> {
+        let mut part = Box { dims: Vec::with_capacity(self.dims.len() + 1), ..self.clone() };
+        part.start[axis] /= inner;
+        part.start.insert(axis + 1, self.start[axis] % inner);
+        for &dim in &self.dims {
+            if dim.axis != axis {
+                let axis = if axis < dim.axis { dim.axis + 1 } else { dim.axis };
+                part.dims.push(BoxDim { axis, ..dim });
+            } else if dim.step % inner == 0 {
+                part.dims.push(BoxDim { step: dim.step / inner, ..dim });
+            } else if dim.step * dim.len <= inner || dim.len == 1 {
+                part.dims.push(BoxDim { axis: axis + 1, ..dim });
+            } else {
+                // The dim crosses the split: its slow part counts the outer axis.
+                let fast = inner / dim.step;
+                if inner % dim.step != 0 || dim.len % fast != 0 {
+                    return None;
+                }
+                part.dims.push(BoxDim {
+                    axis,
+                    len: dim.len / fast,
+                    step: 1,
+                    stride: dim.stride * fast,
+                });
+                part.dims.push(BoxDim { axis: axis + 1, len: fast, ..dim });
+            }
+        }
+        part.sort();
+        // A start inside the inner axis may push the end over its edge.
+        let end = part.start[axis + 1].checked_add(part.span(axis + 1))?;
+        (end <= inner).then_some(part)
+    }
+
+    /// Splits an axis by cutting the box at every edge of the inner axis.
+    fn split_axis_by_cutting(self, axis: usize, inner: u64, boxes: &mut Vec<Box>) {
+        let mut rest = vec![self];
+        while let Some(part) = rest.pop() {
+            let edge = (part.start[axis] / inner + 1).saturating_mul(inner);
+            if edge < part.start[axis].saturating_add(part.span(axis)) {
+                let (mut below, mut above) = (vec![], vec![]);
+                part.cut(axis, edge, &mut below, &mut above);
+                rest.append(&mut below);
+                rest.append(&mut above);
+                if MAX_BOXES < rest.len() + boxes.len() {
+                    // The caller gives up on so many.
+                    boxes.append(&mut rest);
+                    return;
+                }
+                continue;
+            }
+            // It lies inside one entry of the outer axis.
+            let mut part = part;
+            let outer = part.start[axis] / inner;
+            part.start.insert(axis + 1, part.start[axis] % inner);
+            part.start[axis] = outer;
+            part.dims.iter_mut().filter(|dim| axis <= dim.axis).for_each(|dim| dim.axis += 1);
+            part.sort();
+            boxes.push(part);
+        }
+    }
+
+    /// Cuts at the entry `at` of an axis.
+    fn cut(mut self, axis: usize, at: u64, below: &mut Vec<Box>, above: &mut Vec<Box>) {
+        if at <= self.start[axis] {
+            return above.push(self);
+        }
+        if self.start[axis] + self.span(axis) <= at {
+            return below.push(self);
+        }
+        let Some(slowest) = self.dims.iter().position(|dim| dim.axis == axis) else {
+            // Without a dim it is one entry, and lies on one side.
+            return;
+        };
+        let dim = self.dims[slowest];
+        let inner_span = self.span(axis) - (dim.len - 1) * dim.step;
+        // Entries of the slowest dim that lie below as a whole, and from where all lie above.
+        let distance = at - self.start[axis];
+        let whole = if inner_span <= distance { (distance - inner_span) / dim.step + 1 } else { 0 };
+        let whole = whole.min(dim.len);
+        let first_above = distance.div_ceil(dim.step).min(dim.len);
+        let piece = |from: u64, to: u64| {
+            let mut part = self.clone();
+            part.offset += from * dim.stride;
+            part.start[axis] += from * dim.step;
+            if to - from == 1 {
+                part.dims.remove(slowest);
+            } else {
+                part.dims[slowest].len = to - from;
+            }
+            part
+        };
+        if 0 < whole {
+            below.push(piece(0, whole));
+        }
+        for across in whole..first_above {
+            piece(across, across + 1).cut(axis, at, below, above);
+        }
+        if first_above < dim.len {
+            above.push(piece(first_above, dim.len));
+        }
+        self.dims.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row-major input of this shape.
+    fn input(shape: &[u64]) -> Layout {
+        Layout::of_input(0, 0, shape, &row_major_strides(shape))
+    }
+
+    /// The input's element at each place of the result.
+    fn elements(layout: &Layout) -> Vec<u64> {
+        let n: u64 = layout.shape.iter().product();
+        let mut elements = vec![u64::MAX; n as usize];
+        for copy in layout.copies() {
+            let mut places = vec![(copy.output_offset, copy.input_offset)];
+            for dim in &copy.dims {
+                let along = |&(output, input): &(u64, u64)| {
+                    let dim = *dim;
+                    (0..dim.len).map(move |i| {
+                        (output + i * dim.output_stride, input + i * dim.input_stride)
+                    })
+                };
+                places = places.iter().flat_map(along).collect();
+            }
+            for (output, input) in places {
+                assert_eq!(elements[output as usize], u64::MAX, "{output} is filled twice");
+                elements[output as usize] = input;
+            }
+        }
+        assert!(layout.is_full());
+        elements
+    }
+
+    #[test]
+    fn transpose_moves_rows_to_columns() {
+        let layout = input(&[2, 3]).transpose(&[1, 0]).unwrap();
+        assert_eq!(elements(&layout), [0, 3, 1, 4, 2, 5]);
+        assert!(input(&[2, 3]).transpose(&[0, 0]).is_err());
+    }
+
+    #[test]
+    fn reshape_of_a_transpose_keeps_the_order_of_elements() {
+        let layout = input(&[2, 6]).transpose(&[1, 0]).unwrap().reshape(&[3, 2, 2]).unwrap();
+        assert_eq!(elements(&layout), [0, 6, 1, 7, 2, 8, 3, 9, 4, 10, 5, 11]);
+        // An edge that crosses the pattern is cut.
+        let layout = input(&[2, 3]).transpose(&[1, 0]).unwrap().reshape(&[2, 3]).unwrap();
+        assert_eq!(elements(&layout), [0, 3, 1, 4, 2, 5]);
+    }
+
+    #[test]
+    fn rope_is_the_published_permutation_and_goes_back() {
+        // w.view(heads, d/2, 2).transpose(1, 2), here 2 heads of 4 with all dims rotary.
+        let layout = input(&[8]).rope(2, 4, false, false).unwrap();
+        assert_eq!(elements(&layout), [0, 2, 1, 3, 4, 6, 5, 7]);
+        // Partial, at the end of each head of 6.
+        let layout = input(&[12, 1]).rope(2, 4, true, false).unwrap();
+        assert_eq!(elements(&layout), [0, 1, 2, 4, 3, 5, 6, 7, 8, 10, 9, 11]);
+        for (heads, dim, last) in [(2, 4, false), (2, 6, false), (1, 8, true), (3, 2, true)] {
+            let there = input(&[12, 5]).rope(heads, dim.min(12 / heads), last, false).unwrap();
+            let back = there.rope(heads, dim.min(12 / heads), last, true).unwrap();
+            assert_eq!(elements(&back), (0..60).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn split_and_concat_are_inverse() {
+        let whole = input(&[7, 3]);
+        for sizes in [[2, 5], [0, 7], [6, 1]] {
+            let pieces = whole.split(0, &sizes).unwrap();
+            assert_eq!(elements(&Layout::concat(0, pieces).unwrap()), elements(&whole));
+        }
+        assert!(whole.split(0, &[3, 3]).is_err());
+        let pieces = input(&[3, 4, 2]).unstack(1);
+        assert_eq!(pieces[2].shape, [3, 2]);
+        assert_eq!(elements(&pieces[2]), [4, 5, 12, 13, 20, 21]);
+        assert_eq!(elements(&Layout::stack(1, pieces).unwrap()), (0..24).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn slices_of_merged_axes_cut_through_blocks() {
+        let layout = input(&[3, 4]).transpose(&[1, 0]).unwrap().merge_axes(0);
+        let all = elements(&layout);
+        for from in 0..12 {
+            for to in from + 1..=12 {
+                let slice = layout.slice(0, from, to);
+                assert_eq!(elements(&slice), all[from as usize..to as usize]);
+            }
+        }
+    }
+}

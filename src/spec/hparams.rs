@@ -1,0 +1,330 @@
+//! The hyperparameters: `hparams.toml`.
+
+use serde::Deserialize;
+
+use super::Spec;
+use super::arch::Arch;
+use super::expr::{Expr, Names, as_float, as_int, same};
+use super::template::Template;
+use crate::package::{Hparams, Value};
+
+/// One hyperparameter.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: String,
+    /// The type of its value.
+    pub kind: Kind,
+    /// What it counts or measures.
+    pub unit: String,
+    /// When it is present; always if there is no condition.
+    pub when: Option<Expr>,
+    /// Whether `null` is a value.
+    pub null: bool,
+    /// Whether each stack of an encoder-decoder may have its own.
+    pub per_stack: bool,
+    /// The least legal number.
+    pub min: Option<f64>,
+    /// The greatest legal number.
+    pub max: Option<f64>,
+    /// The legal words.
+    pub words: Vec<String>,
+    /// What it is, for people.
+    pub about: String,
+}
+
+/// The type of a hyperparameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// An integer of at least 0.
+    Count,
+    /// A number.
+    Float,
+    /// True or false.
+    Bool,
+    /// One of its words.
+    Word,
+    /// A list of integers.
+    Counts,
+    /// A list of numbers.
+    Floats,
+    /// A list of its words.
+    Words,
+}
+
+/// A tensor whose shape says what some hyperparameters must be.
+#[derive(Clone, Debug)]
+pub struct Witness {
+    /// The tensor.
+    pub tensor: Template,
+    /// Which of its dimensions.
+    pub axis: usize,
+    /// What that dimension must be.
+    pub expr: Expr,
+}
+
+/// Something wrong with a set of hyperparameters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    /// The key.
+    pub key: String,
+    /// What kind of thing is wrong.
+    pub kind: ProblemKind,
+    /// What the standard wants.
+    pub expected: String,
+    /// What is there.
+    pub found: String,
+}
+
+/// What can be wrong with a hyperparameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// It has to be there and is not.
+    Missing,
+    /// The standard or this architecture has no such key.
+    Unknown,
+    /// Its value has the wrong type, or is out of range.
+    Value,
+    /// The architecture fixes another value.
+    Fixed,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HparamsFile {
+    key: Vec<KeyFile>,
+    #[serde(default)]
+    witness: Vec<WitnessFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyFile {
+    name: String,
+    #[serde(rename = "type")]
+    kind: Kind,
+    #[serde(default)]
+    unit: String,
+    when: Option<String>,
+    #[serde(default)]
+    null: bool,
+    #[serde(default)]
+    per_stack: bool,
+    min: Option<f64>,
+    max: Option<f64>,
+    #[serde(default)]
+    words: Vec<String>,
+    about: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WitnessFile {
+    tensor: String,
+    axis: usize,
+    expr: String,
+}
+
+impl HparamsFile {
+    pub(super) fn resolve(self) -> Result<(Vec<Key>, Vec<Witness>), String> {
+        let keys = self.key.into_iter().map(|key| {
+            Ok(Key {
+                when: key.when.as_deref().map(Expr::parse).transpose()?,
+                name: key.name,
+                kind: key.kind,
+                unit: key.unit,
+                null: key.null,
+                per_stack: key.per_stack,
+                min: key.min,
+                max: key.max,
+                words: key.words,
+                about: key.about,
+            })
+        });
+        let witnesses = self.witness.into_iter().map(|witness| {
+            let tensor = Template::parse(&witness.tensor)?;
+            Ok(Witness { tensor, axis: witness.axis, expr: Expr::parse(&witness.expr)? })
+        });
+        Ok((keys.collect::<Result<_, String>>()?, witnesses.collect::<Result<_, String>>()?))
+    }
+}
+
+/// Hyperparameters as seen from one stack: `num_layers` is `encoder.num_layers` where there is
+/// one.
+pub struct StackNames<'a> {
+    /// The hyperparameters.
+    pub hparams: &'a Hparams,
+    /// The ids of special tokens, as `tokens.pad`.
+    pub tokens: Option<&'a Hparams>,
+    /// The stack.
+    pub stack: Option<&'a str>,
+    /// The layer, as `i`.
+    pub layer: Option<u64>,
+}
+
+impl Names for StackNames<'_> {
+    fn value(&self, name: &str) -> Result<Value, String> {
+        if name == "i"
+            && let Some(layer) = self.layer
+        {
+            return Ok(Value::Int(i64::try_from(layer).unwrap_or(i64::MAX)));
+        }
+        let own = self.stack.and_then(|stack| self.hparams.get(&format!("{stack}.{name}")));
+        let token = || {
+            name.strip_prefix("tokens.").and_then(|token| self.tokens.and_then(|t| t.get(token)))
+        };
+        let value = own.or_else(|| self.hparams.get(name)).or_else(token);
+        value.cloned().ok_or_else(|| format!("there is no hyperparameter `{name}`"))
+    }
+}
+
+impl Key {
+    /// What is wrong with a value of this key: what is wanted instead.
+    pub fn problem(&self, value: &Value) -> Option<String> {
+        if *value == Value::Null {
+            return (!self.null).then(|| self.wanted());
+        }
+        let in_range = |value: &Value| {
+            as_float(value).is_some_and(|number| {
+                number.is_finite()
+                    && self.min.is_none_or(|min| min <= number)
+                    && self.max.is_none_or(|max| number <= max)
+            })
+        };
+        let is_count = |value: &Value| {
+            matches!(value, Value::Int(_))
+                && as_int(value).is_some_and(|int| 0 <= int)
+                && in_range(value)
+        };
+        let is_word =
+            |value: &Value| matches!(value, Value::Word(word) if self.words.contains(word));
+        let all = |value: &Value, right: &dyn Fn(&Value) -> bool| matches!(value, Value::List(items) if items.iter().all(right));
+        let right = match self.kind {
+            Kind::Count => is_count(value),
+            Kind::Float => in_range(value),
+            Kind::Bool => matches!(value, Value::Bool(_)),
+            Kind::Word => is_word(value),
+            Kind::Counts => all(value, &is_count),
+            Kind::Floats => all(value, &in_range),
+            Kind::Words => all(value, &is_word),
+        };
+        (!right).then(|| self.wanted())
+    }
+
+    fn wanted(&self) -> String {
+        let kind = match self.kind {
+            Kind::Count => "an integer of at least 0".to_owned(),
+            Kind::Float => "a number".to_owned(),
+            Kind::Bool => "true or false".to_owned(),
+            Kind::Word => format!("one of {}", self.words.join(", ")),
+            Kind::Counts => "a list of integers of at least 0".to_owned(),
+            Kind::Floats => "a list of numbers".to_owned(),
+            Kind::Words => format!("a list of {}", self.words.join(", ")),
+        };
+        let min = self.min.map(|min| format!(", at least {min}")).unwrap_or_default();
+        let max = self.max.map(|max| format!(", at most {max}")).unwrap_or_default();
+        let null = if self.null { ", or null" } else { "" };
+        format!("{kind}{min}{max}{null}")
+    }
+
+    /// The value in the form the standard writes it: counts as integers, floats as floats.
+    pub fn normal(&self, value: Value) -> Value {
+        match (self.kind, value) {
+            (Kind::Count | Kind::Counts, value @ Value::Float(_)) => {
+                as_int(&value).map_or(value, Value::Int)
+            }
+            (Kind::Float | Kind::Floats, Value::Int(int)) => Value::Float(int as f64),
+            (_, Value::List(items)) => {
+                Value::List(items.into_iter().map(|item| self.normal(item)).collect())
+            }
+            (_, value) => value,
+        }
+    }
+}
+
+impl Spec {
+    /// The hyperparameter of this name; a stack in front of it is passed over.
+    pub fn key(&self, name: &str) -> Option<&Key> {
+        let plain = name.strip_prefix("encoder.").or_else(|| name.strip_prefix("decoder."));
+        let stacked =
+            plain.and_then(|plain| self.keys.iter().find(|key| key.per_stack && key.name == plain));
+        stacked.or_else(|| self.keys.iter().find(|key| key.name == name))
+    }
+
+    /// Everything that is wrong with the hyperparameters of a package of this architecture.
+    pub fn check_hparams(&self, arch: &Arch, hparams: &Hparams) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for key in &self.keys {
+            let stacks: Vec<Option<&str>> = if key.per_stack {
+                arch.stacks.iter().map(|stack| Some(stack.as_str())).collect()
+            } else {
+                vec![None]
+            };
+            for stack in stacks {
+                let names = StackNames { hparams, tokens: None, stack, layer: None };
+                // A condition on a key that is missing itself is told once, for that key.
+                let applies = match &key.when {
+                    Some(when) => when.eval_bool(&names).unwrap_or(false),
+                    None => true,
+                };
+                let value = names.value(&key.name).ok();
+                let name = match stack {
+                    Some(stack) if 1 < arch.stacks.len() => format!("{stack}.{}", key.name),
+                    _ => key.name.clone(),
+                };
+                match (applies, value) {
+                    (true, None) => problems.push(Problem {
+                        key: name,
+                        kind: ProblemKind::Missing,
+                        expected: key.wanted(),
+                        found: "nothing".to_owned(),
+                    }),
+                    (false, Some(value)) => problems.push(Problem {
+                        key: name,
+                        kind: ProblemKind::Unknown,
+                        expected: format!(
+                            "no such key, as `{}` does not hold",
+                            key.when.as_ref().map_or("", |when| &when.text)
+                        ),
+                        found: value.to_string(),
+                    }),
+                    (true, Some(value)) => {
+                        if let Some(wanted) = key.problem(&value) {
+                            problems.push(Problem {
+                                key: name,
+                                kind: ProblemKind::Value,
+                                expected: wanted,
+                                found: value.to_string(),
+                            });
+                        }
+                    }
+                    (false, None) => {}
+                }
+            }
+        }
+        for (name, value) in hparams {
+            if self.key(name).is_none() {
+                problems.push(Problem {
+                    key: name.clone(),
+                    kind: ProblemKind::Unknown,
+                    expected: "a key of the standard".to_owned(),
+                    found: value.to_string(),
+                });
+            }
+        }
+        for (name, fixed) in &arch.fixed {
+            if let Some(value) = hparams.get(name)
+                && !same(value, fixed)
+            {
+                problems.push(Problem {
+                    key: name.clone(),
+                    kind: ProblemKind::Fixed,
+                    expected: fixed.to_string(),
+                    found: value.to_string(),
+                });
+            }
+        }
+        problems
+    }
+}

@@ -1,0 +1,563 @@
+//! Mappings: how a foreign layout's names, transforms and config keys become the standard's.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::expr::Expr;
+use super::template::Template;
+use super::{bad, from_toml};
+use crate::error::Result;
+use crate::package::Value;
+
+/// The mapping of one foreign layout of one family.
+#[derive(Clone, Debug, Default)]
+pub struct Map {
+    /// The foreign format, `hf`.
+    pub format: String,
+    /// The mapping's name, unique in its format.
+    pub name: String,
+    /// The architecture it leads to.
+    pub arch: String,
+    /// Counts the changes of this mapping that changed its output.
+    pub revision: u32,
+    /// Which values of the foreign config choose it: all of one line must hold.
+    pub matches: BTreeMap<String, Vec<String>>,
+    /// What every name that starts with `@` has in front, in the order to try.
+    pub prefixes: Vec<String>,
+    /// Other spellings of names' ends.
+    pub spells: Vec<Spell>,
+    /// The tensors.
+    pub rules: Vec<Rule>,
+    /// Buffers that the standard does not store.
+    pub drops: Vec<Drop>,
+    /// The config keys.
+    pub keys: Vec<KeyRule>,
+    /// The tasks by head and class.
+    pub tasks: Vec<TaskRule>,
+    /// Classes of the foreign framework without a head.
+    pub base_classes: Vec<String>,
+    /// Constant entries of a foreign config that is written.
+    pub config: BTreeMap<String, toml::Value>,
+    /// Entries of a foreign config that are taken out before it is written anew.
+    pub clear: Vec<String>,
+}
+
+/// Another spelling of the ends of names, decided once for a file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spell {
+    /// The end that the rules use.
+    pub ours: String,
+    /// The end that some files use.
+    pub theirs: String,
+}
+
+/// How some foreign tensors become some canonical ones.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The variables it is repeated over.
+    pub each: Vec<(String, Each)>,
+    /// The variable that makes the foreign side a list.
+    pub over: Option<(String, Expr)>,
+    /// The foreign names.
+    pub from: Vec<Template>,
+    /// Foreign names that may hold the same bytes again.
+    pub also: Vec<Template>,
+    /// The canonical names.
+    pub to: Vec<Template>,
+    /// The canonical tensor that this one may be tied to.
+    pub tie: Option<String>,
+    /// What happens on the way in.
+    pub ops: Vec<Op>,
+    /// When the rule holds.
+    pub when: Option<Expr>,
+}
+
+/// The values of one variable.
+#[derive(Clone, Debug)]
+pub enum Each {
+    /// 0 to before the value of an expression, or the entries of a list it gives.
+    Count(Expr),
+    /// Given texts; tuples are read as `{x.0}`, `{x.1}`.
+    Texts(Vec<Vec<String>>),
+}
+
+/// An operation of the way in; the way out inverts it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Op {
+    /// Permutes the axes; swaps the last two if none are given; leaves 1-D tensors alone.
+    Transpose {
+        /// For each axis of the result, the axis it comes from.
+        perm: Option<Vec<usize>>,
+    },
+    /// Regroups the dimensions.
+    Reshape {
+        /// The foreign shape.
+        from: Vec<Expr>,
+        /// The shape after it.
+        to: Vec<Expr>,
+    },
+    /// Cuts one tensor into several.
+    Split {
+        /// The axis.
+        axis: usize,
+        /// The sizes of the pieces.
+        sizes: Vec<Expr>,
+    },
+    /// Puts several tensors of one shape on a new axis.
+    Stack {
+        /// The new axis.
+        #[serde(default)]
+        axis: usize,
+    },
+    /// Interleaved rotary pairs to half-split ones, on the rows of each head.
+    RopeHalf {
+        /// The number of heads.
+        heads: Expr,
+        /// The rotary dimensions of each.
+        dim: Expr,
+        /// Whether they are the last of the head, not the first.
+        #[serde(default)]
+        last: bool,
+    },
+    /// Rows q, then k, then v.
+    QkvConcat,
+    /// Rows in groups: the q heads of a group, its k head, its v head.
+    QkvGrouped,
+    /// Rows in blocks, each with its share of several tensors.
+    Blocks {
+        /// The number of blocks.
+        n: Expr,
+        /// The number of tensors.
+        parts: usize,
+    },
+    /// Two tensors in turn along an axis, first the even entries.
+    Pairs {
+        /// The axis.
+        axis: usize,
+    },
+    /// Operations for each of several tensors apart.
+    Each {
+        /// One list for each tensor.
+        ops: Vec<Vec<Op>>,
+    },
+    /// Adds a constant, in F32.
+    Add {
+        /// The constant.
+        c: Expr,
+    },
+    /// Multiplies by a constant, in F32.
+    Scale {
+        /// The constant.
+        c: Expr,
+    },
+    /// `−e^x`.
+    NegExp,
+}
+
+impl<'de> Deserialize<'de> for Expr {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Expr, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Text {
+            Int(i64),
+            Float(f64),
+            Text(String),
+        }
+        let text = match Text::deserialize(deserializer)? {
+            Text::Int(int) => int.to_string(),
+            Text::Float(float) => format!("{float:?}"),
+            Text::Text(text) => text,
+        };
+        Expr::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A foreign buffer that the standard does not store.
+#[derive(Clone, Debug)]
+pub struct Drop {
+    /// The variables it is repeated over.
+    pub each: Vec<(String, Each)>,
+    /// The foreign name.
+    pub name: Template,
+    /// How to compute it; without one it is dropped for good.
+    pub make: Option<MakeRule>,
+    /// Why it is no part of the model.
+    pub why: String,
+}
+
+/// How to compute a buffer.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MakeRule {
+    /// The recipe: `constant`, `iota`, `causal_mask`, `rope_inv_freq`.
+    #[serde(rename = "fn")]
+    pub function: String,
+    /// The shape.
+    pub shape: Vec<Expr>,
+    /// The value of a constant.
+    pub value: Option<Expr>,
+    /// The window of a mask.
+    pub window: Option<Expr>,
+    /// The rotary base.
+    pub theta: Option<Expr>,
+    /// The rotary dimensions.
+    pub dim: Option<Expr>,
+}
+
+/// How a hyperparameter is read from and written to the foreign config.
+#[derive(Clone, Debug)]
+pub struct KeyRule {
+    /// The hyperparameter; `tokens.` leads to the token ids, `_` to a value for other rules.
+    pub to: String,
+    /// The paths in the foreign config, in the order to try.
+    pub from: Vec<String>,
+    /// Whether a stored `null` is a value and not an absence.
+    pub null: bool,
+    /// What the foreign words mean.
+    pub words: BTreeMap<String, Value>,
+    /// The value from the foreign one, `x`.
+    pub expr: Option<Expr>,
+    /// The foreign value from this one, `x`.
+    pub back: Option<Expr>,
+    /// The value where the foreign config has none.
+    pub otherwise: Option<Expr>,
+    /// A list where the foreign config has none: a variable's count, and the value for each.
+    pub each: Option<(Expr, Expr)>,
+    /// The foreign class's defaults, by the version of the writer.
+    pub defaults: Vec<Default>,
+    /// The value whatever the foreign config says.
+    pub value: Option<Expr>,
+    /// When the hyperparameter exists.
+    pub when: Option<Expr>,
+    /// Where it is written; to the first path of `from` if nothing is said.
+    pub write: Option<Vec<Write>>,
+}
+
+/// A default of the foreign class.
+#[derive(Clone, Debug)]
+pub struct Default {
+    /// The writers it holds for, `transformers < 5`; all if nothing is said.
+    pub when: Option<String>,
+    /// The value.
+    pub value: Value,
+}
+
+/// A place of the foreign config that a hyperparameter is written to.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Write {
+    /// Always.
+    Path(String),
+    /// Under a condition, or with another value.
+    Rule {
+        /// The path.
+        path: String,
+        /// When.
+        when: Option<Expr>,
+        /// The value written.
+        value: Option<Expr>,
+    },
+}
+
+/// A task that a foreign class or head serves.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskRule {
+    /// The task's id.
+    pub id: String,
+    /// The head's name.
+    pub head: Option<String>,
+    /// Heads that must be there too.
+    #[serde(default)]
+    pub needs: Vec<String>,
+    /// The foreign classes, the one to write first.
+    pub class: Vec<String>,
+    /// The pooling.
+    pub pool: Option<String>,
+    /// The activation between the head's dense map and its projection.
+    pub activation: Option<String>,
+    /// Whether the foreign config has labels for it.
+    #[serde(default)]
+    pub labels: bool,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MapFile {
+    #[serde(default)]
+    map: MapHead,
+    #[serde(default)]
+    config: BTreeMap<String, toml::Value>,
+    #[serde(default)]
+    rule: Vec<RuleFile>,
+    #[serde(default)]
+    drop: Vec<DropFile>,
+    #[serde(default)]
+    key: Vec<KeyFile>,
+    #[serde(default)]
+    task: Vec<TaskRule>,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MapHead {
+    #[serde(default)]
+    extends: Vec<String>,
+    #[serde(default)]
+    arch: String,
+    revision: Option<u32>,
+    #[serde(default, rename = "match")]
+    matches: BTreeMap<String, Words>,
+    #[serde(default)]
+    prefix: Vec<String>,
+    #[serde(default)]
+    spell: Vec<Spell>,
+    #[serde(default)]
+    base_class: Vec<String>,
+    #[serde(default)]
+    clear: Vec<String>,
+    /// `from` texts of rules, names of drops and `to` texts of keys of the mappings this one
+    /// extends that do not hold here.
+    #[serde(default)]
+    without: Vec<String>,
+    /// Where it was read from: project and version.
+    #[serde(default)]
+    #[allow(dead_code)] // For people who read the file.
+    source: String,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum Words {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Words {
+    fn into_vec(self) -> Vec<String> {
+        match self {
+            Words::One(word) => vec![word],
+            Words::Many(words) => words,
+        }
+    }
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleFile {
+    #[serde(default)]
+    each: BTreeMap<String, EachFile>,
+    #[serde(default)]
+    over: BTreeMap<String, Expr>,
+    from: Vec<String>,
+    #[serde(default)]
+    also: Vec<String>,
+    to: Vec<String>,
+    tie: Option<String>,
+    #[serde(default)]
+    ops: Vec<Op>,
+    when: Option<Expr>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum EachFile {
+    Count(String),
+    Words(Vec<String>),
+    Tuples(Vec<Vec<String>>),
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DropFile {
+    #[serde(default)]
+    each: BTreeMap<String, EachFile>,
+    name: String,
+    make: Option<MakeRule>,
+    why: String,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyFile {
+    to: String,
+    #[serde(default)]
+    from: Vec<String>,
+    #[serde(default)]
+    null: bool,
+    #[serde(default)]
+    words: BTreeMap<String, toml::Value>,
+    expr: Option<Expr>,
+    back: Option<Expr>,
+    #[serde(rename = "else")]
+    otherwise: Option<Expr>,
+    each: Option<EachValue>,
+    #[serde(default)]
+    default: Vec<DefaultFile>,
+    value: Option<Expr>,
+    when: Option<Expr>,
+    write: Option<Vec<Write>>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EachValue {
+    i: Expr,
+    value: Expr,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DefaultFile {
+    when: Option<String>,
+    value: toml::Value,
+}
+
+pub(super) fn resolve(
+    format: &str,
+    name: &str,
+    load: &dyn Fn(&str) -> Result<MapFile>,
+) -> Result<Map> {
+    let mut map = Map { format: format.to_owned(), name: name.to_owned(), ..Map::default() };
+    merge(&mut map, name, load, 0)?;
+    map.name = name.to_owned();
+    if map.prefixes.is_empty() {
+        map.prefixes.push(String::new());
+    }
+    Ok(map)
+}
+
+/// Lays the file `name` over what `map` has, after the files it extends.
+fn merge(
+    map: &mut Map,
+    name: &str,
+    load: &dyn Fn(&str) -> Result<MapFile>,
+    depth: usize,
+) -> Result<()> {
+    let fail = |why: &str| bad(&format!("map/{}/{name}.toml", map.format), why);
+    if 8 < depth {
+        return Err(fail("mappings extend each other too deep, or in a circle"));
+    }
+    let MapFile { map: head, config, rule, drop, key, task } = load(name)?;
+    let format = map.format.clone();
+    let fail = |why: &str| bad(&format!("map/{format}/{name}.toml"), why);
+    for parent in &head.extends {
+        merge(map, parent, load, depth + 1)?;
+    }
+    for text in &head.without {
+        let before = map.rules.len() + map.drops.len() + map.keys.len() + map.tasks.len();
+        map.rules.retain(|rule| !rule.from.iter().any(|from| from.text == *text));
+        map.drops.retain(|drop| drop.name.text != *text);
+        map.keys.retain(|key| key.to != *text);
+        map.tasks.retain(|task| task.id != *text);
+        if map.rules.len() + map.drops.len() + map.keys.len() + map.tasks.len() == before {
+            return Err(fail(&format!("there was no `{text}` to leave out")));
+        }
+    }
+    if !head.arch.is_empty() {
+        map.arch = head.arch;
+    }
+    map.revision = head.revision.unwrap_or(1);
+    // A family is never recognised by what recognises the one it extends.
+    map.matches = head.matches.into_iter().map(|(path, words)| (path, words.into_vec())).collect();
+    for (ours, theirs) in [
+        (&mut map.prefixes, head.prefix),
+        (&mut map.base_classes, head.base_class),
+        (&mut map.clear, head.clear),
+    ] {
+        if !theirs.is_empty() {
+            *ours = theirs;
+        }
+    }
+    if !head.spell.is_empty() {
+        map.spells = head.spell;
+    }
+    map.config.extend(config);
+    for rule in rule {
+        map.rules.push(rule_of(rule).map_err(|why| fail(&why))?);
+    }
+    for file in drop {
+        let name = Template::parse(&file.name).map_err(|why| fail(&why))?;
+        let each = each_of(file.each).map_err(|why| fail(&why))?;
+        map.drops.retain(|drop| drop.name != name);
+        map.drops.push(Drop { each, name, make: file.make, why: file.why });
+    }
+    for file in key {
+        let key = key_of(file).map_err(|why| fail(&why))?;
+        match map.keys.iter_mut().find(|known| known.to == key.to) {
+            Some(known) => *known = key,
+            None => map.keys.push(key),
+        }
+    }
+    if !task.is_empty() {
+        // Classes belong to one family: its tasks are told anew, never added to.
+        map.tasks = task;
+    }
+    Ok(())
+}
+
+fn rule_of(file: RuleFile) -> std::result::Result<Rule, String> {
+    let mut each = each_of(file.each)?;
+    let uses_p = |texts: &[String]| texts.iter().any(|text| text.contains("{p}"));
+    if uses_p(&file.from) || uses_p(&file.to) {
+        let leaves = ["weight", "bias"].map(|leaf| vec![leaf.to_owned()]).to_vec();
+        each.push(("p".to_owned(), Each::Texts(leaves)));
+    }
+    let templates = |texts: &[String]| {
+        texts.iter().map(|text| Template::parse(text)).collect::<std::result::Result<Vec<_>, _>>()
+    };
+    let mut over = file.over.into_iter();
+    let (first, second) = (over.next(), over.next());
+    if second.is_some() {
+        return Err("a rule is a list over one variable at most".to_owned());
+    }
+    Ok(Rule {
+        each,
+        over: first,
+        from: templates(&file.from)?,
+        also: templates(&file.also)?,
+        to: templates(&file.to)?,
+        tie: file.tie,
+        ops: file.ops,
+        when: file.when,
+    })
+}
+
+fn each_of(file: BTreeMap<String, EachFile>) -> std::result::Result<Vec<(String, Each)>, String> {
+    let each = file.into_iter().map(|(variable, each)| {
+        let each = match each {
+            EachFile::Count(expr) => Each::Count(Expr::parse(&expr)?),
+            EachFile::Words(words) => {
+                Each::Texts(words.into_iter().map(|word| vec![word]).collect())
+            }
+            EachFile::Tuples(tuples) => Each::Texts(tuples),
+        };
+        Ok((variable, each))
+    });
+    each.collect()
+}
+
+fn key_of(file: KeyFile) -> std::result::Result<KeyRule, String> {
+    let words = file.words.iter().map(|(word, value)| Ok((word.clone(), from_toml(value)?)));
+    let defaults = file
+        .default
+        .into_iter()
+        .map(|default| Ok(Default { when: default.when, value: from_toml(&default.value)? }));
+    Ok(KeyRule {
+        words: words.collect::<std::result::Result<_, String>>()?,
+        defaults: defaults.collect::<std::result::Result<_, String>>()?,
+        to: file.to,
+        from: file.from,
+        null: file.null,
+        expr: file.expr,
+        back: file.back,
+        otherwise: file.otherwise,
+        each: file.each.map(|each| (each.i, each.value)),
+        value: file.value,
+        when: file.when,
+        write: file.write,
+    })
+}

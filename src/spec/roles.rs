@@ -1,0 +1,211 @@
+//! The canonical tensor names: `roles.toml`.
+
+use std::cmp::Ordering;
+
+use serde::Deserialize;
+
+use super::Spec;
+use super::expr::{Expr, Names};
+use super::template::{Template, alternatives};
+
+/// One canonical tensor name, with `{stack}`, `{i}` and `{name}` left open.
+#[derive(Clone, Debug)]
+pub struct Role {
+    /// The name.
+    pub template: Template,
+    /// The shape; an open dimension may have any size.
+    pub shape: Vec<Option<Expr>>,
+    /// Which rows are rotary pairs.
+    pub rope: Option<Rope>,
+    /// What the tensor is, for people.
+    pub about: String,
+}
+
+/// The rotary rows of a projection.
+#[derive(Clone, Debug)]
+pub struct Rope {
+    /// The number of heads.
+    pub heads: Expr,
+    /// The rotary dimensions of each.
+    pub dim: Expr,
+}
+
+/// A canonical name, taken apart.
+#[derive(Clone, Debug)]
+pub struct RoleMatch<'a> {
+    /// The role.
+    pub role: &'a Role,
+    /// The role's place in the order of roles.
+    pub index: usize,
+    /// The stack, `decoder`.
+    pub stack: Option<String>,
+    /// The layer.
+    pub layer: Option<u64>,
+    /// The name of the head, of `heads.<name>`.
+    pub head: Option<String>,
+}
+
+/// Where a name stands among others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Order(u8, u64, usize, String);
+
+/// The longest legal name, in bytes.
+pub const MAX_NAME_LEN: usize = 200;
+
+/// The first segment of names whose meaning the standard does not know.
+pub const EXTRA: &str = "extra";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RolesFile {
+    role: Vec<RoleFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RoleFile {
+    name: String,
+    shape: Vec<String>,
+    rope: Option<RopeFile>,
+    #[serde(default)]
+    about: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RopeFile {
+    heads: String,
+    dim: String,
+}
+
+pub(super) fn parse(text: &str) -> Result<Vec<Role>, String> {
+    let file: RolesFile = toml::from_str(text).map_err(|err| err.to_string())?;
+    let mut roles: Vec<Role> = Vec::new();
+    for role in file.role {
+        for name in alternatives(&role.name) {
+            let mut shape = role
+                .shape
+                .iter()
+                .map(|dim| if dim == "?" { Ok(None) } else { Expr::parse(dim).map(Some) })
+                .collect::<Result<Vec<_>, _>>()?;
+            // The bias of a map has one entry for each of its outputs.
+            if name.ends_with(".bias") && 1 < shape.len() {
+                shape.pop();
+            }
+            let rope = match &role.rope {
+                Some(rope) => {
+                    let (heads, dim) = (Expr::parse(&rope.heads)?, Expr::parse(&rope.dim)?);
+                    Some(Rope { heads, dim })
+                }
+                None => None,
+            };
+            if roles.iter().any(|known| known.template.text == name) {
+                return Err(format!("the role `{name}` stands twice"));
+            }
+            let template = Template::parse(&name)?;
+            roles.push(Role { template, shape, rope, about: role.about.clone() });
+        }
+    }
+    Ok(roles)
+}
+
+impl Spec {
+    /// Takes a canonical name apart; `None` if it is the name of no role.
+    pub fn role(&self, name: &str) -> Option<RoleMatch<'_>> {
+        self.roles.iter().enumerate().find_map(|(index, role)| {
+            let bindings = role.template.matches(name)?;
+            let layer = match bindings.get("i") {
+                Some(digits) if is_index(digits) => Some(digits.parse().ok()?),
+                Some(_) => return None,
+                None => None,
+            };
+            let stack = bindings.get("stack").cloned();
+            if !matches!(stack.as_deref(), None | Some("encoder" | "decoder")) {
+                return None;
+            }
+            let head = bindings.get("name").cloned();
+            if !head.as_deref().is_none_or(is_ident) {
+                return None;
+            }
+            Some(RoleMatch { role, index, stack, layer, head })
+        })
+    }
+
+    /// Where a name stands: the token table, the encoder, the decoder, heads, adapters, the
+    /// rest; inside a stack its embeddings, then layer after layer, then what follows them; then
+    /// in the order of roles.
+    pub fn order(&self, name: &str) -> Order {
+        let Some(role) = self.role(name) else {
+            let section = if name.starts_with("adapters.") { 9 } else { 10 };
+            return Order(section, 0, 0, name.to_owned());
+        };
+        let section = match (role.stack.as_deref(), role.layer) {
+            _ if name.starts_with("heads.") => 8,
+            (Some("encoder"), None) if name.starts_with("encoder.embed.") => 1,
+            (Some("encoder"), Some(_)) => 2,
+            (Some("encoder"), None) => 3,
+            (Some(_), None) if name.starts_with("decoder.embed.") => 4,
+            (Some(_), Some(_)) => 5,
+            (Some(_), None) => 6,
+            _ => 0,
+        };
+        // Heads of free names stand name by name.
+        let head = role.head.unwrap_or_default();
+        match section {
+            8 => Order(section, 0, 0, format!("{head}\u{0}{:08}", role.index)),
+            _ => Order(section, role.layer.unwrap_or(0), role.index, String::new()),
+        }
+    }
+
+    /// Compares two names as files list them.
+    pub fn compare_names(&self, left: &str, right: &str) -> Ordering {
+        self.order(left).cmp(&self.order(right)).then_with(|| left.cmp(right))
+    }
+}
+
+impl RoleMatch<'_> {
+    /// The shape under the given hyperparameters; `None` where any size is right.
+    ///
+    /// # Errors
+    /// A hyperparameter that the shape needs has no value.
+    pub fn shape(&self, names: &dyn Names) -> Result<Vec<Option<u64>>, String> {
+        let dim = |dim: &Option<Expr>| dim.as_ref().map(|expr| expr.eval_size(names)).transpose();
+        self.role.shape.iter().map(dim).collect()
+    }
+}
+
+/// What is wrong with the form of a name, if anything is.
+pub fn grammar_problem(name: &str) -> Option<String> {
+    if MAX_NAME_LEN < name.len() {
+        return Some(format!("it has {} bytes, at most {MAX_NAME_LEN} are legal", name.len()));
+    }
+    // What a foreign file called a tensor is kept as it was under `extra.`.
+    if let Some(rest) = name.strip_prefix("extra.") {
+        let plain = !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic());
+        return (!plain).then(|| "a name is printable ASCII without spaces".to_owned());
+    }
+    name.split('.').find_map(|segment| {
+        if segment.is_empty() {
+            return Some("it has an empty part between dots".to_owned());
+        }
+        if segment.bytes().next().is_some_and(|byte| byte.is_ascii_digit()) {
+            return (!is_index(segment))
+                .then(|| format!("`{segment}` is no index: digits without a leading zero"));
+        }
+        (!is_ident(segment)).then(|| {
+            format!("`{segment}` is no identifier: a lower-case letter, then letters, digits, `_`")
+        })
+    })
+}
+
+fn is_index(text: &str) -> bool {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits && (text == "0" || !text.starts_with('0')) && text.len() <= 9
+}
+
+fn is_ident(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    bytes.next().is_some_and(|byte| byte.is_ascii_lowercase())
+        && text.len() <= 63
+        && bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}

@@ -1,0 +1,99 @@
+//! Tasks: what a model can be asked, `tasks.toml`.
+
+use serde::Deserialize;
+
+use super::Spec;
+use super::expr::{Expr, Names};
+use super::hparams::StackNames;
+use crate::package::{Extents, Hparams, Port};
+
+/// One task.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskType {
+    /// Its id.
+    pub id: String,
+    /// What goes in.
+    pub inputs: Vec<PortType>,
+    /// What comes out.
+    pub outputs: Vec<PortType>,
+    /// Parts of the task's head that must be stored or tied, `proj`.
+    #[serde(default)]
+    pub needs: Vec<String>,
+    /// Whether it has labels.
+    #[serde(default)]
+    pub labels: bool,
+    /// Whether it needs a pooling.
+    #[serde(default)]
+    pub pool: bool,
+    /// What it is, for people.
+    pub about: String,
+}
+
+/// One input or output of a task.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortType {
+    /// The name.
+    pub name: String,
+    /// The dtype.
+    pub dtype: String,
+    /// The dimensions: hyperparameters become numbers, `rows` the rows of the head, other words
+    /// stay.
+    pub shape: Vec<String>,
+    /// Whether it may be left out.
+    #[serde(default)]
+    pub optional: bool,
+    /// When the task has this port; always if there is no condition.
+    pub when: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TasksFile {
+    pub(super) task: Vec<TaskType>,
+}
+
+impl Spec {
+    /// The task of this id.
+    pub fn task(&self, id: &str) -> Option<&TaskType> {
+        self.tasks.iter().find(|task| task.id == id)
+    }
+
+    /// The inputs and outputs of a task under the given hyperparameters, where `rows` is the
+    /// number of rows of its head's projection; `None` if there is no such task.
+    pub fn task_ports(
+        &self,
+        id: &str,
+        hparams: &Hparams,
+        rows: Option<u64>,
+    ) -> Option<(Vec<Port>, Vec<Port>)> {
+        let task = self.task(id)?;
+        let names = StackNames { hparams, tokens: None, stack: None, layer: None };
+        let ports = |ports: &[PortType]| {
+            let present = ports.iter().filter(|port| {
+                let when = port.when.as_deref().map(Expr::parse);
+                !matches!(when, Some(Ok(when)) if !when.eval_bool(&names).unwrap_or(false))
+            });
+            present.map(|port| resolve(port, &names, rows)).collect()
+        };
+        Some((ports(&task.inputs), ports(&task.outputs)))
+    }
+}
+
+fn resolve(port: &PortType, names: &dyn Names, rows: Option<u64>) -> Port {
+    let dim = |dim: &String| {
+        let fixed = match (dim.as_str(), rows) {
+            ("rows", Some(rows)) => Some(rows),
+            ("rows", None) => None,
+            (name, _) => Expr::parse(name).ok().and_then(|expr| expr.eval_size(names).ok()),
+        };
+        fixed.map_or_else(|| Extents::Symbolic(dim.clone()), Extents::Fixed)
+    };
+    Port {
+        name: port.name.clone(),
+        dtype: port.dtype.clone(),
+        shape: port.shape.iter().map(dim).collect(),
+        optional: port.optional,
+    }
+}

@@ -1,0 +1,135 @@
+//! Names with variables: `decoder.layers.{i}.attn.{x=q_proj|k_proj}.{p}`.
+
+use std::collections::BTreeMap;
+
+/// A name with variables in braces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// The text it was parsed from.
+    pub text: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Variable(String),
+}
+
+/// The values of variables.
+pub type Bindings = BTreeMap<String, String>;
+
+impl Template {
+    /// Parses a template without alternatives; see [`alternatives`].
+    ///
+    /// # Errors
+    /// A brace has no partner.
+    pub fn parse(text: &str) -> Result<Template, String> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some(open) = rest.find('{') {
+            let close = rest[open..].find('}').ok_or_else(|| format!("`{text}`: `{{` is open"))?;
+            if open != 0 {
+                parts.push(Part::Text(rest[..open].to_owned()));
+            }
+            parts.push(Part::Variable(rest[open + 1..open + close].to_owned()));
+            rest = &rest[open + close + 1..];
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.to_owned()));
+        }
+        Ok(Template { text: text.to_owned(), parts })
+    }
+
+    /// The variables, in order.
+    pub fn variables(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Variable(name) => Some(name.as_str()),
+            Part::Text(_) => None,
+        })
+    }
+
+    /// The name with every variable replaced.
+    ///
+    /// # Errors
+    /// A variable has no value.
+    pub fn fill(&self, bindings: &Bindings) -> Result<String, String> {
+        let mut name = String::with_capacity(self.text.len());
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => name.push_str(text),
+                Part::Variable(variable) => name.push_str(
+                    bindings
+                        .get(variable)
+                        .ok_or_else(|| format!("`{}`: {{{variable}}} is not bound", self.text))?,
+                ),
+            }
+        }
+        Ok(name)
+    }
+
+    /// The values of the variables that make this template the given name: each variable stands
+    /// for one segment between dots.
+    pub fn matches(&self, name: &str) -> Option<Bindings> {
+        let mut bindings = Bindings::new();
+        let mut segments = name.split('.');
+        for pattern in self.text.split('.') {
+            let segment = segments.next()?;
+            match pattern.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')) {
+                Some(variable) => {
+                    bindings.insert(variable.to_owned(), segment.to_owned());
+                }
+                None if pattern == segment => {}
+                None => return None,
+            }
+        }
+        segments.next().is_none().then_some(bindings)
+    }
+}
+
+/// Writes out `{x=a|b}` and `{p}` (`weight` and `bias`): one text for each choice.
+pub fn alternatives(text: &str) -> Vec<String> {
+    let text = text.replace("{p}", "{p=weight|bias}");
+    let Some((open, inner_len)) = text.match_indices('{').find_map(|(open, _)| {
+        let inner_len = text[open..].find('}')?;
+        text[open..open + inner_len].contains('=').then_some((open, inner_len))
+    }) else {
+        return vec![text];
+    };
+    let inner = &text[open + 1..open + inner_len];
+    let choices = inner.split_once('=').map_or("", |(_, choices)| choices);
+    choices
+        .split('|')
+        .flat_map(|choice| {
+            let filled = format!("{}{choice}{}", &text[..open], &text[open + inner_len + 1..]);
+            alternatives(&filled)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alternatives_multiply() {
+        let all = alternatives("l.{i}.{x=q|k}_proj.{p}");
+        let expected = [
+            "l.{i}.q_proj.weight",
+            "l.{i}.q_proj.bias",
+            "l.{i}.k_proj.weight",
+            "l.{i}.k_proj.bias",
+        ];
+        assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn a_template_matches_what_it_makes() {
+        let template = Template::parse("{stack}.layers.{i}.attn.sinks").unwrap();
+        let bindings = template.matches("decoder.layers.11.attn.sinks").unwrap();
+        assert_eq!(bindings["i"], "11");
+        assert_eq!(template.fill(&bindings).unwrap(), "decoder.layers.11.attn.sinks");
+        assert!(template.matches("decoder.layers.11.attn.sinks.weight").is_none());
+        assert!(template.matches("decoder.layers.11.attn").is_none());
+    }
+}
