@@ -159,3 +159,115 @@ pub struct Event {
     #[serde(flatten)]
     pub details: BTreeMap<String, String>,
 }
+
+/// The schema of [`Provenance`].
+pub const SOURCE_SCHEMA: &str = "llmstd.source/1";
+
+/// `source.json`: where a package came from, and what the exact way back needs. It is not needed
+/// to run the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// [`SOURCE_SCHEMA`].
+    pub schema: String,
+    /// The foreign format, `hf`.
+    pub format: String,
+    /// The container of its tensors, `safetensors` or `pytorch`.
+    pub container: String,
+    /// The mapping, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<MapUsed>,
+    /// The program that converted, with its version.
+    pub tool: String,
+    /// The foreign tensors, in their order.
+    pub tensors: Vec<ForeignTensor>,
+    /// Foreign tensors that hold what another one holds: `[copy, canonical name]`.
+    #[serde(default)]
+    pub copies: Vec<[String; 2]>,
+    /// Foreign tensors that the standard does not store.
+    #[serde(default)]
+    pub dropped: Vec<Dropped>,
+    /// The foreign files.
+    pub files: Vec<ForeignFile>,
+    /// The foreign config, verbatim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ForeignConfig>,
+}
+
+/// The mapping that a package was made by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MapUsed {
+    /// Its name.
+    pub name: String,
+    /// Its revision.
+    pub revision: u32,
+    /// SHA-256 of the standard's data files.
+    pub spec_hash: String,
+    /// What foreign names had in front.
+    pub prefix: String,
+    /// Spellings of names' ends: `[the mapping's, the file's]`.
+    #[serde(default)]
+    pub spellings: Vec<[String; 2]>,
+}
+
+/// A tensor of the foreign checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignTensor {
+    /// Its name.
+    pub name: String,
+    /// Its dtype.
+    pub dtype: String,
+}
+
+/// A foreign tensor that the standard does not store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Dropped {
+    /// Its name.
+    pub name: String,
+    /// Its dtype.
+    pub dtype: String,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// Why it is no part of the model.
+    pub why: String,
+    /// How it comes back.
+    pub back: WayBack,
+}
+
+/// How a dropped tensor comes back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WayBack {
+    /// From the mapping's recipe; its bytes were compared.
+    Made,
+    /// From [`BUFFERS_FILE`], as its bytes are not what the recipe gives.
+    Kept,
+    /// It does not.
+    Lost,
+}
+
+/// Where dropped tensors that no recipe gives are kept.
+pub const BUFFERS_FILE: &str = "source/buffers.safetensors";
+
+/// A file of the foreign checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignFile {
+    /// Its path, relative to the input.
+    pub path: String,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+/// A config as it was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignConfig {
+    /// Its path, relative to the input.
+    pub path: String,
+    /// Its text.
+    pub text: String,
+}

@@ -1,0 +1,330 @@
+//! From the standard to a foreign layout.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value as Json;
+
+use super::import::make;
+use super::names::{self, Bound, Choices, Instance};
+use super::ops::{Way, describe, is_exact, run};
+use super::{Exactness, Options, Step, Tensors, keys, tasks};
+use crate::checkpoint::{Checkpoint, DType, Tensor};
+use crate::diagnostic::Diagnostic;
+use crate::package::{MapUsed, Model, Provenance, WayBack};
+use crate::spec::Spec;
+use crate::spec::hparams::StackNames;
+use crate::spec::map::Map;
+
+/// A plan of the way out.
+pub struct Export {
+    /// The foreign tensors.
+    pub tensors: Tensors,
+    /// The foreign config.
+    pub config: Json,
+    /// What cannot come back, and what is suspicious.
+    pub findings: Vec<Diagnostic>,
+}
+
+/// Plans the way out by one mapping. `buffers` are what the package keeps beside its tensors;
+/// `provenance` is where it came from, if that was this format.
+///
+/// # Errors
+/// Everything that keeps the plan from being complete.
+pub fn export(
+    spec: &Spec,
+    map: &Map,
+    model: &Model,
+    package: &Checkpoint,
+    buffers: Option<&Checkpoint>,
+    provenance: Option<&Provenance>,
+    options: Options,
+) -> Result<Export, Vec<Diagnostic>> {
+    let arch = spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
+    let original = provenance.and_then(|source| source.config.as_ref());
+    let original: Option<Json> =
+        original.and_then(|config| serde_json::from_str(&config.text).ok());
+    let mut config =
+        keys::write(spec, map, arch, &model.hyperparameters, &model.tokens, original.as_ref())?;
+    tasks::write(map, &model.tasks, &mut config);
+
+    let names = StackNames {
+        hparams: &model.hyperparameters,
+        tokens: Some(&model.tokens),
+        stack: arch.stacks.first().map(String::as_str),
+        layer: None,
+    };
+    let used =
+        provenance.and_then(|source| source.map.as_ref()).filter(|used| used.name == map.name);
+    let choices = choices(map, used, model);
+    let data = |why: String| {
+        vec![Diagnostic::error("P003", format!("the mapping {}/{}: {why}", map.format, map.name))]
+    };
+    let instances = names::instances(map, &choices, &names).map_err(data)?;
+    let mut exporter = Exporter {
+        spec,
+        names: &names,
+        options,
+        stored: super::by_name(package),
+        ties: model.ties.iter().map(|[tied, stored]| (tied.as_str(), stored.as_str())).collect(),
+        recorded: provenance
+            .map(|source| source.tensors.iter().map(|tensor| tensor.name.as_str()).collect()),
+        used: BTreeSet::new(),
+        tensors: Tensors::default(),
+        errors: Vec::new(),
+    };
+    for instance in &instances {
+        exporter.plan_instance(instance);
+    }
+    for tensor in &package.tensors {
+        if !exporter.used.contains(tensor.name.as_str()) {
+            let message = format!(
+                "no rule of the mapping {}/{} takes `{}`",
+                map.format, map.name, tensor.name
+            );
+            exporter.errors.push(Diagnostic::error("P006", message).tensor(&tensor.name));
+        }
+    }
+    let mut findings = Vec::new();
+    if let Some(source) = provenance {
+        exporter.plan_dropped(map, &choices, source, buffers, &mut findings);
+    }
+    let Exporter { mut tensors, errors, .. } = exporter;
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    match provenance {
+        Some(source) => {
+            let order: BTreeMap<&str, usize> = source
+                .tensors
+                .iter()
+                .enumerate()
+                .map(|(index, tensor)| (tensor.name.as_str(), index))
+                .collect();
+            tensors.sort_by_key(|name| {
+                (order.get(name).copied().unwrap_or(usize::MAX), name.to_owned())
+            });
+        }
+        None => tensors.sort_by_key(str::to_owned),
+    }
+    write_dtype(&mut config, &tensors, options);
+    Ok(Export { tensors, config, findings })
+}
+
+/// The prefix and spellings to write: those of the source, or the mapping's first. A checkpoint
+/// of the base class has no prefix where the mapping knows files without one.
+fn choices(map: &Map, used: Option<&MapUsed>, model: &Model) -> Choices {
+    if let Some(used) = used {
+        return Choices { prefix: used.prefix.clone(), spellings: used.spellings.clone() };
+    }
+    let has_head = model.tasks.iter().any(|task| task.head.is_some());
+    let bare = map.prefixes.iter().find(|prefix| prefix.is_empty() && !has_head);
+    let prefix = bare.or(map.prefixes.first()).cloned().unwrap_or_default();
+    Choices { prefix, spellings: Vec::new() }
+}
+
+/// States the dtype of the weights, in the words of old and of new readers.
+fn write_dtype(config: &mut Json, tensors: &Tensors, options: Options) {
+    let Json::Object(object) = config else { return };
+    let mut sizes: BTreeMap<DType, u64> = BTreeMap::new();
+    for output in tensors.outputs.iter().filter(|output| output.dtype.is_float()) {
+        *sizes.entry(output.dtype).or_default() += output.n_bytes();
+    }
+    let most = sizes.iter().max_by_key(|(_, bytes)| **bytes).map(|(dtype, _)| *dtype);
+    let word = match most {
+        Some(DType::BF16) => "bfloat16",
+        Some(DType::F16) => "float16",
+        Some(DType::F64) => "float64",
+        _ => "float32",
+    };
+    let stated = ["dtype", "torch_dtype"].iter().find_map(|key| {
+        object.get(*key).filter(|stated| stated.is_string() && options.dtype.is_none()).cloned()
+    });
+    let word = stated.unwrap_or_else(|| word.into());
+    object.insert("torch_dtype".to_owned(), word.clone());
+    object.insert("dtype".to_owned(), word);
+}
+
+struct Exporter<'a> {
+    spec: &'a Spec,
+    names: &'a StackNames<'a>,
+    options: Options,
+    stored: BTreeMap<&'a str, &'a Tensor>,
+    ties: BTreeMap<&'a str, &'a str>,
+    /// The foreign names of the source, if there was one.
+    recorded: Option<BTreeSet<&'a str>>,
+    used: BTreeSet<String>,
+    tensors: Tensors,
+    errors: Vec<Diagnostic>,
+}
+
+impl Exporter<'_> {
+    fn plan_instance(&mut self, instance: &Instance<'_>) {
+        let tied_to = instance.to.first().and_then(|name| self.ties.get(name.as_str()).copied());
+        let n_stored =
+            instance.to.iter().filter(|name| self.stored.contains_key(name.as_str())).count();
+        if let (Some(target), 0) = (tied_to, n_stored) {
+            // A tied tensor is written where the source had it, and left out where not.
+            let name = &instance.from[0];
+            if self.recorded.as_ref().is_some_and(|names| names.contains(name.as_str())) {
+                self.plan_rule(instance, &[target.to_owned()], std::slice::from_ref(name));
+            }
+            return;
+        }
+        if n_stored == 0 {
+            return;
+        }
+        if n_stored < instance.to.len() {
+            let missing =
+                instance.to.iter().filter(|name| !self.stored.contains_key(name.as_str()));
+            for name in missing {
+                let message = format!("`{name}` is missing, which `{}` needs", instance.from[0]);
+                self.errors.push(Diagnostic::error("P008", message).tensor(name));
+            }
+            return;
+        }
+        self.used.extend(instance.to.iter().cloned());
+        let recorded = |name: &&String| {
+            self.recorded.as_ref().is_some_and(|names| names.contains(name.as_str()))
+        };
+        let copies: Vec<String> = instance.also.iter().filter(recorded).cloned().collect();
+        // A source may have had the copy alone.
+        let only_copies = !copies.is_empty()
+            && instance.from.len() == 1
+            && instance.from.iter().all(|name| !recorded(&name));
+        if !only_copies {
+            self.plan_rule(instance, &instance.to, &instance.from);
+        }
+        for copy in copies {
+            self.plan_rule(instance, &instance.to, &[copy]);
+        }
+    }
+
+    fn plan_rule(&mut self, instance: &Instance<'_>, canonical: &[String], foreign: &[String]) {
+        if let Err(diagnostic) = self.try_plan_rule(instance, canonical, foreign) {
+            self.errors.push(diagnostic);
+        }
+    }
+
+    fn try_plan_rule(
+        &mut self,
+        instance: &Instance<'_>,
+        canonical: &[String],
+        foreign: &[String],
+    ) -> Result<(), Diagnostic> {
+        let mut strands = Vec::with_capacity(canonical.len());
+        let mut dtypes = BTreeSet::new();
+        for name in canonical {
+            let tensor = self.stored.get(name.as_str()).ok_or_else(|| {
+                Diagnostic::error("P008", format!("`{name}` is missing")).tensor(name)
+            })?;
+            let read = self.tensors.read(tensor);
+            let (strand, dtype) = read.map_err(|why| super::generic::unreadable(name, &why))?;
+            strands.push(strand);
+            dtypes.insert(dtype);
+        }
+        let dtype = *dtypes.first().expect("a rule has one canonical tensor at least");
+        if 1 < dtypes.len() {
+            let found: Vec<&str> = dtypes.iter().map(|dtype| dtype.name()).collect();
+            let message = format!("`{}` is made of tensors with different dtypes", foreign[0]);
+            return Err(Diagnostic::error("P012", message)
+                .tensor(&canonical[0])
+                .mismatch("one dtype", found.join(", ")));
+        }
+        let stack = self.spec.role(&instance.to[0]).and_then(|role| role.stack);
+        let names = StackNames { stack: stack.as_deref().or(self.names.stack), ..*self.names };
+        let bound = Bound { names: &names, bindings: &instance.bindings };
+        let strands = run(&instance.rule.ops, Way::Out, &bound, strands).map_err(|why| {
+            let message = format!("`{}` does not fit its rule: {why}", canonical[0]);
+            Diagnostic::error("P010", message).tensor(&canonical[0])
+        })?;
+        if strands.len() != foreign.len() {
+            let message = format!(
+                "the rule of `{}` makes {} tensors and names {}",
+                foreign[0],
+                strands.len(),
+                foreign.len()
+            );
+            return Err(Diagnostic::error("P010", message).tensor(&canonical[0]));
+        }
+        let class = if is_exact(&instance.rule.ops) { Exactness::E } else { Exactness::N };
+        for (name, strand) in foreign.iter().zip(strands) {
+            let step = Step {
+                name: name.clone(),
+                from: canonical.to_vec(),
+                ops: describe(&instance.rule.ops),
+                class,
+            };
+            self.tensors.write(name, strand, dtype, self.options, step)?;
+        }
+        Ok(())
+    }
+
+    /// Brings back the buffers that the standard does not store.
+    fn plan_dropped(
+        &mut self,
+        map: &Map,
+        choices: &Choices,
+        source: &Provenance,
+        buffers: Option<&Checkpoint>,
+        findings: &mut Vec<Diagnostic>,
+    ) {
+        let drops = names::drops(map, choices, self.names).unwrap_or_default();
+        for dropped in &source.dropped {
+            let step = |from: &str, ops: &str| Step {
+                name: dropped.name.clone(),
+                from: vec![from.to_owned()],
+                ops: ops.to_owned(),
+                class: Exactness::E,
+            };
+            let result = match dropped.back {
+                WayBack::Lost => {
+                    findings.push(
+                        Diagnostic::warning(
+                            "P015",
+                            format!("`{}` does not come back: {}", dropped.name, dropped.why),
+                        )
+                        .tensor(&dropped.name),
+                    );
+                    Ok(())
+                }
+                WayBack::Made => {
+                    let drop = drops.iter().find(|drop| drop.name == dropped.name);
+                    let made = drop.and_then(|drop| Some((drop, drop.drop.make.as_ref()?)));
+                    let made = made.ok_or_else(|| "no rule of the mapping makes it".to_owned());
+                    let dtype =
+                        DType::parse(&dropped.dtype).ok_or("its dtype is not known".to_owned());
+                    made.and_then(|(drop, rule)| {
+                        let bound = Bound { names: self.names, bindings: &drop.bindings };
+                        let made = make(rule, dtype?, &bound)?;
+                        self.tensors.make(&dropped.name, made, step("", &rule.function));
+                        Ok(())
+                    })
+                }
+                WayBack::Kept => {
+                    let kept = buffers.and_then(|buffers| {
+                        buffers.tensors.iter().find(|tensor| tensor.name == dropped.name)
+                    });
+                    kept.ok_or_else(|| "it is not among the buffers kept".to_owned()).and_then(
+                        |tensor| {
+                            let (strand, dtype) = self.tensors.read(tensor)?;
+                            let step = step(&dropped.name, "copy");
+                            let written = self.tensors.write(
+                                &dropped.name,
+                                strand,
+                                dtype,
+                                Options::default(),
+                                step,
+                            );
+                            written.map_err(|diagnostic| diagnostic.message)
+                        },
+                    )
+                }
+            };
+            if let Err(why) = result {
+                let message =
+                    format!("the buffer `{}` cannot be brought back: {why}", dropped.name);
+                findings.push(Diagnostic::warning("P015", message).tensor(&dropped.name));
+            }
+        }
+    }
+}

@@ -1,0 +1,892 @@
+//! From a foreign checkpoint to the standard.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value as Json;
+
+use super::generic::unreadable;
+use super::keys::{self, Keys};
+use super::names::{self, Bound, Instance};
+use super::ops::{Strand, Way, describe, is_exact, run};
+use super::program::{Make, Recipe};
+use super::{Exactness, Facts, Options, Step, Tensors, by_name, tasks};
+use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, row_major_strides};
+use crate::diagnostic::Diagnostic;
+use crate::package::{Dropped, ForeignTensor, Hparams, MapUsed, Task, Value, WayBack};
+use crate::plan::layout::Layout;
+use crate::spec::Spec;
+use crate::spec::arch::Arch;
+use crate::spec::expr::{Names, as_float, as_int};
+use crate::spec::hparams::StackNames;
+use crate::spec::map::{MakeRule, Map};
+
+/// A plan of the way in.
+pub struct Import {
+    /// The tensors of the package.
+    pub tensors: Tensors,
+    /// Foreign buffers that are kept beside the package, as no recipe gives their bytes.
+    pub buffers: Tensors,
+    /// The architecture.
+    pub arch: String,
+    /// The hyperparameters and the ids of special tokens.
+    pub keys: Keys,
+    /// Tensors that are stored once under the second name.
+    pub ties: Vec<[String; 2]>,
+    /// What the model can be asked.
+    pub tasks: Vec<Task>,
+    /// The mapping, and what it chose.
+    pub map: MapUsed,
+    /// The foreign tensors, in their order.
+    pub foreign: Vec<ForeignTensor>,
+    /// Foreign tensors that hold what another one holds.
+    pub copies: Vec<[String; 2]>,
+    /// Foreign tensors that the standard does not store.
+    pub dropped: Vec<Dropped>,
+    /// What is suspicious.
+    pub findings: Vec<Diagnostic>,
+}
+
+/// Plans the way in by one mapping.
+///
+/// # Errors
+/// Everything that keeps the plan from being complete.
+pub fn import(
+    spec: &Spec,
+    map: &Map,
+    checkpoint: &Checkpoint,
+    config: &Json,
+    facts: &dyn Facts,
+    options: Options,
+) -> Result<Import, Vec<Diagnostic>> {
+    let arch = spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
+    let mut keys = keys::read(spec, map, arch, config)?;
+    let present: BTreeSet<&str> =
+        checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    let hparams = keys.hparams.clone();
+    let tokens = keys.tokens.clone();
+    let stack_names =
+        |stack| StackNames { hparams: &hparams, tokens: Some(&tokens), stack, layer: None };
+    let main = arch.stacks.first().map(String::as_str);
+    let names = stack_names(main);
+    let choices = names::choices(map, &present, &names)?;
+    let data = |why: String| vec![data_error(map, &why)];
+    let instances = names::instances(map, &choices, &names).map_err(data)?;
+    let drops = names::drops(map, &choices, &names).map_err(data)?;
+
+    let mut planner = Planner {
+        spec,
+        arch,
+        facts,
+        options,
+        foreign: by_name(checkpoint),
+        names: &names,
+        hparams: &hparams,
+        used: BTreeMap::new(),
+        tensors: Tensors::default(),
+        buffers: Tensors::default(),
+        copies: Vec::new(),
+        dropped: Vec::new(),
+        findings: Vec::new(),
+        errors: Vec::new(),
+    };
+    planner.cover(map, checkpoint, &instances, &drops, config);
+    for instance in &instances {
+        planner.plan_instance(instance);
+    }
+    let mut tied = hparams.get("tie_embeddings") == Some(&Value::Bool(true));
+    let mut ties = Vec::new();
+    for instance in instances.iter().filter(|instance| instance.rule.tie.is_some()) {
+        planner.plan_tie(map, config, instance, &mut tied, &mut ties);
+    }
+    for drop in &drops {
+        planner.plan_drop(drop);
+    }
+    if hparams.contains_key("tie_embeddings") {
+        keys.hparams.insert("tie_embeddings".to_owned(), Value::Bool(tied));
+    }
+    planner.check_complete(&instances, &keys.hparams, &ties);
+
+    let heads = planner.heads(map, tasks::class(config), &ties);
+    let Planner { mut tensors, buffers, copies, dropped, mut findings, errors, .. } = planner;
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    tensors.sort_by_key(|name| spec.order(name));
+    let tasks = tasks::read(spec, map, config, &keys.hparams, &heads, &mut findings);
+    let foreign = checkpoint.tensors.iter().map(|tensor| ForeignTensor {
+        name: tensor.name.clone(),
+        dtype: tensor.dtype.name().to_owned(),
+    });
+    Ok(Import {
+        tensors,
+        buffers,
+        arch: arch.id.clone(),
+        keys,
+        ties,
+        tasks,
+        map: MapUsed {
+            name: map.name.clone(),
+            revision: map.revision,
+            spec_hash: spec.hash.clone(),
+            prefix: choices.prefix,
+            spellings: choices.spellings,
+        },
+        foreign: foreign.collect(),
+        copies,
+        dropped,
+        findings,
+    })
+}
+
+/// The mapping for a foreign config: by what the config says, or else by its class, or else by
+/// the tensors' names.
+///
+/// # Errors
+/// None fits, or several do.
+pub fn choose<'a>(
+    spec: &'a Spec,
+    format: &str,
+    checkpoint: &Checkpoint,
+    config: &Json,
+    arch: Option<&str>,
+    findings: &mut Vec<Diagnostic>,
+) -> Result<&'a Map, Diagnostic> {
+    let maps: Vec<&Map> = spec
+        .maps
+        .values()
+        .filter(|map| map.format == format && arch.is_none_or(|arch| map.arch == arch))
+        .collect();
+    if maps.is_empty() {
+        let known: Vec<&str> = spec.archs.keys().map(String::as_str).collect();
+        return Err(Diagnostic::error(
+            "P001",
+            format!("there is no {format} mapping for the architecture {:?}", arch.unwrap_or("")),
+        )
+        .help(format!("the architectures are {}", known.join(", "))));
+    }
+    let says = |map: &&&Map| {
+        !map.matches.is_empty()
+            && map.matches.iter().all(|(path, words)| {
+                let stated = keys::lookup(config, path);
+                stated.is_some_and(|stated| match stated {
+                    Json::String(word) => words.contains(word),
+                    other => words.contains(&other.to_string()),
+                })
+            })
+    };
+    let mut fitting: Vec<&Map> = maps.iter().filter(says).copied().collect();
+    let most = fitting.iter().map(|map| map.matches.len()).max().unwrap_or(0);
+    fitting.retain(|map| map.matches.len() == most);
+    match fitting.as_slice() {
+        [map] => return Ok(map),
+        [_, _, ..] => {
+            let names: Vec<&str> = fitting.iter().map(|map| map.name.as_str()).collect();
+            return Err(Diagnostic::error(
+                "P001",
+                format!("several mappings fit: {}", names.join(", ")),
+            )
+            .help("choose one with --arch"));
+        }
+        [] => {}
+    }
+    let model_type = config.get("model_type").and_then(Json::as_str);
+    if let (Some(model_type), None) = (model_type, arch) {
+        return Err(Diagnostic::error(
+            "P001",
+            format!("there is no {format} mapping for the model type {model_type:?}"),
+        )
+        .key("model_type")
+        .help(
+            "`llmstd spec list` shows what there is; --arch tries the mapping of another \
+             architecture, --generic keeps names and bytes as they are",
+        ));
+    }
+    if let [map] = maps.as_slice() {
+        return Ok(map); // The only one of the architecture that was asked for.
+    }
+    // Without a model type: the class, then the names.
+    let class = tasks::class(config);
+    let of_class = |map: &&&Map| {
+        let classes = map.tasks.iter().flat_map(|task| &task.class).chain(&map.base_classes);
+        class.is_some_and(|class| classes.into_iter().any(|other| other == class))
+    };
+    let by_class: Vec<&Map> = maps.iter().filter(of_class).copied().collect();
+    if let [map] = by_class.as_slice() {
+        findings.push(guess(map, "its class"));
+        return Ok(map);
+    }
+    let present: BTreeSet<&str> =
+        checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    let covers = |map: &&&Map| {
+        let arch = spec.arch(&map.arch).expect("checked when it is read");
+        keys::read(spec, map, arch, config).is_ok_and(|keys| {
+            let stack = arch.stacks.first().map(String::as_str);
+            let names = StackNames {
+                hparams: &keys.hparams,
+                tokens: Some(&keys.tokens),
+                stack,
+                layer: None,
+            };
+            names::n_known(map, &present, &names) == present.len()
+        })
+    };
+    let by_names: Vec<&Map> = maps.iter().filter(covers).copied().collect();
+    match by_names.as_slice() {
+        [map] => {
+            findings.push(guess(map, "the names of its tensors"));
+            Ok(map)
+        }
+        others => {
+            let names: Vec<&str> = others.iter().map(|map| map.name.as_str()).collect();
+            let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            Err(Diagnostic::error("P001", "the config does not say which architecture this is")
+                .key("model_type")
+                .mismatch("one mapping that knows every tensor", found)
+                .help("name it with --arch, or keep names and bytes as they are with --generic"))
+        }
+    }
+}
+
+fn guess(map: &Map, by: &str) -> Diagnostic {
+    Diagnostic::warning(
+        "P001",
+        format!("the config has no model_type; {} was recognised by {by}", map.arch),
+    )
+    .key("model_type")
+    .help("name it with --arch to be sure")
+}
+
+fn data_error(map: &Map, why: &str) -> Diagnostic {
+    Diagnostic::error("P003", format!("the mapping {}/{}: {why}", map.format, map.name))
+}
+
+struct Planner<'a> {
+    spec: &'a Spec,
+    arch: &'a Arch,
+    facts: &'a dyn Facts,
+    options: Options,
+    foreign: BTreeMap<&'a str, &'a Tensor>,
+    names: &'a StackNames<'a>,
+    hparams: &'a Hparams,
+    /// What reads each foreign tensor: the first foreign name of its rule.
+    used: BTreeMap<&'a str, String>,
+    tensors: Tensors,
+    buffers: Tensors,
+    copies: Vec<[String; 2]>,
+    dropped: Vec<Dropped>,
+    findings: Vec<Diagnostic>,
+    errors: Vec<Diagnostic>,
+}
+
+impl<'a> Planner<'a> {
+    /// Checks that exactly one rule reads each foreign tensor.
+    fn cover(
+        &mut self,
+        map: &Map,
+        checkpoint: &'a Checkpoint,
+        instances: &[Instance<'_>],
+        drops: &[names::DropInstance<'_>],
+        config: &Json,
+    ) {
+        let rules = instances.iter().flat_map(|instance| {
+            let rule = instance.rule.from.first().map_or("", |from| &from.text);
+            instance.from.iter().chain(&instance.also).map(move |name| (name, rule))
+        });
+        let drops = drops.iter().map(|drop| (&drop.name, drop.drop.name.text.as_str()));
+        for (name, rule) in rules.chain(drops) {
+            let Some((&name, _)) = self.foreign.get_key_value(name.as_str()) else { continue };
+            if let Some(other) = self.used.insert(name, rule.to_owned())
+                && other != rule
+            {
+                self.errors.push(
+                    Diagnostic::error(
+                        "P007",
+                        format!("two rules read `{name}`: `{other}` and `{rule}`"),
+                    )
+                    .tensor(name),
+                );
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for tensor in &checkpoint.tensors {
+            let name = tensor.name.as_str();
+            if !seen.insert(name) {
+                self.errors.push(
+                    Diagnostic::error("P007", format!("the checkpoint has two tensors `{name}`"))
+                        .tensor(name),
+                );
+            }
+            if self.used.contains_key(name) {
+                continue;
+            }
+            let beyond = beyond_last_layer(map, name, self.hparams);
+            self.errors.push(match beyond {
+                Some((layer, n_layers)) => Diagnostic::error(
+                    "P011",
+                    format!("`{name}` is of layer {layer}, the config has {n_layers} layers"),
+                )
+                .tensor(name)
+                .mismatch(format!("layers 0 to {}", n_layers.saturating_sub(1)), layer),
+                None => Diagnostic::error(
+                    "P006",
+                    format!("no rule of the mapping {}/{} reads `{name}`", map.format, map.name),
+                )
+                .tensor(name)
+                .help(if config.get("model_type").is_some() {
+                    "every tensor is read by a rule or dropped by one; --generic keeps all as they are"
+                } else {
+                    "perhaps it is of another architecture: see --arch"
+                }),
+            });
+        }
+    }
+
+    /// Plans what a rule makes of the tensors it reads, if they are there.
+    fn plan_instance(&mut self, instance: &Instance<'_>) {
+        if instance.rule.tie.is_some() {
+            return; // Bytes decide, when everything else is known.
+        }
+        let mut from: Vec<&str> = instance.from.iter().map(String::as_str).collect();
+        let here = |name: &str| self.foreign.contains_key(name);
+        if let ([name], Some(copy)) =
+            (from.as_slice(), instance.also.iter().find(|name| here(name)))
+            && !here(name)
+        {
+            from = vec![copy];
+        }
+        let n_here = from.iter().filter(|name| here(name)).count();
+        if n_here == 0 {
+            return;
+        }
+        if n_here < from.len() {
+            for name in from.iter().filter(|name| !self.foreign.contains_key(**name)) {
+                let rest = from.iter().find(|name| self.foreign.contains_key(**name));
+                self.errors.push(
+                    Diagnostic::error(
+                        "P008",
+                        format!("`{name}` is missing beside `{}`", rest.unwrap_or(&"")),
+                    )
+                    .tensor(*name),
+                );
+            }
+            return;
+        }
+        self.plan_copies(instance, from[0]);
+        let from: Vec<String> = from.into_iter().map(str::to_owned).collect();
+        self.plan_rule(instance, &from);
+    }
+
+    /// Checks that tensors which repeat another one hold the same bytes.
+    fn plan_copies(&mut self, instance: &Instance<'_>, first: &str) {
+        let Some(&original) = self.foreign.get(first) else { return };
+        let others = instance.also.iter().chain(&instance.from).filter(|name| *name != first);
+        for name in others.filter(|_| instance.from.len() == 1) {
+            let Some(&copy) = self.foreign.get(name.as_str()) else { continue };
+            match same(self.facts, original, copy) {
+                Ok(true) => self.copies.push([name.clone(), instance.to[0].clone()]),
+                Ok(false) => self.errors.push(
+                    Diagnostic::error(
+                        "P020",
+                        format!("`{first}` and `{name}` are one tensor, and hold different values"),
+                    )
+                    .tensor(name)
+                    .help("remove the wrong one"),
+                ),
+                Err(err) => self.errors.push(unreadable(name, &err.to_string())),
+            }
+        }
+    }
+
+    fn plan_rule(&mut self, instance: &Instance<'_>, from: &[String]) {
+        if let Err(diagnostics) = self.try_plan_rule(instance, from) {
+            self.errors.extend(diagnostics);
+        }
+    }
+
+    fn try_plan_rule(
+        &mut self,
+        instance: &Instance<'_>,
+        from: &[String],
+    ) -> Result<(), Vec<Diagnostic>> {
+        let fail = |diagnostic: Diagnostic| vec![diagnostic.tensor(&from[0])];
+        let mut strands = Vec::with_capacity(from.len());
+        let mut dtypes = BTreeSet::new();
+        let mut shapes = Vec::with_capacity(from.len());
+        for name in from {
+            let tensor = self.foreign[name.as_str()];
+            let read = self.tensors.read(tensor);
+            let (strand, dtype) = read.map_err(|why| fail(unreadable(name, &why)))?;
+            strands.push(strand);
+            dtypes.insert(dtype);
+            shapes.push(tensor.shape.clone());
+        }
+        let dtype = *dtypes.first().expect("a rule reads one tensor at least");
+        if 1 < dtypes.len() {
+            let found: Vec<&str> = dtypes.iter().map(|dtype| dtype.name()).collect();
+            return Err(fail(
+                Diagnostic::error(
+                    "P012",
+                    format!(
+                        "`{}` and its like become one tensor, and have different dtypes",
+                        from[0]
+                    ),
+                )
+                .mismatch("one dtype", found.join(", ")),
+            ));
+        }
+        if dtype.bits() % 8 != 0 && !instance.rule.ops.is_empty() {
+            return Err(fail(Diagnostic::error(
+                "P012",
+                format!("the rows of `{}` are of {dtype}, which cannot be moved apart", from[0]),
+            )));
+        }
+        let role = self.spec.role(&instance.to[0]);
+        let stack = role.as_ref().and_then(|role| role.stack.clone());
+        let stack_names =
+            StackNames { stack: stack.as_deref().or(self.names.stack), ..*self.names };
+        let bound = Bound { names: &stack_names, bindings: &instance.bindings };
+        let strands = run(&instance.rule.ops, Way::In, &bound, strands).map_err(|why| {
+            let message = format!("`{}` does not fit its rule: {why}", from[0]);
+            fail(
+                Diagnostic::error("P010", message)
+                    .mismatch(describe(&instance.rule.ops), format!("{shapes:?}")),
+            )
+        })?;
+        if strands.len() != instance.to.len() {
+            let message = format!(
+                "the rule of `{}` makes {} tensors and names {}",
+                from[0],
+                strands.len(),
+                instance.to.len()
+            );
+            return Err(fail(Diagnostic::error("P010", message)));
+        }
+        let mut errors = Vec::new();
+        for (name, strand) in instance.to.iter().zip(&strands) {
+            errors.extend(self.check_shape(
+                name,
+                &strand.layout.shape,
+                dtype,
+                &from[0],
+                &shapes[0],
+            ));
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        check_way_back(instance, &bound, &strands, &shapes).map_err(|why| {
+            fail(Diagnostic::error("P010", format!("`{}` does not come back: {why}", from[0])))
+        })?;
+        let class = if is_exact(&instance.rule.ops) { Exactness::E } else { Exactness::N };
+        for (name, strand) in instance.to.iter().zip(strands) {
+            let step = Step {
+                name: name.clone(),
+                from: from.to_vec(),
+                ops: describe(&instance.rule.ops),
+                class,
+            };
+            self.tensors
+                .write(name, strand, dtype, self.options, step)
+                .map_err(|diagnostic| vec![diagnostic])?;
+        }
+        Ok(())
+    }
+
+    /// Compares a tensor's shape with its role's, and names the hyperparameters that disagree.
+    fn check_shape(
+        &self,
+        name: &str,
+        units: &[u64],
+        dtype: DType,
+        from: &str,
+        foreign_shape: &[u64],
+    ) -> Vec<Diagnostic> {
+        let mut shape = units.to_vec();
+        if let Some(last) = shape.last_mut()
+            && dtype.bits() % 8 != 0
+        {
+            *last = *last * 8 / dtype.bits();
+        }
+        let Some(role) = self.spec.role(name) else {
+            return vec![
+                Diagnostic::error("P009", format!("`{name}` is the name of no role")).tensor(from),
+            ];
+        };
+        let names = StackNames {
+            stack: role.stack.as_deref().or(self.names.stack),
+            layer: role.layer,
+            ..*self.names
+        };
+        let expected = match role.shape(&names) {
+            Ok(expected) => expected,
+            Err(why) => {
+                return vec![
+                    Diagnostic::error("P010", format!("the shape of `{name}` is not known: {why}"))
+                        .tensor(from),
+                ];
+            }
+        };
+        let fits = expected.len() == shape.len()
+            && expected
+                .iter()
+                .zip(&shape)
+                .all(|(want, have)| want.is_none_or(|want| want == *have));
+        if fits {
+            return Vec::new();
+        }
+        let formula: Vec<&str> =
+            role.role.shape.iter().map(|dim| dim.as_ref().map_or("?", |expr| &expr.text)).collect();
+        let keys: BTreeSet<&str> =
+            role.role.shape.iter().flatten().flat_map(|expr| expr.names()).collect();
+        let values =
+            keys.iter().filter_map(|key| Some(format!("{key} = {}", names.value(key).ok()?)));
+        let values: Vec<String> = values.collect();
+        let expected: Vec<String> =
+            expected.iter().map(|dim| dim.map_or("?".to_owned(), |dim| dim.to_string())).collect();
+        vec![
+            Diagnostic::error(
+                "P010",
+                format!(
+                    "`{from}` has shape {foreign_shape:?}, which makes `{name}` {shape:?}; the config \
+                     makes it [{}]",
+                    expected.join(", ")
+                ),
+            )
+            .tensor(from)
+            .mismatch(
+                format!("[{}] = [{}], as {}", formula.join(", "), expected.join(", "), values.join(", ")),
+                format!("{shape:?}"),
+            )
+            .help("the config or the tensor is wrong: two witnesses must agree"),
+        ]
+    }
+
+    /// Decides by bytes whether a head is tied.
+    fn plan_tie(
+        &mut self,
+        map: &Map,
+        config: &Json,
+        instance: &Instance<'_>,
+        tied: &mut bool,
+        ties: &mut Vec<[String; 2]>,
+    ) {
+        let target = instance.rule.tie.as_deref().expect("only tie rules come here");
+        let (foreign, canonical) = (instance.from[0].as_str(), instance.to[0].as_str());
+        let head = canonical.strip_prefix("heads.").and_then(|rest| rest.split('.').next());
+        let Some(&tensor) = self.foreign.get(foreign) else {
+            let class = tasks::class(config);
+            let wanted = head.and_then(|head| tasks::class_wants_head(map, class, head));
+            let prefix = format!("heads.{}.", head.unwrap_or_default());
+            let parts = self.tensors.outputs.iter().any(|output| output.name.starts_with(&prefix));
+            if !wanted.unwrap_or(*tied) && !parts {
+                return; // The checkpoint has no such head.
+            }
+            if *tied {
+                ties.push([canonical.to_owned(), target.to_owned()]);
+            } else {
+                self.errors.push(
+                    Diagnostic::error(
+                        "P008",
+                        format!("`{foreign}` is missing, and the config says it is not tied"),
+                    )
+                    .tensor(foreign)
+                    .key("tie_embeddings")
+                    .help("set tie_word_embeddings to true if the head repeats the embedding"),
+                );
+            }
+            return;
+        };
+        let original = self.tensors.steps.iter().find(|step| step.name == target);
+        let original = original.and_then(|step| self.foreign.get(step.from[0].as_str()).copied());
+        let equal = original.map_or(Ok(false), |original| same(self.facts, original, tensor));
+        match (equal, *tied) {
+            (Err(err), _) => self.errors.push(unreadable(foreign, &err.to_string())),
+            (Ok(true), true) => {
+                ties.push([canonical.to_owned(), target.to_owned()]);
+                self.copies.push([foreign.to_owned(), target.to_owned()]);
+            }
+            (Ok(equal), flag) => {
+                if equal != flag {
+                    let message = if equal {
+                        format!(
+                            "`{foreign}` repeats `{target}` and the config says it is not tied; both are kept"
+                        )
+                    } else {
+                        format!(
+                            "the config says `{foreign}` is tied, and it differs from `{target}`; both are kept"
+                        )
+                    };
+                    self.findings.push(
+                        Diagnostic::warning("P016", message)
+                            .tensor(foreign)
+                            .key("tie_embeddings")
+                            .mismatch(flag, equal)
+                            .help("bytes decide; correct tie_word_embeddings in the config"),
+                    );
+                }
+                *tied = false;
+                self.plan_rule(instance, &instance.from);
+            }
+        }
+    }
+
+    /// Compares a dropped buffer with its recipe; what differs is kept beside the package.
+    fn plan_drop(&mut self, drop: &names::DropInstance<'_>) {
+        let Some(&tensor) = self.foreign.get(drop.name.as_str()) else { return };
+        let bound = Bound { names: self.names, bindings: &drop.bindings };
+        let dropped = |back| Dropped {
+            name: tensor.name.clone(),
+            dtype: tensor.dtype.name().to_owned(),
+            shape: tensor.shape.clone(),
+            why: drop.drop.why.clone(),
+            back,
+        };
+        let Some(rule) = &drop.drop.make else {
+            self.findings.push(
+                Diagnostic::warning(
+                    "P015",
+                    format!("`{}` is dropped for good: {}", tensor.name, drop.drop.why),
+                )
+                .tensor(&tensor.name),
+            );
+            self.dropped.push(dropped(WayBack::Lost));
+            return;
+        };
+        let made = match make(rule, tensor.dtype, &bound) {
+            Ok(made) => made,
+            Err(why) => {
+                let message = format!("the recipe of `{}` does not hold: {why}", tensor.name);
+                self.errors.push(Diagnostic::error("P015", message).tensor(&tensor.name));
+                return;
+            }
+        };
+        let equal = made.shape == tensor.shape
+            && match self.facts.made(tensor, &made) {
+                Ok(equal) => equal,
+                Err(err) => {
+                    self.errors.push(unreadable(&tensor.name, &err.to_string()));
+                    return;
+                }
+            };
+        if equal {
+            self.dropped.push(dropped(WayBack::Made));
+            return;
+        }
+        self.findings.push(
+            Diagnostic::warning(
+                "P015",
+                format!("the buffer `{}` is not what the config makes it", tensor.name),
+            )
+            .tensor(&tensor.name)
+            .mismatch(
+                format!("{} of shape {:?}", rule.function, made.shape),
+                format!("{:?}", tensor.shape),
+            )
+            .help("its bytes are kept beside the package; a wrong one may mean a wrong config"),
+        );
+        self.dropped.push(dropped(WayBack::Kept));
+        let step = Step {
+            name: tensor.name.clone(),
+            from: vec![tensor.name.clone()],
+            ops: "copy".to_owned(),
+            class: Exactness::E,
+        };
+        let written = match self.buffers.read(tensor) {
+            Ok((strand, dtype)) => {
+                self.buffers.write(&tensor.name, strand, dtype, Options::default(), step)
+            }
+            Err(why) => Err(unreadable(&tensor.name, &why)),
+        };
+        self.errors.extend(written.err());
+    }
+
+    /// Checks that the architecture's tensors are all there, and no others.
+    fn check_complete(
+        &mut self,
+        instances: &[Instance<'_>],
+        hparams: &Hparams,
+        ties: &[[String; 2]],
+    ) {
+        if !self.errors.is_empty() {
+            // What a refused tensor would have become is not missing on top of that.
+            return;
+        }
+        let tied: BTreeSet<&str> = ties.iter().map(|[tied, _]| tied.as_str()).collect();
+        let mut made = BTreeSet::new();
+        let mut errors = Vec::new();
+        for output in &self.tensors.outputs {
+            if !made.insert(output.name.as_str()) {
+                let message = format!("two rules make `{}`", output.name);
+                errors.push(Diagnostic::error("P007", message).tensor(&output.name));
+            }
+        }
+        let present: BTreeSet<&str> = made.union(&tied).copied().collect();
+        let expected = match self.spec.expected(self.arch, hparams, &present) {
+            Ok(expected) => expected,
+            Err(why) => {
+                self.errors.push(Diagnostic::error("P003", why));
+                return;
+            }
+        };
+        let sources: BTreeMap<&str, &str> = instances
+            .iter()
+            .flat_map(|instance| {
+                let from = instance.from.first().map_or("", String::as_str);
+                instance.to.iter().map(move |to| (to.as_str(), from))
+            })
+            .collect();
+        let mut known = BTreeSet::new();
+        for tensor in &expected {
+            known.insert(tensor.name.as_str());
+            if tensor.required && !present.contains(tensor.name.as_str()) {
+                let name = &tensor.name;
+                let source = sources.get(name.as_str()).copied();
+                let message = match source {
+                    Some(source) => format!("`{source}` is missing, which makes `{name}`"),
+                    None => format!("`{name}` is missing, and no rule makes it"),
+                };
+                errors.push(Diagnostic::error("P008", message).tensor(source.unwrap_or(name)));
+            }
+        }
+        for step in &self.tensors.steps {
+            if !known.contains(step.name.as_str()) {
+                let message = format!(
+                    "`{}` makes `{}`, which {} does not have under this config",
+                    step.from[0], step.name, self.arch.id
+                );
+                errors.push(Diagnostic::error("P009", message).tensor(&step.from[0]));
+            }
+        }
+        self.errors.append(&mut errors);
+    }
+
+    /// The heads that are there, with the rows of each one's projection.
+    fn heads(
+        &self,
+        map: &Map,
+        class: Option<&str>,
+        ties: &[[String; 2]],
+    ) -> BTreeMap<String, Option<u64>> {
+        let mut heads = BTreeMap::new();
+        let outputs =
+            self.tensors.outputs.iter().map(|output| (output.name.as_str(), Some(&output.shape)));
+        let tied = ties.iter().map(|[tied, _]| (tied.as_str(), None));
+        for (name, shape) in outputs.chain(tied) {
+            let Some((head, part)) =
+                name.strip_prefix("heads.").and_then(|rest| rest.split_once('.'))
+            else {
+                continue;
+            };
+            let rows = heads.entry(head.to_owned()).or_insert(None);
+            if part == "proj.weight" {
+                *rows = shape.and_then(|shape| shape.first().copied()).or(*rows);
+            }
+        }
+        // A tied head without tensors of its own is there only if the class does not deny it.
+        heads.retain(|head, _| {
+            let prefix = format!("heads.{head}.");
+            self.tensors.outputs.iter().any(|output| output.name.starts_with(&prefix))
+                || tasks::class_wants_head(map, class, head) != Some(false)
+        });
+        heads
+    }
+}
+
+fn same(facts: &dyn Facts, left: &Tensor, right: &Tensor) -> crate::error::Result<bool> {
+    if left.dtype != right.dtype || left.shape != right.shape {
+        return Ok(false);
+    }
+    // Two names of one storage need no reading.
+    let one_place = match (&left.payload, &right.payload) {
+        (Payload::Range(left), Payload::Range(right)) => left == right,
+        (Payload::View(left), Payload::View(right)) => left == right,
+        _ => false,
+    };
+    if one_place { Ok(true) } else { facts.equal(left, right) }
+}
+
+/// Runs the ops back on made-up tensors of the canonical shapes: every element must land where it
+/// came from.
+fn check_way_back(
+    instance: &Instance<'_>,
+    names: &dyn Names,
+    strands: &[Strand],
+    shapes: &[Vec<u64>],
+) -> Result<(), String> {
+    if instance.rule.ops.is_empty() {
+        return Ok(());
+    }
+    let canonical = strands.iter().enumerate().map(|(index, strand)| {
+        let shape = &strand.layout.shape;
+        Strand::new(Layout::of_input(index, 0, shape, &row_major_strides(shape)))
+    });
+    let back = run(&instance.rule.ops, Way::Out, names, canonical.collect())?;
+    if back.len() != shapes.len() {
+        return Err(format!("{} tensors come back of {}", back.len(), shapes.len()));
+    }
+    for (strand, shape) in back.iter().zip(shapes) {
+        if strand.layout.shape != *shape || !strand.layout.is_full() {
+            return Err(format!("the shape {:?} comes back, not {shape:?}", strand.layout.shape));
+        }
+    }
+    if strands.iter().any(|strand| !strand.layout.is_full()) {
+        return Err("not every element is filled".to_owned());
+    }
+    Ok(())
+}
+
+/// The layer of a name of the mapping that lies beyond the last one, and the number of layers.
+fn beyond_last_layer(map: &Map, name: &str, hparams: &Hparams) -> Option<(u64, u64)> {
+    let n_layers = hparams.get("num_layers").and_then(as_int)?;
+    let n_layers = u64::try_from(n_layers).ok()?;
+    let layer = name.split('.').find_map(|segment| segment.parse::<u64>().ok())?;
+    let pattern = |name: &str| {
+        let parts = name.trim_start_matches('@').split('.').map(|part| {
+            let index = part == "{i}" || part.bytes().all(|byte| byte.is_ascii_digit());
+            if index { "#" } else { part }
+        });
+        parts.collect::<Vec<_>>().join(".")
+    };
+    let names = map.rules.iter().flat_map(|rule| {
+        rule.from.iter().flat_map(|from| {
+            let text = if from.text.contains("{p}") {
+                vec![from.text.replace("{p}", "weight"), from.text.replace("{p}", "bias")]
+            } else {
+                vec![from.text.clone()]
+            };
+            text.into_iter()
+        })
+    });
+    let wanted = pattern(name);
+    let known =
+        names.into_iter().any(|from| wanted.ends_with(&pattern(&from)) || from.contains("{x"));
+    (n_layers <= layer && known).then_some((layer, n_layers))
+}
+
+/// A recipe with its numbers filled in.
+///
+/// # Errors
+/// A number it needs has no value, or the mapping names a recipe that does not exist.
+pub(super) fn make(rule: &MakeRule, dtype: DType, names: &dyn Names) -> Result<Make, String> {
+    let shape = rule.shape.iter().map(|dim| dim.eval_size(names)).collect::<Result<_, _>>()?;
+    let float = |expr: &Option<crate::spec::expr::Expr>, what: &str| -> Result<f64, String> {
+        let expr = expr.as_ref().ok_or_else(|| format!("it has no `{what}`"))?;
+        let value = expr.eval(names)?;
+        as_float(&value).ok_or_else(|| format!("its `{what}` is {value}, which is no number"))
+    };
+    let recipe = match rule.function.as_str() {
+        "constant" => Recipe::Constant(float(&rule.value, "value")?),
+        "iota" => Recipe::Iota,
+        "causal_mask" => {
+            let window = rule.window.as_ref().map(|window| window.eval(names)).transpose()?;
+            let window = window.as_ref().and_then(as_int).and_then(|int| u64::try_from(int).ok());
+            Recipe::CausalMask { window }
+        }
+        "rope_inv_freq" => {
+            let dim = rule.dim.as_ref().ok_or("it has no `dim`")?.eval_size(names)?;
+            Recipe::RopeInvFreq { theta: float(&rule.theta, "theta")?, dim }
+        }
+        other => return Err(format!("there is no recipe `{other}`")),
+    };
+    Ok(Make { dtype, shape, recipe })
+}

@@ -1,0 +1,488 @@
+//! Hyperparameters from a foreign config, and back.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+
+use crate::diagnostic::Diagnostic;
+use crate::package::{Hparams, Value};
+use crate::spec::Spec;
+use crate::spec::arch::Arch;
+use crate::spec::expr::{Names, same};
+use crate::spec::hparams::{ProblemKind, StackNames};
+use crate::spec::map::{KeyRule, Map, Write};
+
+/// What a foreign config says in the standard's words.
+#[derive(Clone, Debug, Default)]
+pub struct Keys {
+    /// The hyperparameters.
+    pub hparams: Hparams,
+    /// The ids of special tokens.
+    pub tokens: Hparams,
+    /// Where each value comes from, for people.
+    pub origins: BTreeMap<String, String>,
+}
+
+/// Reads the hyperparameters of an architecture from a foreign config.
+///
+/// # Errors
+/// A key is missing without a listed default, or has a value the standard does not know.
+pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, Vec<Diagnostic>> {
+    let reader = Reader { map, arch, config, done: RefCell::default() };
+    let mut keys = Keys::default();
+    let mut findings = Vec::new();
+    for rule in &map.keys {
+        let name = rule.to.as_str();
+        match reader.lookup(name) {
+            Ok(None) => {}
+            Ok(Some((value, origin))) => {
+                if let Some(token) = name.strip_prefix("tokens.") {
+                    keys.tokens.insert(token.to_owned(), value);
+                } else if !name.starts_with('_') {
+                    let value = spec.key(name).map_or(value.clone(), |key| key.normal(value));
+                    keys.hparams.insert(name.to_owned(), value);
+                }
+                keys.origins.insert(name.to_owned(), origin);
+            }
+            Err(why) => findings.push(key_error(rule, &why)),
+        }
+    }
+    for (name, fixed) in &arch.fixed {
+        match keys.hparams.get(name) {
+            None => {
+                let value = spec.key(name).map_or(fixed.clone(), |key| key.normal(fixed.clone()));
+                keys.hparams.insert(name.clone(), value);
+                keys.origins.insert(name.clone(), format!("fixed for {}", arch.id));
+            }
+            Some(value) if same(value, fixed) => {}
+            Some(value) => findings.push(
+                Diagnostic::error(
+                    "P004",
+                    format!("`{name}` is {value} here, and {} has {fixed} only", arch.id),
+                )
+                .key(name.clone())
+                .mismatch(fixed, value),
+            ),
+        }
+    }
+    if !findings.is_empty() {
+        return Err(findings);
+    }
+    // What the conditions of other keys switch off is not part of the model.
+    for key in &spec.keys {
+        let Some(when) = &key.when else { continue };
+        let stacks = arch.stacks.iter().map(|stack| Some(stack.as_str()));
+        for stack in stacks {
+            let names = StackNames { hparams: &keys.hparams, tokens: None, stack, layer: None };
+            if let Ok(false) = when.eval_bool(&names) {
+                let own = format!("{}.{}", stack.unwrap_or_default(), key.name);
+                keys.hparams.remove(&own);
+                if arch.stacks.len() == 1 || !key.per_stack {
+                    keys.hparams.remove(&key.name);
+                }
+            }
+        }
+    }
+    for problem in spec.check_hparams(arch, &keys.hparams) {
+        let origin = keys.origins.get(&problem.key);
+        let origin = origin.map(|origin| format!(" (from {origin})")).unwrap_or_default();
+        let message = match problem.kind {
+            ProblemKind::Missing => format!(
+                "nothing says what `{}` is: neither the config nor a listed default",
+                problem.key
+            ),
+            _ => format!(
+                "`{}` is {}{origin}, and has to be {}",
+                problem.key, problem.found, problem.expected
+            ),
+        };
+        let diagnostic = Diagnostic::error("P003", message).key(problem.key);
+        findings.push(diagnostic.mismatch(problem.expected, problem.found));
+    }
+    if findings.is_empty() { Ok(keys) } else { Err(findings) }
+}
+
+fn key_error(rule: &KeyRule, why: &str) -> Diagnostic {
+    let places = rule.from.join("`, `");
+    let looked = if places.is_empty() { String::new() } else { format!(" (read from `{places}`)") };
+    Diagnostic::error("P003", format!("`{}` cannot be had{looked}: {why}", rule.to))
+        .key(rule.to.clone())
+        .help("add the key to the config; no value is guessed")
+}
+
+/// Follows a path with dots into a JSON object.
+pub fn lookup<'a>(config: &'a Json, path: &str) -> Option<&'a Json> {
+    // A key may have dots itself.
+    if let Some(value) = config.get(path) {
+        return Some(value);
+    }
+    let (first, rest) = path.split_once('.')?;
+    lookup(config.get(first)?, rest)
+}
+
+type Found = Option<(Value, String)>;
+
+struct Reader<'a> {
+    map: &'a Map,
+    arch: &'a Arch,
+    config: &'a Json,
+    /// What is known, by key; `None` while it is being looked for.
+    done: RefCell<BTreeMap<String, Option<Result<Found, String>>>>,
+}
+
+impl Names for Reader<'_> {
+    fn value(&self, name: &str) -> Result<Value, String> {
+        if let Some(path) = name.strip_prefix("config.") {
+            return lookup(self.config, path).map_or(Ok(Value::Null), from_json);
+        }
+        match self.lookup(name)? {
+            Some((value, _)) => Ok(value),
+            None => match self.arch.fixed.get(name) {
+                Some(value) => Ok(value.clone()),
+                None => Err(format!("there is no `{name}` here")),
+            },
+        }
+    }
+}
+
+impl Reader<'_> {
+    fn lookup(&self, name: &str) -> Result<Found, String> {
+        if let Some(known) = self.done.borrow().get(name) {
+            return known.clone().unwrap_or_else(|| Err(format!("`{name}` depends on itself")));
+        }
+        let Some(rule) = self.map.keys.iter().find(|rule| rule.to == name) else {
+            return Ok(None);
+        };
+        self.done.borrow_mut().insert(name.to_owned(), None);
+        let found = self.read(rule);
+        self.done.borrow_mut().insert(name.to_owned(), Some(found.clone()));
+        found
+    }
+
+    fn read(&self, rule: &KeyRule) -> Result<Found, String> {
+        if let Some(when) = &rule.when
+            && !when.eval_bool(self)?
+        {
+            return Ok(None);
+        }
+        if let Some(value) = &rule.value {
+            return Ok(Some((value.eval(self)?, format!("`{}`", value.text))));
+        }
+        for path in &rule.from {
+            match lookup(self.config, path) {
+                None => continue,
+                Some(Json::Null) if !rule.null => continue,
+                Some(foreign) => {
+                    let value = read_value(rule, foreign, self)
+                        .map_err(|why| format!("the config's `{path}`: {why}"))?;
+                    return Ok(Some((value, format!("the config's `{path}`"))));
+                }
+            }
+        }
+        if let Some((count, each)) = &rule.each {
+            let count = count.eval_size(self)?;
+            // A config may claim any number of layers.
+            if MAX_LIST < count {
+                return Err(format!("a list of {count} entries, at most {MAX_LIST} are made"));
+            }
+            let entry = |i: u64| {
+                let names = |name: &str| match name {
+                    "i" => Ok(Value::Int(i64::try_from(i).unwrap_or(i64::MAX))),
+                    _ => self.value(name),
+                };
+                each.eval(&names)
+            };
+            let entries = (0..count).map(entry).collect::<Result<Vec<_>, _>>()?;
+            return Ok(Some((Value::List(entries), format!("`{}`", each.text))));
+        }
+        if let Some(otherwise) = &rule.otherwise {
+            return Ok(Some((otherwise.eval(self)?, format!("`{}`", otherwise.text))));
+        }
+        for default in &rule.defaults {
+            if default.when.as_deref().is_none_or(|when| writer_is(self.config, when)) {
+                let origin = match &default.when {
+                    Some(when) => format!("the default of {when}"),
+                    None => "the default of the foreign class".to_owned(),
+                };
+                return Ok(Some((default.value.clone(), origin)));
+            }
+        }
+        Err("it is not there, and no default is listed".to_owned())
+    }
+}
+
+/// No list of a config is made longer than this: one entry a layer.
+const MAX_LIST: u64 = 100_000;
+
+/// The standard's value of a foreign one.
+fn read_value(rule: &KeyRule, foreign: &Json, names: &dyn Names) -> Result<Value, String> {
+    let raw = from_json(foreign)?;
+    let value = translate(rule, raw)?;
+    match &rule.expr {
+        Some(expr) => expr.eval(&|name: &str| match name {
+            "x" => Ok(value.clone()),
+            _ => names.value(name),
+        }),
+        None => Ok(value),
+    }
+}
+
+fn translate(rule: &KeyRule, value: Value) -> Result<Value, String> {
+    if rule.words.is_empty() {
+        return Ok(value);
+    }
+    match value {
+        Value::List(items) => {
+            let items = items.into_iter().map(|item| translate(rule, item));
+            Ok(Value::List(items.collect::<Result<_, _>>()?))
+        }
+        Value::Null => Ok(Value::Null),
+        value => {
+            let word = match &value {
+                Value::Word(word) => word.clone(),
+                value => value.to_string(),
+            };
+            rule.words.get(&word).cloned().ok_or_else(|| {
+                let known: Vec<_> = rule.words.keys().map(String::as_str).collect();
+                format!("{value} has no meaning here, only {}", known.join(", "))
+            })
+        }
+    }
+}
+
+fn from_json(json: &Json) -> Result<Value, String> {
+    Ok(match json {
+        Json::Null => Value::Null,
+        Json::Bool(value) => Value::Bool(*value),
+        Json::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(int), _) => Value::Int(int),
+            (None, Some(float)) if float.is_finite() => Value::Float(float),
+            _ => return Err(format!("{number} is no number that can be kept")),
+        },
+        Json::String(word) => Value::Word(word.clone()),
+        Json::Array(items) => Value::List(items.iter().map(from_json).collect::<Result<_, _>>()?),
+        Json::Object(_) => return Err("an object, where one value is read".to_owned()),
+    })
+}
+
+fn to_json(value: &Value) -> Json {
+    serde_json::to_value(value).unwrap_or(Json::Null)
+}
+
+/// Whether the config was written by such a version: `transformers < 5`, `transformers >= 4.46`.
+/// A config without a version is older than any.
+fn writer_is(config: &Json, condition: &str) -> bool {
+    let mut words = condition.split_whitespace();
+    let (Some(writer), Some(op), Some(version)) = (words.next(), words.next(), words.next()) else {
+        return false;
+    };
+    let written = config.get(format!("{writer}_version")).and_then(Json::as_str).unwrap_or("0");
+    let numbers = |text: &str| -> Vec<u64> {
+        let mut numbers: Vec<u64> = text
+            .split('.')
+            .map_while(|part| {
+                let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+                part[..digits].parse().ok()
+            })
+            .collect();
+        numbers.resize(3, 0);
+        numbers
+    };
+    let (written, version) = (numbers(written), numbers(version));
+    match op {
+        "<" => written < version,
+        "<=" => written <= version,
+        ">" => version < written,
+        ">=" => version <= written,
+        _ => false,
+    }
+}
+
+/// Writes hyperparameters into a foreign config: every key, even where it equals a default, as
+/// the next reader's defaults are unknown. What `original` says beyond them stays.
+///
+/// # Errors
+/// A value cannot be said in the foreign words.
+pub fn write(
+    spec: &Spec,
+    map: &Map,
+    arch: &Arch,
+    hparams: &Hparams,
+    tokens: &Hparams,
+    original: Option<&Json>,
+) -> Result<Json, Vec<Diagnostic>> {
+    let mut config = match original {
+        Some(Json::Object(object)) => Json::Object(object.clone()),
+        _ => Json::Object(serde_json::Map::new()),
+    };
+    // What the original says of a key is kept as it says it, where it still says the same.
+    let known = original.map(|original| read_each(map, arch, original)).unwrap_or_default();
+    for path in &map.clear {
+        remove(&mut config, path);
+    }
+    for (path, value) in &map.config {
+        let value = crate::spec::from_toml(value).unwrap_or(Value::Null);
+        set(&mut config, path, to_json(&value));
+    }
+    let names = StackNames {
+        hparams,
+        tokens: Some(tokens),
+        stack: arch.stacks.first().map(String::as_str),
+        layer: None,
+    };
+    let mut findings = Vec::new();
+    for rule in &map.keys {
+        let value = match rule.to.strip_prefix("tokens.") {
+            Some(token) => tokens.get(token).cloned(),
+            None => hparams.get(&rule.to).cloned(),
+        };
+        let Some(value) = value else { continue };
+        let kept = known.get(&rule.to).filter(|(known, _)| {
+            let known = spec.key(&rule.to).map_or(known.clone(), |key| key.normal(known.clone()));
+            same(&known, &value)
+        });
+        let foreign = match kept.and_then(|(_, foreign)| foreign.clone()) {
+            Some(foreign) => Ok(foreign),
+            None => write_value(rule, &value, &names),
+        };
+        let mut write = |path: &str, json: Json| set(&mut config, path, json);
+        let result = foreign.and_then(|foreign| match &rule.write {
+            None => {
+                if let Some(path) = rule.from.first() {
+                    write(path, foreign);
+                }
+                Ok(())
+            }
+            Some(places) => places.iter().try_for_each(|place| {
+                match place {
+                    Write::Path(path) => write(path, foreign.clone()),
+                    Write::Rule { path, when, value: other } => {
+                        let with_x = |name: &str| match name {
+                            "x" => Ok(value.clone()),
+                            _ => names.value(name),
+                        };
+                        let holds = when.as_ref().map(|when| when.eval_bool(&with_x));
+                        if holds.transpose()? != Some(false) {
+                            let json = match other {
+                                Some(other) => to_json(&other.eval(&with_x)?),
+                                None => foreign.clone(),
+                            };
+                            write(path, json);
+                        }
+                    }
+                }
+                Ok(())
+            }),
+        });
+        if let Err(why) = result {
+            let message = format!("`{}` = {value} cannot be written: {why}", rule.to);
+            findings.push(Diagnostic::error("P005", message).key(rule.to.clone()));
+        }
+    }
+    if findings.is_empty() { Ok(config) } else { Err(findings) }
+}
+
+type Known = BTreeMap<String, (Value, Option<Json>)>;
+
+/// Each key that a config states, with the foreign value as it stands there.
+fn read_each(map: &Map, arch: &Arch, config: &Json) -> Known {
+    let reader = Reader { map, arch, config, done: RefCell::default() };
+    let keys = map.keys.iter().filter_map(|rule| {
+        let (value, _) = reader.lookup(&rule.to).ok()??;
+        let stated = rule.from.iter().find_map(|path| match lookup(config, path) {
+            Some(Json::Null) if !rule.null => None,
+            found => found.cloned(),
+        });
+        Some((rule.to.clone(), (value, stated)))
+    });
+    keys.collect()
+}
+
+/// The foreign value of one of the standard's.
+fn write_value(rule: &KeyRule, value: &Value, names: &dyn Names) -> Result<Json, String> {
+    if rule.from.is_empty() && rule.write.is_none() {
+        return Ok(Json::Null); // Computed from other keys, written nowhere.
+    }
+    let value = match &rule.back {
+        Some(back) => back.eval(&|name: &str| match name {
+            "x" => Ok(value.clone()),
+            _ => names.value(name),
+        })?,
+        None => value.clone(),
+    };
+    let word_of = |value: &Value| -> Result<Json, String> {
+        // Several foreign words may mean the same; the first that is spelled alike is the best.
+        let mut words = rule.words.iter().filter(|(_, meaning)| same(meaning, value));
+        let (word, _) = words.next().ok_or_else(|| format!("there is no word for {value}"))?;
+        Ok(match word.as_str() {
+            "true" => Json::Bool(true),
+            "false" => Json::Bool(false),
+            word => Json::String(word.to_owned()),
+        })
+    };
+    match &value {
+        _ if rule.words.is_empty() => Ok(to_json(&value)),
+        Value::Null => Ok(Json::Null),
+        Value::List(items) => Ok(Json::Array(items.iter().map(word_of).collect::<Result<_, _>>()?)),
+        value => word_of(value),
+    }
+}
+
+fn set(config: &mut Json, path: &str, value: Json) {
+    let (first, rest) = match path.split_once('.') {
+        Some((first, rest)) => (first, Some(rest)),
+        None => (path, None),
+    };
+    if !config.is_object() {
+        *config = Json::Object(serde_json::Map::new());
+    }
+    let Json::Object(object) = config else { return };
+    match rest {
+        None => {
+            object.insert(first.to_owned(), value);
+        }
+        Some(rest) => set(object.entry(first).or_insert(Json::Null), rest, value),
+    }
+}
+
+fn remove(config: &mut Json, path: &str) {
+    let Json::Object(object) = config else { return };
+    match path.split_once('.') {
+        None => {
+            object.shift_remove(path);
+        }
+        Some((first, rest)) => {
+            if let Some(inner) = object.get_mut(first) {
+                remove(inner, rest);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_writers_version_chooses_among_defaults() {
+        let old = json!({"transformers_version": "4.57.1"});
+        let new = json!({"transformers_version": "5.0.0.dev0"});
+        assert!(writer_is(&old, "transformers < 5"));
+        assert!(writer_is(&old, "transformers >= 4.46"));
+        assert!(!writer_is(&new, "transformers < 5"));
+        assert!(writer_is(&json!({}), "transformers < 4"));
+    }
+
+    #[test]
+    fn paths_lead_into_objects_and_make_them() {
+        let mut config = json!({"a": null, "b.c": 1});
+        set(&mut config, "a.x.y", json!(2));
+        assert_eq!(config, json!({"a": {"x": {"y": 2}}, "b.c": 1}));
+        assert_eq!(lookup(&config, "a.x.y"), Some(&json!(2)));
+        assert_eq!(lookup(&config, "b.c"), Some(&json!(1)));
+        remove(&mut config, "a.x");
+        assert_eq!(config, json!({"a": {}, "b.c": 1}));
+    }
+}

@@ -1,0 +1,241 @@
+//! Foreign names: which prefix and spellings a file uses, and what each rule is for each layer.
+
+use std::collections::BTreeSet;
+
+use crate::diagnostic::Diagnostic;
+use crate::package::Value;
+use crate::spec::expr::Names;
+use crate::spec::map::{Drop, Each, Map, Rule, Spell};
+use crate::spec::template::{Bindings, Template};
+
+/// One rule, for one choice of its variables.
+#[derive(Clone, Debug)]
+pub struct Instance<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// The foreign names.
+    pub from: Vec<String>,
+    /// Foreign names that may hold the same bytes again.
+    pub also: Vec<String>,
+    /// The canonical names.
+    pub to: Vec<String>,
+    /// The choice.
+    pub bindings: Bindings,
+}
+
+/// One drop, for one choice of its variables.
+#[derive(Clone, Debug)]
+pub struct DropInstance<'a> {
+    /// The drop.
+    pub drop: &'a Drop,
+    /// The foreign name.
+    pub name: String,
+    /// The choice.
+    pub bindings: Bindings,
+}
+
+/// What a file chose where its format leaves a choice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choices {
+    /// What names that start with `@` have in front.
+    pub prefix: String,
+    /// The spellings in use: the mapping's, the file's.
+    pub spellings: Vec<[String; 2]>,
+}
+
+/// Names with the variables of an instance on top.
+pub struct Bound<'a> {
+    /// The names below.
+    pub names: &'a dyn Names,
+    /// The variables.
+    pub bindings: &'a Bindings,
+}
+
+impl Names for Bound<'_> {
+    fn value(&self, name: &str) -> Result<Value, String> {
+        match self.bindings.get(name) {
+            Some(text) => Ok(match text.parse() {
+                Ok(int) => Value::Int(int),
+                Err(_) => Value::Word(text.clone()),
+            }),
+            None => self.names.value(name),
+        }
+    }
+}
+
+/// Every instance of every rule of a mapping.
+///
+/// # Errors
+/// A variable or condition has no value.
+pub fn instances<'a>(
+    map: &'a Map,
+    choices: &Choices,
+    names: &dyn Names,
+) -> Result<Vec<Instance<'a>>, String> {
+    let mut instances = Vec::new();
+    for rule in &map.rules {
+        for bindings in choose(&rule.each, names)? {
+            let bound = Bound { names, bindings: &bindings };
+            if let Some(when) = &rule.when
+                && !when.eval_bool(&bound)?
+            {
+                continue;
+            }
+            let fill = |templates: &[Template], bindings: &Bindings| {
+                let names = templates.iter().map(|template| template.fill(bindings));
+                names
+                    .map(|name| name.map(|name| spell(&name, choices)))
+                    .collect::<Result<Vec<_>, _>>()
+            };
+            let mut from = Vec::new();
+            match &rule.over {
+                None => from = fill(&rule.from, &bindings)?,
+                Some((variable, count)) => {
+                    for index in 0..count.eval_size(&bound)? {
+                        let mut bindings = bindings.clone();
+                        bindings.insert(variable.clone(), index.to_string());
+                        from.append(&mut fill(&rule.from, &bindings)?);
+                    }
+                }
+            }
+            let to = rule.to.iter().map(|template| template.fill(&bindings));
+            instances.push(Instance {
+                rule,
+                from,
+                also: fill(&rule.also, &bindings)?,
+                to: to.collect::<Result<_, _>>()?,
+                bindings,
+            });
+        }
+    }
+    Ok(instances)
+}
+
+/// Every instance of every drop of a mapping.
+///
+/// # Errors
+/// A variable has no value.
+pub fn drops<'a>(
+    map: &'a Map,
+    choices: &Choices,
+    names: &dyn Names,
+) -> Result<Vec<DropInstance<'a>>, String> {
+    let mut instances = Vec::new();
+    for drop in &map.drops {
+        for bindings in choose(&drop.each, names)? {
+            let name = spell(&drop.name.fill(&bindings)?, choices);
+            instances.push(DropInstance { drop, name, bindings });
+        }
+    }
+    Ok(instances)
+}
+
+/// Every choice of the variables of a rule.
+fn choose(each: &[(String, Each)], names: &dyn Names) -> Result<Vec<Bindings>, String> {
+    let mut choices = vec![Bindings::new()];
+    for (variable, each) in each {
+        let values: Vec<Vec<String>> = match each {
+            Each::Texts(texts) => texts.clone(),
+            Each::Count(expr) => match expr.eval(names)? {
+                Value::List(items) => items.iter().map(|item| vec![item.to_string()]).collect(),
+                _ => (0..expr.eval_size(names)?).map(|index| vec![index.to_string()]).collect(),
+            },
+        };
+        let longer = choices.iter().flat_map(|choice| {
+            values.iter().map(|texts| {
+                let mut choice = choice.clone();
+                match texts.as_slice() {
+                    [text] => {
+                        choice.insert(variable.clone(), text.clone());
+                    }
+                    texts => {
+                        for (index, text) in texts.iter().enumerate() {
+                            choice.insert(format!("{variable}.{index}"), text.clone());
+                        }
+                    }
+                }
+                choice
+            })
+        });
+        choices = longer.collect();
+    }
+    Ok(choices)
+}
+
+fn spell(name: &str, choices: &Choices) -> String {
+    let mut name = match name.strip_prefix('@') {
+        Some(rest) => format!("{}{rest}", choices.prefix),
+        None => name.to_owned(),
+    };
+    for [ours, theirs] in &choices.spellings {
+        if let Some(stem) = name.strip_suffix(ours.as_str()) {
+            name = format!("{stem}{theirs}");
+            break;
+        }
+    }
+    name
+}
+
+/// Finds out which prefix and spellings a file uses.
+///
+/// # Errors
+/// It uses two at once.
+pub fn choices(
+    map: &Map,
+    present: &BTreeSet<&str>,
+    names: &dyn Names,
+) -> Result<Choices, Vec<Diagnostic>> {
+    let mut choices = Choices::default();
+    for Spell { ours, theirs } in &map.spells {
+        let ends = |end: &str| present.iter().find(|name| name.ends_with(end)).copied();
+        match (ends(ours), ends(theirs)) {
+            (_, None) => {}
+            (None, Some(_)) => choices.spellings.push([ours.clone(), theirs.clone()]),
+            (Some(our_name), Some(their_name)) => {
+                return Err(vec![
+                    Diagnostic::error(
+                        "P002",
+                        format!("`{our_name}` and `{their_name}` spell one thing in two ways"),
+                    )
+                    .mismatch(format!("`{ours}` or `{theirs}` throughout"), "both")
+                    .help("rename the tensors so that one spelling is left"),
+                ]);
+            }
+        }
+    }
+    // The prefix under which the most names have a rule; the first of equals.
+    let mut counts = Vec::new();
+    for prefix in &map.prefixes {
+        choices.prefix.clone_from(prefix);
+        let known = known_names(map, &choices, names).map_err(|why| {
+            vec![Diagnostic::error("P003", format!("the mapping `{}`: {why}", map.name))]
+        })?;
+        let hits: Vec<&str> =
+            present.iter().copied().filter(|name| known.contains(*name)).collect();
+        counts.push((hits.len(), prefix));
+    }
+    let most = counts.iter().map(|(count, _)| *count).max().unwrap_or(0);
+    let best = counts.iter().find(|(count, _)| *count == most);
+    choices.prefix = best.map(|(_, prefix)| (*prefix).clone()).unwrap_or_default();
+    Ok(choices)
+}
+
+/// Every foreign name that a rule or a drop reads.
+fn known_names(
+    map: &Map,
+    choices: &Choices,
+    names: &dyn Names,
+) -> Result<BTreeSet<String>, String> {
+    let rules = instances(map, choices, names)?.into_iter();
+    let mut known: BTreeSet<String> =
+        rules.flat_map(|instance| instance.from.into_iter().chain(instance.also)).collect();
+    known.extend(drops(map, choices, names)?.into_iter().map(|drop| drop.name));
+    Ok(known)
+}
+
+/// How many of the names present a mapping knows.
+pub fn n_known(map: &Map, present: &BTreeSet<&str>, names: &dyn Names) -> usize {
+    let Ok(choices) = choices(map, present, names) else { return 0 };
+    let Ok(known) = known_names(map, &choices, names) else { return 0 };
+    present.iter().filter(|name| known.contains(**name)).count()
+}

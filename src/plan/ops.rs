@@ -1,0 +1,406 @@
+//! The ops of mappings on layouts, the way in and the way out.
+
+use super::layout::{Layout, Refusal};
+use super::program::Kernel;
+use crate::spec::expr::{Names, as_float};
+use crate::spec::map::Op;
+
+/// A tensor in the making: where its elements come from, and what happens to each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Strand {
+    /// Where the elements come from.
+    pub layout: Layout,
+    /// What happens to each, in order.
+    pub kernels: Vec<Kernel>,
+}
+
+impl Strand {
+    /// A tensor as it is.
+    pub fn new(layout: Layout) -> Strand {
+        Strand { layout, kernels: Vec::new() }
+    }
+
+    fn map(
+        self,
+        change: impl FnOnce(Layout) -> Result<Layout, Refusal>,
+    ) -> Result<Strand, Refusal> {
+        Ok(Strand { layout: change(self.layout)?, kernels: self.kernels })
+    }
+}
+
+/// Which way a chain of ops runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the foreign layout to the standard's.
+    In,
+    /// From the standard's layout to the foreign one.
+    Out,
+}
+
+/// Runs a chain of ops.
+///
+/// # Errors
+/// An op does not fit the shapes it meets, or a name it needs has no value.
+pub fn run(
+    ops: &[Op],
+    way: Way,
+    names: &dyn Names,
+    mut strands: Vec<Strand>,
+) -> Result<Vec<Strand>, Refusal> {
+    match way {
+        Way::In => {
+            for op in ops {
+                strands = step(op, way, names, strands)?;
+            }
+        }
+        Way::Out => {
+            for op in ops.iter().rev() {
+                strands = step(op, way, names, strands)?;
+            }
+        }
+    }
+    Ok(strands)
+}
+
+fn step(
+    op: &Op,
+    way: Way,
+    names: &dyn Names,
+    strands: Vec<Strand>,
+) -> Result<Vec<Strand>, Refusal> {
+    let size = |name: &str| -> Result<u64, Refusal> {
+        let value = names.value(name)?;
+        crate::spec::expr::as_int(&value)
+            .and_then(|int| u64::try_from(int).ok())
+            .ok_or_else(|| format!("`{name}` is {value}, which is no size"))
+    };
+    let each = |change: &dyn Fn(Layout) -> Result<Layout, Refusal>| {
+        strands.clone().into_iter().map(|strand| strand.map(change)).collect()
+    };
+    match op {
+        Op::Transpose { perm } => each(&|layout: Layout| {
+            let rank = layout.shape.len();
+            let perm = match perm {
+                _ if rank < 2 => return Ok(layout),
+                Some(perm) if way == Way::Out => {
+                    let mut inverse = vec![0; perm.len()];
+                    for (new, &old) in perm.iter().enumerate() {
+                        *inverse.get_mut(old).ok_or("the order names an axis too many")? = new;
+                    }
+                    inverse
+                }
+                Some(perm) => perm.clone(),
+                None => {
+                    let mut perm: Vec<usize> = (0..rank).collect();
+                    perm.swap(rank - 1, rank - 2);
+                    perm
+                }
+            };
+            layout.transpose(&perm)
+        }),
+        Op::Reshape { from, to } => {
+            let shape = if way == Way::In { to } else { from };
+            let shape: Vec<u64> =
+                shape.iter().map(|dim| dim.eval_size(names)).collect::<Result<_, _>>()?;
+            each(&|layout: Layout| layout.reshape(&shape))
+        }
+        Op::RopeHalf { heads, dim, last } => {
+            let (heads, dim) = (heads.eval_size(names)?, dim.eval_size(names)?);
+            each(&|layout: Layout| layout.rope(heads, dim, *last, way == Way::Out))
+        }
+        Op::Split { axis, sizes } => {
+            let sizes: Vec<u64> =
+                sizes.iter().map(|size| size.eval_size(names)).collect::<Result<_, _>>()?;
+            split(strands, way, *axis, &sizes)
+        }
+        Op::QkvConcat => {
+            let q = size("num_heads")? * size("head_dim")?;
+            let k = size("num_kv_heads")? * size("head_dim")?;
+            let v = size("num_kv_heads")? * size("v_head_dim")?;
+            split(strands, way, 0, &[q, k, v])
+        }
+        Op::QkvGrouped => {
+            let (kv, dim, v_dim) = (size("num_kv_heads")?, size("head_dim")?, size("v_head_dim")?);
+            let heads = size("num_heads")?;
+            if kv == 0 || heads % kv != 0 {
+                return Err(format!("{heads} heads are not in groups of {kv}"));
+            }
+            grouped(strands, way, &[heads / kv * dim, dim, v_dim])
+        }
+        Op::Blocks { n, parts } => {
+            let n = n.eval_size(names)?;
+            let rows: u64 = strands.iter().map(rows).sum();
+            let share = rows.checked_div(n * *parts as u64).unwrap_or(0);
+            grouped(strands, way, &vec![share; *parts])
+        }
+        Op::Pairs { axis } => match way {
+            Way::In => {
+                let strand = one(strands)?;
+                let layout = strand.layout.split_axis(*axis, 2)?;
+                let pieces = layout.unstack(axis + 1).into_iter();
+                let kernels = strand.kernels;
+                Ok(pieces.map(|layout| Strand { layout, kernels: kernels.clone() }).collect())
+            }
+            Way::Out => {
+                let (pieces, kernels) = apart(strands)?;
+                let layout = Layout::stack(axis + 1, pieces)?.merge_axes(*axis);
+                Ok(vec![Strand { layout, kernels }])
+            }
+        },
+        Op::Stack { axis } => match way {
+            Way::In => {
+                let (pieces, kernels) = apart(strands)?;
+                Ok(vec![Strand { layout: Layout::stack(*axis, pieces)?, kernels }])
+            }
+            Way::Out => {
+                let strand = one(strands)?;
+                if strand.layout.shape.len() <= *axis {
+                    return Err(format!("{:?} has no axis {axis}", strand.layout.shape));
+                }
+                let pieces = strand.layout.unstack(*axis).into_iter();
+                let kernels = strand.kernels;
+                Ok(pieces.map(|layout| Strand { layout, kernels: kernels.clone() }).collect())
+            }
+        },
+        Op::Each { ops } => {
+            if ops.len() != strands.len() {
+                return Err(format!("{} chains for {} tensors", ops.len(), strands.len()));
+            }
+            let mut changed = Vec::with_capacity(strands.len());
+            for (ops, strand) in ops.iter().zip(strands) {
+                changed.push(one(run(ops, way, names, vec![strand])?)?);
+            }
+            Ok(changed)
+        }
+        Op::Add { c } => {
+            let c = as_float(&c.eval(names)?).ok_or("the number to add is no number")?;
+            Ok(with_kernel(strands, Kernel::Add(if way == Way::In { c } else { -c })))
+        }
+        Op::Scale { c } => {
+            let c = as_float(&c.eval(names)?).ok_or("the factor is no number")?;
+            Ok(with_kernel(strands, Kernel::Scale(if way == Way::In { c } else { 1.0 / c })))
+        }
+        Op::NegExp => {
+            let kernel = if way == Way::In { Kernel::NegExp } else { Kernel::LnNeg };
+            Ok(with_kernel(strands, kernel))
+        }
+    }
+}
+
+/// Whether a chain of ops moves elements only, so that it has an exact inverse.
+pub fn is_exact(ops: &[Op]) -> bool {
+    ops.iter().all(|op| match op {
+        Op::Add { .. } | Op::Scale { .. } | Op::NegExp => false,
+        Op::Each { ops } => ops.iter().all(|ops| is_exact(ops)),
+        _ => true,
+    })
+}
+
+/// The names of a chain of ops, for people.
+pub fn describe(ops: &[Op]) -> String {
+    let words = ops.iter().map(|op| match op {
+        Op::Transpose { .. } => "transpose".to_owned(),
+        Op::Reshape { .. } => "reshape".to_owned(),
+        Op::Split { axis, .. } => format!("split({axis})"),
+        Op::Stack { axis } => format!("stack({axis})"),
+        Op::RopeHalf { heads, dim, last } => {
+            let last = if *last { ", last" } else { "" };
+            format!("rope_half({}, {}{last})", heads.text, dim.text)
+        }
+        Op::QkvConcat => "qkv_concat".to_owned(),
+        Op::QkvGrouped => "qkv_grouped".to_owned(),
+        Op::Blocks { n, .. } => format!("blocks({})", n.text),
+        Op::Pairs { axis } => format!("pairs({axis})"),
+        Op::Each { ops } => {
+            let chains: Vec<String> = ops.iter().map(|ops| describe(ops)).collect();
+            format!("each({})", chains.join(" | "))
+        }
+        Op::Add { c } => format!("add({})", c.text),
+        Op::Scale { c } => format!("scale({})", c.text),
+        Op::NegExp => "neg_exp".to_owned(),
+    });
+    let words: Vec<String> = words.collect();
+    if words.is_empty() { "copy".to_owned() } else { words.join(", ") }
+}
+
+fn rows(strand: &Strand) -> u64 {
+    strand.layout.shape.first().copied().unwrap_or(0)
+}
+
+fn one(strands: Vec<Strand>) -> Result<Strand, Refusal> {
+    let n_strands = strands.len();
+    let mut strands = strands.into_iter();
+    strands
+        .next()
+        .filter(|_| n_strands == 1)
+        .ok_or_else(|| format!("an op for one tensor meets {n_strands}"))
+}
+
+/// The layouts of several tensors that are to become one, and the kernels they share.
+fn apart(strands: Vec<Strand>) -> Result<(Vec<Layout>, Vec<Kernel>), Refusal> {
+    let kernels = strands.first().map(|strand| strand.kernels.clone()).unwrap_or_default();
+    if strands.iter().any(|strand| strand.kernels != kernels) {
+        return Err("tensors with different value ops cannot become one".to_owned());
+    }
+    Ok((strands.into_iter().map(|strand| strand.layout).collect(), kernels))
+}
+
+fn with_kernel(mut strands: Vec<Strand>, kernel: Kernel) -> Vec<Strand> {
+    strands.iter_mut().for_each(|strand| strand.kernels.push(kernel));
+    strands
+}
+
+fn split(
+    strands: Vec<Strand>,
+    way: Way,
+    axis: usize,
+    sizes: &[u64],
+) -> Result<Vec<Strand>, Refusal> {
+    match way {
+        Way::In => {
+            let strand = one(strands)?;
+            let pieces = strand.layout.split(axis, sizes)?.into_iter();
+            Ok(pieces.map(|layout| Strand { layout, kernels: strand.kernels.clone() }).collect())
+        }
+        Way::Out => {
+            let fits = strands.len() == sizes.len()
+                && strands
+                    .iter()
+                    .zip(sizes)
+                    .all(|(strand, size)| strand.layout.shape.get(axis) == Some(size));
+            if !fits {
+                let shapes: Vec<_> = strands.iter().map(|strand| &strand.layout.shape).collect();
+                return Err(format!("{shapes:?} are not of sizes {sizes:?} along axis {axis}"));
+            }
+            let (pieces, kernels) = apart(strands)?;
+            Ok(vec![Strand { layout: Layout::concat(axis, pieces)?, kernels }])
+        }
+    }
+}
+
+/// Rows in groups, each with `sizes` rows of the several tensors.
+fn grouped(strands: Vec<Strand>, way: Way, sizes: &[u64]) -> Result<Vec<Strand>, Refusal> {
+    let group: u64 = sizes.iter().sum();
+    match way {
+        Way::In => {
+            let strand = one(strands)?.map(|layout| {
+                if layout.shape.is_empty() {
+                    return Err("a scalar has no rows to group".to_owned());
+                }
+                layout.split_axis(0, group)
+            })?;
+            let pieces = split(vec![strand], way, 1, sizes)?.into_iter();
+            pieces.map(|piece| piece.map(|layout| Ok(layout.merge_axes(0)))).collect()
+        }
+        Way::Out => {
+            if strands.len() != sizes.len() || sizes.contains(&0) {
+                return Err(format!("{} tensors for groups of {sizes:?}", strands.len()));
+            }
+            let pieces = strands.into_iter().zip(sizes).map(|(strand, &size)| {
+                strand.map(|layout| {
+                    if layout.shape.is_empty() {
+                        return Err("a scalar has no rows to group".to_owned());
+                    }
+                    layout.split_axis(0, size)
+                })
+            });
+            let whole = split(pieces.collect::<Result<_, _>>()?, way, 1, sizes)?;
+            whole.into_iter().map(|strand| strand.map(|layout| Ok(layout.merge_axes(0)))).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::row_major_strides;
+    use crate::package::Value;
+    use crate::spec::expr::Expr;
+
+    fn names(name: &str) -> Result<Value, String> {
+        match name {
+            "num_heads" => Ok(Value::Int(6)),
+            "num_kv_heads" => Ok(Value::Int(2)),
+            "head_dim" | "v_head_dim" => Ok(Value::Int(4)),
+            _ => Err(format!("there is no `{name}`")),
+        }
+    }
+
+    /// The first input element of each row of each result.
+    #[track_caller]
+    fn check(ops: &[Op], shape: &[u64], expected: &[&[u64]]) {
+        let input = Strand::new(Layout::of_input(0, 0, shape, &row_major_strides(shape)));
+        let results = run(ops, Way::In, &names, vec![input.clone()]).unwrap();
+        let rows = results.iter().map(|strand| {
+            let width: u64 = strand.layout.shape[1..].iter().product();
+            (0..strand.layout.shape[0]).map(|row| first(strand, row * width)).collect::<Vec<_>>()
+        });
+        assert_eq!(rows.collect::<Vec<_>>(), expected);
+        let back = run(ops, Way::Out, &names, results).unwrap();
+        assert_eq!(back.len(), 1);
+        assert_eq!(back[0].layout.shape, shape);
+        for copy in back[0].layout.copies() {
+            assert_eq!(copy.input_offset, copy.output_offset);
+            assert!(copy.dims.iter().all(|dim| dim.input_stride == dim.output_stride));
+        }
+        assert!(back[0].layout.is_full());
+    }
+
+    fn first(strand: &Strand, place: u64) -> u64 {
+        for copy in strand.layout.copies() {
+            let mut left = place.checked_sub(copy.output_offset);
+            let mut at = copy.input_offset;
+            for dim in &copy.dims {
+                left = left.and_then(|rest| {
+                    let steps = rest / dim.output_stride;
+                    at += steps * dim.input_stride;
+                    (steps < dim.len).then_some(rest % dim.output_stride)
+                });
+            }
+            if left == Some(0) {
+                return at;
+            }
+        }
+        panic!("nothing fills {place}")
+    }
+
+    #[test]
+    fn grouped_rows_are_q_heads_then_k_then_v_of_each_group() {
+        let q: Vec<u64> = (0..12).chain(20..32).collect();
+        check(
+            &[Op::QkvGrouped],
+            &[40, 1],
+            &[&q, &[12, 13, 14, 15, 32, 33, 34, 35], &[16, 17, 18, 19, 36, 37, 38, 39]],
+        );
+    }
+
+    #[test]
+    fn concatenated_rows_are_cut() {
+        let q: Vec<u64> = (0..24).collect();
+        let (k, v): (Vec<u64>, Vec<u64>) = ((24..32).collect(), (32..40).collect());
+        check(&[Op::QkvConcat], &[40], &[&q, &k, &v]);
+    }
+
+    #[test]
+    fn pairs_take_turns() {
+        check(&[Op::Pairs { axis: 0 }], &[6], &[&[0, 2, 4], &[1, 3, 5]]);
+    }
+
+    #[test]
+    fn blocks_share_their_rows() {
+        let n = Expr::parse("2").unwrap();
+        check(
+            &[Op::Blocks { n, parts: 3 }],
+            &[12],
+            &[&[0, 1, 6, 7], &[2, 3, 8, 9], &[4, 5, 10, 11]],
+        );
+    }
+
+    #[test]
+    fn a_conv1d_is_turned_and_cut() {
+        let ops = [Op::Transpose { perm: None }, Op::QkvConcat];
+        let q: Vec<u64> = (0..24).collect();
+        let (k, v): (Vec<u64>, Vec<u64>) = ((24..32).collect(), (32..40).collect());
+        check(&ops, &[5, 40], &[&q, &k, &v]);
+    }
+}

@@ -1,0 +1,168 @@
+//! Which tasks a foreign checkpoint serves, and with which labels.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+
+use crate::diagnostic::Diagnostic;
+use crate::package::{Hparams, Task};
+use crate::spec::Spec;
+use crate::spec::map::{Map, TaskRule};
+
+/// The class that the foreign config names, `BertForMaskedLM`.
+pub fn class(config: &Json) -> Option<&str> {
+    config.get("architectures")?.get(0)?.as_str()
+}
+
+/// Whether the foreign class asks for this head: `None` if there is no class, or one the mapping
+/// does not know.
+pub fn class_wants_head(map: &Map, class: Option<&str>, head: &str) -> Option<bool> {
+    let class = class?;
+    let mut known = map.base_classes.iter().any(|base| base == class);
+    let mut wanted = false;
+    for rule in &map.tasks {
+        if rule.class.iter().any(|other| other == class) {
+            known = true;
+            wanted |= rule.head.as_deref() == Some(head);
+        }
+    }
+    known.then_some(wanted)
+}
+
+/// The tasks of a checkpoint whose heads are there; `rows` are those of each head's projection.
+pub fn read(
+    spec: &Spec,
+    map: &Map,
+    config: &Json,
+    hparams: &Hparams,
+    heads: &BTreeMap<String, Option<u64>>,
+    findings: &mut Vec<Diagnostic>,
+) -> Vec<Task> {
+    let class = class(config);
+    let served = map.tasks.iter().filter(|rule| {
+        let head = rule.head.iter();
+        head.chain(&rule.needs).all(|head| heads.contains_key(head))
+    });
+    let served: Vec<&TaskRule> = served.collect();
+    let names_class =
+        |rule: &TaskRule| class.is_some_and(|class| rule.class.iter().any(|other| other == class));
+    let mut tasks: Vec<Task> = Vec::new();
+    for rule in &served {
+        // Several tasks may use a head of one name: then the class says which.
+        let rivals: Vec<&&TaskRule> =
+            served.iter().filter(|rival| rival.head == rule.head && rival.id != rule.id).collect();
+        if !rivals.is_empty() && !names_class(rule) {
+            let decided = rivals.iter().any(|rival| names_class(rival));
+            let first = served.iter().find(|rival| rival.head == rule.head);
+            if decided || first.is_some_and(|first| first.id != rule.id) {
+                continue;
+            }
+            let others: Vec<&str> = rivals.iter().map(|rival| rival.id.as_str()).collect();
+            findings.push(
+                Diagnostic::warning(
+                    "P018",
+                    format!(
+                        "the head `{}` may serve {} or {}, and the config names no class; {} is taken",
+                        rule.head.as_deref().unwrap_or_default(),
+                        rule.id,
+                        others.join(" or "),
+                        rule.id
+                    ),
+                )
+                .key("architectures")
+                .help("add \"architectures\" to config.json"),
+            );
+        }
+        if tasks.iter().any(|task| task.id == rule.id && task.head == rule.head) {
+            continue;
+        }
+        let rows = rule.head.as_ref().and_then(|head| heads.get(head).copied().flatten());
+        let Some((inputs, outputs)) = spec.task_ports(&rule.id, hparams, rows) else { continue };
+        let (labels, problem) = match rows {
+            Some(rows) if rule.labels => {
+                (Some(labels(config, rows, findings)), Some(problem(config, rows)))
+            }
+            _ => (None, None),
+        };
+        tasks.push(Task {
+            id: rule.id.clone(),
+            head: rule.head.clone(),
+            pool: rule.pool.clone(),
+            normalize: None,
+            activation: rule.activation.clone(),
+            problem,
+            labels,
+            inputs,
+            outputs,
+        });
+    }
+    tasks
+}
+
+/// The labels in the order of the head's rows. Keys of `id2label` are numbers in text, and are
+/// sorted as numbers.
+fn labels(config: &Json, rows: u64, findings: &mut Vec<Diagnostic>) -> Vec<String> {
+    let default = |row: u64| format!("LABEL_{row}");
+    let Some(Json::Object(stated)) = config.get("id2label") else {
+        return (0..rows).map(default).collect();
+    };
+    if stated.len() as u64 != rows {
+        findings.push(
+            Diagnostic::warning(
+                "P019",
+                format!("the config has {} labels, the head has {rows} rows", stated.len()),
+            )
+            .key("id2label")
+            .mismatch(format!("{rows} labels"), stated.len())
+            .help("the rows decide; rows without a label are called LABEL_n"),
+        );
+    }
+    let label = |row: u64| {
+        let stated = stated.get(&row.to_string()).and_then(Json::as_str);
+        stated.map_or_else(|| default(row), str::to_owned)
+    };
+    (0..rows).map(label).collect()
+}
+
+fn problem(config: &Json, rows: u64) -> String {
+    let stated = config.get("problem_type").and_then(Json::as_str);
+    let problem = match stated {
+        Some("regression") => "regression",
+        Some("multi_label_classification") => "multi",
+        Some(_) => "single",
+        None if rows == 1 => "regression",
+        None => "single",
+    };
+    problem.to_owned()
+}
+
+/// Writes tasks into a foreign config: class and labels.
+pub fn write(map: &Map, tasks: &[Task], config: &mut Json) {
+    let Json::Object(object) = config else { return };
+    let wants =
+        |rule: &&TaskRule| tasks.iter().any(|task| task.id == rule.id && task.head == rule.head);
+    // The class that serves the most of the tasks; the first of equals.
+    let mut classes: Vec<(&str, usize)> = Vec::new();
+    for class in map.tasks.iter().filter(wants).flat_map(|rule| &rule.class) {
+        match classes.iter_mut().find(|(known, _)| known == class) {
+            Some((_, count)) => *count += 1,
+            None => classes.push((class, 1)),
+        }
+    }
+    let most = classes.iter().map(|(_, count)| *count).max().unwrap_or(0);
+    let best = classes.iter().find(|(_, count)| *count == most).map(|(class, _)| *class);
+    let class = best.or(map.base_classes.first().map(String::as_str));
+    if let Some(class) = class
+        && !object.contains_key("architectures")
+    {
+        object.insert("architectures".to_owned(), Json::from(vec![class]));
+    }
+    let Some(labels) = tasks.iter().find_map(|task| task.labels.as_ref()) else { return };
+    let id2label =
+        labels.iter().enumerate().map(|(id, label)| (id.to_string(), label.clone().into()));
+    object.insert("id2label".to_owned(), Json::Object(id2label.collect()));
+    let label2id = labels.iter().enumerate().map(|(id, label)| (label.clone(), id.into()));
+    object.insert("label2id".to_owned(), Json::Object(label2id.collect()));
+    // `num_labels` beside `id2label` wins in some readers, and loses in others.
+    object.shift_remove("num_labels");
+}
