@@ -7,6 +7,7 @@ pub mod diagnostic;
 pub mod error;
 pub mod exec;
 pub mod format;
+pub mod json;
 pub mod package;
 pub mod plan;
 pub mod source;

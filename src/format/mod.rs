@@ -1,1 +1,4 @@
-//! (format)
+//! Formats: from files to a [`Checkpoint`](crate::checkpoint::Checkpoint), headers only.
+
+pub mod folder;
+pub mod safetensors;

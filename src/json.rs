@@ -1,0 +1,136 @@
+//! JSON read strictly: an object with one key twice is refused, as readers differ in which of the
+//! two they take.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use crate::error::{Error, Result};
+
+/// JSON files longer than this are not parsed.
+pub const MAX_JSON_LEN: u64 = 512 << 20;
+
+/// Parses JSON text whose first byte lies at `base` of its file.
+///
+/// # Errors
+/// It is no JSON, it is followed by something else, or an object has one key twice.
+pub fn parse(text: &[u8], base: u64) -> Result<Value> {
+    if MAX_JSON_LEN < text.len() as u64 {
+        let message = format!("{} bytes of JSON, at most {MAX_JSON_LEN} are read", text.len());
+        return Err(Error::limit(base, message));
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let value = Strict.deserialize(&mut deserializer);
+    value
+        .and_then(|value| deserializer.end().map(|()| value))
+        .map_err(|err| error(text, base, &err))
+}
+
+/// An error of serde_json with the byte it stands for.
+pub fn error(text: &[u8], base: u64, err: &serde_json::Error) -> Error {
+    let lines = text.split_inclusive(|&byte| byte == b'\n');
+    let before: usize = lines.take(err.line().saturating_sub(1)).map(<[u8]>::len).sum();
+    let offset = before.saturating_add(err.column().saturating_sub(1)).min(text.len());
+    // serde_json ends its messages with a place of its own.
+    let message = err.to_string();
+    let place = format!(" at line {} column {}", err.line(), err.column());
+    let message = message.strip_suffix(&place).unwrap_or(&message);
+    Error::malformed(base.saturating_add(offset as u64), format!("JSON: {message}"))
+}
+
+struct Strict;
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        let number = Number::from_f64(value);
+        number.map(Value::Number).ok_or_else(|| E::custom("a number that is not finite"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut array = Vec::new();
+        while let Some(item) = items.next_element_seed(Strict)? {
+            array.push(item);
+        }
+        Ok(Value::Array(array))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if object.contains_key(&key) {
+                return Err(A::Error::custom(format!("the key {key:?} stands twice")));
+            }
+            let value = entries.next_value_seed(Strict)?;
+            object.insert(key, value);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        let actual = match parse(text.as_bytes(), 100) {
+            Ok(value) => value.to_string(),
+            Err(err) => format!("error: {err}"),
+        };
+        assert_eq!(actual, expected);
+    }
+
+    #[test]
+    fn a_key_twice_is_refused_however_it_is_spelled() {
+        check(r#"{"a":1,"b":{"a":2}}"#, r#"{"a":1,"b":{"a":2}}"#);
+        check(r#"{"a":1,"a":1}"#, r#"error: JSON: the key "a" stands twice (at byte 0x6d)"#);
+        check(r#"{"a":1,"\u0061":1}"#, r#"error: JSON: the key "a" stands twice (at byte 0x72)"#);
+    }
+
+    #[test]
+    fn what_is_no_json_is_an_error_with_its_place() {
+        check("{\n\"a\": }", "error: JSON: expected value (at byte 0x6b)");
+        check("{} x", "error: JSON: trailing characters (at byte 0x67)");
+        check("1e999", "error: JSON: number out of range (at byte 0x68)");
+        check(&"[".repeat(200_000), "error: JSON: recursion limit exceeded (at byte 0xe3)");
+    }
+}
