@@ -1,1 +1,3 @@
-//! (container)
+//! Containers: what other formats keep their members in.
+
+pub mod zip;

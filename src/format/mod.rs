@@ -1,4 +1,7 @@
-//! Formats: from files to a [`Checkpoint`](crate::checkpoint::Checkpoint), headers only.
+//! Formats: from the files of a checkpoint to its [`Checkpoint`](crate::checkpoint::Checkpoint),
+//! headers only.
 
 pub mod folder;
+pub mod pickle;
+pub mod pytorch;
 pub mod safetensors;

@@ -1,0 +1,358 @@
+//! PyTorch checkpoints: `torch.save` since 0.1.10, in its two containers, and TorchScript.
+//!
+//! ```text
+//! archive (torch 1.6 and newer): a zip file       stream (older): five pickles, then storages
+//!   <top>/data.pkl    the object, a pickle          magic number, version, system
+//!   <top>/byteorder   `little` or `big`             the object
+//!   <top>/data/<key>  one storage each              the list of storage keys
+//!   <top>/version                                   (element count: i64, elements) for each key
+//! ```
+//!
+//! The object is mostly a dictionary of tensors, and a tensor is a recorded call of
+//! `torch._utils._rebuild_tensor_v2(storage, offset, size, stride, …)`. Nothing of the pickle is
+//! ever run, and one tensor that cannot be read does not hide the others.
+//!
+//! Spec: `torch/serialization.py`, `torch/_utils.py` and `torch/storage.py` of torch 2.15.
+
+mod archive;
+mod state_dict;
+mod storage;
+mod stream;
+mod tensor;
+
+use std::collections::BTreeSet;
+
+use crate::checkpoint::{Checkpoint, Payload, Tensor};
+use crate::container::zip;
+use crate::diagnostic::{Diagnostic, Level};
+use crate::error::{Error, Result};
+use crate::format::pickle::{Node, NodeId, Pickle};
+use crate::source::{FileId, Source};
+
+/// The ids of this reader's findings; each has a page under `spec/1.0/rules`.
+mod rule {
+    pub(super) const STORAGE_NEVER_WRITTEN: &str = "R001";
+    pub(super) const OPAQUE_GLOBAL: &str = "R002";
+    pub(super) const UNREADABLE_TENSOR: &str = "R003";
+    pub(super) const LEFT_OUT_KEYS: &str = "R004";
+    pub(super) const WRAPPER_STRIPPED: &str = "R005";
+    pub(super) const DUPLICATE_NAME: &str = "R006";
+    pub(super) const CYCLIC_VALUE: &str = "R007";
+    pub(super) const TRAILING_BYTES: &str = "R008";
+    pub(super) const MEMBER_NAME_CASE: &str = "R009";
+    pub(super) const TEXT_NOT_UTF8: &str = "R010";
+    pub(super) const CHECKSUM_MISMATCH: &str = "R011";
+    pub(super) const BYTE_ORDER_DISPUTED: &str = "R012";
+}
+
+/// The most different globals that are reported one by one.
+const MAX_REPORTED_GLOBALS: usize = 100;
+
+/// The members of a PyTorch archive, below its top folder.
+const MEMBERS: &[&str] = &[
+    ".data/",
+    ".format_version",
+    ".storage_alignment",
+    "archive_format",
+    "attributes.pkl",
+    "byteorder",
+    "code/",
+    "constants.pkl",
+    "data.pkl",
+    "data/",
+    "extra/",
+    "model.json",
+    "tensors/",
+    "version",
+];
+
+/// The members of the tar files that torch wrote before 0.1.10.
+const TAR_MEMBERS: &[&str] = &["sys_info", "pickle", "tensors", "storages"];
+
+/// Tells whether a file that starts with `head` is one that `torch.save` wrote.
+pub fn probe(head: &[u8]) -> bool {
+    if head.starts_with(zip::LOCAL_SIGNATURE) {
+        return first_member(head).is_some_and(|name| {
+            let (_, below) = name.split_once('/').unwrap_or_default();
+            MEMBERS.iter().any(|member| match member.strip_suffix('/') {
+                Some(_) => below.starts_with(member),
+                None => below == *member,
+            })
+        });
+    }
+    stream::probe(head) || is_torch_tar(head)
+}
+
+/// The name in the local header at the start of a zip file.
+fn first_member(head: &[u8]) -> Option<&str> {
+    let name_len = head.get(26..28)?.try_into().ok().map(u16::from_le_bytes)?;
+    let name = head.get(30..)?;
+    std::str::from_utf8(name.get(..name_len.into())?).ok()
+}
+
+fn is_torch_tar(head: &[u8]) -> bool {
+    let is_tar = head.get(257..262) == Some(b"ustar");
+    let name = head.get(..100).unwrap_or_default().split(|&byte| byte == 0).next();
+    is_tar && TAR_MEMBERS.iter().any(|member| name == Some(member.as_bytes()))
+}
+
+/// Reads the index of a PyTorch checkpoint, and none of its weights.
+///
+/// # Errors
+/// The file breaks its container or its pickle, or is of a kind that is not read.
+pub fn read(source: &Source, file: FileId) -> Result<Checkpoint> {
+    let read = || {
+        let bytes = source.bytes(file);
+        if bytes.starts_with(zip::LOCAL_SIGNATURE) {
+            return archive::read(source, file);
+        }
+        if bytes.get(257..262) == Some(b"ustar") {
+            let message = "this is a tar file, as torch wrote before 0.1.10; load it with \
+                           `torch.load(path, weights_only=False)`, only if you trust who made \
+                           it, and write it again with `torch.save`";
+            return Err(Error::unsupported(message));
+        }
+        if stream::probe(bytes) {
+            return stream::read(source, file);
+        }
+        Err(Error::malformed(0, "neither a zip file nor a stream of pickles starts here"))
+    };
+    let mut checkpoint = read().map_err(|err| err.in_file(source.path(file)))?;
+    for finding in &mut checkpoint.findings {
+        finding.file.get_or_insert_with(|| source.name(file).to_owned());
+    }
+    Ok(checkpoint)
+}
+
+/// Interprets the object of a file, whose storages are known.
+fn interpret(
+    source: &Source,
+    pickle: &Pickle<'_>,
+    storages: &storage::Storages,
+) -> Result<Checkpoint> {
+    let mut checkpoint = Checkpoint { format: "pytorch", ..Checkpoint::default() };
+    report_globals(pickle, &mut checkpoint.findings);
+    if let Some(at) = pickle.not_utf8() {
+        let message = format!(
+            "a string at byte {at:#x} is not UTF-8; what is wrong in it is shown as `\u{fffd}`"
+        );
+        checkpoint.findings.push(
+            Diagnostic::warning(rule::TEXT_NOT_UTF8, message)
+                .help("load the file with torch and write it again with clean names"),
+        );
+    }
+    state_dict::read(pickle, storages, &mut checkpoint)?;
+    report_tensors(&checkpoint.tensors, &mut checkpoint.findings);
+    checkpoint.findings.extend(storages.find_never_written(source, &checkpoint.tensors));
+    Ok(checkpoint)
+}
+
+fn report_tensors(tensors: &[Tensor], findings: &mut Vec<Diagnostic>) {
+    for tensor in tensors {
+        match &tensor.payload {
+            Payload::Unreadable(reason) => {
+                let message =
+                    format!("the values of {} cannot be read: {reason}", quote(&tensor.name));
+                findings.push(
+                    Diagnostic::warning(rule::UNREADABLE_TENSOR, message).tensor(&tensor.name),
+                );
+            }
+            Payload::View(view)
+                if view.big_endian && storage::is_swapped_by_dtype_alone(tensor.dtype) =>
+            {
+                let message = format!(
+                    "{} is read with the high byte first, as a big-endian machine wrote it; torch \
+                     2.15 on a little-endian machine forgets to swap {}",
+                    quote(&tensor.name),
+                    tensor.dtype
+                );
+                findings.push(
+                    Diagnostic::warning(rule::BYTE_ORDER_DISPUTED, message)
+                        .tensor(&tensor.name)
+                        .help("compare the values with those on the machine that wrote the file"),
+                );
+            }
+            Payload::View(_) | Payload::Range(_) => {}
+        }
+    }
+}
+
+/// Globals that appear in ordinary state dicts: modules, each with the names in it; `*` is any.
+const KNOWN_GLOBALS: &[(&str, &[&str])] = &[
+    (
+        "__builtin__",
+        &["set", "frozenset", "bytearray", "complex", "dict", "list", "tuple", "object", "slice"],
+    ),
+    (
+        "builtins",
+        &["set", "frozenset", "bytearray", "complex", "dict", "list", "tuple", "object", "slice"],
+    ),
+    ("_codecs", &["encode"]),
+    ("argparse", &["Namespace"]),
+    ("collections", &["OrderedDict", "defaultdict", "Counter", "deque"]),
+    ("copy_reg", &["_reconstructor"]),
+    ("copyreg", &["_reconstructor"]),
+    ("numpy", &["dtype", "ndarray"]),
+    ("numpy._core.multiarray", &["scalar", "_reconstruct"]),
+    ("numpy.core.multiarray", &["scalar", "_reconstruct"]),
+    ("torch", &["Size", "Tensor", "device"]),
+    ("torch._C", &["_TensorBase"]),
+    ("torch._tensor", &["_rebuild_from_type_v2"]),
+    ("torch._utils", &["*"]),
+    ("torch.autograd.variable", &["Variable"]),
+    ("torch.jit._pickle", &["*"]),
+    ("torch.nn.parameter", &["Parameter", "Buffer"]),
+    ("torch.serialization", &["_get_layout"]),
+    ("torch.tensor", &["_rebuild_from_type_v2"]),
+];
+
+/// Modules whose functions no checkpoint needs, and which attacks call.
+const DANGEROUS_MODULES: &[&str] = &[
+    "asyncio",
+    "bdb",
+    "cloudpickle",
+    "code",
+    "commands",
+    "ctypes",
+    "ftplib",
+    "http",
+    "httplib",
+    "importlib",
+    "marshal",
+    "multiprocessing",
+    "nt",
+    "os",
+    "pdb",
+    "pickle",
+    "pip",
+    "posix",
+    "profile",
+    "pty",
+    "requests",
+    "runpy",
+    "shutil",
+    "smtplib",
+    "socket",
+    "ssl",
+    "subprocess",
+    "sys",
+    "timeit",
+    "trace",
+    "urllib",
+    "urllib2",
+    "venv",
+    "webbrowser",
+];
+
+/// Built-in functions that attacks call.
+const DANGEROUS_BUILTINS: &[&str] =
+    &["eval", "exec", "execfile", "compile", "open", "__import__", "apply", "input", "breakpoint"];
+
+fn level_of(module: &str, name: &str) -> Option<Level> {
+    let known = |names: &[&str]| names.contains(&name) || names.contains(&"*");
+    if KNOWN_GLOBALS.iter().any(|(of, names)| *of == module && known(names)) {
+        return None;
+    }
+    let element = storage::class(module, name).is_some() || storage::dtype(module, name).is_some();
+    if element || storage::is_scheme(module, name) {
+        return None;
+    }
+    let top = module.split('.').next().unwrap_or_default();
+    let builtin = matches!(module, "builtins" | "__builtin__");
+    if DANGEROUS_MODULES.contains(&top) || builtin && DANGEROUS_BUILTINS.contains(&name) {
+        return Some(Level::Error);
+    }
+    // TorchScript classes live in the file itself, those of torch come with torch.
+    Some(if matches!(top, "torch" | "__torch__") { Level::Note } else { Level::Warning })
+}
+
+fn report_globals(pickle: &Pickle<'_>, findings: &mut Vec<Diagnostic>) {
+    let mut seen = BTreeSet::new();
+    let mut n_more = 0u64;
+    for node in pickle.nodes() {
+        let Node::Global(module, name) = node else { continue };
+        let (Some(module), Some(name)) = (pickle.text(*module), pickle.text(*name)) else {
+            continue;
+        };
+        let (module, name) = (cut(module), cut(name));
+        let Some(level) = level_of(module, name) else { continue };
+        if seen.contains(&(module, name)) {
+            continue;
+        }
+        // What would run code is always worth its line.
+        if seen.len() == MAX_REPORTED_GLOBALS && level != Level::Error {
+            n_more += 1;
+            continue;
+        }
+        if 2 * MAX_REPORTED_GLOBALS <= seen.len() {
+            n_more += 1;
+            continue;
+        }
+        seen.insert((module, name));
+        let what = quote_global(module, name);
+        let (message, help) = match level {
+            Level::Error => (
+                format!(
+                    "the pickle calls {what}, which no checkpoint needs; nothing of it was run"
+                ),
+                "do not load this file with torch or pickle: that would run the call",
+            ),
+            _ => (
+                format!(
+                    "the pickle names {what}, which this reader does not know; nothing of it is ever run"
+                ),
+                "what this class keeps to itself is not read; its tensors in dictionaries are",
+            ),
+        };
+        findings.push(Diagnostic::new(rule::OPAQUE_GLOBAL, level, message).help(help));
+    }
+    if n_more != 0 {
+        let message = format!("the pickle names unknown classes or functions {n_more} times more");
+        findings.push(Diagnostic::warning(rule::OPAQUE_GLOBAL, message));
+    }
+}
+
+/// Reports bytes behind the last one that belongs to anything.
+fn report_trailing(what: &str, start: u64, end: u64, findings: &mut Vec<Diagnostic>) {
+    if start < end {
+        let message = format!("{} bytes follow {what}, and torch does not read them", end - start);
+        findings.push(
+            Diagnostic::warning(rule::TRAILING_BYTES, message)
+                .bytes(start, end)
+                .help("find out what wrote them; a copy made with torch does not have them"),
+        );
+    }
+}
+
+/// The module and name of what an object calls; sees through the ids of classes in old streams,
+/// `('module', class, source file, source)`.
+fn class_of<'p>(pickle: &'p Pickle<'_>, callable: NodeId) -> Option<(&'p str, &'p str)> {
+    let Node::Persistent(id) = pickle.node(callable) else { return pickle.global(callable) };
+    match pickle.sequence(*id)? {
+        [kind, class, ..] if pickle.text(*kind) == Some("module") => pickle.global(*class),
+        _ => None,
+    }
+}
+
+/// The most bytes of a name that a message or a comparison takes.
+const MAX_QUOTED: usize = 200;
+
+/// Quotes a name of the file for a message, cut to a length that fits one.
+fn quote(name: &str) -> String {
+    let shown = cut(name);
+    let dots = if shown.len() < name.len() { "…" } else { "" };
+    format!("`{}{dots}`", shown.escape_debug())
+}
+
+/// Quotes the name of a class or function.
+fn quote_global(module: &str, name: &str) -> String {
+    quote(&format!("{}.{}", cut(module), cut(name)))
+}
+
+/// The start of a text, which may be as long as the file.
+fn cut(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(MAX_QUOTED)).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests;
