@@ -53,7 +53,9 @@ impl<'a> Gather<'a> {
     ) -> Result<Gather<'a>> {
         let unit = program.unit;
         if unit == 0 || !len.is_multiple_of(unit) {
-            return Err(broken(format!("{len} bytes of output are no multiple of a unit of {unit}")));
+            return Err(broken(format!(
+                "{len} bytes of output are no multiple of a unit of {unit}"
+            )));
         }
         let mut copies = Vec::with_capacity(program.copies.len());
         let mut n_units = 0u64;
@@ -163,8 +165,9 @@ fn prepare<'a>(
     if !inside(copy.input_offset, |dim| dim.input_stride, input.storage.len) {
         let message =
             format!("`{}` reads past its storage of {} bytes", input.name, input.storage.len);
-        return Err(Error::malformed(input.storage.start, message)
-            .in_file(source.path(input.storage.file)));
+        return Err(
+            Error::malformed(input.storage.start, message).in_file(source.path(input.storage.file))
+        );
     }
     if !inside(copy.output_offset, |dim| dim.output_stride, len) {
         return Err(broken(format!("a copy of `{}` passes the {len} bytes of output", input.name)));

@@ -44,7 +44,10 @@ impl Made {
             }
             Recipe::RopeInvFreq { theta, dim } => {
                 if last != dim.div_ceil(2) {
-                    let message = format!("{dim} rotary dimensions have {} frequencies, the buffer {last}", dim.div_ceil(2));
+                    let message = format!(
+                        "{dim} rotary dimensions have {} frequencies, the buffer {last}",
+                        dim.div_ceil(2)
+                    );
                     return Err(Error::unsupported(message));
                 }
                 if !dtype.is_float() || !(theta as f32).is_normal() || theta < 0.0 {

@@ -11,3 +11,6 @@ pub mod make;
 pub mod produce;
 pub mod staging;
 pub mod write;
+
+#[cfg(test)]
+mod tests;

@@ -130,7 +130,8 @@ fn prepare<'a>(source: &'a Source, inputs: &[Input], output: &Output) -> Result<
     let broken = |message: String| Error::new(ErrorKind::Malformed, message);
     let n_elements = crate::checkpoint::n_elements(&output.shape);
     let len = n_elements.and_then(|n| output.dtype.n_bytes(n));
-    let len = len.ok_or_else(|| broken("its bytes pass 2^64 or end in a part of one".to_owned()))?;
+    let len =
+        len.ok_or_else(|| broken("its bytes pass 2^64 or end in a part of one".to_owned()))?;
     let program = match &output.content {
         Content::Gather(program) => program,
         Content::Make(make) => {

@@ -168,7 +168,10 @@ fn check_names(outputs: &[Output], shards: &[Shard]) -> Result<()> {
     let mut next = 0;
     for shard in shards {
         if shard.outputs.start != next || shard.outputs.end < next {
-            return Err(broken(format!("`{}` does not go on where the last shard ends", shard.name)));
+            return Err(broken(format!(
+                "`{}` does not go on where the last shard ends",
+                shard.name
+            )));
         }
         next = shard.outputs.end;
     }
@@ -436,12 +439,8 @@ impl<'p> Pipeline<'p, '_> {
     /// Cuts the next chunk off a file.
     fn cut(&self, cursor: &mut FileCursor) -> Slot<'p> {
         let end = self.shards[cursor.file].outputs.end;
-        let mut chunk = Chunk {
-            file: cursor.file,
-            pieces: Vec::new(),
-            len: 0,
-            is_last_of_file: false,
-        };
+        let mut chunk =
+            Chunk { file: cursor.file, pieces: Vec::new(), len: 0, is_last_of_file: false };
         let mut content = Content::Wanted;
         if !cursor.header_is_done {
             cursor.header_is_done = true;
@@ -585,9 +584,8 @@ impl<'p> Pipeline<'p, '_> {
 
     fn make(&self, chunk: &Chunk, buffer: &mut Vec<u8>) -> Vec<(usize, Loss)> {
         let piece_len = |piece: &Piece| (piece.range.end - piece.range.start) as usize;
-        let scratch_len = |piece: &Piece| {
-            self.producers[piece.output].scratch_len(piece_len(piece))
-        };
+        let scratch_len =
+            |piece: &Piece| self.producers[piece.output].scratch_len(piece_len(piece));
         let want = chunk.len + chunk.pieces.iter().map(scratch_len).max().unwrap_or(0);
         if buffer.len() < want {
             buffer.resize(want, 0);

@@ -71,10 +71,12 @@ pub fn whole(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
                 return Err(malformed("has not one stride for each dimension"));
             }
             let row_major = row_major_strides(&tensor.shape);
-            let is_plain =
-                tensor.shape.iter().zip(&view.strides).zip(&row_major).all(|((&len, a), b)| {
-                    len <= 1 || a == b
-                });
+            let is_plain = tensor
+                .shape
+                .iter()
+                .zip(&view.strides)
+                .zip(&row_major)
+                .all(|((&len, a), b)| len <= 1 || a == b);
             let offset = tensor.dtype.n_bytes(view.offset);
             if packed {
                 let Some(offset) = offset.filter(|_| is_plain) else {
