@@ -1,1 +1,16 @@
-//! (exec)
+//! Carries plans out: from inputs and programs to bytes, hashes and files.
+//!
+//! Nothing here knows a spec, prints, or reads the environment. Memory does not grow with the
+//! model: bytes that do not change go from the map of the source to the destination, all others
+//! are made in buffers of a few MiB.
+
+pub mod compare;
+pub mod gather;
+pub mod kernel;
+pub mod make;
+pub mod produce;
+pub mod staging;
+pub mod write;
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,8 @@
 
 use serde::Serialize;
 
-use crate::checkpoint::DType;
+use crate::checkpoint::{DType, Payload, Tensor, row_major_strides};
+use crate::error::{Error, ErrorKind, Result};
 use crate::source::Extent;
 
 /// A tensor's storage that a plan reads.
@@ -43,6 +44,71 @@ impl Output {
         let n = crate::checkpoint::n_elements(&self.shape).and_then(|n| self.dtype.n_bytes(n));
         n.expect("the planner only makes outputs whose size fits")
     }
+}
+
+/// A tensor of a checkpoint as it is: the input that reads it, which the plan keeps at
+/// `input_index`, and the output that gathers it, row-major and little-endian.
+///
+/// # Errors
+/// The values cannot be had, or the sizes do not fit.
+pub fn whole(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
+    let about = |err: Error| err.context(&format!("`{}`", tensor.name));
+    let malformed = |message: &str| about(Error::new(ErrorKind::Malformed, message));
+    let n_bytes = tensor.n_bytes().ok_or_else(|| malformed("has more bytes than 2^64"))?;
+    let packed = !tensor.dtype.bits().is_multiple_of(8);
+    let unit = if packed { 1 } else { tensor.dtype.bits() / 8 };
+    let (storage, offset, dims, big_endian) = match &tensor.payload {
+        Payload::Unreadable(reason) => return Err(about(Error::unsupported(reason.as_str()))),
+        Payload::Range(extent) => {
+            if extent.len != n_bytes {
+                let message = format!("takes {n_bytes} bytes, the file has {}", extent.len);
+                return Err(about(Error::malformed(extent.start, message)));
+            }
+            (*extent, 0, vec![contiguous(n_bytes, unit)], false)
+        }
+        Payload::View(view) => {
+            if view.strides.len() != tensor.shape.len() {
+                return Err(malformed("has not one stride for each dimension"));
+            }
+            let row_major = row_major_strides(&tensor.shape);
+            let is_plain = tensor
+                .shape
+                .iter()
+                .zip(&view.strides)
+                .zip(&row_major)
+                .all(|((&len, a), b)| len <= 1 || a == b);
+            let offset = tensor.dtype.n_bytes(view.offset);
+            if packed {
+                let Some(offset) = offset.filter(|_| is_plain) else {
+                    return Err(about(Error::unsupported("a strided view of packed elements")));
+                };
+                (view.storage, offset, vec![contiguous(n_bytes, unit)], false)
+            } else {
+                let dims = tensor.shape.iter().zip(&view.strides).zip(row_major);
+                let dims = dims.map(|((&len, &input_stride), output_stride)| Dim {
+                    len,
+                    input_stride,
+                    output_stride,
+                });
+                (view.storage, view.offset, dims.collect(), view.big_endian)
+            }
+        }
+    };
+    let input = Input { name: tensor.name.clone(), storage, dtype: tensor.dtype, unit, big_endian };
+    let copy = Copy { input: input_index, input_offset: offset, output_offset: 0, dims };
+    let copies = vec![copy];
+    let program = Program { gathered: tensor.dtype, unit, copies, kernels: Vec::new() };
+    let output = Output {
+        name: tensor.name.clone(),
+        dtype: tensor.dtype,
+        shape: tensor.shape.clone(),
+        content: Content::Gather(program),
+    };
+    Ok((input, output))
+}
+
+fn contiguous(n_bytes: u64, unit: u64) -> Dim {
+    Dim { len: n_bytes / unit.max(1), input_stride: 1, output_stride: 1 }
 }
 
 /// Where the bytes of an output come from.
@@ -100,6 +166,8 @@ pub enum Kernel {
     Add(f64),
     /// `x · c`.
     Scale(f64),
+    /// `x / c`, the inverse of [`Kernel::Scale`]: not the same as `x · (1/c)`, which rounds twice.
+    Divide(f64),
     /// `−e^x`.
     NegExp,
     /// `ln(−x)`, the inverse of [`Kernel::NegExp`].
@@ -107,6 +175,20 @@ pub enum Kernel {
     /// To another float dtype, to nearest even.
     #[serde(serialize_with = "dtype_name")]
     Cast(DType),
+}
+
+impl Kernel {
+    /// The kernel that undoes this one, but for rounding, where it was applied to `before`.
+    pub fn inverse(self, before: DType) -> Kernel {
+        match self {
+            Kernel::Add(c) => Kernel::Add(-c),
+            Kernel::Scale(c) => Kernel::Divide(c),
+            Kernel::Divide(c) => Kernel::Scale(c),
+            Kernel::NegExp => Kernel::LnNeg,
+            Kernel::LnNeg => Kernel::NegExp,
+            Kernel::Cast(_) => Kernel::Cast(before),
+        }
+    }
 }
 
 fn dtype_name<S: serde::Serializer>(dtype: &DType, serializer: S) -> Result<S::Ok, S::Error> {

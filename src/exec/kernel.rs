@@ -1,0 +1,251 @@
+//! Value ops: what happens to each element after the gather, and what is lost by it.
+//!
+//! Between two casts values are kept in F32, or in F64 where the elements are F64, so that
+//! rounding to the dtype happens once, when it is asked for.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::checkpoint::DType;
+use crate::error::{Error, Result};
+use crate::plan::program::Kernel;
+
+/// What the kernels of one output did to its elements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct Loss {
+    /// How many elements there are.
+    pub elements: u64,
+    /// How many have other bits after the kernels and their inverses.
+    pub changed: u64,
+    /// How many became infinite.
+    pub infinities: u64,
+    /// How many became NaN.
+    pub nans: u64,
+    /// The largest relative difference of a value that came back changed, over finite values.
+    pub max_relative_error: f64,
+}
+
+impl Loss {
+    /// Adds what happened to other elements.
+    pub fn add(&mut self, other: &Loss) {
+        self.elements += other.elements;
+        self.changed += other.changed;
+        self.infinities += other.infinities;
+        self.nans += other.nans;
+        self.max_relative_error = self.max_relative_error.max(other.max_relative_error);
+    }
+
+    /// Whether every element comes back bit for bit.
+    pub fn is_lossless(&self) -> bool {
+        self.changed == 0
+    }
+}
+
+/// A chain of kernels between two float dtypes, with its inverse.
+pub struct Chain {
+    from: DType,
+    to: DType,
+    kernels: Vec<Kernel>,
+    inverse: Vec<Kernel>,
+}
+
+/// How many elements pass through the kernels at a time: what stays in the nearest cache.
+const BLOCK: usize = 512;
+
+impl Chain {
+    /// The chain that takes elements of `from` through the kernels to elements of `to`.
+    ///
+    /// # Errors
+    /// A dtype that takes part is none that this program computes with, or the kernels do not
+    /// end at `to`.
+    pub fn new(from: DType, kernels: &[Kernel], to: DType) -> Result<Chain> {
+        let mut dtype = from;
+        let mut inverse = Vec::with_capacity(kernels.len());
+        for &kernel in kernels {
+            if !dtype.is_float() {
+                return Err(Error::unsupported(format!("computing with {dtype} elements")));
+            }
+            inverse.push(kernel.inverse(dtype));
+            if let Kernel::Cast(next) = kernel {
+                dtype = next;
+            }
+        }
+        if !dtype.is_float() {
+            return Err(Error::unsupported(format!("computing with {dtype} elements")));
+        }
+        if dtype != to {
+            return Err(Error::unsupported(format!("the kernels end at {dtype}, not at {to}")));
+        }
+        inverse.reverse();
+        Ok(Chain { from, to, kernels: kernels.to_vec(), inverse })
+    }
+
+    /// The bytes of an element before and after.
+    pub fn units(&self) -> (usize, usize) {
+        ((self.from.bits() / 8) as usize, (self.to.bits() / 8) as usize)
+    }
+
+    /// Takes every element of `input` to its place in `output`, and counts what is lost.
+    ///
+    /// # Panics
+    /// The two have not the same number of elements.
+    pub fn apply(&self, input: &[u8], output: &mut [u8]) -> Loss {
+        let (from, to) = self.units();
+        assert_eq!(input.len() / from, output.len() / to, "as many elements out as in");
+        let mut loss = Loss::default();
+        let mut back = [0u8; BLOCK * 8];
+        let (mut before, mut values) = ([0f64; BLOCK], [0f64; BLOCK]);
+        for (input, output) in input.chunks(BLOCK * from).zip(output.chunks_mut(BLOCK * to)) {
+            let n = input.len() / from;
+            let (before, values) = (&mut before[..n], &mut values[..n]);
+            decode(self.from, input, before);
+            values.copy_from_slice(before);
+            run(&self.kernels, self.from, values);
+            encode(self.to, values, output);
+
+            decode(self.to, output, values);
+            for (before, after) in before.iter().zip(&*values) {
+                loss.infinities += u64::from(after.is_infinite() && before.is_finite());
+                loss.nans += u64::from(after.is_nan() && !before.is_nan());
+            }
+            run(&self.inverse, self.to, values);
+            let back = &mut back[..input.len()];
+            encode(self.from, values, back);
+            loss.elements += n as u64;
+            if back != input {
+                decode(self.from, back, values);
+                let bits = input.chunks_exact(from).zip(back.chunks_exact(from));
+                for ((was, is), (before, after)) in bits.zip(before.iter().zip(&*values)) {
+                    loss.changed += u64::from(was != is);
+                    let error = ((after - before) / before).abs();
+                    if error.is_finite() {
+                        loss.max_relative_error = loss.max_relative_error.max(error);
+                    }
+                }
+            }
+        }
+        loss
+    }
+}
+
+/// Runs kernels over values that are exact in their precision, F64 for `dtype` F64, else F32.
+///
+/// A sum, product or quotient of two F32, computed in F64 and rounded to F32, is the one that
+/// F32 arithmetic gives.
+fn run(kernels: &[Kernel], mut dtype: DType, values: &mut [f64]) {
+    for &kernel in kernels {
+        let wide = dtype == DType::F64;
+        match kernel {
+            Kernel::Add(c) => each(values, wide, round(c, wide), |x, c| x + c),
+            Kernel::Scale(c) => each(values, wide, round(c, wide), |x, c| x * c),
+            Kernel::Divide(c) => each(values, wide, round(c, wide), |x, c| x / c),
+            Kernel::NegExp => each(values, wide, 0.0, |x, _| -x.exp()),
+            Kernel::LnNeg => each(values, wide, 0.0, |x, _| (-x).ln()),
+            Kernel::Cast(next) => {
+                let mut bits = [0u8; BLOCK * 8];
+                let bits = &mut bits[..values.len() * (next.bits() / 8) as usize];
+                encode(next, values, bits);
+                decode(next, bits, values);
+                dtype = next;
+            }
+        }
+    }
+}
+
+fn each(values: &mut [f64], wide: bool, c: f64, f: impl Fn(f64, f64) -> f64) {
+    if wide {
+        values.iter_mut().for_each(|x| *x = f(*x, c));
+    } else {
+        values.iter_mut().for_each(|x| *x = f64::from(f(*x, c) as f32));
+    }
+}
+
+fn round(c: f64, wide: bool) -> f64 {
+    if wide { c } else { f64::from(c as f32) }
+}
+
+/// Reads at most a block of little-endian elements.
+fn decode(dtype: DType, bytes: &[u8], values: &mut [f64]) {
+    let mut singles = [0f32; BLOCK];
+    let singles = &mut singles[..values.len()];
+    match dtype {
+        DType::F64 => {
+            for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                *value = f64::from_le_bytes(*bytes);
+            }
+            return;
+        }
+        DType::F32 => {
+            for (single, bytes) in singles.iter_mut().zip(bytes.as_chunks().0) {
+                *single = f32::from_le_bytes(*bytes);
+            }
+        }
+        DType::BF16 => {
+            for (single, bytes) in singles.iter_mut().zip(bytes.as_chunks().0) {
+                *single = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+            }
+        }
+        _ => {
+            let mut halves = [f16::ZERO; BLOCK];
+            for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks().0) {
+                *half = f16::from_le_bytes(*bytes);
+            }
+            halves[..singles.len()].convert_to_f32_slice(singles);
+        }
+    }
+    for (value, single) in values.iter_mut().zip(singles) {
+        *value = f64::from(*single);
+    }
+}
+
+/// Writes at most a block of values, rounded to nearest even.
+fn encode(dtype: DType, values: &[f64], bytes: &mut [u8]) {
+    let mut singles = [0f32; BLOCK];
+    let singles = &mut singles[..values.len()];
+    match dtype {
+        DType::F64 => {
+            for (value, bytes) in values.iter().zip(bytes.as_chunks_mut().0) {
+                *bytes = value.to_le_bytes();
+            }
+        }
+        DType::F32 => {
+            for (value, bytes) in values.iter().zip(bytes.as_chunks_mut().0) {
+                *bytes = (*value as f32).to_le_bytes();
+            }
+        }
+        DType::BF16 => {
+            for (single, value) in singles.iter_mut().zip(values) {
+                *single = round_to_odd(*value);
+            }
+            for (single, bytes) in singles.iter().zip(bytes.as_chunks_mut().0) {
+                *bytes = bf16::from_f32(*single).to_le_bytes();
+            }
+        }
+        _ => {
+            for (single, value) in singles.iter_mut().zip(values) {
+                *single = round_to_odd(*value);
+            }
+            let mut halves = [f16::ZERO; BLOCK];
+            let halves = &mut halves[..singles.len()];
+            halves.convert_from_f32_slice(singles);
+            for (half, bytes) in halves.iter().zip(bytes.as_chunks_mut().0) {
+                *bytes = half.to_le_bytes();
+            }
+        }
+    }
+}
+
+/// The value as F32 if it is one; else the neighbour with an odd last bit, so that a second
+/// rounding to fewer bits gives what one rounding would.
+pub(super) fn round_to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    let exact = f64::from(near) == value || value.is_nan();
+    if exact || near.to_bits() & 1 == 1 {
+        return near;
+    }
+    // `near` is even and off: its odd neighbour lies on the other side of the value.
+    let away = f64::from(near).abs() < value.abs();
+    f32::from_bits(if away { near.to_bits() + 1 } else { near.to_bits() - 1 })
+}

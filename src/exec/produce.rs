@@ -1,0 +1,163 @@
+//! The bytes of an output, whatever they come from, for any range.
+
+use std::ops::Range;
+
+use super::gather::Gather;
+use super::kernel::{Chain, Loss};
+use super::make::Made;
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::program::{Content, Input, Output};
+use crate::source::Source;
+
+/// An output that is checked, and whose bytes can be had range by range, from many threads.
+pub struct Producer<'a> {
+    len: u64,
+    unit: u64,
+    kind: Kind<'a>,
+}
+
+enum Kind<'a> {
+    Gather(Gather<'a>),
+    Kernels(Gather<'a>, Chain),
+    Make(Made),
+}
+
+impl<'a> Producer<'a> {
+    /// Checks an output against its inputs.
+    ///
+    /// # Errors
+    /// As [`Gather::new`], [`Chain::new`] and [`Made::new`]; or the dtypes or sizes of the
+    /// output and its content differ.
+    pub fn new(source: &'a Source, inputs: &[Input], output: &Output) -> Result<Producer<'a>> {
+        prepare(source, inputs, output)
+            .map_err(|err| err.context(&format!("cannot produce `{}`", output.name)))
+    }
+
+    /// The number of bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What the ends of a range are multiples of.
+    pub fn unit(&self) -> u64 {
+        self.unit
+    }
+
+    /// The bytes of a range where they lie in the source, if they need no work.
+    pub fn borrow(&self, range: Range<u64>) -> Option<&'a [u8]> {
+        let Kind::Gather(gather) = &self.kind else { return None };
+        let bytes = gather.contiguous()?;
+        bytes.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+    }
+
+    /// The bytes of scratch space that [`Producer::fill`] wants for a range of `len` bytes.
+    pub fn scratch_len(&self, len: usize) -> usize {
+        match &self.kind {
+            Kind::Kernels(_, chain) => {
+                let (from, to) = chain.units();
+                len / to * from
+            }
+            _ => 0,
+        }
+    }
+
+    /// Fills `buffer` with the bytes of the output from `start` on, and says what kernels lost.
+    ///
+    /// # Panics
+    /// The range passes the output, cuts an element, or `scratch` is shorter than
+    /// [`Producer::scratch_len`] says.
+    pub fn fill(&self, start: u64, buffer: &mut [u8], scratch: &mut [u8]) -> Option<Loss> {
+        match &self.kind {
+            Kind::Gather(gather) => gather.fill(start, buffer),
+            Kind::Make(made) => made.fill(start, buffer),
+            Kind::Kernels(gather, chain) => {
+                let gathered = &mut scratch[..self.scratch_len(buffer.len())];
+                let (from, to) = chain.units();
+                gather.fill(start / to as u64 * from as u64, gathered);
+                return Some(chain.apply(gathered, buffer));
+            }
+        }
+        None
+    }
+
+    /// Whether values pass kernels, so that there is a [`Loss`] to report.
+    pub fn has_kernels(&self) -> bool {
+        matches!(self.kind, Kind::Kernels(..))
+    }
+
+    /// The bytes of a range: borrowed where they lie contiguous, else made in `buffer`.
+    ///
+    /// # Panics
+    /// The range passes the output or cuts an element.
+    pub fn bytes<'b>(&self, range: Range<u64>, buffer: &'b mut Vec<u8>) -> &'b [u8]
+    where
+        'a: 'b,
+    {
+        if let Some(bytes) = self.borrow(range.clone()) {
+            return bytes;
+        }
+        let len = usize::try_from(range.end - range.start).expect("a range that fits in memory");
+        let want = len + self.scratch_len(len);
+        if buffer.len() < want {
+            buffer.resize(want, 0);
+        }
+        let (filled, scratch) = buffer.split_at_mut(len);
+        self.fill(range.start, filled, scratch);
+        filled
+    }
+
+    /// The ranges of at most `chunk_len` bytes, scratch space included, that make up the output.
+    pub fn chunks(&self, chunk_len: u64) -> impl Iterator<Item = Range<u64>> + use<> {
+        let (len, step) = (self.len, self.chunk_len(chunk_len));
+        let starts = std::iter::successors(Some(0), move |start| Some(start + step));
+        starts.take_while(move |&start| start < len).map(move |start| start..len.min(start + step))
+    }
+
+    /// The longest range that takes at most `room` bytes, scratch space included; at least one
+    /// element.
+    pub fn chunk_len(&self, room: u64) -> u64 {
+        let one = self.unit + self.scratch_len(self.unit as usize) as u64;
+        (room / one).max(1) * self.unit
+    }
+}
+
+fn prepare<'a>(source: &'a Source, inputs: &[Input], output: &Output) -> Result<Producer<'a>> {
+    let broken = |message: String| Error::new(ErrorKind::Malformed, message);
+    let n_elements = crate::checkpoint::n_elements(&output.shape);
+    let len = n_elements.and_then(|n| output.dtype.n_bytes(n));
+    let len =
+        len.ok_or_else(|| broken("its bytes pass 2^64 or end in a part of one".to_owned()))?;
+    let program = match &output.content {
+        Content::Gather(program) => program,
+        Content::Make(make) => {
+            if (make.dtype, &make.shape) != (output.dtype, &output.shape) {
+                return Err(broken("the recipe has another dtype or shape".to_owned()));
+            }
+            let made = Made::new(make)?;
+            return Ok(Producer { len, unit: made.unit(), kind: Kind::Make(made) });
+        }
+    };
+    if program.kernels.is_empty() {
+        if program.gathered != output.dtype {
+            let message = format!("{} gathered, {} wanted", program.gathered, output.dtype);
+            return Err(broken(message));
+        }
+        let gather = Gather::new(source, inputs, program, len)?;
+        return Ok(Producer { len, unit: gather.unit(), kind: Kind::Gather(gather) });
+    }
+    let chain = Chain::new(program.gathered, &program.kernels, output.dtype)?;
+    let (from, to) = chain.units();
+    if program.unit != from as u64 {
+        let message = format!("kernels on {} in units of {}", program.gathered, program.unit);
+        return Err(broken(message));
+    }
+    let gathered_len = n_elements.and_then(|n| program.gathered.n_bytes(n));
+    let gathered_len = gathered_len.ok_or_else(|| broken("its bytes pass 2^64".to_owned()))?;
+    let gather = Gather::new(source, inputs, program, gathered_len)?;
+    Ok(Producer { len, unit: to as u64, kind: Kind::Kernels(gather, chain) })
+}

@@ -1,0 +1,641 @@
+//! Streams outputs into safetensors files, hashed as they pass.
+//!
+//! A file is `u64 header_len | JSON header, padded with spaces | tensors in order, without gaps`
+//! (<https://huggingface.co/docs/safetensors>); the tensors start on a multiple of 64.
+//!
+//! The bytes of a file are cut into chunks: a slice of the map where the source holds the bytes
+//! as they are, a buffer of a few MiB where not. A chunk passes three stages, each of which takes
+//! the chunks of a file in order: the tensors' hashes, the file's hash, and the write. Threads
+//! take whatever is ready, oldest chunk first, so that all of them work whichever stage is the
+//! slowest. How far the stages may lie apart bounds the memory; nothing depends on who was first.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::fs::File;
+use std::io::Write as _;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::kernel::Loss;
+use super::produce::Producer;
+use crate::checkpoint::DType;
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::program::{Input, Output};
+use crate::source::Source;
+
+/// The bytes of a chunk: long enough that taking one costs nothing, short enough for the caches.
+const CHUNK_LEN: usize = 2 << 20;
+/// How many chunks are under way at once; times [`CHUNK_LEN`], the memory this module takes.
+const MAX_CHUNKS: usize = 16;
+/// A piece at least this long is taken from the map; shorter ones are gathered in one buffer.
+const MIN_BORROWED_LEN: u64 = 64 << 10;
+/// The longest header that the reference reader takes (safetensors 0.8).
+const MAX_HEADER_LEN: usize = 100_000_000;
+
+/// One file to write, and which of the outputs it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// The file's name.
+    pub name: String,
+    /// The outputs, which stand in the file in this order.
+    pub outputs: Range<usize>,
+}
+
+/// Distributes outputs over files of at most `max_shard_bytes` of tensors each.
+///
+/// A tensor is never split; one that is longer than the limit gets a file of its own. Names are
+/// those of Hugging Face: `stem.safetensors`, or `stem-00001-of-00003.safetensors`.
+pub fn shards(outputs: &[Output], max_shard_bytes: Option<u64>, stem: &str) -> Vec<Shard> {
+    let max = max_shard_bytes.unwrap_or(u64::MAX);
+    let mut ranges = vec![0..0];
+    let mut len = 0u64;
+    for (index, output) in outputs.iter().enumerate() {
+        let range = ranges.last_mut().expect("there is always one");
+        let n_bytes = output.n_bytes();
+        if range.start < range.end && max < len.saturating_add(n_bytes) {
+            ranges.push(index..index + 1);
+            len = n_bytes;
+        } else {
+            range.end = index + 1;
+            len = len.saturating_add(n_bytes);
+        }
+    }
+    let n = ranges.len();
+    let name = |index: usize| match n {
+        1 => format!("{stem}.safetensors"),
+        _ => format!("{stem}-{:05}-of-{n:05}.safetensors", index + 1),
+    };
+    let shards = ranges.into_iter().enumerate();
+    shards.map(|(index, outputs)| Shard { name: name(index), outputs }).collect()
+}
+
+/// How to write.
+pub struct Options<'a> {
+    /// How many threads work; the bytes do not depend on it.
+    pub n_threads: usize,
+    /// Whether to hash whole files beside the tensors.
+    pub hash_files: bool,
+    /// Hears of every batch of bytes of tensors that is written.
+    pub progress: &'a (dyn Fn(u64) + Sync),
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    /// The tensors, in the order of the outputs.
+    pub tensors: Vec<WrittenTensor>,
+    /// The files, in the order of the shards.
+    pub files: Vec<WrittenFile>,
+    /// The text of the index file that several shards need; not written to the folder.
+    pub index: Option<String>,
+}
+
+/// Where a tensor was written, and what its bytes are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WrittenTensor {
+    /// Which of the files.
+    pub file: usize,
+    /// The first byte in the file.
+    pub offset: u64,
+    /// The number of bytes.
+    pub len: u64,
+    /// The SHA-256 of the bytes.
+    pub sha256: [u8; 32],
+    /// What kernels lost, if it passed any.
+    pub loss: Option<Loss>,
+}
+
+/// A file that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenFile {
+    /// Its name.
+    pub name: String,
+    /// The number of bytes.
+    pub len: u64,
+    /// The SHA-256 of the whole file, if it was asked for.
+    pub sha256: Option<[u8; 32]>,
+}
+
+/// Writes outputs into new files of the folder `dir`.
+///
+/// # Errors
+/// An output cannot be produced or has no name in safetensors, two have the same name, or the
+/// system refuses. The files that were begun are left for the caller to remove.
+pub fn write(
+    source: &Source,
+    inputs: &[Input],
+    outputs: &[Output],
+    shards: &[Shard],
+    metadata: &BTreeMap<String, String>,
+    dir: &Path,
+    options: &Options<'_>,
+) -> Result<Written> {
+    check_names(outputs, shards)?;
+    let producers = outputs.iter().map(|output| Producer::new(source, inputs, output));
+    let producers = producers.collect::<Result<Vec<_>>>()?;
+    let mut headers = Vec::with_capacity(shards.len());
+    for shard in shards {
+        headers.push(header(&outputs[shard.outputs.clone()], metadata)?);
+    }
+    let mut tensors = Vec::with_capacity(outputs.len());
+    let mut files = Vec::with_capacity(shards.len());
+    let empty: [u8; 32] = Sha256::digest([]).into();
+    for (file, (shard, header)) in shards.iter().zip(&headers).enumerate() {
+        let mut offset = header.len() as u64;
+        for producer in &producers[shard.outputs.clone()] {
+            let loss = producer.has_kernels().then(Loss::default);
+            let len = producer.len();
+            tensors.push(WrittenTensor { file, offset, len, sha256: empty, loss });
+            offset += len;
+        }
+        files.push(WrittenFile { name: shard.name.clone(), len: offset, sha256: None });
+    }
+    let pipeline = Pipeline { producers: &producers, shards, headers: &headers, dir, options };
+    pipeline.run(&mut tensors, &mut files)?;
+    let index = (1 < shards.len()).then(|| index(outputs, shards));
+    Ok(Written { tensors, files, index })
+}
+
+fn check_names(outputs: &[Output], shards: &[Shard]) -> Result<()> {
+    let broken = |message: String| Error::new(ErrorKind::Malformed, message);
+    let mut names = HashSet::with_capacity(outputs.len());
+    if let Some(output) = outputs.iter().find(|output| !names.insert(&output.name)) {
+        return Err(broken(format!("two outputs are named `{}`", output.name)));
+    }
+    let mut next = 0;
+    for shard in shards {
+        if shard.outputs.start != next || shard.outputs.end < next {
+            return Err(broken(format!(
+                "`{}` does not go on where the last shard ends",
+                shard.name
+            )));
+        }
+        next = shard.outputs.end;
+    }
+    if next != outputs.len() {
+        return Err(broken(format!("the shards hold {next} of {} outputs", outputs.len())));
+    }
+    Ok(())
+}
+
+/// The length and the JSON that a file begins with, padded to a multiple of 64 bytes.
+fn header(outputs: &[Output], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    let mut entries = serde_json::Map::new();
+    if !metadata.is_empty() {
+        entries.insert("__metadata__".to_owned(), json!(metadata));
+    }
+    let mut offset = 0u64;
+    for output in outputs {
+        if matches!(output.dtype, DType::C128 | DType::Unknown) || output.name == "__metadata__" {
+            let message = format!("`{}` of {} in a safetensors file", output.name, output.dtype);
+            return Err(Error::unsupported(message));
+        }
+        let end = offset.checked_add(output.n_bytes()).ok_or_else(|| {
+            Error::new(ErrorKind::Limit, "the tensors of one file pass 2^64 bytes")
+        })?;
+        let entry = json!({
+            "dtype": output.dtype.name(),
+            "shape": output.shape,
+            "data_offsets": [offset, end],
+        });
+        entries.insert(output.name.clone(), entry);
+        offset = end;
+    }
+    let json = serde_json::to_string(&entries).expect("strings and numbers are JSON");
+    let mut header = vec![0u8; 8];
+    header.extend_from_slice(json.as_bytes());
+    header.resize(header.len().next_multiple_of(64), b' ');
+    let json_len = header.len() - 8;
+    if MAX_HEADER_LEN < json_len {
+        let message = format!(
+            "a header of {json_len} bytes, readers take {MAX_HEADER_LEN}; a smaller limit for \
+             shards makes more files with shorter headers"
+        );
+        return Err(Error::new(ErrorKind::Limit, message));
+    }
+    header[..8].copy_from_slice(&(json_len as u64).to_le_bytes());
+    Ok(header)
+}
+
+/// The text of `model.safetensors.index.json`, as Hugging Face writes it.
+fn index(outputs: &[Output], shards: &[Shard]) -> String {
+    let mut weight_map = BTreeMap::new();
+    for shard in shards {
+        for output in &outputs[shard.outputs.clone()] {
+            weight_map.insert(output.name.as_str(), shard.name.as_str());
+        }
+    }
+    let total_size: u64 = outputs.iter().map(Output::n_bytes).sum();
+    let index = json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
+    let mut text = serde_json::to_string_pretty(&index).expect("strings and numbers are JSON");
+    text.push('\n');
+    text
+}
+
+/// What all threads share and none changes.
+struct Pipeline<'p, 'a> {
+    producers: &'p [Producer<'a>],
+    shards: &'p [Shard],
+    headers: &'p [Vec<u8>],
+    dir: &'p Path,
+    options: &'p Options<'p>,
+}
+
+/// Consecutive bytes of one file.
+struct Chunk {
+    file: usize,
+    /// The tensors' ranges that it is made of; none: the header.
+    pieces: Vec<Piece>,
+    /// The bytes of the pieces together.
+    len: usize,
+    is_last_of_file: bool,
+}
+
+struct Piece {
+    output: usize,
+    range: Range<u64>,
+}
+
+/// A chunk that is under way.
+struct Slot<'p> {
+    chunk: Arc<Chunk>,
+    content: Content<'p>,
+}
+
+enum Content<'p> {
+    Wanted,
+    BeingMade,
+    Ready(Bytes<'p>),
+}
+
+#[derive(Clone)]
+enum Bytes<'p> {
+    Borrowed(&'p [u8]),
+    /// As many bytes of the buffer as the chunk is long.
+    Made(Arc<Vec<u8>>),
+}
+
+impl Bytes<'_> {
+    fn slice(&self, len: usize) -> &[u8] {
+        match self {
+            Bytes::Borrowed(bytes) => bytes,
+            Bytes::Made(buffer) => &buffer[..len],
+        }
+    }
+}
+
+/// Files that are written one after the other; several lanes run side by side.
+struct Lane<'p> {
+    cursor: Option<FileCursor>,
+    slots: VecDeque<Slot<'p>>,
+    /// The number of the first of the slots, counted over all chunks of the lane.
+    first: usize,
+    stages: Vec<Stage>,
+}
+
+/// How far a file is cut into chunks.
+struct FileCursor {
+    file: usize,
+    header_is_done: bool,
+    output: usize,
+    start: u64,
+}
+
+/// A consumer that takes the chunks of a lane in order.
+struct Stage {
+    next: usize,
+    /// `None` while a thread works on it.
+    work: Option<Work>,
+}
+
+enum Work {
+    Tensors(Sha256),
+    Hash(Sha256),
+    Write(Option<File>),
+}
+
+struct State<'p> {
+    lanes: Vec<Lane<'p>>,
+    next_file: usize,
+    buffers: Vec<Vec<u8>>,
+    tensor_hashes: Vec<(usize, [u8; 32])>,
+    losses: Vec<(usize, Loss)>,
+    file_hashes: Vec<(usize, [u8; 32])>,
+    error: Option<Error>,
+    /// A thread is gone without an error, which is a panic.
+    is_abandoned: bool,
+}
+
+/// What a thread takes to do.
+enum Job<'p> {
+    Make { lane: usize, number: usize, chunk: Arc<Chunk>, buffer: Vec<u8> },
+    Pass { lane: usize, stage: usize, chunk: Arc<Chunk>, bytes: Bytes<'p>, work: Work },
+}
+
+impl<'p> Pipeline<'p, '_> {
+    fn run(&self, tensors: &mut [WrittenTensor], files: &mut [WrittenFile]) -> Result<()> {
+        let n_threads = self.options.n_threads.max(1);
+        // Two threads keep one file's write busy; each lane needs two chunks to overlap stages.
+        let n_lanes = (n_threads / 2).min(self.shards.len()).clamp(1, MAX_CHUNKS / 2);
+        let lanes = (0..n_lanes).map(|_| {
+            let mut work = vec![Work::Tensors(Sha256::new()), Work::Write(None)];
+            if self.options.hash_files {
+                work.insert(1, Work::Hash(Sha256::new()));
+            }
+            let stages = work.into_iter().map(|work| Stage { next: 0, work: Some(work) });
+            Lane { cursor: None, slots: VecDeque::new(), first: 0, stages: stages.collect() }
+        });
+        let state = Mutex::new(State {
+            lanes: lanes.collect(),
+            next_file: 0,
+            buffers: Vec::new(),
+            tensor_hashes: Vec::new(),
+            losses: Vec::new(),
+            file_hashes: Vec::new(),
+            error: None,
+            is_abandoned: false,
+        });
+        let changed = Condvar::new();
+        std::thread::scope(|scope| {
+            for _ in 1..n_threads {
+                scope.spawn(|| self.work(&state, &changed));
+            }
+            self.work(&state, &changed);
+        });
+        let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = state.error {
+            return Err(error);
+        }
+        for (index, sha256) in state.tensor_hashes {
+            tensors[index].sha256 = sha256;
+        }
+        for (index, loss) in state.losses {
+            if let Some(sum) = &mut tensors[index].loss {
+                sum.add(&loss);
+            }
+        }
+        for (index, sha256) in state.file_hashes {
+            files[index].sha256 = Some(sha256);
+        }
+        Ok(())
+    }
+
+    /// Does what is ready until nothing is left, or until one of the threads fails.
+    fn work(&self, state: &Mutex<State<'p>>, changed: &Condvar) {
+        struct Abandon<'s, 'p>(&'s Mutex<State<'p>>, &'s Condvar);
+        impl Drop for Abandon<'_, '_> {
+            fn drop(&mut self) {
+                if std::thread::panicking() {
+                    lock(self.0).is_abandoned = true;
+                }
+                self.1.notify_all();
+            }
+        }
+        let _abandon = Abandon(state, changed);
+        let mut guard = lock(state);
+        loop {
+            if guard.error.is_some() || guard.is_abandoned {
+                return;
+            }
+            self.admit(&mut guard);
+            let Some(job) = self.take(&mut guard) else {
+                if guard.lanes.iter().all(|lane| lane.slots.is_empty() && lane.cursor.is_none()) {
+                    return;
+                }
+                guard = changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(guard);
+            guard = self.perform(job, state);
+            changed.notify_all();
+        }
+    }
+
+    /// Cuts new chunks while there is room.
+    fn admit(&self, state: &mut State<'p>) {
+        let room = (MAX_CHUNKS / state.lanes.len()).max(2);
+        for lane in &mut state.lanes {
+            while lane.slots.len() < room {
+                if lane.cursor.is_none() && state.next_file < self.shards.len() {
+                    let file = state.next_file;
+                    let output = self.shards[file].outputs.start;
+                    let cursor = FileCursor { file, header_is_done: false, output, start: 0 };
+                    lane.cursor = Some(cursor);
+                    state.next_file += 1;
+                }
+                let Some(cursor) = &mut lane.cursor else { break };
+                let slot = self.cut(cursor);
+                if slot.chunk.is_last_of_file {
+                    lane.cursor = None;
+                }
+                lane.slots.push_back(slot);
+            }
+        }
+    }
+
+    /// Cuts the next chunk off a file.
+    fn cut(&self, cursor: &mut FileCursor) -> Slot<'p> {
+        let end = self.shards[cursor.file].outputs.end;
+        let mut chunk =
+            Chunk { file: cursor.file, pieces: Vec::new(), len: 0, is_last_of_file: false };
+        let mut content = Content::Wanted;
+        if !cursor.header_is_done {
+            cursor.header_is_done = true;
+            let header = &self.headers[cursor.file];
+            chunk.len = header.len();
+            content = Content::Ready(Bytes::Borrowed(header));
+        }
+        let mut scratch_len = 0;
+        while cursor.output < end {
+            let producer = &self.producers[cursor.output];
+            let left = producer.len() - cursor.start;
+            if left == 0 {
+                (cursor.output, cursor.start) = (cursor.output + 1, 0);
+                continue;
+            }
+            if !matches!(content, Content::Wanted) {
+                break;
+            }
+            let is_empty = chunk.pieces.is_empty();
+            let borrowed_len = left.min(producer.chunk_len(CHUNK_LEN as u64));
+            let borrowed = (MIN_BORROWED_LEN <= left)
+                .then(|| producer.borrow(cursor.start..cursor.start + borrowed_len))
+                .flatten();
+            let piece_len = match borrowed {
+                Some(_) if !is_empty => break,
+                Some(bytes) => {
+                    content = Content::Ready(Bytes::Borrowed(bytes));
+                    borrowed_len
+                }
+                None => {
+                    // Scratch space comes after the bytes, and serves one piece after the other.
+                    let room = CHUNK_LEN.saturating_sub(chunk.len);
+                    let piece_len = left.min(producer.chunk_len(room as u64));
+                    let piece_scratch_len = producer.scratch_len(piece_len as usize);
+                    scratch_len = piece_scratch_len.max(scratch_len);
+                    let is_full = CHUNK_LEN < chunk.len + piece_len as usize + scratch_len;
+                    let is_scrap = piece_len < left && room < CHUNK_LEN / 2;
+                    if !is_empty && (is_full || is_scrap) {
+                        break;
+                    }
+                    piece_len
+                }
+            };
+            let range = cursor.start..cursor.start + piece_len;
+            chunk.pieces.push(Piece { output: cursor.output, range });
+            // At most a chunk, or one element.
+            chunk.len += piece_len as usize;
+            cursor.start += piece_len;
+        }
+        chunk.is_last_of_file = cursor.output == end;
+        Slot { chunk: Arc::new(chunk), content }
+    }
+
+    /// Takes the oldest thing that is ready to be done.
+    fn take(&self, state: &mut State<'p>) -> Option<Job<'p>> {
+        let mut oldest: Option<(usize, usize, Option<usize>)> = None;
+        for (lane_index, lane) in state.lanes.iter().enumerate() {
+            // Lanes count on their own; how far into its window a chunk is compares them.
+            for (stage_index, stage) in lane.stages.iter().enumerate() {
+                let age = stage.next - lane.first;
+                let slot = lane.slots.get(age);
+                let is_ready = slot.is_some_and(|slot| matches!(slot.content, Content::Ready(_)));
+                if is_ready && stage.work.is_some() && oldest.is_none_or(|(best, ..)| age < best) {
+                    oldest = Some((age, lane_index, Some(stage_index)));
+                }
+            }
+            let wanted = lane.slots.iter().position(|slot| matches!(slot.content, Content::Wanted));
+            if let Some(age) = wanted
+                && oldest.is_none_or(|(best, ..)| age < best)
+            {
+                oldest = Some((age, lane_index, None));
+            }
+        }
+        let (age, lane_index, stage_index) = oldest?;
+        let lane = &mut state.lanes[lane_index];
+        let slot = &mut lane.slots[age];
+        let chunk = Arc::clone(&slot.chunk);
+        let Some(stage_index) = stage_index else {
+            slot.content = Content::BeingMade;
+            let buffer = state.buffers.pop().unwrap_or_default();
+            return Some(Job::Make { lane: lane_index, number: lane.first + age, chunk, buffer });
+        };
+        let Content::Ready(bytes) = &slot.content else { return None };
+        let bytes = bytes.clone();
+        let work = lane.stages[stage_index].work.take()?;
+        Some(Job::Pass { lane: lane_index, stage: stage_index, chunk, bytes, work })
+    }
+
+    /// Does a job without holding the lock, then notes what came of it.
+    fn perform<'s>(&self, job: Job<'p>, state: &'s Mutex<State<'p>>) -> MutexGuard<'s, State<'p>> {
+        match job {
+            Job::Make { lane, number, chunk, mut buffer } => {
+                let losses = self.make(&chunk, &mut buffer);
+                let mut state = lock(state);
+                state.losses.extend(losses);
+                let lane = &mut state.lanes[lane];
+                let first = lane.first;
+                lane.slots[number - first].content = Content::Ready(Bytes::Made(Arc::new(buffer)));
+                state
+            }
+            Job::Pass { lane, stage, chunk, bytes, mut work } => {
+                let slice = bytes.slice(chunk.len);
+                let mut tensor_hashes = Vec::new();
+                let mut file_hash = None;
+                let mut result = Ok(());
+                match &mut work {
+                    Work::Tensors(hasher) => {
+                        self.hash_tensors(hasher, &chunk, slice, &mut tensor_hashes);
+                    }
+                    Work::Hash(hasher) => {
+                        hasher.update(slice);
+                        if chunk.is_last_of_file {
+                            file_hash = Some((chunk.file, hasher.finalize_reset().into()));
+                        }
+                    }
+                    Work::Write(file) => result = self.write(file, &chunk, slice),
+                }
+                drop(bytes);
+                let mut guard = lock(state);
+                let state = &mut *guard;
+                state.tensor_hashes.append(&mut tensor_hashes);
+                state.file_hashes.extend(file_hash);
+                if let Err(error) = result {
+                    state.error.get_or_insert(error);
+                }
+                let lane = &mut state.lanes[lane];
+                lane.stages[stage].work = Some(work);
+                lane.stages[stage].next += 1;
+                while lane.stages.iter().all(|stage| lane.first < stage.next) {
+                    lane.first += 1;
+                    let slot = lane.slots.pop_front();
+                    if let Some(Content::Ready(Bytes::Made(buffer))) = slot.map(|slot| slot.content)
+                    {
+                        state.buffers.extend(Arc::into_inner(buffer));
+                    }
+                }
+                guard
+            }
+        }
+    }
+
+    fn make(&self, chunk: &Chunk, buffer: &mut Vec<u8>) -> Vec<(usize, Loss)> {
+        let piece_len = |piece: &Piece| (piece.range.end - piece.range.start) as usize;
+        let scratch_len =
+            |piece: &Piece| self.producers[piece.output].scratch_len(piece_len(piece));
+        let want = chunk.len + chunk.pieces.iter().map(scratch_len).max().unwrap_or(0);
+        if buffer.len() < want {
+            buffer.resize(want, 0);
+        }
+        let (mut bytes, scratch) = buffer.split_at_mut(chunk.len);
+        let mut losses = Vec::new();
+        for piece in &chunk.pieces {
+            let (filled, rest) = bytes.split_at_mut(piece_len(piece));
+            let loss = self.producers[piece.output].fill(piece.range.start, filled, scratch);
+            losses.extend(loss.map(|loss| (piece.output, loss)));
+            bytes = rest;
+        }
+        losses
+    }
+
+    fn hash_tensors(
+        &self,
+        hasher: &mut Sha256,
+        chunk: &Chunk,
+        mut bytes: &[u8],
+        hashes: &mut Vec<(usize, [u8; 32])>,
+    ) {
+        for piece in &chunk.pieces {
+            let (head, rest) = bytes.split_at((piece.range.end - piece.range.start) as usize);
+            hasher.update(head);
+            if piece.range.end == self.producers[piece.output].len() {
+                hashes.push((piece.output, hasher.finalize_reset().into()));
+            }
+            bytes = rest;
+        }
+    }
+
+    fn write(&self, file: &mut Option<File>, chunk: &Chunk, bytes: &[u8]) -> Result<()> {
+        let path = self.dir.join(&self.shards[chunk.file].name);
+        if chunk.pieces.is_empty() {
+            let created = File::options().write(true).create_new(true).open(&path);
+            *file = Some(created.map_err(|err| Error::io(&path, "create", err))?);
+        }
+        let open = file.as_mut().expect("a header comes before all other chunks of its file");
+        open.write_all(bytes).map_err(|err| Error::io(&path, "write", err))?;
+        if !chunk.pieces.is_empty() {
+            (self.options.progress)(bytes.len() as u64);
+        }
+        if chunk.is_last_of_file {
+            *file = None;
+        }
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
