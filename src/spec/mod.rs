@@ -219,3 +219,17 @@ pub(crate) fn from_toml(value: &toml::Value) -> std::result::Result<Value, Strin
         other => return Err(format!("{other} is no value of a hyperparameter")),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_standard_parses() {
+        let spec = Spec::embedded(CURRENT).unwrap();
+        assert!(!spec.maps.is_empty());
+        assert!(spec.role("decoder.layers.3.attn.q_proj.weight").is_some());
+        assert!(spec.role("decoder.layers.03.attn.q_proj.weight").is_none());
+        assert!(spec.role("heads.sentiment.proj.weight").is_some());
+    }
+}
