@@ -142,6 +142,11 @@ fn choose(folder: &Path, files: &[FolderFile]) -> Result<Choice> {
     let top: Vec<&str> =
         files.iter().map(|file| file.name.as_str()).filter(|name| !name.contains('/')).collect();
     for end in WEIGHT_ENDS {
+        // transformers takes the single file before an index; so does everyone who tests with it.
+        let single = SINGLE_FILES.iter().find(|name| ending(name) == *end);
+        if let Some(single) = single.filter(|single| top.contains(single)) {
+            return Ok(Choice::Files(vec![(*single).to_string()]));
+        }
         // The index that ends alike: `model.safetensors.index.json`, and with a variant
         // `model.safetensors.index.fp16.json`.
         let indexes: Vec<&&str> = top
@@ -152,10 +157,6 @@ fn choose(folder: &Path, files: &[FolderFile]) -> Result<Choice> {
         if let Some(index) = plain.or(indexes.first()) {
             return Ok(Choice::Index((**index).to_string()));
         }
-        let single = SINGLE_FILES.iter().find(|name| ending(name) == *end);
-        if let Some(single) = single.filter(|single| top.contains(single)) {
-            return Ok(Choice::Files(vec![(*single).to_string()]));
-        }
         let candidates: Vec<&str> = top
             .iter()
             .copied()
@@ -163,7 +164,8 @@ fn choose(folder: &Path, files: &[FolderFile]) -> Result<Choice> {
             .collect();
         let shards: Vec<Shard<'_>> = candidates.iter().filter_map(|name| shard(name)).collect();
         if let Some(first) = shards.first() {
-            let kin: Vec<&Shard<'_>> = shards.iter().filter(|shard| shard.series == first.series).collect();
+            let kin: Vec<&Shard<'_>> =
+                shards.iter().filter(|shard| shard.series == first.series).collect();
             if kin.len() < shards.len() {
                 let message = format!(
                     "two series of shards: `{}` and `{}`",
@@ -174,7 +176,10 @@ fn choose(folder: &Path, files: &[FolderFile]) -> Result<Choice> {
             }
             let numbers: BTreeSet<u64> = kin.iter().map(|shard| shard.number).collect();
             if let Some(missing) = (1..=first.count).find(|number| !numbers.contains(number)) {
-                let message = format!("shard {missing} of {} is missing beside `{}`", first.count, first.name);
+                let message = format!(
+                    "shard {missing} of {} is missing beside `{}`",
+                    first.count, first.name
+                );
                 return Err(Error::new(ErrorKind::Malformed, message).in_file(folder));
             }
             if numbers.len() as u64 != first.count || kin.len() != numbers.len() {
@@ -197,7 +202,8 @@ fn choose(folder: &Path, files: &[FolderFile]) -> Result<Choice> {
             }
         }
     }
-    let message = "has no weights: no .safetensors, .bin, .pt, .pth or .ckpt file, and no shard index";
+    let message =
+        "has no weights: no .safetensors, .bin, .pt, .pth or .ckpt file, and no shard index";
     Err(Error::unsupported(message).in_file(folder))
 }
 
@@ -226,8 +232,11 @@ fn shard(name: &str) -> Option<Shard<'_>> {
 
 fn check_no_extra_shard(folder: &Path, files: &[FolderFile], weights: &[String]) -> Result<()> {
     let known: BTreeSet<&str> = weights.iter().map(String::as_str).collect();
-    let series: BTreeSet<_> =
-        weights.iter().filter_map(|name| shard(name)).map(|shard| (shard.series.0, shard.series.1)).collect();
+    let series: BTreeSet<_> = weights
+        .iter()
+        .filter_map(|name| shard(name))
+        .map(|shard| (shard.series.0, shard.series.1))
+        .collect();
     for file in files {
         let Some(shard) = shard(&file.name) else { continue };
         if series.contains(&(shard.series.0, shard.series.1)) && !known.contains(shard.name) {
@@ -246,7 +255,9 @@ fn read_index(source: &mut Source, name: &str, checkpoint: &mut Checkpoint) -> R
     let index = json::parse(text, 0).map_err(|err| err.in_file(&path))?;
     let malformed = |message: String| Error::new(ErrorKind::Malformed, message).in_file(&path);
     let Some(Json::Object(map)) = index.get("weight_map") else {
-        return Err(malformed("a shard index has an object `weight_map`; there is none".to_owned()));
+        return Err(malformed(
+            "a shard index has an object `weight_map`; there is none".to_owned(),
+        ));
     };
     let mut by_file: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (tensor, file) in map {
@@ -257,11 +268,15 @@ fn read_index(source: &mut Source, name: &str, checkpoint: &mut Checkpoint) -> R
     }
     let mut weights = Vec::new();
     for (file, tensors) in by_file {
-        let id = source.add(file).map_err(|err| err.context(&format!("shard `{file}` of the index")))?;
+        let id =
+            source.add(file).map_err(|err| err.context(&format!("shard `{file}` of the index")))?;
         let part = read_file(source, id)?;
-        let present: BTreeSet<&str> = part.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        let present: BTreeSet<&str> =
+            part.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         if let Some(missing) = tensors.difference(&present).next() {
-            return Err(malformed(format!("the index puts `{missing}` in `{file}`, which does not have it")));
+            return Err(malformed(format!(
+                "the index puts `{missing}` in `{file}`, which does not have it"
+            )));
         }
         if let Some(extra) = present.difference(&tensors).next() {
             let place = map.get(*extra).map_or_else(
@@ -279,9 +294,12 @@ fn read_index(source: &mut Source, name: &str, checkpoint: &mut Checkpoint) -> R
         && claimed.as_u64().is_some_and(|claimed| claimed != total)
     {
         checkpoint.findings.push(
-            Diagnostic::warning("R007", format!("`total_size` of {name} is {claimed}, the tensors have {total} bytes"))
-                .file(name)
-                .mismatch(total, claimed),
+            Diagnostic::warning(
+                "R007",
+                format!("`total_size` of {name} is {claimed}, the tensors have {total} bytes"),
+            )
+            .file(name)
+            .mismatch(total, claimed),
         );
     }
     Ok(weights)
@@ -319,7 +337,8 @@ fn append(checkpoint: &mut Checkpoint, part: Checkpoint, file: &str) -> Result<(
         part.tensors.iter().find(|tensor| known.contains(tensor.name.as_str()))
     };
     if let Some(twice) = twice {
-        let message = format!("the tensor `{}` is in two shards, the second is `{file}`", twice.name);
+        let message =
+            format!("the tensor `{}` is in two shards, the second is `{file}`", twice.name);
         return Err(Error::new(ErrorKind::Malformed, message));
     }
     checkpoint.format = part.format;
@@ -343,8 +362,11 @@ fn note_others(files: &[FolderFile], weights: &[String], checkpoint: &mut Checkp
         .collect();
     if !others.is_empty() {
         checkpoint.findings.push(
-            Diagnostic::note("R008", format!("other weights of the folder are not read: {}", others.join(", ")))
-                .help("name a file instead of the folder to read it"),
+            Diagnostic::note(
+                "R008",
+                format!("other weights of the folder are not read: {}", others.join(", ")),
+            )
+            .help("name a file instead of the folder to read it"),
         );
     }
 }

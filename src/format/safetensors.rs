@@ -54,12 +54,18 @@ fn read_header(bytes: &[u8], extent: Extent) -> Result<Checkpoint> {
     let text = cursor.take(header_len, "the header")?;
     if text.first() != Some(&b'{') {
         let found = text.first().map_or("nothing".to_owned(), |byte| format!("byte {byte:#04x}"));
-        return Err(Error::malformed(header_start, format!("the header starts with {found}, not `{{`")));
+        return Err(Error::malformed(
+            header_start,
+            format!("the header starts with {found}, not `{{`"),
+        ));
     }
     let end = text.trim_ascii_end().len();
     if let Some(pad) = text[end..].iter().position(|&byte| byte != b' ') {
         let offset = header_start.saturating_add((end + pad) as u64);
-        return Err(Error::malformed(offset, "the header is padded with something else than spaces"));
+        return Err(Error::malformed(
+            offset,
+            "the header is padded with something else than spaces",
+        ));
     }
     let Header { entries, metadata } =
         serde_json::from_slice(text).map_err(|err| json::error(text, header_start, &err))?;
@@ -94,7 +100,8 @@ fn check_tiles(entries: &[(String, Entry)], weights: Extent) -> Result<()> {
     for (start, end, name) in ranges {
         let offset = weights.start.saturating_add(start.min(at));
         if at < start {
-            let message = format!("{} bytes between `{last}` and `{name}` are no tensor's", start - at);
+            let message =
+                format!("{} bytes between `{last}` and `{name}` are no tensor's", start - at);
             return Err(Error::malformed(offset, message));
         }
         if start < at && start < end {
@@ -119,9 +126,9 @@ fn tensor(
 ) -> Result<Tensor> {
     let [start, end] = entry.data_offsets;
     let offset = weights.start.saturating_add(start);
-    let extent = weights
-        .part(start, end)
-        .ok_or_else(|| Error::malformed(offset, format!("tensor `{name}` lies outside the file")))?;
+    let extent = weights.part(start, end).ok_or_else(|| {
+        Error::malformed(offset, format!("tensor `{name}` lies outside the file"))
+    })?;
     let shape = entry.shape.clone();
     let Some(dtype) = DType::ALL.iter().find(|dtype| dtype.name() == entry.dtype).copied() else {
         let why = format!("its dtype {:?} is not known here", entry.dtype);
@@ -133,8 +140,10 @@ fn tensor(
     let n_bytes = n_elements(&shape).and_then(|n| dtype.n_bytes(n));
     if n_bytes != Some(extent.len) {
         let takes = n_bytes.map_or("no whole number of bytes".to_owned(), |n| format!("{n} bytes"));
-        let message =
-            format!("tensor `{name}` of {dtype} {shape:?} takes {takes}, the header gives it {}", extent.len);
+        let message = format!(
+            "tensor `{name}` of {dtype} {shape:?} takes {takes}, the header gives it {}",
+            extent.len
+        );
         return Err(Error::malformed(offset, message));
     }
     Ok(Tensor { name: name.to_owned(), dtype, shape, payload: Payload::Range(extent) })
@@ -304,8 +313,16 @@ mod tests {
             9,
             "error: t: 1 bytes between `a` and `b` are no tensor's (at byte 0x75)",
         );
-        check(&two("[0,4]", "[2,6]"), 6, "error: t: tensor `b` lies 2 bytes over `a` (at byte 0x73)");
-        check(&two("[0,4]", "[4,8]"), 9, "error: t: 1 bytes after `b` are no tensor's (at byte 0x79)");
+        check(
+            &two("[0,4]", "[2,6]"),
+            6,
+            "error: t: tensor `b` lies 2 bytes over `a` (at byte 0x73)",
+        );
+        check(
+            &two("[0,4]", "[4,8]"),
+            9,
+            "error: t: 1 bytes after `b` are no tensor's (at byte 0x79)",
+        );
         check(
             &two("[0,4]", "[4,8]"),
             7,
@@ -353,9 +370,15 @@ mod tests {
             assert!(text.contains("at most 100000000 are read"), "{text}");
         }
         check(" {}", 0, "error: t: the header starts with byte 0x20, not `{` (at byte 0x8)");
-        check("{}\n", 0, "error: t: the header is padded with something else than spaces (at byte 0xa)");
-        assert!(read_text_of(r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1,2]}}"#, 1)
-            .starts_with("error"));
+        check(
+            "{}\n",
+            0,
+            "error: t: the header is padded with something else than spaces (at byte 0xa)",
+        );
+        assert!(
+            read_text_of(r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1,2]}}"#, 1)
+                .starts_with("error")
+        );
         assert!(read_text_of(r#"{"a":{"dtype":"U8","shape":[1]}}"#, 1).contains("missing field"));
         assert!(read_text_of(r#"{"__metadata__":{"k":1}}"#, 0).contains("expected a string"));
     }

@@ -169,16 +169,28 @@ impl Reader<'_> {
         if let Some(value) = &rule.value {
             return Ok(Some((value.eval(self)?, format!("`{}`", value.text))));
         }
+        let mut found: Found = None;
         for path in &rule.from {
-            match lookup(self.config, path) {
+            let foreign = match lookup(self.config, path) {
                 None => continue,
                 Some(Json::Null) if !rule.null => continue,
-                Some(foreign) => {
-                    let value = read_value(rule, foreign, self)
-                        .map_err(|why| format!("the config's `{path}`: {why}"))?;
-                    return Ok(Some((value, format!("the config's `{path}`"))));
+                Some(foreign) => foreign,
+            };
+            let value = read_value(rule, foreign, self)
+                .map_err(|why| format!("the config's `{path}`: {why}"))?;
+            match &found {
+                None => found = Some((value, format!("the config's `{path}`"))),
+                Some((first, _)) if same(first, &value) => {}
+                Some((first, origin)) => {
+                    return Err(format!(
+                        "{origin} makes it {first}, and `{path}` makes it {value}: readers differ \
+                         in which they believe"
+                    ));
                 }
             }
+        }
+        if found.is_some() {
+            return Ok(found);
         }
         if let Some((count, each)) = &rule.each {
             let count = count.eval_size(self)?;
@@ -343,6 +355,10 @@ pub fn write(
             same(&known, &value)
         });
         let foreign = match kept.and_then(|(_, foreign)| foreign.clone()) {
+            // transformers 5 refuses `1` where it declares a float; 4 takes both.
+            Some(Json::Number(number)) if number.is_i64() && matches!(value, Value::Float(_)) => {
+                Ok(Json::from(number.as_f64()))
+            }
             Some(foreign) => Ok(foreign),
             None => write_value(rule, &value, &names),
         };

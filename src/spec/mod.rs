@@ -3,6 +3,7 @@
 
 pub mod arch;
 pub mod expr;
+pub mod files;
 pub mod hparams;
 pub mod map;
 pub mod roles;
@@ -46,6 +47,8 @@ pub struct Spec {
     pub witnesses: Vec<hparams::Witness>,
     /// The tasks.
     pub tasks: Vec<TaskType>,
+    /// The files beside the tensors.
+    pub beside: Vec<files::FileRole>,
     /// The architectures by id.
     pub archs: BTreeMap<String, Arch>,
     /// The mappings by format and name.
@@ -106,6 +109,7 @@ impl Spec {
             roles::parse(file(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why))?;
         let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
+        let beside: files::FilesFile = parse(&files, "files.toml")?;
         let (keys, witnesses) = hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
 
         let mut archs = BTreeMap::new();
@@ -141,6 +145,7 @@ impl Spec {
             keys,
             witnesses,
             tasks: tasks.task,
+            beside: beside.file,
             archs,
             maps,
             files,

@@ -35,7 +35,9 @@ fn read_bytes(bytes: &[u8]) -> Result<Checkpoint> {
 /// The packed little-endian bytes of a readable tensor.
 fn gather(source: &Source, tensor: &Tensor) -> Vec<u8> {
     let view = match &tensor.payload {
-        Payload::Range(extent) => return source.slice(*extent).expect("ranges lie inside").to_vec(),
+        Payload::Range(extent) => {
+            return source.slice(*extent).expect("ranges lie inside").to_vec();
+        }
         Payload::View(view) => view,
         Payload::Unreadable(reason) => panic!("{}: {reason}", tensor.name),
     };
