@@ -535,3 +535,6 @@ fn quote(name: &(impl ToString + ?Sized)) -> String {
     }
     format!("`{quoted}`")
 }
+
+#[cfg(test)]
+mod tests;

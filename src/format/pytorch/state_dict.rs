@@ -60,9 +60,9 @@ const PREFIXES: &[&str] = &[
 
 /// Parts that wrappers of modules put into the names of what they wrap, at any depth.
 const PARTS: &[&str] = &[
-    "_orig_mod",                  // `torch.compile`.
-    "_fsdp_wrapped_module",       // FSDP.
-    "_checkpoint_wrapped_module", // Activation checkpointing.
+    "_orig_mod.",                  // `torch.compile`.
+    "_fsdp_wrapped_module.",       // FSDP.
+    "_checkpoint_wrapped_module.", // Activation checkpointing.
 ];
 
 /// How deep values may be nested.
@@ -213,13 +213,17 @@ impl<'w> Walk<'w, '_> {
         };
         let shown: Vec<String> =
             shown.iter().map(|(key, value)| self.describe(key, *value)).collect();
-        let message = format!("these keys are not part of the model: {}{more}", shown.join(", "));
+        let message =
+            format!("these top-level keys are not read as weights: {}{more}", shown.join(", "));
         (!shown.is_empty()).then(|| Diagnostic::note(rule::LEFT_OUT_KEYS, message))
     }
 
     /// Names a value that is left out, for a person.
     fn describe(&self, key: &str, value: NodeId) -> String {
         let kind = match self.pickle.node(value) {
+            _ if tensor::is_tensor(self.pickle, value) => {
+                return format!("{} (a tensor)", quote(key));
+            }
             Node::Object(Object { callable, .. }) => match class_of(self.pickle, *callable) {
                 Some((module, name)) => quote_global(module, name),
                 None => "an object".to_owned(),
@@ -321,8 +325,11 @@ impl<'w> Walk<'w, '_> {
     }
 
     fn report_key_twice(&mut self, key: &str) {
-        let is_same = |finding: &&Diagnostic| finding.rule == rule::DUPLICATE_NAME;
-        if MAX_REPORTED_KEYS <= self.findings.iter().filter(is_same).count() {
+        let mut reported = self.findings.iter().filter(|of| of.rule == rule::DUPLICATE_NAME);
+        // The outermost dictionary is looked at more than once.
+        if reported.clone().any(|of| of.key.as_deref() == Some(cut(key)))
+            || reported.nth(MAX_REPORTED_KEYS - 1).is_some()
+        {
             return;
         }
         let message = format!("the key {} stands twice; the last one counts", quote(key));
@@ -537,7 +544,8 @@ fn without_part(name: &str, part: &str) -> String {
     if !name.contains(part) {
         return name.to_owned();
     }
-    name.split('.').filter(|of| *of != part).collect::<Vec<_>>().join(".")
+    let kept = name.split_inclusive('.').filter(|of| *of != part);
+    kept.collect()
 }
 
 /// Gives the tensors new names, unless that changes none, or leaves one empty or two the same.
