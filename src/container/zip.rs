@@ -137,11 +137,9 @@ impl Zip {
         let mut folded = BTreeMap::new();
         let mut twins = Vec::new();
         for member in &self.members {
-            match folded.get(&member.name.to_lowercase()) {
-                Some(&first) => twins.push((first, member.name.as_str())),
-                None => {
-                    folded.insert(member.name.to_lowercase(), member.name.as_str());
-                }
+            let first = *folded.entry(member.name.to_lowercase()).or_insert(member.name.as_str());
+            if first != member.name {
+                twins.push((first, member.name.as_str()));
             }
         }
         twins
@@ -535,3 +533,6 @@ fn quote(name: &(impl ToString + ?Sized)) -> String {
     }
     format!("`{quoted}`")
 }
+
+#[cfg(test)]
+mod tests;

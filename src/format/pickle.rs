@@ -131,7 +131,7 @@ impl<'a> Pickle<'a> {
             nodes: vec![Node::None, Node::Bool(false), Node::Bool(true), Node::Tuple(Vec::new())],
             stack: Vec::new(),
             marks: Vec::new(),
-            memo: HashMap::new(),
+            memo: Memo::default(),
             not_utf8: None,
         };
         for _ in 0..MAX_OPCODES {
@@ -291,8 +291,40 @@ struct Machine<'a> {
     stack: Vec<NodeId>,
     /// The heights of the stack at the open marks.
     marks: Vec<usize>,
-    memo: HashMap<u64, NodeId>,
+    memo: Memo,
     not_utf8: Option<u64>,
+}
+
+/// Values by number. Picklers count up from 0, so nearly all lie in a row.
+#[derive(Default)]
+struct Memo {
+    row: Vec<NodeId>,
+    others: HashMap<u64, NodeId>,
+}
+
+impl Memo {
+    fn len(&self) -> usize {
+        self.row.len() + self.others.len()
+    }
+
+    fn get(&self, index: u64) -> Option<NodeId> {
+        let in_row = usize::try_from(index).ok().and_then(|index| self.row.get(index));
+        in_row.or_else(|| self.others.get(&index)).copied()
+    }
+
+    fn insert(&mut self, index: u64, id: NodeId) {
+        let next = self.row.len() as u64;
+        match usize::try_from(index).ok().and_then(|index| self.row.get_mut(index)) {
+            Some(place) => *place = id,
+            None if index == next => {
+                self.row.push(id);
+                self.others.remove(&index);
+            }
+            None => {
+                self.others.insert(index, id);
+            }
+        }
+    }
 }
 
 impl<'a> Machine<'a> {
@@ -488,7 +520,7 @@ impl<'a> Machine<'a> {
             op::MEMOIZE => self.memoize(at, self.memo.len() as u64)?,
             op::GET | op::BINGET | op::LONG_BINGET => {
                 let index = memo_index(opcode, at, cursor)?;
-                let Some(&id) = self.memo.get(&index) else {
+                let Some(id) = self.memo.get(index) else {
                     let message = format!("the memo has no value {index}");
                     return Err(Error::malformed(at, message));
                 };

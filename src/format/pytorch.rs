@@ -15,6 +15,7 @@
 //! Spec: `torch/serialization.py`, `torch/_utils.py` and `torch/storage.py` of torch 2.15.
 
 mod archive;
+mod names;
 mod state_dict;
 mod storage;
 mod stream;
@@ -275,10 +276,10 @@ fn report_globals(pickle: &Pickle<'_>, findings: &mut Vec<Diagnostic>) {
             continue;
         };
         let (module, name) = (cut(module), cut(name));
-        let Some(level) = level_of(module, name) else { continue };
         if seen.contains(&(module, name)) {
             continue;
         }
+        let Some(level) = level_of(module, name) else { continue };
         // What would run code is always worth its line.
         if seen.len() == MAX_REPORTED_GLOBALS && level != Level::Error {
             n_more += 1;

@@ -1,4 +1,4 @@
-//! From the object of a file to named tensors: wrappers, modules, nesting and prefixes.
+//! From the object of a file to named tensors: wrappers, modules and nesting.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::pickle::{Node, NodeId, Object, Pickle};
 
 use super::storage::Storages;
-use super::{class_of, cut, quote, quote_global, rule, tensor};
+use super::{class_of, cut, names, quote, quote_global, rule, tensor};
 
 /// Keys under which training programs keep the state dict, the surest first.
 const WRAPPERS: &[&str] = &[
@@ -51,18 +51,6 @@ const NO_WEIGHTS: &[&str] = &[
     "scaler",
     "scheduler",
     "scheduler_state_dict",
-];
-
-/// Prefixes that wrappers of modules put before every name.
-const PREFIXES: &[&str] = &[
-    "module.", // DataParallel and DistributedDataParallel.
-];
-
-/// Parts that wrappers of modules put into the names of what they wrap, at any depth.
-const PARTS: &[&str] = &[
-    "_orig_mod",                  // `torch.compile`.
-    "_fsdp_wrapped_module",       // FSDP.
-    "_checkpoint_wrapped_module", // Activation checkpointing.
 ];
 
 /// How deep values may be nested.
@@ -116,14 +104,14 @@ pub(super) fn read(
         checkpoint.metadata.insert("pytorch.wrapper".to_owned(), wrapper);
     }
     findings.extend(left_out);
-    let stripped = strip_prefixes(&mut tensors);
+    let stripped = names::strip_prefixes(&mut tensors);
     if !stripped.is_empty() {
         let stripped = stripped.join(" ");
         let message = format!("the names are given without {}", quote(&stripped));
         findings.push(Diagnostic::note(rule::WRAPPER_STRIPPED, message).key(&stripped));
         checkpoint.metadata.insert("pytorch.prefix".to_owned(), stripped);
     }
-    keep_first_of_each_name(&mut tensors, &mut findings);
+    names::keep_first_of_each(&mut tensors, &mut findings);
     checkpoint.tensors = tensors;
     checkpoint.findings.append(&mut findings);
     Ok(())
@@ -213,13 +201,17 @@ impl<'w> Walk<'w, '_> {
         };
         let shown: Vec<String> =
             shown.iter().map(|(key, value)| self.describe(key, *value)).collect();
-        let message = format!("these keys are not part of the model: {}{more}", shown.join(", "));
+        let message =
+            format!("these top-level keys are not read as weights: {}{more}", shown.join(", "));
         (!shown.is_empty()).then(|| Diagnostic::note(rule::LEFT_OUT_KEYS, message))
     }
 
     /// Names a value that is left out, for a person.
     fn describe(&self, key: &str, value: NodeId) -> String {
         let kind = match self.pickle.node(value) {
+            _ if tensor::is_tensor(self.pickle, value) => {
+                return format!("{} (a tensor)", quote(key));
+            }
             Node::Object(Object { callable, .. }) => match class_of(self.pickle, *callable) {
                 Some((module, name)) => quote_global(module, name),
                 None => "an object".to_owned(),
@@ -321,8 +313,11 @@ impl<'w> Walk<'w, '_> {
     }
 
     fn report_key_twice(&mut self, key: &str) {
-        let is_same = |finding: &&Diagnostic| finding.rule == rule::DUPLICATE_NAME;
-        if MAX_REPORTED_KEYS <= self.findings.iter().filter(is_same).count() {
+        let mut reported = self.findings.iter().filter(|of| of.rule == rule::DUPLICATE_NAME);
+        // The outermost dictionary is looked at more than once.
+        if reported.clone().any(|of| of.key.as_deref() == Some(cut(key)))
+            || reported.nth(MAX_REPORTED_KEYS - 1).is_some()
+        {
             return;
         }
         let message = format!("the key {} stands twice; the last one counts", quote(key));
@@ -368,18 +363,21 @@ impl<'w> Walk<'w, '_> {
                 attributes.iter().rev().find(|(key, _)| self.pickle.text(*key) == Some(name))?;
             Some(*value)
         };
-        let parts = ["_parameters", "_buffers", "_modules"].map(|part| attribute(part));
+        let parts = ["_parameters", "_buffers", "_modules"].map(attribute);
         if let [Some(_), _, Some(_)] = parts {
-            let left_out = attribute("_non_persistent_buffers_set");
+            let left_out = attribute("_non_persistent_buffers_set")
+                .map(|set| self.texts_of_set(set))
+                .unwrap_or_default();
+            self.spend_visits(left_out.len())?;
             return Ok(Some(Module {
                 parts: parts.into_iter().flatten().filter_map(|part| self.items(part)).collect(),
-                left_out: left_out.map(|set| self.texts_of_set(set)).unwrap_or_default(),
+                left_out: left_out.iter().copied().collect(),
             }));
         }
         let class = class_of(self.pickle, object.callable);
         let is_script = class
             .is_some_and(|(module, _)| module == "__torch__" || module.starts_with("__torch__."));
-        Ok(is_script.then(|| Module { parts: vec![attributes], left_out: HashSet::new() }))
+        Ok(is_script.then(|| Module { parts: vec![attributes], left_out: BTreeSet::new() }))
     }
 
     /// An object that is no tensor, and its attributes by name.
@@ -397,7 +395,7 @@ impl<'w> Walk<'w, '_> {
         Some((object, self.items(state)?))
     }
 
-    fn texts_of_set(&self, set: NodeId) -> HashSet<&'w str> {
+    fn texts_of_set(&self, set: NodeId) -> Vec<&'w str> {
         let members = match self.pickle.node(set) {
             Node::Set(members) => Some(members.as_slice()),
             // Protocols before 4 call `set` with a list.
@@ -464,7 +462,7 @@ fn under(wrapper: &[&str], key: String) -> String {
 struct Module<'w> {
     parts: Vec<Vec<(NodeId, NodeId)>>,
     /// The names of buffers that `state_dict` leaves out.
-    left_out: HashSet<&'w str>,
+    left_out: BTreeSet<&'w str>,
 }
 
 /// How deep tuples may be nested in a key.
@@ -504,70 +502,4 @@ fn spell_key(pickle: &Pickle<'_>, key: NodeId, depth: u32, text: &mut String) ->
         return Err(Error::new(ErrorKind::Limit, message));
     }
     Ok(())
-}
-
-/// Takes the prefixes of wrapped modules off the names; gives what was taken off, in order.
-fn strip_prefixes(tensors: &mut [Tensor]) -> Vec<&'static str> {
-    let mut stripped = Vec::new();
-    loop {
-        let n_before = stripped.len();
-        for &part in PARTS {
-            let shorter: Vec<String> =
-                tensors.iter().map(|tensor| without_part(&tensor.name, part)).collect();
-            if rename(tensors, shorter) {
-                stripped.push(part);
-            }
-        }
-        for &prefix in PREFIXES {
-            let shorter: Option<Vec<String>> = tensors
-                .iter()
-                .map(|tensor| tensor.name.strip_prefix(prefix).map(str::to_owned))
-                .collect();
-            if shorter.is_some_and(|shorter| rename(tensors, shorter)) {
-                stripped.push(prefix);
-            }
-        }
-        if stripped.len() == n_before {
-            return stripped;
-        }
-    }
-}
-
-fn without_part(name: &str, part: &str) -> String {
-    if !name.contains(part) {
-        return name.to_owned();
-    }
-    name.split('.').filter(|of| *of != part).collect::<Vec<_>>().join(".")
-}
-
-/// Gives the tensors new names, unless that changes none, or leaves one empty or two the same.
-fn rename(tensors: &mut [Tensor], names: Vec<String>) -> bool {
-    let changes = tensors.iter().zip(&names).any(|(tensor, name)| tensor.name != *name);
-    let distinct = names.iter().collect::<BTreeSet<_>>().len();
-    let before = tensors.iter().map(|tensor| &tensor.name).collect::<BTreeSet<_>>().len();
-    if !changes || distinct != before || names.iter().any(String::is_empty) {
-        return false;
-    }
-    for (tensor, name) in tensors.iter_mut().zip(names) {
-        tensor.name = name;
-    }
-    true
-}
-
-/// Drops the later one of two tensors whose keys are spelled the same, as `a.b` and `a` → `b`.
-fn keep_first_of_each_name(tensors: &mut Vec<Tensor>, findings: &mut Vec<Diagnostic>) {
-    let mut names = BTreeSet::new();
-    tensors.retain(|tensor| {
-        let is_first = names.insert(tensor.name.clone());
-        if !is_first {
-            let message =
-                format!("two tensors are named {}; the first is kept", quote(&tensor.name));
-            findings.push(
-                Diagnostic::error(rule::DUPLICATE_NAME, message)
-                    .tensor(&tensor.name)
-                    .help("load the file with torch and save one flat dictionary"),
-            );
-        }
-        is_first
-    });
 }

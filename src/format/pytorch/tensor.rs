@@ -10,6 +10,12 @@ use super::{class_of, quote_global};
 /// The most dimensions torch allows a tensor.
 const MAX_DIMS: usize = 64;
 
+/// The most entries of a tensor's metadata; torch writes two.
+const MAX_METADATA: usize = 16;
+
+/// The most parts of a sparse tensor; torch writes up to five.
+const MAX_SPARSE_PARTS: usize = 8;
+
 /// How many calls may be wrapped around a tensor: a parameter of a subclass with a state has two.
 const MAX_WRAPS: u32 = 8;
 
@@ -288,6 +294,9 @@ impl Reader<'_, '_> {
     /// What the metadata of a tensor leaves to be done to every value, if anything.
     fn lazy_bits(&self, metadata: Option<&NodeId>) -> Option<String> {
         let Node::Dict(items) = self.pickle.node(*metadata?) else { return None };
+        if MAX_METADATA < items.len() {
+            return Some(format!("its metadata has {} entries, and few are known", items.len()));
+        }
         let is_set = |bit: &str| {
             items.iter().any(|(key, value)| {
                 self.pickle.text(*key) == Some(bit)
@@ -305,6 +314,7 @@ impl Reader<'_, '_> {
 
     fn sparse(&self, layout: NodeId, data: NodeId, n_wraps: u32) -> Entry {
         let data = self.pickle.sequence(data).unwrap_or_default();
+        let data = data.get(..MAX_SPARSE_PARTS).unwrap_or(data);
         // The values are the last tensor, the size the sequence after it.
         let values = data.iter().rposition(|&part| is_tensor(self.pickle, part));
         let dtype = values.and_then(|at| self.read(*data.get(at)?, n_wraps));

@@ -213,3 +213,263 @@ fn any_byte_changed_it_is_refused_or_read_without_harm() {
         }
     }
 }
+
+/// Makes a stored zip file of members, without zip64.
+fn zip_of(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let (mut file, mut directory) = (Vec::new(), Vec::new());
+    for (name, payload) in members {
+        let mut crc = flate2::Crc::new();
+        crc.update(payload);
+        let at = u32::try_from(file.len()).expect("tests are small");
+        let len = u32::try_from(payload.len()).expect("tests are small").to_le_bytes();
+        let name_len = u16::try_from(name.len()).expect("names are short").to_le_bytes();
+        let common =
+            [&[0; 8][..], &crc.sum().to_le_bytes(), &len, &len, &name_len, &[0; 2]].concat();
+        file.extend([b"PK\x03\x04\0\0", &common[..], name.as_bytes(), payload].concat());
+        let tail = [&[0; 10][..], &at.to_le_bytes(), name.as_bytes()].concat();
+        directory.extend([b"PK\x01\x02\0\0\0\0", &common[..], &tail].concat());
+    }
+    let n = u16::try_from(members.len()).expect("tests are small").to_le_bytes();
+    let start = u32::try_from(file.len()).expect("tests are small").to_le_bytes();
+    let len = u32::try_from(directory.len()).expect("tests are small").to_le_bytes();
+    file.extend(directory);
+    file.extend([b"PK\x05\x06\0\0\0\0", &n[..], &n, &len, &start, &[0; 2]].concat());
+    file
+}
+
+/// Reads an archive of this pickle, written in the text opcodes of protocol 0 where that helps,
+/// and of one storage `0` of 24 bytes.
+fn check(pickle: &[u8], expected: &str) {
+    let members = [("m/data.pkl", pickle), ("m/data/0", &[1; 24]), ("m/version", b"3\n")];
+    assert_eq!(report(&read_bytes(&zip_of(&members))).trim_end(), expected);
+}
+
+/// A pickle of `{'w': _rebuild_tensor_v2(storage '0' of six floats, <arguments>, False, {})}`.
+fn tensor_of(arguments: &str) -> Vec<u8> {
+    let storage = "(S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nI6\ntQ";
+    let text =
+        format!("}}S'w'\nctorch._utils\n_rebuild_tensor_v2\n({storage}{arguments}I00\n}}tRs.");
+    text.into_bytes()
+}
+
+/// What the reader says of a tensor it cannot read.
+fn unreadable(tensor: &str, reason: &str) -> String {
+    format!(
+        "pytorch.container = zip\n{tensor}: unreadable: {reason}\n\
+         Warning R003: the values of `w` cannot be read: {reason}"
+    )
+}
+
+#[test]
+fn a_view_inside_its_storage_is_read() {
+    check(
+        &tensor_of("I0\n(I2\nI3\nt(I3\nI1\nt"),
+        "pytorch.container = zip\nw F32 [2, 3]: 24 bytes at 0xc3",
+    );
+}
+
+#[test]
+fn a_view_past_its_storage_is_unreadable() {
+    let reason = "its last element ends at byte 28 of its storage, which has 24 bytes";
+    check(&tensor_of("I1\n(I2\nI3\nt(I3\nI1\nt"), &unreadable("w F32 [2, 3]", reason));
+}
+
+#[test]
+fn a_negative_size_or_stride_is_unreadable() {
+    check(&tensor_of("I0\n(I-2\nt(I1\nt"), &unreadable("w F32 []", "its shape holds -2"));
+    check(&tensor_of("I0\n(I2\nt(I-1\nt"), &unreadable("w F32 [2]", "its strides holds -1"));
+    check(&tensor_of("I-1\n(I2\nt(I1\nt"), &unreadable("w F32 [2]", "its offset is -1"));
+}
+
+#[test]
+fn products_and_sums_past_64_bits_are_unreadable() {
+    let huge = i64::MAX;
+    check(
+        &tensor_of(&format!("I0\n(I{huge}\nI8\nt(I0\nI0\nt")),
+        &unreadable(
+            &format!("w F32 [{huge}, 8]"),
+            "its shape has more bytes than a 64-bit number can count",
+        ),
+    );
+    check(
+        &tensor_of(&format!("I{huge}\n(I3\nt(I{huge}\nt")),
+        &unreadable("w F32 [3]", "its last element lies past every 64-bit offset"),
+    );
+}
+
+#[test]
+fn shape_and_strides_of_other_lengths_are_unreadable() {
+    let reason = "it has 2 dimensions and 1 strides";
+    check(&tensor_of("I0\n(I2\nI3\nt(I1\nt"), &unreadable("w F32 [2, 3]", reason));
+}
+
+#[test]
+fn a_storage_of_another_size_is_unreadable() {
+    let pickle = String::from_utf8(tensor_of("I0\n(I2\nI3\nt(I3\nI1\nt")).expect("it is text");
+    let reason = "its storage `0` should have 5 elements of 4 bytes, and has 24 bytes";
+    check(pickle.replace("I6\n", "I5\n").as_bytes(), &unreadable("w F32 [2, 3]", reason));
+    let reason = "its storage `0` should have 6 elements of 8 bytes, and has 24 bytes";
+    check(pickle.replace("Float", "Double").as_bytes(), &unreadable("w F64 [2, 3]", reason));
+    let reason = "its storage `7` is not in the file";
+    check(pickle.replace("'0'", "'7'").as_bytes(), &unreadable("w F32 [2, 3]", reason));
+    let reason = "its storage has the class `torch.NewStorage`, which is not known";
+    let found = unreadable("w UNKNOWN [2, 3]", reason);
+    let note = "Note R002: the pickle names `torch.NewStorage`, which this reader does not know; \
+                nothing of it is ever run\n";
+    check(
+        pickle.replace("Float", "New").as_bytes(),
+        &found.replace("Warning", &format!("{note}Warning")),
+    );
+}
+
+#[test]
+fn a_call_of_the_system_is_named_and_not_made() {
+    check(
+        b"}S'w'\ncos\nsystem\n(S'echo'\ntRs.",
+        "pytorch.container = zip\n\
+         Error R002: the pickle calls `os.system`, which no checkpoint needs; nothing of it was run\n\
+         Note R004: these top-level keys are not read as weights: `w` (`os.system`)",
+    );
+}
+
+#[test]
+fn a_key_that_stands_twice_has_its_last_value() {
+    check(
+        b"}(S'w'\nI1\nS'w'\nI2\nu.",
+        "pytorch.container = zip\n\
+         Warning R006: the key `w` stands twice; the last one counts\n\
+         Note R004: these top-level keys are not read as weights: `w` (an integer)",
+    );
+}
+
+#[test]
+fn bytes_after_the_pickle_are_reported() {
+    check(
+        b"}.cos\nsystem\n",
+        "pytorch.container = zip\n\
+         Warning R008: 11 bytes follow the pickle in data.pkl, and torch does not read them",
+    );
+}
+
+#[test]
+fn a_dictionary_in_itself_is_read_once() {
+    check(
+        b"}p0\nS'x'\ng0\ns.",
+        "pytorch.container = zip\n\
+         Warning R007: the value of `x` contains itself\n\
+         Note R004: these top-level keys are not read as weights: `x` (a dictionary)",
+    );
+}
+
+#[test]
+fn values_that_multiply_by_sharing_are_refused() {
+    // 60 dictionaries, each with the next one twice: 2^60 paths.
+    let mut pickle = b"}p0\n".to_vec();
+    for level in 1..60 {
+        pickle.extend(format!("}}p{level}\n(S'a'\ng{0}\nS'b'\ng{0}\nu", level - 1).bytes());
+    }
+    pickle.push(b'.');
+    check(&pickle, "Limit: values share each other so often that listing them would not end");
+}
+
+#[test]
+fn deep_nesting_is_refused() {
+    let pickle = [&b"}"[..], &b"S'a'\n}".repeat(200), &b"s".repeat(200), b"."].concat();
+    check(&pickle, "Limit: values are nested more than 128 deep");
+}
+
+#[test]
+fn names_longer_than_any_are_refused() {
+    let name = "n".repeat(1 << 17);
+    check(
+        format!("}}S'{name}'\nI1\ns.").as_bytes(),
+        "Limit: a key passes the limit of 65536 bytes",
+    );
+}
+
+#[test]
+fn a_false_checksum_of_the_pickle_is_reported() {
+    let mut bytes = zip_of(&[("m/data.pkl", b"}.")]);
+    for at in (0..bytes.len() - 4).rev() {
+        // The checksum lies 14 bytes into a local header, 16 into an entry of the directory.
+        match bytes.get(at..at + 4) {
+            Some(b"PK\x03\x04") => bytes[at + 14] ^= 1,
+            Some(b"PK\x01\x02") => bytes[at + 16] ^= 1,
+            _ => {}
+        }
+    }
+    assert_eq!(
+        report(&read_bytes(&bytes)),
+        "pytorch.container = zip\n\
+         Warning R011: the checksum of `m/data.pkl` is not that of its bytes\n"
+    );
+}
+
+#[test]
+fn members_that_differ_in_case_are_reported() {
+    let members = [("m/data.pkl", &b"}."[..]), ("m/DATA.pkl", b"}."), ("m/version", b"3\n")];
+    assert_eq!(
+        report(&read_bytes(&zip_of(&members))),
+        "pytorch.container = zip\nWarning R009: the members `m/data.pkl` and `m/DATA.pkl` differ \
+         only in the case of letters; torch takes them for one\n"
+    );
+}
+
+#[test]
+fn text_that_is_not_utf8_is_reported() {
+    check(
+        b"}X\x02\0\0\0a\xffI1\ns.",
+        "pytorch.container = zip\n\
+         Warning R010: a string at byte 0x29 is not UTF-8; what is wrong in it is shown as `\u{fffd}`\n\
+         Note R004: these top-level keys are not read as weights: `a\u{fffd}` (an integer)",
+    );
+}
+
+#[test]
+fn other_zip_files_are_explained() {
+    let check = |members: &[(&str, &[u8])], expected: &str| {
+        assert_eq!(report(&read_bytes(&zip_of(members))).trim_end(), expected);
+    };
+    check(
+        &[("m/archive_format", b"pt2")],
+        "Unsupported: this is a program of `torch.export`; load it with `torch.export.load` and \
+         save its `state_dict` with `torch.save` or safetensors",
+    );
+    check(&[("w.npy", b"")], "Unsupported: this is an `.npz` file of NumPy, not one of PyTorch");
+    check(
+        &[("a/b", b"")],
+        "Malformed: a PyTorch archive has a member `a/data.pkl`, this zip file does not",
+    );
+    check(
+        &[("m/data.pkl", b"}."), ("m/byteorder", b"middle")],
+        "Malformed: the byte order is `middle`; `little` or `big` is due",
+    );
+}
+
+#[test]
+fn bytes_after_a_stream_are_reported() {
+    let mut bytes = fs::read(fixtures().join("stream_views.pt")).expect("the fixture reads");
+    bytes.extend(b"more");
+    let checkpoint = read_bytes(&bytes).expect("the stream itself is whole");
+    let rules: Vec<&str> = checkpoint.findings.iter().map(|finding| finding.rule).collect();
+    assert_eq!(rules, [rule::TRAILING_BYTES]);
+}
+
+#[test]
+fn every_rule_has_a_page() {
+    let pages = Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/1.0/rules");
+    for number in 1..=12 {
+        let id = format!("R{number:03}");
+        let page = fs::read_dir(&pages).expect("the pages are committed").find_map(|page| {
+            let path = page.expect("it lists").path();
+            let name = path.file_stem()?.to_str()?.to_owned();
+            let title = name.strip_prefix(&format!("{id}-"))?;
+            Some((format!("# {id} {title}\n"), fs::read_to_string(path).ok()?))
+        });
+        let (title, text) = page.unwrap_or_else(|| panic!("{id} has no page"));
+        assert!(text.starts_with(&title), "{id}");
+        for section in ["\n## Why it matters\n", "\n## What to do\n", "\n## Example\n"] {
+            assert!(text.contains(section), "{id} has no section {section:?}");
+        }
+    }
+}
