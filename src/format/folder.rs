@@ -295,7 +295,7 @@ fn read_index(source: &mut Source, name: &str, checkpoint: &mut Checkpoint) -> R
     {
         checkpoint.findings.push(
             Diagnostic::warning(
-                "R007",
+                "R013",
                 format!("`total_size` of {name} is {claimed}, the tensors have {total} bytes"),
             )
             .file(name)
@@ -363,7 +363,7 @@ fn note_others(files: &[FolderFile], weights: &[String], checkpoint: &mut Checkp
     if !others.is_empty() {
         checkpoint.findings.push(
             Diagnostic::note(
-                "R008",
+                "R014",
                 format!("other weights of the folder are not read: {}", others.join(", ")),
             )
             .help("name a file instead of the folder to read it"),

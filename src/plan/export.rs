@@ -6,12 +6,14 @@ use serde_json::Value as Json;
 
 use super::import::make;
 use super::names::{self, Bound, Choices, Instance};
-use super::ops::{Way, describe, is_exact, run};
+use super::ops::{Strand, Way, describe, is_exact, run};
 use super::{Exactness, Options, Step, Tensors, keys, tasks};
-use crate::checkpoint::{Checkpoint, DType, Tensor};
+use crate::checkpoint::{Checkpoint, DType};
 use crate::diagnostic::Diagnostic;
-use crate::package::{MapUsed, Model, Provenance, WayBack};
+use crate::package::{MapUsed, Model, Provenance, Value, WayBack};
 use crate::spec::Spec;
+use crate::spec::arch::Arch;
+use crate::spec::expr::same;
 use crate::spec::hparams::StackNames;
 use crate::spec::map::Map;
 
@@ -25,8 +27,9 @@ pub struct Export {
     pub findings: Vec<Diagnostic>,
 }
 
-/// Plans the way out by one mapping. `buffers` are what the package keeps beside its tensors;
-/// `provenance` is where it came from, if that was this format.
+/// Plans the way out by one mapping, from canonical tensors that lie in a package or are in the
+/// making. `buffers` are what the package keeps beside its tensors; `provenance` is where it came
+/// from, if that was this format.
 ///
 /// # Errors
 /// Everything that keeps the plan from being complete.
@@ -34,7 +37,7 @@ pub fn export(
     spec: &Spec,
     map: &Map,
     model: &Model,
-    package: &Checkpoint,
+    canonical: &Tensors,
     buffers: Option<&Checkpoint>,
     provenance: Option<&Provenance>,
     options: Options,
@@ -64,24 +67,22 @@ pub fn export(
         spec,
         names: &names,
         options,
-        stored: super::by_name(package),
+        stored: &canonical.strands,
         ties: model.ties.iter().map(|[tied, stored]| (tied.as_str(), stored.as_str())).collect(),
         recorded: provenance
             .map(|source| source.tensors.iter().map(|tensor| tensor.name.as_str()).collect()),
         used: BTreeSet::new(),
-        tensors: Tensors::default(),
+        tensors: Tensors { inputs: canonical.inputs.clone(), ..Tensors::default() },
         errors: Vec::new(),
     };
     for instance in &instances {
         exporter.plan_instance(instance);
     }
-    for tensor in &package.tensors {
-        if !exporter.used.contains(tensor.name.as_str()) {
-            let message = format!(
-                "no rule of the mapping {}/{} takes `{}`",
-                map.format, map.name, tensor.name
-            );
-            exporter.errors.push(Diagnostic::error("P006", message).tensor(&tensor.name));
+    for name in canonical.strands.keys() {
+        if !exporter.used.contains(name) {
+            let message =
+                format!("no rule of the mapping {}/{} takes `{name}`", map.format, map.name);
+            exporter.errors.push(Diagnostic::error("P006", message).tensor(name));
         }
     }
     let mut findings = Vec::new();
@@ -107,7 +108,44 @@ pub fn export(
         None => tensors.sort_by_key(str::to_owned),
     }
     write_dtype(&mut config, &tensors, options);
+    check_config(spec, map, arch, model, &config)?;
     Ok(Export { tensors, config, findings })
+}
+
+/// Reads the config that was written: it must say what the package says.
+fn check_config(
+    spec: &Spec,
+    map: &Map,
+    arch: &Arch,
+    model: &Model,
+    config: &Json,
+) -> Result<(), Vec<Diagnostic>> {
+    let read = keys::read(spec, map, arch, config)?;
+    let wanted = &model.hyperparameters;
+    let names: BTreeSet<&String> = wanted.keys().chain(read.hparams.keys()).collect();
+    let differ = names.into_iter().filter(|name| {
+        let values = (wanted.get(*name), read.hparams.get(*name));
+        !matches!(values, (Some(wanted), Some(read)) if same(wanted, read))
+    });
+    let findings: Vec<Diagnostic> = differ
+        .map(|name| {
+            let text = |value: Option<&Value>| {
+                value.map_or_else(|| "nothing".to_owned(), Value::to_string)
+            };
+            Diagnostic::error(
+                "P005",
+                format!(
+                    "the {} config of {} cannot say that `{name}` is {}",
+                    map.format,
+                    map.name,
+                    text(wanted.get(name))
+                ),
+            )
+            .key(name.clone())
+            .mismatch(text(wanted.get(name)), text(read.hparams.get(name)))
+        })
+        .collect();
+    if findings.is_empty() { Ok(()) } else { Err(findings) }
 }
 
 /// The prefix and spellings to write: those of the source, or the mapping's first. A checkpoint
@@ -148,7 +186,7 @@ struct Exporter<'a> {
     spec: &'a Spec,
     names: &'a StackNames<'a>,
     options: Options,
-    stored: BTreeMap<&'a str, &'a Tensor>,
+    stored: &'a BTreeMap<String, (Strand, DType)>,
     ties: BTreeMap<&'a str, &'a str>,
     /// The foreign names of the source, if there was one.
     recorded: Option<BTreeSet<&'a str>>,
@@ -214,13 +252,11 @@ impl Exporter<'_> {
         let mut strands = Vec::with_capacity(canonical.len());
         let mut dtypes = BTreeSet::new();
         for name in canonical {
-            let tensor = self.stored.get(name.as_str()).ok_or_else(|| {
+            let (strand, dtype) = self.stored.get(name.as_str()).ok_or_else(|| {
                 Diagnostic::error("P008", format!("`{name}` is missing")).tensor(name)
             })?;
-            let read = self.tensors.read(tensor);
-            let (strand, dtype) = read.map_err(|why| super::generic::unreadable(name, &why))?;
-            strands.push(strand);
-            dtypes.insert(dtype);
+            strands.push(strand.clone());
+            dtypes.insert(*dtype);
         }
         let dtype = *dtypes.first().expect("a rule has one canonical tensor at least");
         if 1 < dtypes.len() {

@@ -49,6 +49,9 @@ pub struct Tensors {
     pub outputs: Vec<Output>,
     /// How each output is made, for people.
     pub steps: Vec<Step>,
+    /// What each output that is gathered is made of, before any cast: where the way out goes on
+    /// from when nothing is written in between.
+    pub strands: BTreeMap<String, (Strand, DType)>,
 }
 
 /// How one tensor is made, for people and for `--format json`.
@@ -135,6 +138,7 @@ impl Tensors {
         options: Options,
         mut step: Step,
     ) -> Result<(), Diagnostic> {
+        self.strands.insert(name.to_owned(), (strand.clone(), dtype));
         let Strand { layout, mut kernels } = strand;
         let mut written = dtype;
         if let Some(wanted) = options.dtype
@@ -184,6 +188,20 @@ impl Tensors {
         let mut both: Vec<_> = outputs.into_iter().zip(steps).collect();
         both.sort_by_cached_key(|(output, _)| key(&output.name));
         (self.outputs, self.steps) = both.into_iter().unzip();
+    }
+
+    /// Tensors that are only read yet: each under its own name.
+    ///
+    /// # Errors
+    /// The values of one cannot be had.
+    pub fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Tensors, Diagnostic> {
+        let mut tensors = Tensors::default();
+        for tensor in &checkpoint.tensors {
+            let read = tensors.read(tensor);
+            let read = read.map_err(|why| generic::unreadable(&tensor.name, &why))?;
+            tensors.strands.insert(tensor.name.clone(), read);
+        }
+        Ok(tensors)
     }
 
     /// The bytes that the outputs take.

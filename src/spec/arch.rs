@@ -30,6 +30,13 @@ pub struct Arch {
     pub about: String,
 }
 
+impl Arch {
+    /// The names of all its tensors, with their variables.
+    pub fn templates(&self) -> impl Iterator<Item = &str> {
+        self.tensors.iter().flat_map(|group| &group.names).map(|template| template.text.as_str())
+    }
+}
+
 /// Tensors that exist under one condition.
 #[derive(Clone, Debug)]
 pub struct Group {

@@ -2,6 +2,7 @@
 //! has them. The meaning of each file is told in `spec/README.md`.
 
 pub mod arch;
+pub mod check;
 pub mod expr;
 pub mod files;
 pub mod hparams;

@@ -1,0 +1,197 @@
+//! `llmstd convert`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use llmstd::checkpoint::DType;
+use llmstd::convert::{self, Failure, Report, Request};
+use llmstd::format::folder;
+use llmstd::package::WayBack;
+use llmstd::plan;
+
+use crate::progress::Bar;
+use crate::{Format, Global, output};
+
+/// Convert a checkpoint into the standard, or out of it
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  llmstd convert ./bert-base ./bert-base.std            from Hugging Face to the standard
+  llmstd convert ./bert-base.std ./back --to hf         and back, every tensor bit for bit
+  llmstd convert model.bin ./out --dry-run              print the plan, write nothing
+  llmstd convert ./odd.ckpt ./odd.std --generic         an architecture that is not known
+
+Exit status:
+  0  converted
+  2  it could not be done; nothing is left under the destination's name")]
+pub(crate) struct Args {
+    /// A folder, a weight file, or a shard index
+    src: PathBuf,
+    /// The folder to write; it must not exist
+    dst: PathBuf,
+    /// The format to write: std, or a foreign format that `llmstd spec list` names
+    #[arg(long, default_value = "std")]
+    to: String,
+    /// The format that is read, where it is in doubt: safetensors, pytorch
+    #[arg(long, value_name = "FORMAT")]
+    from: Option<String>,
+    /// The architecture, where the config does not say it
+    #[arg(long, value_name = "ID")]
+    arch: Option<String>,
+    /// Cast float tensors: f16, bf16, f32, f64
+    #[arg(long, value_parser = convert::parse_dtype)]
+    dtype: Option<DType>,
+    /// Allow a cast that loses information; what changes is counted
+    #[arg(long)]
+    lossy: bool,
+    /// The most bytes of tensors in one file
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = convert::parse_size)]
+    max_shard_size: u64,
+    /// Keep names and bytes as they are, without an architecture
+    #[arg(long)]
+    generic: bool,
+    /// Print the plan and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Prove by hash that every tensor comes back
+    #[arg(long)]
+    verify: bool,
+    /// Replace the destination
+    #[arg(long)]
+    force: bool,
+    /// How many threads work; the bytes written do not depend on it
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let spec = output::spec(global)?;
+    let opened = folder::open(&args.src)?;
+    if let Some(from) = &args.from {
+        let is = opened.checkpoint.format;
+        anyhow::ensure!(
+            from == is
+                || (from == "std" && opened.is_package)
+                || (from == "hf" && !opened.is_package),
+            "{}: is read as {is}, not as {from}",
+            args.src.display()
+        );
+    }
+    let bar = Bar::new(global);
+    let n_threads =
+        args.threads.or(std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    let destination = convert::tidy(&args.dst);
+    let request = Request {
+        spec: &spec,
+        destination: &destination,
+        to: &args.to,
+        arch: args.arch.as_deref(),
+        generic: args.generic,
+        plan: plan::Options { dtype: args.dtype, lossy: args.lossy },
+        max_shard_bytes: Some(args.max_shard_size),
+        n_threads: n_threads.max(1),
+        force: args.force,
+        verify: args.verify,
+        dry_run: args.dry_run,
+        progress: &bar,
+    };
+    let mut report = match convert::convert(opened, &request) {
+        Ok(report) => report,
+        Err(Failure::Error(err)) => return Err(err.into()),
+        Err(Failure::Findings(findings)) => return output::refuse(&findings, global),
+    };
+    report.source = args.src.display().to_string();
+    match global.format {
+        Format::Json => output::print_json(&report)?,
+        Format::Text => output::print(&text(&report, global))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(report: &Report, global: &Global) -> String {
+    let mut text = String::new();
+    if report.dry_run || global.verbose {
+        text.push_str(&plan_table(report));
+        for dropped in &report.dropped {
+            let back = match dropped.back {
+                WayBack::Made => "comes back from its recipe",
+                WayBack::Kept => "its bytes are kept beside the package",
+                WayBack::Lost => "does not come back",
+            };
+            let _ = writeln!(text, "drop {}: {}; {back}", dropped.name, dropped.why);
+        }
+        for [copy, of] in &report.copies {
+            let _ = writeln!(text, "copy {copy} of {of}");
+        }
+        for name in &report.carried {
+            let _ = writeln!(text, "carry {name}");
+        }
+    }
+    text.push_str(&output::findings(&report.findings, global));
+    if !report.left.is_empty() {
+        let _ = writeln!(text, "not carried over: {}", report.left.join(", "));
+    }
+    if let Some(loss) = &report.loss {
+        let _ = writeln!(
+            text,
+            "of {} elements computed, {} do not come back; {} infinities and {} NaNs were created",
+            loss.elements, loss.changed, loss.infinities, loss.nans
+        );
+    }
+    let what = report.architecture.as_deref().unwrap_or("generic");
+    let level = report.conformance.map(|level| format!(", conformance {}", level.name()));
+    let verb = if report.dry_run { "would write" } else { "wrote" };
+    let _ = writeln!(
+        text,
+        "{verb} {}: {what}, {} tensors, {}{}",
+        report.destination,
+        report.tensors.len(),
+        output::size(report.tensor_bytes),
+        level.unwrap_or_default()
+    );
+    if report.dry_run {
+        let free = report.free_disk.map(|free| format!(" of {} free", output::size(free)));
+        let _ = writeln!(
+            text,
+            "needs {} of disk{}, and {} of memory for tensors",
+            output::size(report.tensor_bytes),
+            free.unwrap_or_default(),
+            output::size(report.peak_memory)
+        );
+    }
+    if let Some(verified) = &report.verified {
+        let changed = match verified.changed {
+            0 => String::new(),
+            n => format!(", {n} were changed on purpose"),
+        };
+        let _ = writeln!(
+            text,
+            "verified: {} tensors come back with the same SHA-256{changed}",
+            verified.equal
+        );
+    }
+    text
+}
+
+fn plan_table(report: &Report) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    table.set_header(["tensor", "dtype", "shape", "ops", "class", "from", "bytes"]);
+    for tensor in &report.tensors {
+        let bytes = tensor
+            .read
+            .iter()
+            .map(|range| format!("{}:{}..{}", range.file, range.bytes[0], range.bytes[1]));
+        table.add_row([
+            tensor.step.name.clone(),
+            tensor.dtype.clone(),
+            format!("{:?}", tensor.shape),
+            tensor.step.ops.clone(),
+            format!("{:?}", tensor.step.class),
+            tensor.step.from.join(" "),
+            bytes.collect::<Vec<_>>().join(" "),
+        ]);
+    }
+    format!("{table}\n")
+}

@@ -1,0 +1,120 @@
+//! `llmstd inspect`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use llmstd::inspect::{Inspection, inspect};
+
+use crate::{Format, Global, output};
+
+/// Show what a checkpoint is: format, architecture, dtypes, tensors; headers only
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  llmstd inspect ./bert-base
+  llmstd inspect pytorch_model.bin --tree
+  llmstd inspect model.safetensors --format json
+
+Exit status:
+  0  it was read
+  2  it could not be read")]
+pub(crate) struct Args {
+    /// A folder, a weight file, or a shard index
+    path: PathBuf,
+    /// Print the tensors as a tree by the parts of their names
+    #[arg(long)]
+    tree: bool,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let spec = output::spec(global)?;
+    let inspection = inspect(&args.path, &spec)?;
+    match global.format {
+        Format::Json => output::print_json(&inspection)?,
+        Format::Text => output::print(&text(&inspection, args.tree, global))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(inspection: &Inspection, tree: bool, global: &Global) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "{}", inspection.path);
+    let _ = writeln!(text, "format        {}", inspection.format);
+    if let Some(architecture) = &inspection.architecture {
+        let _ = writeln!(text, "architecture  {architecture}");
+    }
+    let parameters = inspection.parameters;
+    let _ = writeln!(
+        text,
+        "tensors       {}, {parameters} parameters, {}",
+        inspection.tensors.len(),
+        output::size(inspection.tensor_bytes)
+    );
+    let census = inspection.dtypes.iter().map(|(dtype, count)| format!("{dtype} {count}"));
+    let _ = writeln!(text, "dtypes        {}", census.collect::<Vec<_>>().join(", "));
+    for file in &inspection.files {
+        let _ = writeln!(text, "file          {} {}", file.name, output::size(file.len));
+    }
+    for (key, value) in &inspection.metadata {
+        let _ = writeln!(text, "metadata      {key} = {value}");
+    }
+    for (key, value) in &inspection.config {
+        let _ = writeln!(text, "config        {key} = {value}");
+    }
+    text.push('\n');
+    if tree {
+        let mut root = Node::default();
+        for tensor in &inspection.tensors {
+            root.insert(&tensor.name, &format!("{} {:?}", tensor.dtype, tensor.shape));
+        }
+        root.print("", &mut text);
+    } else {
+        let mut table = comfy_table::Table::new();
+        table.load_preset(comfy_table::presets::NOTHING);
+        table.set_header(["tensor", "dtype", "shape", "bytes", "note"]);
+        for tensor in &inspection.tensors {
+            table.add_row([
+                tensor.name.clone(),
+                tensor.dtype.clone(),
+                format!("{:?}", tensor.shape),
+                tensor.len.map_or_else(String::new, |len| len.to_string()),
+                tensor.note.clone().unwrap_or_default(),
+            ]);
+        }
+        let _ = writeln!(text, "{table}");
+    }
+    text.push_str(&output::findings(&inspection.findings, global));
+    text
+}
+
+#[derive(Default)]
+struct Node {
+    children: BTreeMap<(u64, String), Node>,
+    leaf: Option<String>,
+}
+
+impl Node {
+    fn insert(&mut self, name: &str, leaf: &str) {
+        let (first, rest) = match name.split_once('.') {
+            Some((first, rest)) => (first, Some(rest)),
+            None => (name, None),
+        };
+        // Numbers sort as numbers.
+        let key = (first.parse().unwrap_or(u64::MAX), first.to_owned());
+        let child = self.children.entry(key).or_default();
+        match rest {
+            Some(rest) => child.insert(rest, leaf),
+            None => child.leaf = Some(leaf.to_owned()),
+        }
+    }
+
+    fn print(&self, indent: &str, text: &mut String) {
+        for ((_, name), child) in &self.children {
+            let leaf = child.leaf.as_deref().map(|leaf| format!("  {leaf}")).unwrap_or_default();
+            let _ = writeln!(text, "{indent}{name}{leaf}");
+            child.print(&format!("{indent}  "), text);
+        }
+    }
+}

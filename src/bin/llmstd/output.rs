@@ -1,0 +1,88 @@
+//! The only place that prints.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use llmstd::diagnostic::{Diagnostic, Level};
+use llmstd::spec::Spec;
+use serde::Serialize;
+
+use crate::Global;
+
+/// Prints a result. A reader that went away is no error.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot print the result"),
+    }
+}
+
+/// Prints a result as JSON.
+pub(crate) fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(value).context("cannot print the result")?;
+    print(&format!("{text}\n"))
+}
+
+/// Says something that is not a result.
+pub(crate) fn hint(text: &str, global: &Global) {
+    if !global.quiet {
+        // If even the hint cannot be printed, there is nobody to tell.
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
+}
+
+/// Prints why the work stopped.
+pub(crate) fn error(err: &anyhow::Error, global: &Global) {
+    let mut text = String::new();
+    for (index, cause) in err.chain().enumerate() {
+        let label = if index == 0 { paint("error", "31", global) } else { "  cause".to_owned() };
+        text.push_str(&format!("{label}: {cause}\n"));
+    }
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Findings as text: what, where, what to do; alike ones in one entry.
+pub(crate) fn findings(findings: &[Diagnostic], global: &Global) -> String {
+    let limit = if global.verbose { usize::MAX } else { 5 };
+    llmstd::report::text::findings(findings, limit, global.color)
+}
+
+/// Findings that kept the work from being done, and the exit code for them.
+pub(crate) fn refuse(findings: &[Diagnostic], global: &Global) -> anyhow::Result<ExitCode> {
+    let n_errors = findings.iter().filter(|finding| finding.level == Level::Error).count();
+    let text = self::findings(findings, global);
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+    let s = if n_errors == 1 { "" } else { "s" };
+    anyhow::bail!(
+        "the conversion is not possible as it stands: {n_errors} finding{s}, nothing was written"
+    )
+}
+
+/// Text in a colour, if colours are on.
+pub(crate) fn paint(text: &str, code: &str, global: &Global) -> String {
+    if global.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+}
+
+/// The standard that was asked for.
+pub(crate) fn spec(global: &Global) -> anyhow::Result<Spec> {
+    Ok(match global.spec.as_deref() {
+        None => Spec::current(),
+        Some(dir) if Path::new(dir).is_dir() => Spec::from_dir(Path::new(dir))?,
+        Some(version) => Spec::embedded(version)?,
+    })
+}
+
+/// Bytes for people.
+pub(crate) fn size(n_bytes: u64) -> String {
+    const UNITS: &[&str] = &["B", "kB", "MB", "GB", "TB"];
+    let mut value = n_bytes as f64;
+    let mut unit = 0;
+    while 1000.0 <= value && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n_bytes} B") } else { format!("{value:.2} {}", UNITS[unit]) }
+}

@@ -1,0 +1,98 @@
+//! JSON with exactly one spelling: RFC 8785, the JSON Canonicalization Scheme.
+//!
+//! Object keys are sorted by their UTF-16 code units, no white space stands outside of strings,
+//! and numbers are written as ECMAScript writes the double that is nearest to them. So `1` and
+//! `1.0` are the same text, and integers beyond 2^53 are not told apart: the standard has none.
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+/// The canonical text of a value.
+///
+/// # Panics
+/// The value does not serialize: a map with keys that are no strings, or a number that is not
+/// finite. The types of this crate that are hashed have neither.
+pub fn text<T: Serialize + ?Sized>(value: &T) -> String {
+    let value = serde_json::to_value(value).expect("hashed types have string keys");
+    serde_json_canonicalizer::to_string(&value).expect("a JSON value has only finite numbers")
+}
+
+/// The SHA-256 of the canonical text of a value, in hex.
+///
+/// # Panics
+/// As [`text`].
+pub fn sha256<T: Serialize + ?Sized>(value: &T) -> String {
+    crate::spec::hex(&Sha256::digest(text(value).as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[track_caller]
+    fn check(json: &str, expected: &str) {
+        let value: Value = serde_json::from_str(json).unwrap();
+        assert_eq!(text(&value), expected);
+    }
+
+    #[test]
+    fn the_examples_of_rfc_8785_come_out() {
+        // Section 3.2.2 and 3.2.3 of the RFC.
+        check(
+            r#"{"numbers":[333333333.33333329,1E30,4.50,2e-3,0.000000000000000000000000001],
+                "string":"\u20ac$\u000F\u000aA'\u0042\u0022\u005c\\\"\/",
+                "literals":[null,true,false]}"#,
+            concat!(
+                r#"{"literals":[null,true,false],"numbers":[333333333.3333333,1e+30,4.5,0.002,1e-27],"#,
+                "\"string\":\"€$\\u000f\\nA'B\\\"\\\\\\\\\\\"/\"}"
+            ),
+        );
+        check(
+            r#"{"\u20ac":"Euro Sign","\r":"Carriage Return","\ufb33":"Hebrew Letter Dalet With Dagesh",
+                "1":"One","\ud83d\ude00":"Emoji: Grinning Face","\u0080":"Control",
+                "\u00f6":"Latin Small Letter O With Diaeresis"}"#,
+            "{\"\\r\":\"Carriage Return\",\"1\":\"One\",\"\u{80}\":\"Control\",\
+             \"ö\":\"Latin Small Letter O With Diaeresis\",\"€\":\"Euro Sign\",\
+             \"😀\":\"Emoji: Grinning Face\",\"\u{fb33}\":\"Hebrew Letter Dalet With Dagesh\"}",
+        );
+    }
+
+    #[test]
+    fn the_numbers_of_rfc_8785_come_out() {
+        // Appendix B of the RFC: the bits of a double, and its text.
+        for (bits, expected) in [
+            (0x0000000000000000u64, "0"),
+            (0x8000000000000000, "0"),
+            (0x0000000000000001, "5e-324"),
+            (0x8000000000000001, "-5e-324"),
+            (0x7fefffffffffffff, "1.7976931348623157e+308"),
+            (0xffefffffffffffff, "-1.7976931348623157e+308"),
+            (0x4340000000000000, "9007199254740992"),
+            (0xc340000000000000, "-9007199254740992"),
+            (0x4430000000000000, "295147905179352830000"),
+            (0x44b52d02c7e14af5, "9.999999999999997e+22"),
+            (0x44b52d02c7e14af6, "1e+23"),
+            (0x44b52d02c7e14af7, "1.0000000000000001e+23"),
+            (0x444b1ae4d6e2ef4e, "999999999999999700000"),
+            (0x444b1ae4d6e2ef4f, "999999999999999900000"),
+            (0x444b1ae4d6e2ef50, "1e+21"),
+            (0x3eb0c6f7a0b5ed8c, "9.999999999999997e-7"),
+            (0x3eb0c6f7a0b5ed8d, "0.000001"),
+            (0x41b3de4355555553, "333333333.3333332"),
+            (0x41b3de4355555554, "333333333.33333325"),
+            (0x41b3de4355555555, "333333333.3333333"),
+            (0x41b3de4355555556, "333333333.3333334"),
+            (0x41b3de4355555557, "333333333.33333343"),
+            (0xbecbf647612f3696, "-0.0000033333333333333333"),
+            (0x43143ff3c1cb0959, "1424953923781206.2"),
+        ] {
+            assert_eq!(text(&json!(f64::from_bits(bits))), expected, "{bits:#018x}");
+        }
+    }
+
+    #[test]
+    fn a_count_is_spelled_alike_as_integer_and_as_float() {
+        assert_eq!(text(&json!([1, 1.0, 10000, 1e4])), "[1,1,10000,10000]");
+    }
+}

@@ -1,0 +1,1202 @@
+//! The conversion: open, plan, execute, write beside the destination, rename when whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value as Json;
+use sha2::{Digest, Sha256};
+
+use crate::checkpoint::{Checkpoint, DType, Tensor};
+use crate::diagnostic::{Diagnostic, Level};
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::compare::{Operand, digests, first_difference};
+use crate::exec::kernel::Loss;
+use crate::exec::staging::{Staging, free_space};
+use crate::exec::write::{self, Written};
+use crate::format::folder::{self, Opened};
+use crate::format::safetensors;
+use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorFacts, needs_text};
+use crate::package::{
+    BUFFERS_FILE, Conformance, Dropped, Event, ForeignConfig, ForeignFile, ForeignTensor,
+    MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE, SOURCE_SCHEMA, TENSORS_STEM, Task,
+};
+use crate::plan::import::Import;
+use crate::plan::program::{Content, Make, Output, whole};
+use crate::plan::{self, Exactness, Facts, Step, Tensors, export, generic, import};
+use crate::source::Source;
+use crate::spec::Spec;
+use crate::spec::map::Map;
+
+/// What to convert, and how.
+pub struct Request<'a> {
+    /// The standard.
+    pub spec: &'a Spec,
+    /// The destination.
+    pub destination: &'a Path,
+    /// The format to write: `std`, or a foreign one.
+    pub to: &'a str,
+    /// The architecture, where the config does not say it.
+    pub arch: Option<&'a str>,
+    /// Whether to keep names and bytes as they are, without an architecture.
+    pub generic: bool,
+    /// Casts.
+    pub plan: plan::Options,
+    /// The most bytes of tensors in one file.
+    pub max_shard_bytes: Option<u64>,
+    /// How many threads work; the bytes do not depend on it.
+    pub n_threads: usize,
+    /// Whether to replace the destination.
+    pub force: bool,
+    /// Whether to prove the way back by hash.
+    pub verify: bool,
+    /// Whether to plan only.
+    pub dry_run: bool,
+    /// Hears of progress.
+    pub progress: &'a dyn Progress,
+}
+
+/// Hears of the progress of long work.
+pub trait Progress: Sync {
+    /// A phase begins, of so many bytes.
+    fn begin(&self, phase: &str, n_bytes: u64);
+    /// So many more bytes are done.
+    fn advance(&self, n_bytes: u64);
+    /// The phase is over.
+    fn end(&self);
+}
+
+/// Nobody watches.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+}
+
+/// Why nothing was converted.
+#[derive(Debug)]
+pub enum Failure {
+    /// The work stopped.
+    Error(Error),
+    /// The plan is not complete.
+    Findings(Vec<Diagnostic>),
+}
+
+impl From<Error> for Failure {
+    fn from(err: Error) -> Failure {
+        Failure::Error(err)
+    }
+}
+
+impl From<Vec<Diagnostic>> for Failure {
+    fn from(findings: Vec<Diagnostic>) -> Failure {
+        Failure::Findings(findings)
+    }
+}
+
+impl From<Diagnostic> for Failure {
+    fn from(finding: Diagnostic) -> Failure {
+        Failure::Findings(vec![finding])
+    }
+}
+
+/// What was, or would be, done.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Report {
+    /// `llmstd.convert/1`.
+    pub schema: &'static str,
+    /// The input.
+    pub source: String,
+    /// The format and container of the input.
+    pub from: String,
+    /// The format of the output.
+    pub to: String,
+    /// The architecture, if there is one.
+    pub architecture: Option<String>,
+    /// The mapping, `hf/NAME`, if there is one.
+    pub map: Option<String>,
+    /// The output.
+    pub destination: String,
+    /// Whether it was only planned.
+    pub dry_run: bool,
+    /// The level of conformance of a package.
+    pub conformance: Option<Conformance>,
+    /// The tensors that are written, and how each is made.
+    pub tensors: Vec<TensorReport>,
+    /// Bytes of tensors.
+    pub tensor_bytes: u64,
+    /// Most bytes of memory for tensors under way, whatever the size of the model.
+    pub peak_memory: u64,
+    /// Bytes free on the disk of the destination, where the system says so.
+    pub free_disk: Option<u64>,
+    /// The foreign tensors that the standard does not store, and how each comes back.
+    pub dropped: Vec<Dropped>,
+    /// The foreign tensors that repeat another one: `[copy, canonical name]`.
+    pub copies: Vec<[String; 2]>,
+    /// Files carried over byte for byte.
+    pub carried: Vec<String>,
+    /// Files left behind.
+    pub left: Vec<String>,
+    /// What value ops and casts changed, over all tensors.
+    pub loss: Option<Loss>,
+    /// What `--verify` proved.
+    pub verified: Option<Verified>,
+    /// What is suspicious.
+    pub findings: Vec<Diagnostic>,
+}
+
+/// One tensor that is written.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct TensorReport {
+    /// How it is made.
+    #[serde(flatten)]
+    pub step: Step,
+    /// Its dtype.
+    pub dtype: String,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// The storages it is read from.
+    pub read: Vec<ReadRange>,
+    /// Its SHA-256, when it is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// What value ops and casts changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
+}
+
+/// A range of a file that a tensor is read from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+pub struct ReadRange {
+    /// The file.
+    pub file: String,
+    /// The first byte, and one past the last, of the storage.
+    pub bytes: [u64; 2],
+}
+
+/// What the way back gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Verified {
+    /// The foreign tensors that come back with the same SHA-256.
+    pub equal: u64,
+    /// Those that were changed on purpose, by a cast or a value op.
+    pub changed: u64,
+}
+
+/// Converts a checkpoint.
+///
+/// # Errors
+/// It cannot be read, the plan is not complete, or the destination cannot be written. Nothing is
+/// left under the destination's name then.
+pub fn convert(mut opened: Opened, request: &Request<'_>) -> std::result::Result<Report, Failure> {
+    if request.dry_run {
+        // Planning asks nothing of the destination; the refusal comes early all the same.
+        check_destination(request)?;
+    }
+    match (request.to, opened.is_package) {
+        ("std", true) => repack(&mut opened, request),
+        ("std", false) => to_std(&mut opened, request),
+        (format, _) => to_foreign(&mut opened, request, format),
+    }
+}
+
+fn check_destination(request: &Request<'_>) -> Result<()> {
+    if request.destination.symlink_metadata().is_ok() && !request.force {
+        let message = "exists already; --force replaces it";
+        return Err(Error::new(ErrorKind::Io, message).in_file(request.destination));
+    }
+    Ok(())
+}
+
+/// Answers the planner's questions from the bytes.
+struct Bytes<'a>(&'a Source);
+
+impl Facts for Bytes<'_> {
+    fn equal(&self, left: &Tensor, right: &Tensor) -> Result<bool> {
+        let (left_input, left) = whole(left, 0)?;
+        let (right_input, right) = whole(right, 0)?;
+        let left = Operand { source: self.0, inputs: &[left_input], output: &left };
+        let right = Operand { source: self.0, inputs: &[right_input], output: &right };
+        Ok(first_difference(left, right)?.is_none())
+    }
+
+    fn made(&self, tensor: &Tensor, make: &Make) -> Result<bool> {
+        let (input, stored) = whole(tensor, 0)?;
+        let made = Output {
+            name: tensor.name.clone(),
+            dtype: make.dtype,
+            shape: make.shape.clone(),
+            content: Content::Make(make.clone()),
+        };
+        let stored = Operand { source: self.0, inputs: &[input], output: &stored };
+        let made = Operand { source: self.0, inputs: &[], output: &made };
+        Ok(first_difference(stored, made)?.is_none())
+    }
+}
+
+/// The config of a foreign folder.
+const CONFIG_FILE: &str = "config.json";
+
+/// A checkpoint in the standard's terms, before anything is written.
+struct Canonical {
+    tensors: Tensors,
+    buffers: Tensors,
+    model: Model,
+    provenance: Provenance,
+    map: Option<String>,
+    findings: Vec<Diagnostic>,
+}
+
+fn canonical(
+    opened: &mut Opened,
+    request: &Request<'_>,
+) -> std::result::Result<Canonical, Failure> {
+    let mut findings = Vec::new();
+    let config_text = opened.text(CONFIG_FILE)?;
+    let config = opened.json(CONFIG_FILE)?;
+    let files = opened.weights.iter().map(|name| {
+        let len = opened.source.find(name).map_or(0, |file| opened.source.extent(file).len);
+        ForeignFile { path: name.clone(), len }
+    });
+    let mut provenance = Provenance {
+        schema: SOURCE_SCHEMA.to_owned(),
+        format: if request.generic { "generic" } else { "hf" }.to_owned(),
+        container: opened.checkpoint.format.to_owned(),
+        map: None,
+        tool: concat!("llmstd ", env!("CARGO_PKG_VERSION")).to_owned(),
+        tensors: Vec::new(),
+        copies: Vec::new(),
+        dropped: Vec::new(),
+        files: files.collect(),
+        config: config_text.map(|text| ForeignConfig { path: CONFIG_FILE.to_owned(), text }),
+    };
+    let mut model = Model {
+        spec: request.spec.version.clone(),
+        requires: Vec::new(),
+        conformance: Conformance::Container,
+        architecture: None,
+        hyperparameters: BTreeMap::new(),
+        tokens: BTreeMap::new(),
+        ties: Vec::new(),
+        encodings: BTreeMap::new(),
+        tasks: Vec::new(),
+        history: Vec::new(),
+    };
+    if request.generic {
+        let tensors = generic::import(&opened.checkpoint, request.plan)?;
+        provenance.tensors = opened
+            .checkpoint
+            .tensors
+            .iter()
+            .map(|tensor| ForeignTensor {
+                name: tensor.name.clone(),
+                dtype: tensor.dtype.name().to_owned(),
+            })
+            .collect();
+        let buffers = Tensors::default();
+        return Ok(Canonical { tensors, buffers, model, provenance, map: None, findings });
+    }
+    let Some(config) = config else {
+        let message = "there is no config.json beside the weights, and nothing else says which \
+                       architecture they are of";
+        return Err(Diagnostic::error("P001", message)
+            .file(CONFIG_FILE)
+            .help("put the model's config.json beside them, or keep names and bytes with --generic")
+            .into());
+    };
+    let map = import::choose(
+        request.spec,
+        "hf",
+        &opened.checkpoint,
+        &config,
+        request.arch,
+        &mut findings,
+    )?;
+    let facts = Bytes(&opened.source);
+    let Import {
+        tensors,
+        buffers,
+        arch,
+        keys,
+        ties,
+        mut tasks,
+        map: used,
+        foreign,
+        copies,
+        dropped,
+        findings: found,
+    } = import::import(request.spec, map, &opened.checkpoint, &config, &facts, request.plan)?;
+    findings.extend(found);
+    let hidden = keys.hparams.get("hidden_size").cloned();
+    tasks.extend(embedding_task(opened, request.spec, hidden, &keys.hparams, &mut findings)?);
+    model.architecture = Some(arch);
+    model.hyperparameters = keys.hparams;
+    model.tokens = keys.tokens;
+    model.ties = ties;
+    model.conformance = if !tasks.is_empty() && has_tokenizer(opened) {
+        Conformance::Full
+    } else {
+        Conformance::Schema
+    };
+    model.tasks = tasks;
+    provenance.tensors = foreign;
+    provenance.copies = copies;
+    provenance.dropped = dropped;
+    provenance.map = Some(used);
+    let map = Some(format!("{}/{}", map.format, map.name));
+    Ok(Canonical { tensors, buffers, model, provenance, map, findings })
+}
+
+fn has_tokenizer(opened: &Opened) -> bool {
+    crate::manifest::TOKENIZER_FILES
+        .iter()
+        .any(|name| *name != "added_tokens.json" && opened.has(name))
+}
+
+/// The embedding task of a sentence-transformers folder: `modules.json` lists what follows the
+/// transformer.
+fn embedding_task(
+    opened: &mut Opened,
+    spec: &Spec,
+    hidden: Option<crate::package::Value>,
+    hparams: &crate::package::Hparams,
+    findings: &mut Vec<Diagnostic>,
+) -> std::result::Result<Option<Task>, Failure> {
+    let Some(Json::Array(modules)) = opened.json("modules.json")? else { return Ok(None) };
+    let mut pool = None;
+    let mut normalize = false;
+    for module in &modules {
+        let kind = module.get("type").and_then(Json::as_str).unwrap_or_default();
+        let path = module.get("path").and_then(Json::as_str).unwrap_or_default().to_owned();
+        match kind.rsplit('.').next().unwrap_or_default() {
+            "Transformer" => {}
+            "Pooling" => {
+                let config = opened.json(&format!("{path}/config.json"))?.unwrap_or(Json::Null);
+                pool = pooling(&config);
+                if pool.is_none() {
+                    findings.push(unknown_module(kind, &path, "its pooling is not known"));
+                }
+            }
+            "Normalize" => normalize = true,
+            _ => {
+                findings.push(unknown_module(kind, &path, "the standard has no place for it yet"));
+                return Ok(None);
+            }
+        }
+    }
+    let Some(pool) = pool else { return Ok(None) };
+    let rows = match hidden {
+        Some(crate::package::Value::Int(int)) => u64::try_from(int).ok(),
+        _ => None,
+    };
+    let Some((inputs, outputs)) = spec.task_ports("embedding", hparams, rows) else {
+        return Ok(None);
+    };
+    Ok(Some(Task {
+        id: "embedding".to_owned(),
+        head: None,
+        pool: Some(pool.to_owned()),
+        normalize: Some(normalize),
+        activation: None,
+        problem: None,
+        labels: None,
+        inputs,
+        outputs,
+    }))
+}
+
+fn pooling(config: &Json) -> Option<&'static str> {
+    const MODES: &[(&str, &str)] = &[
+        ("pooling_mode_cls_token", "first"),
+        ("pooling_mode_mean_tokens", "mean"),
+        ("pooling_mode_max_tokens", "max"),
+        ("pooling_mode_lasttoken", "last"),
+    ];
+    if let Some(mode) = config.get("pooling_mode").and_then(Json::as_str) {
+        let known = [("cls", "first"), ("mean", "mean"), ("max", "max"), ("lasttoken", "last")];
+        return known.iter().find(|(word, _)| *word == mode).map(|(_, pool)| *pool);
+    }
+    let on = |key: &str| config.get(key).and_then(Json::as_bool) == Some(true);
+    let mut modes = MODES.iter().filter(|(key, _)| on(key));
+    let mode = modes.next()?;
+    // Two at once are laid end to end, which is another interface.
+    if modes.next().is_some() || on("pooling_mode_mean_sqrt_len_tokens") {
+        return None;
+    }
+    Some(mode.1)
+}
+
+fn unknown_module(kind: &str, path: &str, why: &str) -> Diagnostic {
+    Diagnostic::warning(
+        "P018",
+        format!("the module {kind:?} at {path:?}: {why}; there is no embedding task"),
+    )
+    .file("modules.json")
+    .help("the files are carried over; only the task is not described")
+}
+
+fn to_std(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Report, Failure> {
+    let mut canonical = canonical(opened, request)?;
+    canonical.model.history.push(event(request));
+    let (carried, left) = beside(opened, request.spec);
+    let mut report = report(opened, request, &canonical.tensors, carried, left);
+    report.architecture.clone_from(&canonical.model.architecture);
+    report.map.clone_from(&canonical.map);
+    report.conformance = Some(canonical.model.conformance);
+    report.dropped.clone_from(&canonical.provenance.dropped);
+    report.copies.clone_from(&canonical.provenance.copies);
+    report.findings.append(&mut canonical.findings);
+    check_space(&report)?;
+    if request.dry_run {
+        return Ok(report);
+    }
+    let Canonical { tensors, buffers, model, provenance, .. } = canonical;
+    let staging = Staging::new(request.destination, request.force)?;
+    let package = Package {
+        model: &model,
+        provenance: Some(&provenance),
+        tensors: &tensors,
+        buffers: &buffers,
+    };
+    write_package(opened, request, staging.path(), &package, &mut report)?;
+    if request.verify {
+        report.verified = Some(verify(opened, request, staging.path(), &tensors)?);
+    }
+    staging.commit()?;
+    Ok(report)
+}
+
+fn event(request: &Request<'_>) -> Event {
+    let mut details = BTreeMap::new();
+    details.insert("spec_hash".to_owned(), request.spec.hash.clone());
+    if let Some(dtype) = request.plan.dtype {
+        details.insert("dtype".to_owned(), dtype.name().to_owned());
+    }
+    Event { op: "convert".to_owned(), details }
+}
+
+/// Writes a package anew: other shards, another dtype.
+fn repack(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Report, Failure> {
+    let mut model = read_model(opened)?;
+    let provenance = read_provenance(opened)?;
+    let mut tensors = Tensors::default();
+    for tensor in &opened.checkpoint.tensors {
+        let (strand, dtype) = tensors.read(tensor).map_err(|why| {
+            Diagnostic::error(
+                "P017",
+                format!("the values of `{}` cannot be had: {why}", tensor.name),
+            )
+        })?;
+        let step = Step {
+            name: tensor.name.clone(),
+            from: vec![tensor.name.clone()],
+            ops: "copy".to_owned(),
+            class: Exactness::E,
+        };
+        tensors.write(&tensor.name, strand, dtype, request.plan, step)?;
+    }
+    tensors.sort_by_key(|name| request.spec.order(name));
+    if request.plan.dtype.is_some() {
+        model.history.push(Event { op: "cast".to_owned(), ..event(request) });
+    }
+    let mut buffers = Tensors::default();
+    if let Some(kept) = read_buffers(opened)? {
+        buffers = generic_copies(&kept)?;
+    }
+    let files = opened.files.iter().map(|file| file.name.clone());
+    let own = [MODEL_FILE, MANIFEST_FILE, SOURCE_FILE, BUFFERS_FILE];
+    let carried = files.filter(|name| {
+        !own.contains(&name.as_str())
+            && !opened.weights.contains(name)
+            && !name.ends_with(".index.json")
+    });
+    let carried = carried.collect();
+    let mut report = report(opened, request, &tensors, carried, Vec::new());
+    report.architecture.clone_from(&model.architecture);
+    report.conformance = Some(model.conformance);
+    check_space(&report)?;
+    if request.dry_run {
+        return Ok(report);
+    }
+    let staging = Staging::new(request.destination, request.force)?;
+    let package = Package {
+        model: &model,
+        provenance: provenance.as_ref(),
+        tensors: &tensors,
+        buffers: &buffers,
+    };
+    write_package(opened, request, staging.path(), &package, &mut report)?;
+    if request.verify {
+        report.verified = Some(verify_same(opened, request, staging.path())?);
+    }
+    staging.commit()?;
+    Ok(report)
+}
+
+fn generic_copies(checkpoint: &Checkpoint) -> std::result::Result<Tensors, Failure> {
+    let mut tensors = Tensors::default();
+    for tensor in &checkpoint.tensors {
+        let (strand, dtype) = tensors
+            .read(tensor)
+            .map_err(|why| Diagnostic::error("P017", format!("`{}`: {why}", tensor.name)))?;
+        let step = Step {
+            name: tensor.name.clone(),
+            from: vec![tensor.name.clone()],
+            ops: "copy".to_owned(),
+            class: Exactness::E,
+        };
+        tensors.write(&tensor.name, strand, dtype, plan::Options::default(), step)?;
+    }
+    Ok(tensors)
+}
+
+struct Package<'a> {
+    model: &'a Model,
+    provenance: Option<&'a Provenance>,
+    tensors: &'a Tensors,
+    buffers: &'a Tensors,
+}
+
+fn write_package(
+    opened: &Opened,
+    request: &Request<'_>,
+    folder: &Path,
+    package: &Package<'_>,
+    report: &mut Report,
+) -> std::result::Result<(), Failure> {
+    let metadata = BTreeMap::from([("llmstd".to_owned(), request.spec.version.clone())]);
+    let written = write_tensors(opened, request, folder, package.tensors, &metadata, true, report)?;
+    if !package.buffers.outputs.is_empty() {
+        let path = folder.join(BUFFERS_FILE);
+        let parent = path.parent().unwrap_or(folder);
+        fs::create_dir_all(parent).map_err(|err| Error::io(parent, "create the folder", err))?;
+        let stem = BUFFERS_FILE.trim_start_matches("source/").trim_end_matches(".safetensors");
+        let shards = write::shards(&package.buffers.outputs, None, stem);
+        let options = write::Options { n_threads: 1, hash_files: false, progress: &|_| () };
+        write::write(
+            &opened.source,
+            &package.buffers.inputs,
+            &package.buffers.outputs,
+            &shards,
+            &BTreeMap::new(),
+            parent,
+            &options,
+        )?;
+    }
+    let mut files: Vec<(String, u64, [u8; 32], Option<Vec<u8>>)> = Vec::new();
+    for file in &written.files {
+        let sha256 = file.sha256.expect("files of a package are hashed");
+        files.push((file.name.clone(), file.len, sha256, None));
+    }
+    let mut text_file = |name: &str, text: String| -> Result<()> {
+        write_file(&folder.join(name), text.as_bytes())?;
+        let sha256: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+        files.push((name.to_owned(), text.len() as u64, sha256, Some(text.into_bytes())));
+        Ok(())
+    };
+    if let Some(index) = &written.index {
+        text_file(&format!("{TENSORS_STEM}.safetensors.index.json"), index.clone())?;
+    }
+    text_file(MODEL_FILE, json_text(package.model))?;
+    for name in &report.carried {
+        let (len, sha256, text) = carry(opened, folder, name)?;
+        files.push((name.clone(), len, sha256, text));
+    }
+    if let Some(provenance) = package.provenance {
+        // What says where a package came from is no part of what it is.
+        write_file(&folder.join(SOURCE_FILE), json_text(provenance).as_bytes())?;
+    }
+    files.sort_by(|left, right| left.0.cmp(&right.0));
+    let tensors = package.tensors.outputs.iter().zip(&written.tensors);
+    let manifest = Manifest::build(ManifestInput {
+        spec: &request.spec.version,
+        model: Some(package.model),
+        tensors: tensors
+            .map(|(output, tensor)| TensorFacts {
+                name: output.name.clone(),
+                dtype: output.dtype,
+                shape: output.shape.clone(),
+                len: tensor.len,
+                sha256: tensor.sha256,
+                place: Some((written.files[tensor.file].name.clone(), tensor.offset)),
+            })
+            .collect(),
+        files: files
+            .iter()
+            .map(|(path, len, sha256, text)| FileFacts {
+                path: path.clone(),
+                len: *len,
+                sha256: *sha256,
+                text: text.as_deref(),
+            })
+            .collect(),
+    });
+    write_file(&folder.join(MANIFEST_FILE), manifest.to_text().as_bytes())?;
+    Ok(())
+}
+
+fn write_tensors(
+    opened: &Opened,
+    request: &Request<'_>,
+    folder: &Path,
+    tensors: &Tensors,
+    metadata: &BTreeMap<String, String>,
+    hash_files: bool,
+    report: &mut Report,
+) -> Result<Written> {
+    let shards = write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM);
+    request.progress.begin("converting", tensors.n_bytes());
+    let advance = |n_bytes| request.progress.advance(n_bytes);
+    let options = write::Options { n_threads: request.n_threads, hash_files, progress: &advance };
+    let written = write::write(
+        &opened.source,
+        &tensors.inputs,
+        &tensors.outputs,
+        &shards,
+        metadata,
+        folder,
+        &options,
+    );
+    request.progress.end();
+    let written = written?;
+    let mut total: Option<Loss> = None;
+    for (tensor, written) in report.tensors.iter_mut().zip(&written.tensors) {
+        tensor.sha256 = Some(crate::spec::hex(&written.sha256));
+        tensor.loss.clone_from(&written.loss);
+        if let Some(loss) = &written.loss {
+            total.get_or_insert_with(Loss::default).add(loss);
+        }
+    }
+    report.loss = total;
+    Ok(written)
+}
+
+/// The text of a JSON file of a package.
+fn json_text<T: Serialize>(value: &T) -> String {
+    let text = serde_json::to_string_pretty(value).expect("our own types have string keys");
+    format!("{text}\n")
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).map_err(|err| Error::io(path, "write", err))
+}
+
+type Carried = (u64, [u8; 32], Option<Vec<u8>>);
+
+/// Copies a file of the source beside the tensors.
+fn carry(opened: &Opened, folder: &Path, name: &str) -> Result<Carried> {
+    let mut source = Source::new(opened.source.root());
+    let file = source.add(name)?;
+    let bytes = source.bytes(file);
+    let path = folder.join(name);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(|err| Error::io(parent, "create the folder", err))?;
+    }
+    write_file(&path, bytes)?;
+    let text = needs_text(name).then(|| bytes.to_vec());
+    Ok((bytes.len() as u64, Sha256::digest(bytes).into(), text))
+}
+
+/// The files beside the weights: those that are carried over, and those that are left behind.
+fn beside(opened: &Opened, spec: &Spec) -> (Vec<String>, Vec<String>) {
+    let names = opened.files.iter().map(|file| file.name.as_str());
+    let others = names.filter(|name| {
+        *name != CONFIG_FILE
+            && !opened.weights.iter().any(|weight| weight == name)
+            && !name.ends_with(".index.json")
+    });
+    let (carried, left): (Vec<&str>, Vec<&str>) =
+        others.partition(|name| spec.file_role(name).is_some());
+    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+    (owned(carried), owned(left))
+}
+
+fn report(
+    opened: &Opened,
+    request: &Request<'_>,
+    tensors: &Tensors,
+    carried: Vec<String>,
+    left: Vec<String>,
+) -> Report {
+    let reports = tensors.outputs.iter().zip(&tensors.steps).map(|(output, step)| {
+        let mut read = BTreeSet::new();
+        if let Content::Gather(program) = &output.content {
+            for copy in &program.copies {
+                let storage = tensors.inputs[copy.input].storage;
+                let file = opened.source.name(storage.file).to_owned();
+                read.insert(ReadRange { file, bytes: [storage.start, storage.end()] });
+            }
+        }
+        TensorReport {
+            step: step.clone(),
+            dtype: output.dtype.name().to_owned(),
+            shape: output.shape.clone(),
+            read: read.into_iter().collect(),
+            sha256: None,
+            loss: None,
+        }
+    });
+    let kind = if opened.is_package { "std" } else { "hf" };
+    Report {
+        schema: "llmstd.convert/1",
+        source: opened.source.root().display().to_string(),
+        from: format!("{kind} ({})", opened.checkpoint.format),
+        to: request.to.to_owned(),
+        architecture: None,
+        map: None,
+        destination: request.destination.display().to_string(),
+        dry_run: request.dry_run,
+        conformance: None,
+        tensors: reports.collect(),
+        tensor_bytes: tensors.n_bytes(),
+        peak_memory: write::PEAK_MEMORY,
+        free_disk: free_space(request.destination),
+        dropped: Vec::new(),
+        copies: Vec::new(),
+        carried,
+        left,
+        loss: None,
+        verified: None,
+        findings: opened.checkpoint.findings.clone(),
+    }
+}
+
+/// Refuses a plan that the disk has no room for.
+fn check_space(report: &Report) -> std::result::Result<(), Failure> {
+    // Headers, JSON and carried files are small beside the tensors; 16 MiB cover them.
+    let needed = report.tensor_bytes.saturating_add(16 << 20);
+    match report.free_disk {
+        Some(free) if free < needed => Err(Diagnostic::error(
+            "P014",
+            format!(
+                "the disk of {} has {free} bytes free, {needed} are needed",
+                report.destination
+            ),
+        )
+        .mismatch(format!("{needed} bytes"), format!("{free} bytes"))
+        .help("free some space, or choose a destination on another disk")
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+fn to_foreign(
+    opened: &mut Opened,
+    request: &Request<'_>,
+    format: &str,
+) -> std::result::Result<Report, Failure> {
+    let plan = export_plan(opened, request, format)?;
+    let ExportPlan { tensors, config, carried, left, findings, architecture, map } = plan;
+    let mut report = report(opened, request, &tensors, carried, left);
+    report.architecture = architecture;
+    report.map = map;
+    report.findings.extend(findings);
+    check_space(&report)?;
+    if request.dry_run {
+        return Ok(report);
+    }
+    let staging = Staging::new(request.destination, request.force)?;
+    // Readers of this format take files without metadata, or with this one.
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let written =
+        write_tensors(opened, request, staging.path(), &tensors, &metadata, false, &mut report)?;
+    if let Some(index) = &written.index {
+        let name = format!("{TENSORS_STEM}.safetensors.index.json");
+        write_file(&staging.path().join(name), index.as_bytes())?;
+    }
+    if let Some(config) = config {
+        write_file(&staging.path().join(CONFIG_FILE), config.as_bytes())?;
+    }
+    for name in &report.carried {
+        carry(opened, staging.path(), name)?;
+    }
+    if request.verify {
+        report.verified = Some(verify_foreign(opened, request, staging.path(), &tensors)?);
+    }
+    staging.commit()?;
+    Ok(report)
+}
+
+struct ExportPlan {
+    tensors: Tensors,
+    config: Option<String>,
+    carried: Vec<String>,
+    left: Vec<String>,
+    findings: Vec<Diagnostic>,
+    architecture: Option<String>,
+    map: Option<String>,
+}
+
+/// The way out, from a package or straight from a foreign checkpoint.
+fn export_plan(
+    opened: &mut Opened,
+    request: &Request<'_>,
+    format: &str,
+) -> std::result::Result<ExportPlan, Failure> {
+    let known: BTreeSet<&str> =
+        request.spec.maps.keys().map(|(format, _)| format.as_str()).collect();
+    if !known.contains(format) {
+        let known: Vec<&str> = known.into_iter().collect();
+        let message = format!("there is no format {format:?} to write: std, {}", known.join(", "));
+        return Err(Error::unsupported(message).into());
+    }
+    let (model, provenance, canonical_tensors, buffers, mut findings, carried, left);
+    if opened.is_package {
+        model = read_model(opened)?;
+        provenance = read_provenance(opened)?;
+        buffers = read_buffers(opened)?;
+        canonical_tensors = Tensors::of_checkpoint(&opened.checkpoint)?;
+        findings = Vec::new();
+        let own = [MODEL_FILE, MANIFEST_FILE, SOURCE_FILE, BUFFERS_FILE];
+        let names = opened.files.iter().map(|file| file.name.clone());
+        carried = names
+            .filter(|name| {
+                !own.contains(&name.as_str())
+                    && !opened.weights.contains(name)
+                    && !name.ends_with(".index.json")
+            })
+            .collect();
+        left = Vec::new();
+    } else {
+        // A cast belongs to the tensors that are written, not to those in between.
+        let inner = Request { plan: plan::Options::default(), ..copy_of(request) };
+        let canonical = canonical(opened, &inner)?;
+        model = canonical.model;
+        provenance = Some(canonical.provenance);
+        buffers = None;
+        canonical_tensors = canonical.tensors;
+        findings = canonical.findings;
+        (carried, left) = beside(opened, request.spec);
+    }
+    let source = provenance.as_ref().filter(|source| source.format == format);
+    let Some(architecture) = &model.architecture else {
+        let tensors = generic_export(&canonical_tensors, provenance.as_ref(), request.plan)?;
+        let config = provenance.and_then(|source| source.config).map(|config| config.text);
+        return Ok(ExportPlan {
+            tensors,
+            config,
+            carried,
+            left,
+            findings,
+            architecture: None,
+            map: None,
+        });
+    };
+    let map = export_map(request.spec, format, architecture, source)?;
+    // Buffers that no recipe gives are read from where they are: the package, or the source.
+    let own_buffers = (!opened.is_package).then(|| copy_checkpoint(&opened.checkpoint));
+    let exported = export::export(
+        request.spec,
+        map,
+        &model,
+        &canonical_tensors,
+        buffers.as_ref().or(own_buffers.as_ref()),
+        source,
+        request.plan,
+    )?;
+    findings.extend(exported.findings);
+    let mut config = serde_json::to_string_pretty(&exported.config).unwrap_or_default();
+    config.push('\n');
+    Ok(ExportPlan {
+        tensors: exported.tensors,
+        config: Some(config),
+        carried,
+        left,
+        findings,
+        architecture: model.architecture.clone(),
+        map: Some(format!("{}/{}", map.format, map.name)),
+    })
+}
+
+fn copy_of<'a>(request: &Request<'a>) -> Request<'a> {
+    Request { ..*request }
+}
+
+fn copy_checkpoint(checkpoint: &Checkpoint) -> Checkpoint {
+    Checkpoint {
+        format: checkpoint.format,
+        tensors: checkpoint.tensors.clone(),
+        ..Checkpoint::default()
+    }
+}
+
+/// The mapping of the way out: the one of the way in, or the first of the architecture.
+fn export_map<'a>(
+    spec: &'a Spec,
+    format: &str,
+    architecture: &str,
+    source: Option<&Provenance>,
+) -> std::result::Result<&'a Map, Failure> {
+    let used = source.and_then(|source| source.map.as_ref());
+    if let Some(map) = used.and_then(|used| spec.map(format, &used.name)) {
+        return Ok(map);
+    }
+    // A mapping named like its architecture is the plainest.
+    let mut maps =
+        spec.maps.values().filter(|map| map.format == format && map.arch == architecture);
+    let plain = spec.map(format, architecture);
+    plain.or_else(|| maps.next()).ok_or_else(|| {
+        Diagnostic::error("P001", format!("there is no {format} mapping of {architecture}"))
+            .help("`llmstd spec list` shows what there is")
+            .into()
+    })
+}
+
+/// Tensors of an unknown architecture, under the names they came with.
+fn generic_export(
+    canonical: &Tensors,
+    provenance: Option<&Provenance>,
+    options: plan::Options,
+) -> std::result::Result<Tensors, Failure> {
+    let mut tensors = Tensors { inputs: canonical.inputs.clone(), ..Tensors::default() };
+    for (name, (strand, dtype)) in &canonical.strands {
+        let foreign = name.strip_prefix("extra.").unwrap_or(name);
+        let step = Step {
+            name: foreign.to_owned(),
+            from: vec![name.clone()],
+            ops: "copy".to_owned(),
+            class: Exactness::E,
+        };
+        tensors.write(foreign, strand.clone(), *dtype, options, step)?;
+    }
+    let order: BTreeMap<&str, usize> = provenance
+        .iter()
+        .flat_map(|source| source.tensors.iter().enumerate())
+        .map(|(index, tensor)| (tensor.name.as_str(), index))
+        .collect();
+    tensors.sort_by_key(|name| (order.get(name).copied().unwrap_or(usize::MAX), name.to_owned()));
+    Ok(tensors)
+}
+
+/// Reads `model.json` of a package.
+///
+/// # Errors
+/// It cannot be read, or does not keep its schema.
+pub fn read_model(opened: &mut Opened) -> Result<Model> {
+    typed(opened, MODEL_FILE)?.ok_or_else(|| {
+        Error::new(ErrorKind::Malformed, "there is no model.json").in_file(opened.source.root())
+    })
+}
+
+/// Reads `source.json` of a package, if it has one.
+///
+/// # Errors
+/// It cannot be read, or does not keep its schema.
+pub fn read_provenance(opened: &mut Opened) -> Result<Option<Provenance>> {
+    typed(opened, SOURCE_FILE)
+}
+
+fn typed<T: serde::de::DeserializeOwned>(opened: &mut Opened, name: &str) -> Result<Option<T>> {
+    let Some(json) = opened.json(name)? else { return Ok(None) };
+    let path = opened.source.root().join(name);
+    serde_json::from_value(json)
+        .map(Some)
+        .map_err(|err| Error::new(ErrorKind::Malformed, err.to_string()).in_file(&path))
+}
+
+fn read_buffers(opened: &mut Opened) -> Result<Option<Checkpoint>> {
+    if !opened.has(BUFFERS_FILE) {
+        return Ok(None);
+    }
+    let file = opened.source.add(BUFFERS_FILE)?;
+    safetensors::read(&opened.source, file).map(Some)
+}
+
+/// Runs the way back from a package that was just written, and compares each foreign tensor with
+/// the original by hash.
+fn verify(
+    opened: &Opened,
+    request: &Request<'_>,
+    folder: &Path,
+    written: &Tensors,
+) -> std::result::Result<Verified, Failure> {
+    let mut package = folder::open(folder)?;
+    let back_request =
+        Request { plan: plan::Options::default(), generic: false, ..copy_of(request) };
+    let plan = export_plan(&mut package, &back_request, "hf")?;
+    // What was changed on purpose does not come back.
+    let changed: BTreeSet<&str> = written
+        .steps
+        .iter()
+        .filter(|step| Exactness::E < step.class)
+        .flat_map(|step| step.from.iter().map(String::as_str))
+        .collect();
+    let lost = |name: &str| {
+        plan.findings
+            .iter()
+            .any(|finding| finding.rule == "P015" && finding.tensor.as_deref() == Some(name))
+    };
+    compare_all(opened, &package.source, &plan.tensors, request, &changed, &lost)
+}
+
+/// Reads a foreign folder that was just written, and compares each tensor with the plan it was
+/// written by.
+fn verify_foreign(
+    opened: &Opened,
+    request: &Request<'_>,
+    folder: &Path,
+    tensors: &Tensors,
+) -> std::result::Result<Verified, Failure> {
+    let written = folder::open(folder)?;
+    let whole = whole_tensors(&written.checkpoint)?;
+    let theirs = digests_of(&written.source, &whole, request)?;
+    let ours = digests_of(&opened.source, tensors, request)?;
+    let mut verified = Verified { equal: 0, changed: 0 };
+    for (name, hash) in &ours {
+        if theirs.get(name) != Some(hash) {
+            return Err(round_trip_error(name, "was not written as planned").into());
+        }
+        verified.equal += 1;
+    }
+    if theirs.len() != ours.len() {
+        return Err(round_trip_error("", "there are more tensors than planned").into());
+    }
+    Ok(verified)
+}
+
+/// Compares a package that was written anew with the one it was made from.
+fn verify_same(
+    opened: &Opened,
+    request: &Request<'_>,
+    folder: &Path,
+) -> std::result::Result<Verified, Failure> {
+    let written = folder::open(folder)?;
+    let whole = whole_tensors(&written.checkpoint)?;
+    let changed: BTreeSet<&str> = match request.plan.dtype {
+        Some(_) => opened.checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect(),
+        None => BTreeSet::new(),
+    };
+    compare_all(opened, &written.source, &whole, request, &changed, &|_| false)
+}
+
+fn whole_tensors(checkpoint: &Checkpoint) -> Result<Tensors> {
+    let mut tensors = Tensors::default();
+    for (index, tensor) in checkpoint.tensors.iter().enumerate() {
+        let (input, output) = whole(tensor, index)?;
+        tensors.inputs.push(input);
+        tensors.outputs.push(output);
+    }
+    Ok(tensors)
+}
+
+fn digests_of(
+    source: &Source,
+    tensors: &Tensors,
+    request: &Request<'_>,
+) -> Result<BTreeMap<String, [u8; 32]>> {
+    request.progress.begin("verifying", tensors.n_bytes());
+    let advance = |n_bytes| request.progress.advance(n_bytes);
+    let hashes = digests(source, &tensors.inputs, &tensors.outputs, request.n_threads, &advance);
+    request.progress.end();
+    let names = tensors.outputs.iter().map(|output| output.name.clone());
+    Ok(names.zip(hashes?).collect())
+}
+
+fn compare_all(
+    opened: &Opened,
+    back_source: &Source,
+    back: &Tensors,
+    request: &Request<'_>,
+    changed: &BTreeSet<&str>,
+    lost: &dyn Fn(&str) -> bool,
+) -> std::result::Result<Verified, Failure> {
+    let originals = whole_tensors(&opened.checkpoint)?;
+    let wanted = digests_of(&opened.source, &originals, request)?;
+    let found = digests_of(back_source, back, request)?;
+    let mut verified = Verified { equal: 0, changed: 0 };
+    for (index, (name, hash)) in wanted.iter().enumerate() {
+        match found.get(name) {
+            Some(back) if back == hash => verified.equal += 1,
+            _ if changed.contains(name.as_str()) || lost(name) => verified.changed += 1,
+            Some(_) => {
+                let original = originals.outputs.iter().find(|output| output.name == *name);
+                let returned = back.outputs.iter().find(|output| output.name == *name);
+                let place = original.zip(returned).and_then(|(original, returned)| {
+                    let original = Operand {
+                        source: &opened.source,
+                        inputs: &originals.inputs,
+                        output: original,
+                    };
+                    let returned =
+                        Operand { source: back_source, inputs: &back.inputs, output: returned };
+                    first_difference(original, returned).ok().flatten()
+                });
+                let place =
+                    place.map(|byte| format!(" from its byte {byte} on")).unwrap_or_default();
+                return Err(round_trip_error(name, &format!("comes back changed{place}")).into());
+            }
+            None => {
+                debug_assert!(index < wanted.len());
+                return Err(round_trip_error(name, "does not come back").into());
+            }
+        }
+    }
+    let extra = found.keys().find(|name| !wanted.contains_key(*name));
+    if let Some(extra) = extra {
+        return Err(round_trip_error(extra, "comes back and was not there").into());
+    }
+    Ok(verified)
+}
+
+fn round_trip_error(name: &str, what: &str) -> Diagnostic {
+    Diagnostic::error("P021", format!("the way back fails: `{name}` {what}"))
+        .tensor(name)
+        .help("nothing was written; please report the mapping with this message")
+}
+
+/// The most severe level among findings.
+pub fn worst(findings: &[Diagnostic]) -> Option<Level> {
+    findings.iter().map(|finding| finding.level).max()
+}
+
+/// A size of the command line: `5GB`, `500MB`, `1GiB`, or bytes.
+///
+/// # Errors
+/// The text is no size.
+pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    let factor: u64 = match unit.trim().to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "K" | "KB" => 1_000,
+        "M" | "MB" => 1_000_000,
+        "G" | "GB" => 1_000_000_000,
+        "T" | "TB" => 1_000_000_000_000,
+        "KIB" => 1 << 10,
+        "MIB" => 1 << 20,
+        "GIB" => 1 << 30,
+        "TIB" => 1 << 40,
+        other => return Err(format!("{other:?} is no unit of size: B, KB, MB, GB, KiB, MiB, GiB")),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is no size, like 5GB"))?;
+    number
+        .checked_mul(factor)
+        .filter(|&size| size != 0)
+        .ok_or_else(|| format!("{text:?} is no size"))
+}
+
+/// A dtype of the command line: `bf16`, `float16`, `F32`.
+///
+/// # Errors
+/// The text names no dtype that can be cast to.
+pub fn parse_dtype(text: &str) -> std::result::Result<DType, String> {
+    let lower = text.to_ascii_lowercase();
+    let short = lower.replace("bfloat", "bf").replace("float", "f");
+    let dtype = match short.as_str() {
+        "f16" | "half" => DType::F16,
+        "bf16" => DType::BF16,
+        "f32" => DType::F32,
+        "f64" => DType::F64,
+        _ => return Err(format!("{text:?} is no dtype to cast to: f16, bf16, f32, f64")),
+    };
+    Ok(dtype)
+}
+
+/// The path of a request's destination without a trailing slash.
+pub fn tidy(path: &Path) -> PathBuf {
+    path.components().collect()
+}

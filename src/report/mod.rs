@@ -1,0 +1,3 @@
+//! From results to text for people. JSON is printed from the same values.
+
+pub mod text;
