@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use sha2::{Digest, Sha256};
 
 use super::compare::{Operand, digest, digests, first_difference};
+use super::hash::{Hash, update_both};
 use super::kernel::{Chain, Loss};
 use super::make::Made;
 use super::produce::Producer;
@@ -629,6 +630,27 @@ fn files_are_what_the_reference_reader_reads_at_any_thread_count() {
                 has_kernels.then(|| { n_elements(&output.shape).unwrap() })
             );
         }
+    }
+}
+
+#[test]
+fn two_hashes_side_by_side_are_those_of_sha2() {
+    let mut numbers = Numbers(17);
+    let bytes = numbers.bytes(5000);
+    for case in 0..400 {
+        let (mut a, mut b) = (Hash::default(), Hash::default());
+        let start = numbers.below(140) as usize;
+        a.update(&bytes[..start]);
+        let mut at = start;
+        let end = start + numbers.below(if case % 2 == 0 { 300 } else { 4800 }) as usize;
+        while at < end {
+            let next = end.min(at + 1 + numbers.below(700) as usize);
+            update_both(&mut a, &mut b, &bytes[at..next]);
+            at = next;
+        }
+        assert_eq!(a.finish(), <[u8; 32]>::from(Sha256::digest(&bytes[..end])));
+        assert_eq!(b.finish(), <[u8; 32]>::from(Sha256::digest(&bytes[start..end])));
+        assert_eq!(a.finish(), <[u8; 32]>::from(Sha256::digest([])));
     }
 }
 

@@ -4,10 +4,9 @@
 //! (<https://huggingface.co/docs/safetensors>); the tensors start on a multiple of 64.
 //!
 //! The bytes of a file are cut into chunks: a slice of the map where the source holds the bytes
-//! as they are, a buffer of a few MiB where not. A chunk passes three stages, each of which takes
-//! the chunks of a file in order: the tensors' hashes, the file's hash, and the write. Threads
-//! take whatever is ready, oldest chunk first, so that all of them work whichever stage is the
-//! slowest. How far the stages may lie apart bounds the memory; nothing depends on who was first.
+//! as they are, a buffer of a few MiB where not. A chunk passes two stages, each of which takes the
+//! chunks of a file in order: the hashes of tensors and file, and the write. Threads take whatever
+//! is ready, oldest chunk first, so that all of them work whichever stage is the slowest. How far the stages may lie apart bounds the memory; nothing depends on who was first.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::File;
@@ -17,8 +16,8 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
+use super::hash::{Hash, update_both};
 use super::kernel::Loss;
 use super::produce::Producer;
 use crate::checkpoint::DType;
@@ -142,7 +141,7 @@ pub fn write(
     }
     let mut tensors = Vec::with_capacity(outputs.len());
     let mut files = Vec::with_capacity(shards.len());
-    let empty: [u8; 32] = Sha256::digest([]).into();
+    let empty = Hash::default().finish();
     for (file, (shard, header)) in shards.iter().zip(&headers).enumerate() {
         let mut offset = header.len() as u64;
         for producer in &producers[shard.outputs.clone()] {
@@ -312,8 +311,7 @@ struct Stage {
 }
 
 enum Work {
-    Tensors(Sha256),
-    Hash(Sha256),
+    Hash { tensor: Hash, file: Hash },
     Write(Option<File>),
 }
 
@@ -341,10 +339,8 @@ impl<'p> Pipeline<'p, '_> {
         // Two threads keep one file's write busy; each lane needs two chunks to overlap stages.
         let n_lanes = (n_threads / 2).min(self.shards.len()).clamp(1, MAX_CHUNKS / 2);
         let lanes = (0..n_lanes).map(|_| {
-            let mut work = vec![Work::Tensors(Sha256::new()), Work::Write(None)];
-            if self.options.hash_files {
-                work.insert(1, Work::Hash(Sha256::new()));
-            }
+            let hash = Work::Hash { tensor: Hash::default(), file: Hash::default() };
+            let work = [hash, Work::Write(None)];
             let stages = work.into_iter().map(|work| Stage { next: 0, work: Some(work) });
             Lane { cursor: None, slots: VecDeque::new(), first: 0, stages: stages.collect() }
         });
@@ -547,13 +543,10 @@ impl<'p> Pipeline<'p, '_> {
                 let mut file_hash = None;
                 let mut result = Ok(());
                 match &mut work {
-                    Work::Tensors(hasher) => {
-                        self.hash_tensors(hasher, &chunk, slice, &mut tensor_hashes);
-                    }
-                    Work::Hash(hasher) => {
-                        hasher.update(slice);
-                        if chunk.is_last_of_file {
-                            file_hash = Some((chunk.file, hasher.finalize_reset().into()));
+                    Work::Hash { tensor, file } => {
+                        self.hash(tensor, file, &chunk, slice, &mut tensor_hashes);
+                        if chunk.is_last_of_file && self.options.hash_files {
+                            file_hash = Some((chunk.file, file.finish()));
                         }
                     }
                     Work::Write(file) => result = self.write(file, &chunk, slice),
@@ -601,18 +594,26 @@ impl<'p> Pipeline<'p, '_> {
         losses
     }
 
-    fn hash_tensors(
+    fn hash(
         &self,
-        hasher: &mut Sha256,
+        tensor: &mut Hash,
+        file: &mut Hash,
         chunk: &Chunk,
         mut bytes: &[u8],
         hashes: &mut Vec<(usize, [u8; 32])>,
     ) {
+        if chunk.pieces.is_empty() {
+            file.update(bytes);
+        }
         for piece in &chunk.pieces {
             let (head, rest) = bytes.split_at((piece.range.end - piece.range.start) as usize);
-            hasher.update(head);
+            if self.options.hash_files {
+                update_both(tensor, file, head);
+            } else {
+                tensor.update(head);
+            }
             if piece.range.end == self.producers[piece.output].len() {
-                hashes.push((piece.output, hasher.finalize_reset().into()));
+                hashes.push((piece.output, tensor.finish()));
             }
             bytes = rest;
         }
