@@ -123,7 +123,7 @@ mod x86 {
 
     /// Runs two hashes over as many blocks each, their rounds in turn.
     #[target_feature(enable = "sha,sse4.1,ssse3")]
-    pub(super) unsafe fn compress_both(states: [&mut [u32; 8]; 2], blocks: [Blocks<'_>; 2]) {
+    pub(super) fn compress_both(states: [&mut [u32; 8]; 2], blocks: [Blocks<'_>; 2]) {
         let zero = _mm_setzero_si128();
         let [mut a, mut b] = states.each_ref().map(|state| {
             let (abef, cdgh) = unpack(state);

@@ -92,7 +92,7 @@ impl Chain {
     /// # Panics
     /// The two have not the same number of elements.
     pub fn apply(&self, input: &[u8], output: &mut [u8]) -> Loss {
-        let casts = self.kernels.iter().any(|kernel| *kernel == Kernel::Cast(DType::F64));
+        let casts = self.kernels.contains(&Kernel::Cast(DType::F64));
         if casts || self.from == DType::F64 {
             self.apply_in::<f64>(input, output)
         } else {
