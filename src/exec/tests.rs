@@ -858,6 +858,22 @@ fn an_error_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_panic_in_one_thread_ends_all() {
+    let (source, inputs, outputs) = model(&mut Numbers(13));
+    for n_threads in [1, 2, 7] {
+        let dir = tempfile::tempdir().unwrap();
+        let options =
+            Options { n_threads, hash_files: true, progress: &|_| panic!("as it should") };
+        let shards = shards(&outputs, Some(5 << 20), "model");
+        let metadata = BTreeMap::new();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            write(&source, &inputs, &outputs, &shards, &metadata, dir.path(), &options)
+        }));
+        assert!(result.is_err());
+    }
+}
+
+#[test]
 fn progress_counts_the_bytes_of_all_tensors() {
     let (source, inputs, outputs) = model(&mut Numbers(12));
     let n_bytes: u64 = outputs.iter().map(Output::n_bytes).sum();
