@@ -92,11 +92,20 @@ impl Chain {
     /// # Panics
     /// The two have not the same number of elements.
     pub fn apply(&self, input: &[u8], output: &mut [u8]) -> Loss {
+        let casts = self.kernels.contains(&Kernel::Cast(DType::F64));
+        if casts || self.from == DType::F64 {
+            self.apply_in::<f64>(input, output)
+        } else {
+            self.apply_in::<f32>(input, output)
+        }
+    }
+
+    fn apply_in<V: Value>(&self, input: &[u8], output: &mut [u8]) -> Loss {
         let (from, to) = self.units();
         assert_eq!(input.len() / from, output.len() / to, "as many elements out as in");
         let mut loss = Loss::default();
         let mut back = [0u8; BLOCK * 8];
-        let (mut before, mut values) = ([0f64; BLOCK], [0f64; BLOCK]);
+        let (mut before, mut values) = ([V::default(); BLOCK], [V::default(); BLOCK]);
         for (input, output) in input.chunks(BLOCK * from).zip(output.chunks_mut(BLOCK * to)) {
             let n = input.len() / from;
             let (before, values) = (&mut before[..n], &mut values[..n]);
@@ -106,27 +115,130 @@ impl Chain {
             encode(self.to, values, output);
 
             decode(self.to, output, values);
+            let (mut infinities, mut nans) = (0u32, 0u32);
             for (before, after) in before.iter().zip(&*values) {
-                loss.infinities += u64::from(after.is_infinite() && before.is_finite());
-                loss.nans += u64::from(after.is_nan() && !before.is_nan());
+                infinities += u32::from(after.is_infinite() && before.is_finite());
+                nans += u32::from(after.is_nan() && !before.is_nan());
             }
+            loss.infinities += u64::from(infinities);
+            loss.nans += u64::from(nans);
             run(&self.inverse, self.to, values);
             let back = &mut back[..input.len()];
             encode(self.from, values, back);
             loss.elements += n as u64;
             if back != input {
                 decode(self.from, back, values);
-                let bits = input.chunks_exact(from).zip(back.chunks_exact(from));
-                for ((was, is), (before, after)) in bits.zip(before.iter().zip(&*values)) {
-                    loss.changed += u64::from(was != is);
-                    let error = ((after - before) / before).abs();
-                    if error.is_finite() {
-                        loss.max_relative_error = loss.max_relative_error.max(error);
-                    }
-                }
+                loss.changed += match from {
+                    2 => n_different::<2>(input, back),
+                    4 => n_different::<4>(input, back),
+                    _ => n_different::<8>(input, back),
+                };
+                // Positive floats are in the order of their bits, and those vectorize.
+                let finite =
+                    |bits: i32| if bits < f32::INFINITY.to_bits() as i32 { bits } else { 0 };
+                let pairs = before.iter().zip(&*values);
+                let errors = pairs
+                    .map(|(before, after)| finite(after.relative_error(*before).to_bits() as i32));
+                let worst = f32::from_bits(errors.fold(0, i32::max) as u32);
+                loss.max_relative_error = loss.max_relative_error.max(f64::from(worst));
             }
         }
         loss
+    }
+}
+
+fn n_different<const N: usize>(a: &[u8], b: &[u8]) -> u64 {
+    let pairs = a.as_chunks::<N>().0.iter().zip(b.as_chunks::<N>().0);
+    pairs.map(|(a, b)| u32::from(a != b)).sum::<u32>().into()
+}
+
+/// What values are kept in: F32, or F64 where F64 elements take part.
+trait Value: Copy + Default {
+    fn from_single(single: f32) -> Self;
+    fn from_double(double: f64) -> Self;
+    fn to_f64(self) -> f64;
+    /// To nearest even.
+    fn to_f32(self) -> f32;
+    /// So that a second rounding to fewer bits gives what one rounding would.
+    fn to_odd_f32(self) -> f32;
+
+    /// Never negative; infinite or NaN where there is none.
+    fn relative_error(self, right: Self) -> f32;
+
+    fn is_nan(self) -> bool {
+        self.to_f64().is_nan()
+    }
+
+    fn is_infinite(self) -> bool {
+        self.to_f64().is_infinite()
+    }
+
+    fn is_finite(self) -> bool {
+        self.to_f64().is_finite()
+    }
+}
+
+impl Value for f32 {
+    fn from_single(single: f32) -> f32 {
+        single
+    }
+
+    fn from_double(double: f64) -> f32 {
+        double as f32
+    }
+
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    fn to_odd_f32(self) -> f32 {
+        self
+    }
+
+    fn relative_error(self, right: f32) -> f32 {
+        ((self - right) / right).abs()
+    }
+
+    fn is_nan(self) -> bool {
+        f32::is_nan(self)
+    }
+
+    fn is_infinite(self) -> bool {
+        f32::is_infinite(self)
+    }
+
+    fn is_finite(self) -> bool {
+        f32::is_finite(self)
+    }
+}
+
+impl Value for f64 {
+    fn from_single(single: f32) -> f64 {
+        f64::from(single)
+    }
+
+    fn from_double(double: f64) -> f64 {
+        double
+    }
+
+    fn to_f64(self) -> f64 {
+        self
+    }
+
+    fn to_f32(self) -> f32 {
+        self as f32
+    }
+
+    fn to_odd_f32(self) -> f32 {
+        round_to_odd(self)
+    }
+
+    fn relative_error(self, right: f64) -> f32 {
+        ((self - right) / right).abs() as f32
     }
 }
 
@@ -134,101 +246,98 @@ impl Chain {
 ///
 /// A sum, product or quotient of two F32, computed in F64 and rounded to F32, is the one that
 /// F32 arithmetic gives.
-fn run(kernels: &[Kernel], mut dtype: DType, values: &mut [f64]) {
+fn run<V: Value>(kernels: &[Kernel], mut dtype: DType, values: &mut [V]) {
     for &kernel in kernels {
         let wide = dtype == DType::F64;
+        let round = |c: f64| if wide { c } else { f64::from(c as f32) };
         match kernel {
-            Kernel::Add(c) => each(values, wide, round(c, wide), |x, c| x + c),
-            Kernel::Scale(c) => each(values, wide, round(c, wide), |x, c| x * c),
-            Kernel::Divide(c) => each(values, wide, round(c, wide), |x, c| x / c),
+            Kernel::Add(c) => each(values, wide, round(c), |x, c| x + c),
+            Kernel::Scale(c) => each(values, wide, round(c), |x, c| x * c),
+            Kernel::Divide(c) => each(values, wide, round(c), |x, c| x / c),
             Kernel::NegExp => each(values, wide, 0.0, |x, _| -x.exp()),
             Kernel::LnNeg => each(values, wide, 0.0, |x, _| (-x).ln()),
             Kernel::Cast(next) => {
-                let mut bits = [0u8; BLOCK * 8];
-                let bits = &mut bits[..values.len() * (next.bits() / 8) as usize];
-                encode(next, values, bits);
-                decode(next, bits, values);
+                // To a dtype that holds all values of this one, there is nothing to round.
+                if next != dtype && !matches!((dtype, next), (DType::BF16 | DType::F16, DType::F32))
+                {
+                    let mut bits = [0u8; BLOCK * 8];
+                    let bits = &mut bits[..values.len() * (next.bits() / 8) as usize];
+                    encode(next, values, bits);
+                    decode(next, bits, values);
+                }
                 dtype = next;
             }
         }
     }
 }
 
-fn each(values: &mut [f64], wide: bool, c: f64, f: impl Fn(f64, f64) -> f64) {
+fn each<V: Value>(values: &mut [V], wide: bool, c: f64, f: impl Fn(f64, f64) -> f64) {
     if wide {
-        values.iter_mut().for_each(|x| *x = f(*x, c));
+        values.iter_mut().for_each(|x| *x = V::from_double(f(x.to_f64(), c)));
     } else {
-        values.iter_mut().for_each(|x| *x = f64::from(f(*x, c) as f32));
+        values.iter_mut().for_each(|x| *x = V::from_single(f(x.to_f64(), c) as f32));
     }
 }
 
-fn round(c: f64, wide: bool) -> f64 {
-    if wide { c } else { f64::from(c as f32) }
-}
-
 /// Reads at most a block of little-endian elements.
-fn decode(dtype: DType, bytes: &[u8], values: &mut [f64]) {
-    let mut singles = [0f32; BLOCK];
-    let singles = &mut singles[..values.len()];
+fn decode<V: Value>(dtype: DType, bytes: &[u8], values: &mut [V]) {
     match dtype {
         DType::F64 => {
             for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
-                *value = f64::from_le_bytes(*bytes);
+                *value = V::from_double(f64::from_le_bytes(*bytes));
             }
-            return;
         }
         DType::F32 => {
-            for (single, bytes) in singles.iter_mut().zip(bytes.as_chunks().0) {
-                *single = f32::from_le_bytes(*bytes);
+            for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                *value = V::from_single(f32::from_le_bytes(*bytes));
             }
         }
         DType::BF16 => {
-            for (single, bytes) in singles.iter_mut().zip(bytes.as_chunks().0) {
-                *single = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+            for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                let bits = u32::from(u16::from_le_bytes(*bytes)) << 16;
+                *value = V::from_single(f32::from_bits(bits));
             }
         }
         _ => {
             let mut halves = [f16::ZERO; BLOCK];
+            let mut singles = [0f32; BLOCK];
+            let (halves, singles) = (&mut halves[..values.len()], &mut singles[..values.len()]);
             for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks().0) {
                 *half = f16::from_le_bytes(*bytes);
             }
-            halves[..singles.len()].convert_to_f32_slice(singles);
+            halves.convert_to_f32_slice(singles);
+            for (value, single) in values.iter_mut().zip(singles) {
+                *value = V::from_single(*single);
+            }
         }
-    }
-    for (value, single) in values.iter_mut().zip(singles) {
-        *value = f64::from(*single);
     }
 }
 
 /// Writes at most a block of values, rounded to nearest even.
-fn encode(dtype: DType, values: &[f64], bytes: &mut [u8]) {
-    let mut singles = [0f32; BLOCK];
-    let singles = &mut singles[..values.len()];
+fn encode<V: Value>(dtype: DType, values: &[V], bytes: &mut [u8]) {
     match dtype {
         DType::F64 => {
             for (value, bytes) in values.iter().zip(bytes.as_chunks_mut().0) {
-                *bytes = value.to_le_bytes();
+                *bytes = value.to_f64().to_le_bytes();
             }
         }
         DType::F32 => {
             for (value, bytes) in values.iter().zip(bytes.as_chunks_mut().0) {
-                *bytes = (*value as f32).to_le_bytes();
+                *bytes = value.to_f32().to_le_bytes();
             }
         }
         DType::BF16 => {
-            for (single, value) in singles.iter_mut().zip(values) {
-                *single = round_to_odd(*value);
-            }
-            for (single, bytes) in singles.iter().zip(bytes.as_chunks_mut().0) {
-                *bytes = bf16::from_f32(*single).to_le_bytes();
+            for (value, bytes) in values.iter().zip(bytes.as_chunks_mut().0) {
+                *bytes = bf16::from_f32(value.to_odd_f32()).to_le_bytes();
             }
         }
         _ => {
-            for (single, value) in singles.iter_mut().zip(values) {
-                *single = round_to_odd(*value);
-            }
             let mut halves = [f16::ZERO; BLOCK];
-            let halves = &mut halves[..singles.len()];
+            let mut singles = [0f32; BLOCK];
+            let (halves, singles) = (&mut halves[..values.len()], &mut singles[..values.len()]);
+            for (single, value) in singles.iter_mut().zip(values) {
+                *single = value.to_odd_f32();
+            }
             halves.convert_from_f32_slice(singles);
             for (half, bytes) in halves.iter().zip(bytes.as_chunks_mut().0) {
                 *bytes = half.to_le_bytes();

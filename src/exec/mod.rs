@@ -6,6 +6,7 @@
 
 pub mod compare;
 pub mod gather;
+pub mod hash;
 pub mod kernel;
 pub mod make;
 pub mod produce;

@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use sha2::{Digest, Sha256};
 
 use super::compare::{Operand, digest, digests, first_difference};
+use super::hash::{Hash, update_both};
 use super::kernel::{Chain, Loss};
 use super::make::Made;
 use super::produce::Producer;
@@ -55,11 +56,11 @@ fn source(bytes: &[u8]) -> (Source, Extent) {
 fn gathered(dtype: DType, shape: &[u64], copies: Vec<Copy>, kernels: &[Kernel]) -> Output {
     let program =
         Program { gathered: dtype, unit: dtype.bits() / 8, copies, kernels: kernels.to_vec() };
-    let casts = kernels.iter().filter_map(|kernel| match kernel {
+    let mut casts = kernels.iter().filter_map(|kernel| match kernel {
         Kernel::Cast(dtype) => Some(*dtype),
         _ => None,
     });
-    let dtype = casts.last().unwrap_or(dtype);
+    let dtype = casts.next_back().unwrap_or(dtype);
     let content = Content::Gather(program);
     Output { name: "out".to_owned(), dtype, shape: shape.to_vec(), content }
 }
@@ -336,7 +337,8 @@ fn all_16_bits() -> Vec<u8> {
 #[test]
 fn kernels_on_every_16_bit_float_equal_f32_arithmetic() {
     let c = 0.883_883_476_483_184_4; // No F32.
-    let kernels: [(Kernel, fn(f32) -> f32); 4] = [
+    type Arithmetic = fn(f32) -> f32;
+    let kernels: [(Kernel, Arithmetic); 4] = [
         (Kernel::Add(1.0), |x| x + 1.0),
         (Kernel::Add(-c), |x| x + -0.883_883_476_483_184_4f64 as f32),
         (Kernel::Scale(c), |x| x * 0.883_883_476_483_184_4f64 as f32),
@@ -633,6 +635,27 @@ fn files_are_what_the_reference_reader_reads_at_any_thread_count() {
 }
 
 #[test]
+fn two_hashes_side_by_side_are_those_of_sha2() {
+    let mut numbers = Numbers(17);
+    let bytes = numbers.bytes(5000);
+    for case in 0..400 {
+        let (mut a, mut b) = (Hash::default(), Hash::default());
+        let start = numbers.below(140) as usize & if case % 3 == 0 { 64 } else { 255 };
+        a.update(&bytes[..start]);
+        let mut at = start;
+        let end = start + numbers.below(if case % 2 == 0 { 300 } else { 4800 }) as usize;
+        while at < end {
+            let next = end.min(at + 1 + numbers.below(700) as usize);
+            update_both(&mut a, &mut b, &bytes[at..next]);
+            at = next;
+        }
+        assert_eq!(a.finish(), <[u8; 32]>::from(Sha256::digest(&bytes[..end])));
+        assert_eq!(b.finish(), <[u8; 32]>::from(Sha256::digest(&bytes[start..end])));
+        assert_eq!(a.finish(), <[u8; 32]>::from(Sha256::digest([])));
+    }
+}
+
+#[test]
 fn files_are_not_hashed_unless_asked() {
     let model = model(&mut Numbers(5));
     let dir = tempfile::tempdir().unwrap();
@@ -831,6 +854,22 @@ fn an_error_leaves_nothing_behind() {
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Io);
         drop(staging);
         assert_eq!(names(dir.path()), [""; 0]);
+    }
+}
+
+#[test]
+fn a_panic_in_one_thread_ends_all() {
+    let (source, inputs, outputs) = model(&mut Numbers(13));
+    for n_threads in [1, 2, 7] {
+        let dir = tempfile::tempdir().unwrap();
+        let options =
+            Options { n_threads, hash_files: true, progress: &|_| panic!("as it should") };
+        let shards = shards(&outputs, Some(5 << 20), "model");
+        let metadata = BTreeMap::new();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            write(&source, &inputs, &outputs, &shards, &metadata, dir.path(), &options)
+        }));
+        assert!(result.is_err());
     }
 }
 

@@ -4,10 +4,9 @@
 //! (<https://huggingface.co/docs/safetensors>); the tensors start on a multiple of 64.
 //!
 //! The bytes of a file are cut into chunks: a slice of the map where the source holds the bytes
-//! as they are, a buffer of a few MiB where not. A chunk passes three stages, each of which takes
-//! the chunks of a file in order: the tensors' hashes, the file's hash, and the write. Threads
-//! take whatever is ready, oldest chunk first, so that all of them work whichever stage is the
-//! slowest. How far the stages may lie apart bounds the memory; nothing depends on who was first.
+//! as they are, a buffer of a few MiB where not. A chunk passes several stages, each of which takes the
+//! chunks of a file in order: the write, and the hashes of tensors and file. Threads take whatever
+//! is ready, oldest chunk first, so that all of them work whichever stage is the slowest. How far the stages may lie apart bounds the memory; nothing depends on who was first.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::File;
@@ -17,8 +16,8 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
+use super::hash::{Hash, update_both};
 use super::kernel::Loss;
 use super::produce::Producer;
 use crate::checkpoint::DType;
@@ -52,7 +51,8 @@ pub struct Shard {
 /// those of Hugging Face: `stem.safetensors`, or `stem-00001-of-00003.safetensors`.
 pub fn shards(outputs: &[Output], max_shard_bytes: Option<u64>, stem: &str) -> Vec<Shard> {
     let max = max_shard_bytes.unwrap_or(u64::MAX);
-    let mut ranges = vec![0..0];
+    let empty: Range<usize> = 0..0;
+    let mut ranges = vec![empty];
     let mut len = 0u64;
     for (index, output) in outputs.iter().enumerate() {
         let range = ranges.last_mut().expect("there is always one");
@@ -144,7 +144,7 @@ pub fn write(
     }
     let mut tensors = Vec::with_capacity(outputs.len());
     let mut files = Vec::with_capacity(shards.len());
-    let empty: [u8; 32] = Sha256::digest([]).into();
+    let empty = Hash::default().finish();
     for (file, (shard, header)) in shards.iter().zip(&headers).enumerate() {
         let mut offset = header.len() as u64;
         for producer in &producers[shard.outputs.clone()] {
@@ -314,8 +314,11 @@ struct Stage {
 }
 
 enum Work {
-    Tensors(Sha256),
-    Hash(Sha256),
+    HashTensors(Box<Hash>),
+    HashFile(Box<Hash>),
+    /// Both on one thread, which takes less time than one after the other, but more than both
+    /// on two threads.
+    HashBoth(Box<[Hash; 2]>),
     Write(Option<File>),
 }
 
@@ -340,12 +343,17 @@ enum Job<'p> {
 impl<'p> Pipeline<'p, '_> {
     fn run(&self, tensors: &mut [WrittenTensor], files: &mut [WrittenFile]) -> Result<()> {
         let n_threads = self.options.n_threads.max(1);
-        // Two threads keep one file's write busy; each lane needs two chunks to overlap stages.
-        let n_lanes = (n_threads / 2).min(self.shards.len()).clamp(1, MAX_CHUNKS / 2);
+        // Each lane needs two chunks to overlap its stages.
+        let n_lanes = n_threads.min(self.shards.len()).clamp(1, MAX_CHUNKS / 2);
         let lanes = (0..n_lanes).map(|_| {
-            let mut work = vec![Work::Tensors(Sha256::new()), Work::Write(None)];
-            if self.options.hash_files {
-                work.insert(1, Work::Hash(Sha256::new()));
+            // The write first: it is the one that then waits for pages to be mapped.
+            let mut work = vec![Work::Write(None)];
+            if !self.options.hash_files {
+                work.push(Work::HashTensors(Box::default()));
+            } else if n_lanes == n_threads {
+                work.push(Work::HashBoth(Box::default()));
+            } else {
+                work.extend([Work::HashTensors(Box::default()), Work::HashFile(Box::default())]);
             }
             let stages = work.into_iter().map(|work| Stage { next: 0, work: Some(work) });
             Lane { cursor: None, slots: VecDeque::new(), first: 0, stages: stages.collect() }
@@ -549,13 +557,26 @@ impl<'p> Pipeline<'p, '_> {
                 let mut file_hash = None;
                 let mut result = Ok(());
                 match &mut work {
-                    Work::Tensors(hasher) => {
-                        self.hash_tensors(hasher, &chunk, slice, &mut tensor_hashes);
+                    Work::HashTensors(tensor) => {
+                        self.hash(&chunk, slice, tensor, Hash::update, &mut tensor_hashes);
                     }
-                    Work::Hash(hasher) => {
-                        hasher.update(slice);
+                    Work::HashFile(file) => {
+                        file.update(slice);
                         if chunk.is_last_of_file {
-                            file_hash = Some((chunk.file, hasher.finalize_reset().into()));
+                            file_hash = Some((chunk.file, file.finish()));
+                        }
+                    }
+                    Work::HashBoth(both) => {
+                        let [tensor, file] = &mut **both;
+                        if chunk.pieces.is_empty() {
+                            file.update(slice);
+                        }
+                        let update = |tensor: &mut Hash, bytes: &[u8]| {
+                            update_both(tensor, file, bytes);
+                        };
+                        self.hash(&chunk, slice, tensor, update, &mut tensor_hashes);
+                        if chunk.is_last_of_file {
+                            file_hash = Some((chunk.file, file.finish()));
                         }
                     }
                     Work::Write(file) => result = self.write(file, &chunk, slice),
@@ -603,18 +624,20 @@ impl<'p> Pipeline<'p, '_> {
         losses
     }
 
-    fn hash_tensors(
+    /// Gives the bytes of each tensor in a chunk to its hash by `update`.
+    fn hash(
         &self,
-        hasher: &mut Sha256,
         chunk: &Chunk,
         mut bytes: &[u8],
+        tensor: &mut Hash,
+        mut update: impl FnMut(&mut Hash, &[u8]),
         hashes: &mut Vec<(usize, [u8; 32])>,
     ) {
         for piece in &chunk.pieces {
             let (head, rest) = bytes.split_at((piece.range.end - piece.range.start) as usize);
-            hasher.update(head);
+            update(tensor, head);
             if piece.range.end == self.producers[piece.output].len() {
-                hashes.push((piece.output, hasher.finalize_reset().into()));
+                hashes.push((piece.output, tensor.finish()));
             }
             bytes = rest;
         }

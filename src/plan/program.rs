@@ -15,7 +15,7 @@ use crate::source::Extent;
 pub struct Input {
     /// The name of the tensor, for messages.
     pub name: String,
-    /// Where the elements are: all that any [`Copy`] of this input addresses lies inside.
+    /// Where the elements are: all that any [`struct@Copy`] of this input addresses lies inside.
     pub storage: Extent,
     /// The dtype of the elements.
     pub dtype: DType,
@@ -147,7 +147,7 @@ pub struct Copy {
     pub dims: Vec<Dim>,
 }
 
-/// One dimension of a [`Copy`].
+/// One dimension of a [`struct@Copy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Dim {
     /// How many.
