@@ -123,9 +123,10 @@ type Described = (Option<String>, BTreeMap<String, Json>);
 fn described(opened: &mut Opened, spec: &Spec) -> Result<Described> {
     if opened.is_package {
         let model = read_model(opened)?;
-        let config = model.hyperparameters.iter().map(|(key, value)| {
-            (key.clone(), serde_json::to_value(value).unwrap_or(Json::Null))
-        });
+        let config = model
+            .hyperparameters
+            .iter()
+            .map(|(key, value)| (key.clone(), serde_json::to_value(value).unwrap_or(Json::Null)));
         return Ok((model.architecture, config.collect()));
     }
     let Some(Json::Object(config)) = opened.json("config.json")? else {

@@ -178,7 +178,10 @@ fn step(
         }
         Op::Scale { c } => {
             let c = as_float(&c.eval(names)?).ok_or("the factor is no number")?;
-            Ok(with_kernel(strands, Kernel::Scale(if way == Way::In { c } else { 1.0 / c })))
+            Ok(with_kernel(
+                strands,
+                if way == Way::In { Kernel::Scale(c) } else { Kernel::Divide(c) },
+            ))
         }
         Op::NegExp => {
             let kernel = if way == Way::In { Kernel::NegExp } else { Kernel::LnNeg };

@@ -12,9 +12,11 @@ impl Spec {
             for (name, value) in &arch.fixed {
                 match self.key(name) {
                     None => problems.push(format!("arch/{}: there is no key `{name}`", arch.id)),
-                    Some(key) => problems.extend(key.problem(&key.normal(value.clone())).map(|wanted| {
-                        format!("arch/{}: `{name}` is {value}, and has to be {wanted}", arch.id)
-                    })),
+                    Some(key) => {
+                        problems.extend(key.problem(&key.normal(value.clone())).map(|wanted| {
+                            format!("arch/{}: `{name}` is {value}, and has to be {wanted}", arch.id)
+                        }))
+                    }
                 }
             }
             for task in arch.tasks.iter().filter(|task| self.task(task).is_none()) {
@@ -34,7 +36,9 @@ impl Spec {
                                 Each::Count(_) => index.is_empty(),
                                 Each::Texts(texts) => texts.iter().all(|texts| match index {
                                     "" => texts.len() == 1,
-                                    index => index.parse().is_ok_and(|index: usize| index < texts.len()),
+                                    index => {
+                                        index.parse().is_ok_and(|index: usize| index < texts.len())
+                                    }
                                 }),
                             }
                     })
@@ -42,7 +46,10 @@ impl Spec {
                 let templates = rule.from.iter().chain(&rule.also).chain(&rule.to);
                 for template in templates {
                     for variable in template.variables().filter(|variable| !bound(variable)) {
-                        problems.push(format!("{at}: `{}`: {{{variable}}} is not bound", template.text));
+                        problems.push(format!(
+                            "{at}: `{}`: {{{variable}}} is not bound",
+                            template.text
+                        ));
                     }
                 }
                 if let Some(tie) = &rule.tie
@@ -84,7 +91,9 @@ impl Spec {
                             }
                         }
                         pattern(&text) == pattern(&role.template.text)
-                            || self.role(&text).is_some_and(|known| known.role.template == role.template)
+                            || self
+                                .role(&text)
+                                .is_some_and(|known| known.role.template == role.template)
                     })
                 })
             });

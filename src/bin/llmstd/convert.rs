@@ -175,8 +175,7 @@ fn text(report: &Report, global: &Global) -> String {
 }
 
 fn plan_table(report: &Report) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
+    let mut table = output::table();
     table.set_header(["tensor", "dtype", "shape", "ops", "class", "from", "bytes"]);
     for tensor in &report.tensors {
         let bytes = tensor
@@ -193,5 +192,5 @@ fn plan_table(report: &Report) -> String {
             bytes.collect::<Vec<_>>().join(" "),
         ]);
     }
-    format!("{table}\n")
+    format!("{}\n", table.trim_fmt())
 }

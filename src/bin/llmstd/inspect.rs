@@ -71,8 +71,7 @@ fn text(inspection: &Inspection, tree: bool, global: &Global) -> String {
         }
         root.print("", &mut text);
     } else {
-        let mut table = comfy_table::Table::new();
-        table.load_preset(comfy_table::presets::NOTHING);
+        let mut table = output::table();
         table.set_header(["tensor", "dtype", "shape", "bytes", "note"]);
         for tensor in &inspection.tensors {
             table.add_row([
@@ -83,7 +82,7 @@ fn text(inspection: &Inspection, tree: bool, global: &Global) -> String {
                 tensor.note.clone().unwrap_or_default(),
             ]);
         }
-        let _ = writeln!(text, "{table}");
+        let _ = writeln!(text, "{}", table.trim_fmt());
     }
     text.push_str(&output::findings(&inspection.findings, global));
     text

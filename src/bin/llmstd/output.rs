@@ -75,6 +75,13 @@ pub(crate) fn spec(global: &Global) -> anyhow::Result<Spec> {
     })
 }
 
+/// An empty table without lines.
+pub(crate) fn table() -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table
+}
+
 /// Bytes for people.
 pub(crate) fn size(n_bytes: u64) -> String {
     const UNITS: &[&str] = &["B", "kB", "MB", "GB", "TB"];

@@ -102,13 +102,12 @@ fn list(spec: &Spec, global: &Global) -> anyhow::Result<()> {
         return output::print_json(&listing);
     }
     let mut text = format!("LLM Standard {}\n\n", spec.version);
-    let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
+    let mut table = output::table();
     table.set_header(["architecture", "mappings", "about"]);
     for arch in &listing.architectures {
         table.add_row([arch.id.to_owned(), arch.mappings.join(" "), arch.about.to_owned()]);
     }
-    let _ = writeln!(text, "{table}\n\ntasks: {}", listing.tasks.join(", "));
+    let _ = writeln!(text, "{}\n\ntasks: {}", table.trim_fmt(), listing.tasks.join(", "));
     output::print(&text)
 }
 
