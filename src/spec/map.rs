@@ -23,6 +23,8 @@ pub struct Map {
     pub revision: u32,
     /// Which values of the foreign config choose it: all of one line must hold.
     pub matches: BTreeMap<String, Vec<String>>,
+    /// When a config that names no family is of this one, though the names fit others as well.
+    pub untyped: Option<Expr>,
     /// What every name that starts with `@` has in front, in the order to try.
     pub prefixes: Vec<String>,
     /// Other spellings of names' ends.
@@ -311,6 +313,7 @@ struct MapHead {
     revision: Option<u32>,
     #[serde(default, rename = "match")]
     matches: BTreeMap<String, Words>,
+    untyped: Option<Expr>,
     #[serde(default)]
     prefix: Vec<String>,
     #[serde(default)]
@@ -463,6 +466,7 @@ fn merge(
     map.revision = head.revision.unwrap_or(1);
     // A family is never recognised by what recognises the one it extends.
     map.matches = head.matches.into_iter().map(|(path, words)| (path, words.into_vec())).collect();
+    map.untyped = head.untyped;
     for (ours, theirs) in [
         (&mut map.prefixes, head.prefix),
         (&mut map.base_classes, head.base_class),
