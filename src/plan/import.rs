@@ -222,12 +222,8 @@ pub fn choose<'a>(
         let arch = spec.arch(&map.arch).expect("checked when it is read");
         let keys = keys::read(spec, map, arch, config).ok()?;
         let stack = arch.stacks.first().map(String::as_str);
-        let names = StackNames {
-            hparams: &keys.hparams,
-            tokens: Some(&keys.tokens),
-            stack,
-            layer: None,
-        };
+        let names =
+            StackNames { hparams: &keys.hparams, tokens: Some(&keys.tokens), stack, layer: None };
         let claims = map.untyped.as_ref().is_some_and(|when| when.eval_bool(&names) == Ok(true));
         (names::n_known(map, &present, &names) == present.len()).then_some(claims)
     };
