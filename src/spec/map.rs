@@ -218,8 +218,8 @@ pub struct KeyRule {
     pub from: Vec<String>,
     /// Whether a stored `null` is a value and not an absence.
     pub null: bool,
-    /// What the foreign words mean.
-    pub words: BTreeMap<String, Value>,
+    /// What the foreign words mean; of several with one meaning the first is written.
+    pub words: Vec<(String, Value)>,
     /// The value from the foreign one, `x`.
     pub expr: Option<Expr>,
     /// The foreign value from this one, `x`.
@@ -392,7 +392,7 @@ struct KeyFile {
     #[serde(default)]
     null: bool,
     #[serde(default)]
-    words: BTreeMap<String, toml::Value>,
+    words: toml::Table,
     expr: Option<Expr>,
     back: Option<Expr>,
     #[serde(rename = "else")]
