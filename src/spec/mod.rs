@@ -141,7 +141,7 @@ impl Spec {
         Ok(Spec {
             version: head.version,
             features: head.features,
-            hash: hex(&hasher.finalize()),
+            hash: crate::hex::encode(&hasher.finalize()),
             roles,
             keys,
             witnesses,
@@ -167,15 +167,6 @@ impl Spec {
     pub fn files(&self) -> &BTreeMap<String, String> {
         &self.files
     }
-}
-
-/// Bytes as lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn read_dir(dir: &Path, prefix: &str, files: &mut BTreeMap<String, String>) -> Result<()> {
