@@ -122,8 +122,9 @@ fn hyperparameters(
                     Some((old, new)) if base == CONTEXT && old < new => rules::CONTEXT_GROWN,
                     Some(_) if base == CONTEXT => rules::CONTEXT_SHRUNK,
                     // Where all shapes are the same, nothing tells a loader.
-                    _ if !tensors.same_table && shaping.contains(base) => rules::DIMENSION_CHANGED,
-                    _ => rules::SEMANTICS_CHANGED,
+                    _ if tensors.same_table => rules::SEMANTICS_CHANGED,
+                    _ if shaping.contains(base) => rules::DIMENSION_CHANGED,
+                    _ => rules::HYPERPARAMETER_CHANGED,
                 };
                 (rule, format!("{key} is {}, it was {}", text(after), text(before)))
             }

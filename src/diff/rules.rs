@@ -111,6 +111,8 @@ rules! {
         "a reader that does not know the feature must refuse the package";
     FEATURE_DROPPED "D109" "feature-dropped" Compatible [Loaders]
         "a reader that knows the feature reads the package without it too";
+    HYPERPARAMETER_CHANGED "D110" "hyperparameter-changed" Breaking [Results Adapters]
+        "it computes something else, and no shape tells of it";
     TENSOR_REMOVED "D111" "tensor-removed" Breaking [Loaders Results Adapters]
         "loaders look for it and do not find it";
     TENSOR_ADDED "D112" "tensor-added" Breaking [Loaders Results]

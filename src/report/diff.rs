@@ -99,7 +99,7 @@ fn count(changes: &[&Change], diff: &Diff) -> String {
         "dtype-narrowed" | "dtype-widened" | "dtype-changed" => {
             return format!("{n} of {} tensors have another dtype", diff.new.tensors);
         }
-        "semantics-changed" => {
+        "semantics-changed" | "dimension-changed" | "hyperparameter-changed" => {
             let keys: Vec<&str> = changes.iter().map(|change| change.subject.as_str()).collect();
             return format!("{} changed", keys.join(", "));
         }
@@ -180,7 +180,7 @@ fn renames(group: &[&Change]) -> Vec<String> {
                 let (from, to) = &kind;
                 let (old, new) = &pairs[0];
                 lines.push(format!(
-                    "{} tensors renamed: `{from}` → `{to}` (`{old}` → `{new}` …)",
+                    "{} tensors renamed: `{from}*` → `{to}*` (`{old}` → `{new}` …)",
                     pairs.len()
                 ));
             }
