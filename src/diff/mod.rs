@@ -112,7 +112,7 @@ pub struct Change {
     /// Why it weighs that much.
     pub reason: &'static str,
     /// Whether it counts as the worst it can be, as only files that are not at hand could tell.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unproven: bool,
     /// How far the values are apart, where the weights were read.
     #[serde(skip_serializing_if = "Option::is_none")]

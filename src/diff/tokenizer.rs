@@ -91,12 +91,12 @@ fn file(name: &str, old: &[u8], new: &[u8]) -> Change {
     }
     let mut parts: Vec<&str> = Vec::new();
     parts.extend((old.own != new.own).then_some("vocabulary"));
-    parts.extend(
-        both(&old.rest, &new.rest)
-            .into_iter()
-            .filter(|(_, a, b)| a != b)
-            .map(|(key, ..)| key.as_str()),
-    );
+    let rest = both(&old.rest, &new.rest).into_iter().filter(|(key, before, after)| {
+        // How a token is looked for changes nothing where there was no such token.
+        let is_new = before.is_none() && key.starts_with(ADDED);
+        before != after && !is_new
+    });
+    parts.extend(rest.map(|(key, ..)| key.as_str()));
     if parts.is_empty() {
         return moved.change(rules::TOKENS_APPENDED, name);
     }
@@ -104,6 +104,9 @@ fn file(name: &str, old: &[u8], new: &[u8]) -> Change {
     let message = format!("{name} has another {}; {}", parts.join(", "), moved.text());
     Change::new(rules::TOKENIZER_CHANGED, name, message)
 }
+
+/// What the key of an added token begins with, among the rest of a file.
+const ADDED: &str = "added token ";
 
 /// What a file says about tokens.
 #[derive(PartialEq)]
@@ -139,7 +142,7 @@ impl Vocabulary {
                     // How a token is looked for counts; its place in the list does not.
                     let mut how = token.clone();
                     how.as_object_mut()?.remove("id");
-                    rest.insert(format!("added_tokens {content:?}"), how);
+                    rest.insert(format!("{ADDED}{content:?}"), how);
                 }
                 let mut own = BTreeMap::new();
                 if let Some(Json::Object(model)) = file.get_mut("model") {
@@ -222,7 +225,7 @@ impl Moved {
     fn text(&self) -> String {
         let example = self.example.as_ref().map(|example| format!(" ({example})"));
         format!(
-            "{} tokens added, {} removed, {} ids reassigned{}",
+            "tokens: {} added, {} removed, {} with another id{}",
             self.added,
             self.removed,
             self.reassigned,
