@@ -190,6 +190,20 @@ impl Tensors {
         (self.outputs, self.steps) = both.into_iter().unzip();
     }
 
+    /// Puts the outputs of some names behind the others, each in the order they had.
+    pub fn move_last(&mut self, is_last: impl Fn(&str) -> bool) {
+        let mut place = 0;
+        let places: BTreeMap<String, usize> = self
+            .outputs
+            .iter()
+            .map(|output| {
+                place += 1;
+                (output.name.clone(), place)
+            })
+            .collect();
+        self.sort_by_key(|name| (is_last(name), places.get(name).copied()));
+    }
+
     /// Tensors that are only read yet: each under its own name.
     ///
     /// # Errors
