@@ -101,7 +101,10 @@ fn count(changes: &[&Change], diff: &Diff) -> String {
         }
         "semantics-changed" | "dimension-changed" | "hyperparameter-changed" => {
             let keys: Vec<&str> = changes.iter().map(|change| change.subject.as_str()).collect();
-            return format!("{} changed", keys.join(", "));
+            return match keys.as_slice() {
+                [a, b, c, _, ..] => format!("{a}, {b}, {c} and {} more changed", keys.len() - 3),
+                keys => format!("{} changed", keys.join(", ")),
+            };
         }
         _ => return format!("{n} × {name}"),
     };
@@ -321,6 +324,9 @@ fn fill(pattern: &str, numbers: &[Vec<u64>]) -> String {
     text
 }
 
+/// More runs of numbers than this help nobody.
+const MAX_RUNS: usize = 12;
+
 /// `{0-3,7}`, or a number alone.
 fn ranges(numbers: &[u64]) -> String {
     if let [number] = numbers {
@@ -337,7 +343,12 @@ fn ranges(numbers: &[u64]) -> String {
         0 => first.to_string(),
         _ => format!("{first}-{last}"),
     };
-    format!("{{{}}}", runs.iter().map(run).collect::<Vec<_>>().join(","))
+    let mut words: Vec<String> = runs.iter().map(run).collect();
+    if MAX_RUNS < words.len() {
+        words.truncate(MAX_RUNS);
+        words.push("…".to_owned());
+    }
+    format!("{{{}}}", words.join(","))
 }
 
 fn paint(text: &str, class: Class, options: Options) -> String {
