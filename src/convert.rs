@@ -241,19 +241,21 @@ impl Facts for Bytes<'_> {
 }
 
 /// The config of a foreign folder.
-const CONFIG_FILE: &str = "config.json";
+pub(crate) const CONFIG_FILE: &str = "config.json";
 
 /// A checkpoint in the standard's terms, before anything is written.
-struct Canonical {
-    tensors: Tensors,
+pub(crate) struct Canonical {
+    pub(crate) tensors: Tensors,
     buffers: Tensors,
-    model: Model,
+    pub(crate) model: Model,
     provenance: Provenance,
     map: Option<String>,
-    findings: Vec<Diagnostic>,
+    pub(crate) findings: Vec<Diagnostic>,
 }
 
-fn canonical(
+/// Plans the way in. Of the request only the standard, the architecture, casts and `generic`
+/// count.
+pub(crate) fn canonical(
     opened: &mut Opened,
     request: &Request<'_>,
 ) -> std::result::Result<Canonical, Failure> {
@@ -493,7 +495,8 @@ fn repack(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Rep
     Ok(report)
 }
 
-fn generic_copies(checkpoint: &Checkpoint) -> std::result::Result<Tensors, Failure> {
+/// The tensors of a checkpoint as they are, under their own names.
+pub(crate) fn generic_copies(checkpoint: &Checkpoint) -> std::result::Result<Tensors, Failure> {
     let mut tensors = Tensors::default();
     for tensor in &checkpoint.tensors {
         let (strand, dtype) = tensors
@@ -651,7 +654,7 @@ fn carry(opened: &Opened, folder: &Path, name: &str) -> Result<Carried> {
 }
 
 /// The files beside the weights: those that are carried over, and those that are left behind.
-fn beside(opened: &Opened, spec: &Spec) -> (Vec<String>, Vec<String>) {
+pub(crate) fn beside(opened: &Opened, spec: &Spec) -> (Vec<String>, Vec<String>) {
     let names = opened.files.iter().map(|file| file.name.as_str());
     let others = names.filter(|name| {
         *name != CONFIG_FILE

@@ -23,6 +23,8 @@
 //! | [`exec`] | a plan to bytes: gathered, hashed, written, compared |
 //! | [`manifest`] | the hashes and digests of a model |
 //! | [`convert`] | the conversion: open, plan, execute, rename when whole |
+//! | [`subject`] | any input in the terms of a manifest |
+//! | [`diff`] | what changed between two versions, and whom it breaks |
 //! | [`inspect`] | what a checkpoint is, from its headers |
 //! | [`report`] | results to text |
 //!
@@ -51,6 +53,7 @@ pub mod container;
 pub mod convert;
 pub mod cursor;
 pub mod diagnostic;
+pub mod diff;
 pub mod error;
 pub mod exec;
 pub mod format;
@@ -63,3 +66,4 @@ pub mod plan;
 pub mod report;
 pub mod source;
 pub mod spec;
+pub mod subject;
