@@ -26,6 +26,7 @@
 //! | [`subject`] | any input in the terms of a manifest |
 //! | [`diff`] | what changed between two versions, and whom it breaks |
 //! | [`inspect`] | what a checkpoint is, from its headers |
+//! | [`schema`] | the JSON Schemas of what is written and printed |
 //! | [`report`] | results to text |
 //!
 //! ```text
@@ -64,6 +65,7 @@ pub mod manifest;
 pub mod package;
 pub mod plan;
 pub mod report;
+pub mod schema;
 pub mod source;
 pub mod spec;
 pub mod subject;

@@ -6,6 +6,7 @@ pub mod check;
 pub mod expr;
 pub mod files;
 pub mod hparams;
+pub mod listing;
 pub mod map;
 pub mod roles;
 pub mod tasks;
