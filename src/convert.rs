@@ -251,6 +251,28 @@ struct Canonical {
     findings: Vec<Diagnostic>,
 }
 
+/// What a foreign checkpoint would become.
+pub struct Examined {
+    /// Its `model.json`.
+    pub model: Model,
+    /// Its tensors, in order.
+    pub outputs: Vec<Output>,
+    /// What is suspicious.
+    pub findings: Vec<Diagnostic>,
+}
+
+/// Plans the way of a foreign checkpoint into the standard, and asks nothing of a destination.
+///
+/// # Errors
+/// It cannot be read, or the plan is not complete.
+pub fn examine(
+    opened: &mut Opened,
+    request: &Request<'_>,
+) -> std::result::Result<Examined, Failure> {
+    let Canonical { tensors, model, findings, .. } = canonical(opened, request)?;
+    Ok(Examined { model, outputs: tensors.outputs, findings })
+}
+
 fn canonical(
     opened: &mut Opened,
     request: &Request<'_>,

@@ -15,5 +15,7 @@ pub mod manifest;
 pub mod package;
 pub mod plan;
 pub mod report;
+pub mod rule;
 pub mod source;
 pub mod spec;
+pub mod validate;

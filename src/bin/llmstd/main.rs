@@ -1,10 +1,12 @@
 //! The command line of the LLM Standard.
 
 mod convert;
+mod explain;
 mod inspect;
 mod output;
 mod progress;
 mod spec;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -80,7 +82,9 @@ pub(crate) struct Global {
 enum Command {
     Inspect(inspect::Args),
     Convert(convert::Args),
+    Validate(validate::Args),
     Spec(spec::Args),
+    Explain(explain::Args),
     /// Print shell completions
     Completions {
         /// The shell
@@ -109,6 +113,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args, &global),
         Command::Convert(args) => convert::run(&args, &global),
+        Command::Validate(args) => validate::run(&args, &global),
+        Command::Explain(args) => explain::run(&args, &global),
         Command::Spec(args) => spec::run(&args, &global),
         Command::Completions { shell } => {
             let mut text = Vec::new();
