@@ -215,7 +215,12 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
         Err(Failure::Findings(mut found)) => {
             found.splice(0..0, noticed);
             let level = options.level.unwrap_or(Conformance::Schema);
-            return Ok(refused(level, n_tensors, found, options));
+            // Names and bytes can be kept without an architecture.
+            let generic = Request { generic: true, ..request };
+            let container = !request.generic && convert::examine(&mut opened, &generic).is_ok();
+            let mut report = refused(level, n_tensors, found, options);
+            report.reached = container.then_some(Conformance::Container);
+            return Ok(report);
         }
     };
     let level = options.level.unwrap_or(examined.model.conformance);

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::diagnostic::{Diagnostic, Level};
-use crate::package::Conformance;
+use crate::package::{Conformance, MODEL_FILE};
 
 pub use self::subject::Subject;
 
@@ -205,6 +205,12 @@ pub fn verdict(subject: &Subject<'_>, level: Conformance, selection: &Selection)
         let blocked = outcome == Outcome::Skipped && skipped.is_none();
         if outcome == Outcome::Fail || blocked {
             refused = Some(refused.map_or(rule.level, |refused| refused.min(rule.level)));
+        }
+        if subject.is_planned() {
+            // What would stand in model.json has no file to point to yet.
+            for finding in &mut found {
+                finding.file.take_if(|file| file == MODEL_FILE);
+            }
         }
         let (id, name) = (rule.id, rule.name);
         let findings = found.len();
