@@ -22,7 +22,9 @@
 //! | [`plan`] | checkpoint, config and spec to a complete plan, or to findings |
 //! | [`exec`] | a plan to bytes: gathered, hashed, written, compared |
 //! | [`manifest`] | the hashes and digests of a model |
+//! | [`rule`] | validation rules, one file each, and the verdict over all of them |
 //! | [`convert`] | the conversion: open, plan, execute, rename when whole |
+//! | [`validate`] | validation end to end: open, apply the rules, report |
 //! | [`subject`] | any input in the terms of a manifest |
 //! | [`diff`] | what changed between two versions, and whom it breaks |
 //! | [`inspect`] | what a checkpoint is, from its headers |
@@ -65,7 +67,9 @@ pub mod manifest;
 pub mod package;
 pub mod plan;
 pub mod report;
+pub mod rule;
 pub mod schema;
 pub mod source;
 pub mod spec;
 pub mod subject;
+pub mod validate;

@@ -9,6 +9,7 @@ use crate::inspect::Inspection;
 use crate::manifest::Manifest;
 use crate::package::{Model, Provenance};
 use crate::spec::listing::{Checked, Listing};
+use crate::validate::Validation;
 
 /// The names of the schemas, `model` for `model.schema.json`, with what they describe.
 pub fn all() -> Vec<(&'static str, Schema)> {
@@ -21,6 +22,7 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("source", of::<Provenance>()),
         ("spec-check", of::<Checked>()),
         ("spec-list", of::<Listing>()),
+        ("validate", of::<Validation>()),
     ]
 }
 

@@ -80,6 +80,7 @@ fn what_is_written_and_printed_keeps_the_schemas() {
         }
         check("inspect", &printed(&["inspect", &package]));
         check("manifest", &printed(&["manifest", &package]));
+        check("validate", &printed(&["validate", &package, &source, "--deep"]));
     }
     let cast = ["convert", &format!("{package}3"), &narrow, "--dtype", "bf16", "--lossy"];
     check("convert", &printed(&cast));

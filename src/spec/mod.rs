@@ -56,6 +56,7 @@ pub struct Spec {
     /// The mappings by format and name.
     pub maps: BTreeMap<(String, String), Map>,
     files: BTreeMap<String, String>,
+    role_index: roles::RoleIndex,
 }
 
 #[derive(Deserialize)]
@@ -143,6 +144,7 @@ impl Spec {
             version: head.version,
             features: head.features,
             hash: crate::hex::encode(&hasher.finalize()),
+            role_index: roles::RoleIndex::new(&roles),
             roles,
             keys,
             witnesses,
