@@ -8,6 +8,7 @@ pub mod files;
 pub mod hparams;
 pub mod listing;
 pub mod map;
+pub mod ops;
 pub mod roles;
 pub mod tasks;
 pub mod template;
@@ -49,6 +50,8 @@ pub struct Spec {
     pub witnesses: Vec<hparams::Witness>,
     /// The tasks.
     pub tasks: Vec<TaskType>,
+    /// The ops of mappings.
+    pub ops: Vec<ops::OpType>,
     /// The files beside the tensors.
     pub beside: Vec<files::FileRole>,
     /// The architectures by id.
@@ -112,6 +115,7 @@ impl Spec {
             roles::parse(file(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why))?;
         let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
+        let ops: ops::OpsFile = parse(&files, "ops.toml")?;
         let beside: files::FilesFile = parse(&files, "files.toml")?;
         let (keys, witnesses) = hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
 
@@ -149,6 +153,7 @@ impl Spec {
             keys,
             witnesses,
             tasks: tasks.task,
+            ops: ops.op,
             beside: beside.file,
             archs,
             maps,
