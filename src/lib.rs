@@ -6,6 +6,7 @@ pub mod container;
 pub mod convert;
 pub mod cursor;
 pub mod diagnostic;
+pub mod encoding;
 pub mod error;
 pub mod exec;
 pub mod format;
