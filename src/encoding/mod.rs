@@ -2,8 +2,7 @@
 //!
 //! Two families. In [`ggml`] a tensor is a run of blocks, each with its scales inside, so one
 //! [`BlockType`] says all there is to say. In the layouts of safetensors checkpoints one tensor is
-//! several, a payload and its scales; [`layout`] finds which belong together, and the modules
-//! beside it compute.
+//! several, a payload and its scales; [`grouped`] computes with them.
 //!
 //! Decoding gives F32. Where a library computes in a narrower type, every step is rounded to it as
 //! the library does ([`Precision`]), so that the values are the library's own bit for bit and a
@@ -11,11 +10,17 @@
 //! arithmetic gives is left open by IEEE 754 and differs between machines.
 
 pub mod ggml;
+pub mod grouped;
 
+mod decoder;
 mod number;
+mod part;
+mod small;
 
+pub use decoder::Decoder;
 pub use ggml::{BLOCK_TYPES, BlockType};
 pub use number::Precision;
+pub use part::Part;
 
 #[cfg(test)]
 mod tests;
