@@ -410,7 +410,7 @@ pub enum GlobalScale {
     Multiplies,
 }
 
-/// NVFP4: `weight` U8, two E2M1 a byte, the first in the low half; `scale` F8_E4M3, one for 16;
+/// NVFP4: `weight` U8 (or U32 of four such), two E2M1 a byte, the first in the low half; `scale` F8_E4M3, one for 16;
 /// and one F32 for all. Computed in F32, the scales first.
 ///
 /// # Errors
@@ -421,9 +421,8 @@ pub fn nvfp4<'a>(
     global: Option<(Part, GlobalScale)>,
 ) -> Result<Decoder<'a>> {
     scale.expect("the scale", &[DType::F8E4M3, DType::U8])?;
-    packed.expect("the weight", &[DType::U8, DType::I8])?;
     let scale = Part { dtype: DType::F8E4M3, ..scale };
-    let mut decoder = e2m1_pairs(packed.bytes, packed.shape, scale, 16)?;
+    let mut decoder = e2m1_pairs(packed.bytes, &byte_shape(&packed)?, scale, 16)?;
     if let Some((global, effect)) = global {
         let global = global.numbers("the global scale")?;
         let [global] = global[..] else {
@@ -439,14 +438,14 @@ pub fn nvfp4<'a>(
     Ok(decoder)
 }
 
-/// MXFP4 in two tensors of U8: `weight [.., in / 2]` and `scale [.., in / 32]`, E8M0.
+/// MXFP4 in two tensors: `weight [.., in / 2]` U8 (or U32 of four such) and `scale [.., in / 32]`, E8M0.
 ///
 /// # Errors
 /// The shapes do not fit each other.
 pub fn mxfp4<'a>(packed: Part<'a>, scale: Part) -> Result<Decoder<'a>> {
     scale.expect("the scales", &[DType::U8, DType::F8E8M0])?;
-    packed.expect("the weight", &[DType::U8, DType::I8])?;
-    e2m1_pairs(packed.bytes, packed.shape, Part { dtype: DType::F8E8M0, ..scale }, 32)
+    let scale = Part { dtype: DType::F8E8M0, ..scale };
+    e2m1_pairs(packed.bytes, &byte_shape(&packed)?, scale, 32)
 }
 
 /// gpt-oss MXFP4: `blocks [.., in / 32, 16]` U8, the first value of a byte in its low half, and
@@ -469,6 +468,16 @@ pub fn mxfp4_blocks<'a>(blocks: Part<'a>, scales: Part) -> Result<Decoder<'a>> {
     scales.expect("scales", &[DType::U8, DType::F8E8M0])?;
     let flat = [&lead[..lead.len() - 1], &[bytes]].concat();
     e2m1_pairs(blocks.bytes, &flat, Part { dtype: DType::F8E8M0, ..scales }, 32)
+}
+
+/// The shape in bytes of packed nibbles; MLX keeps them in words.
+fn byte_shape(packed: &Part) -> Result<Vec<u64>> {
+    packed.expect("the weight", &[DType::U8, DType::I8, DType::U32])?;
+    let mut shape = packed.shape.to_vec();
+    if let (DType::U32, Some(last)) = (packed.dtype, shape.last_mut()) {
+        *last = last.saturating_mul(4);
+    }
+    Ok(shape)
 }
 
 /// Two E2M1 a byte, the first in the low half, under one scale for `block` of them.
