@@ -2,7 +2,8 @@
 //!
 //! Two families. In [`ggml`] a tensor is a run of blocks, each with its scales inside, so one
 //! [`BlockType`] says all there is to say. In the layouts of safetensors checkpoints one tensor is
-//! several, a payload and its scales; [`grouped`] computes with them.
+//! several, a payload and its scales; [`layout`] finds which belong together, and [`grouped`]
+//! computes with them.
 //!
 //! Decoding gives F32. Where a library computes in a narrower type, every step is rounded to it as
 //! the library does ([`Precision`]), so that the values are the library's own bit for bit and a
@@ -11,6 +12,7 @@
 
 pub mod ggml;
 pub mod grouped;
+pub mod layout;
 
 mod decoder;
 mod number;

@@ -9,11 +9,11 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'a> {
     /// The type of its elements.
-    pub dtype: DType,
+    pub(super) dtype: DType,
     /// Its dimensions, slowest first.
-    pub shape: &'a [u64],
-    /// Its elements.
-    pub bytes: &'a [u8],
+    pub(super) shape: &'a [u64],
+    /// Its elements, as many as the shape says.
+    pub(super) bytes: &'a [u8],
 }
 
 pub(super) fn malformed(message: impl Into<String>) -> Error {
@@ -33,7 +33,7 @@ impl<'a> Part<'a> {
         Ok(Part { dtype, shape, bytes })
     }
 
-    /// The same bytes as another part reads them, or an error that names the part.
+    /// An error that names the part, if its elements are of another type.
     pub(super) fn expect(&self, name: &str, dtypes: &[DType]) -> Result<()> {
         if dtypes.contains(&self.dtype) {
             return Ok(());
