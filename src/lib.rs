@@ -15,6 +15,7 @@
 //! | [`json`] | JSON read strictly |
 //! | [`canonical_json`] | JSON with one spelling (RFC 8785), which digests are taken over |
 //! | [`checkpoint`] | what every reader returns: names, dtypes, shapes, and where the bytes are |
+//! | [`encoding`] | quantized payloads: what their bytes mean, and how they are made |
 //! | [`package`] | the files of a standard package as types |
 //! | [`container`] | byte containers that several formats use |
 //! | [`format`] | one file or folder a format: bytes to a checkpoint |
@@ -57,6 +58,7 @@ pub mod convert;
 pub mod cursor;
 pub mod diagnostic;
 pub mod diff;
+pub mod encoding;
 pub mod error;
 pub mod exec;
 pub mod format;
