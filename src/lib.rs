@@ -12,6 +12,7 @@ pub mod format;
 pub mod inspect;
 pub mod json;
 pub mod manifest;
+pub mod metadata;
 pub mod package;
 pub mod plan;
 pub mod report;

@@ -255,7 +255,7 @@ fn a_contiguous_copy_is_borrowed_from_the_source() {
     let bytes: Vec<u8> = (0..64).collect();
     let (source, extent) = source(&bytes);
     let payload = Payload::Range(extent.part(8, 56).expect("inside"));
-    let tensor = Tensor { name: "t".to_owned(), dtype: DType::F32, shape: vec![3, 4], payload };
+    let tensor = Tensor { name: "t".to_owned(), dtype: DType::F32, shape: vec![3, 4], encoding: None, payload };
     let (input, output) = whole(&tensor, 0).expect("sound");
     let inputs = [input];
     let producer = Producer::new(&source, &inputs, &output).expect("sound");
@@ -300,7 +300,7 @@ fn whole_reads_strided_and_big_endian_views() {
     let (source, storage) = source(&bytes);
     let view = View { storage, offset: 1, strides: vec![1, 4], big_endian: true };
     let payload = Payload::View(view);
-    let tensor = Tensor { name: "t".to_owned(), dtype: DType::U16, shape: vec![3, 2], payload };
+    let tensor = Tensor { name: "t".to_owned(), dtype: DType::U16, shape: vec![3, 2], encoding: None, payload };
     let (input, output) = whole(&tensor, 0).expect("sound");
     let bytes = all(&source, &[input], &output).expect("sound");
     assert_eq!(bytes, [3, 2, 11, 10, 5, 4, 13, 12, 7, 6, 15, 14]);
@@ -311,7 +311,7 @@ fn whole_reads_packed_and_empty_tensors() {
     let bytes: Vec<u8> = (0..24).collect();
     let (source, storage) = source(&bytes);
     let check = |dtype, shape: &[u64], payload, expected: &[u8]| {
-        let tensor = Tensor { name: "t".to_owned(), dtype, shape: shape.to_vec(), payload };
+        let tensor = Tensor { name: "t".to_owned(), dtype, shape: shape.to_vec(), encoding: None, payload };
         let (input, output) = whole(&tensor, 0).expect("sound");
         assert_eq!(all(&source, &[input], &output).expect("sound"), expected);
     };
@@ -520,7 +520,7 @@ fn model(numbers: &mut Numbers) -> (Source, Vec<Input>, Vec<Output>) {
     let mut add = |name: &str, dtype: DType, shape: &[u64], start: u64| {
         let n_bytes = n_elements(shape).and_then(|n| dtype.n_bytes(n)).expect("small");
         let payload = Payload::Range(extent.part(start, start + n_bytes).expect("inside"));
-        let tensor = Tensor { name: name.to_owned(), dtype, shape: shape.to_vec(), payload };
+        let tensor = Tensor { name: name.to_owned(), dtype, shape: shape.to_vec(), encoding: None, payload };
         let (input, output) = whole(&tensor, inputs.len()).expect("sound");
         inputs.push(input);
         outputs.push(output);
@@ -671,7 +671,7 @@ fn every_dtype_has_the_name_that_safetensors_gives_it() {
     for &dtype in DType::ALL {
         let named = !matches!(dtype, DType::C128 | DType::Unknown);
         let payload = Payload::Range(extent.part(0, dtype.bits()).expect("inside"));
-        let tensor = Tensor { name: "t".to_owned(), dtype, shape: vec![8], payload };
+        let tensor = Tensor { name: "t".to_owned(), dtype, shape: vec![8], encoding: None, payload };
         let (input, output) = whole(&tensor, 0).expect("sound");
         let dir = tempfile::tempdir().unwrap();
         let options = Options { n_threads: 1, hash_files: false, progress: &|_| () };
@@ -748,7 +748,7 @@ fn the_first_difference_is_found_whatever_the_layout() {
         let view = View { storage, offset: 0, strides, big_endian: false };
         let shape = vec![rows as u64, columns as u64];
         let payload = Payload::View(view);
-        whole(&Tensor { name: "t".to_owned(), dtype: DType::F16, shape, payload }, 0)
+        whole(&Tensor { name: "t".to_owned(), dtype: DType::F16, shape, encoding: None, payload }, 0)
             .expect("sound")
     };
     let (source_a, _) = source(&straight);
@@ -772,7 +772,7 @@ fn a_shorter_tensor_differs_where_it_ends() {
     let (source, extent) = source(&[5; 64]);
     let of = |len| {
         let payload = Payload::Range(extent.part(0, len).expect("inside"));
-        whole(&Tensor { name: "t".to_owned(), dtype: DType::U8, shape: vec![len], payload }, 0)
+        whole(&Tensor { name: "t".to_owned(), dtype: DType::U8, shape: vec![len], encoding: None, payload }, 0)
             .expect("sound")
     };
     let ((input_a, output_a), (input_b, output_b)) = (of(20), of(9));
