@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::exec::compare::{Operand, digests, first_difference};
 use crate::exec::kernel::Loss;
 use crate::exec::staging::{Staging, free_space};
-use crate::exec::write::{self, Written};
+use crate::exec::write::{self, Container, Written};
 use crate::format::folder::{self, Opened};
 use crate::format::safetensors;
 use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorFacts, needs_text};
@@ -575,14 +575,14 @@ fn write_package(
         let parent = path.parent().unwrap_or(folder);
         fs::create_dir_all(parent).map_err(|err| Error::io(parent, "create the folder", err))?;
         let stem = BUFFERS_FILE.trim_start_matches("source/").trim_end_matches(".safetensors");
-        let shards = write::shards(&package.buffers.outputs, None, stem);
+        let shards = write::shards(&package.buffers.outputs, None, stem, "safetensors");
         let options = write::Options { n_threads: 1, hash_files: false, progress: &|_| () };
         write::write(
             &opened.source,
             &package.buffers.inputs,
             &package.buffers.outputs,
             &shards,
-            &BTreeMap::new(),
+            Container::Safetensors(&BTreeMap::new()),
             parent,
             &options,
         )?;
@@ -648,7 +648,8 @@ fn write_tensors(
     hash_files: bool,
     report: &mut Report,
 ) -> Result<Written> {
-    let shards = write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM);
+    let shards =
+        write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM, "safetensors");
     request.progress.begin("converting", tensors.n_bytes());
     let advance = |n_bytes| request.progress.advance(n_bytes);
     let options = write::Options { n_threads: request.n_threads, hash_files, progress: &advance };
@@ -657,7 +658,7 @@ fn write_tensors(
         &tensors.inputs,
         &tensors.outputs,
         &shards,
-        metadata,
+        Container::Safetensors(metadata),
         folder,
         &options,
     );

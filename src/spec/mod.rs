@@ -3,6 +3,7 @@
 
 pub mod arch;
 pub mod check;
+pub mod encodings;
 pub mod expr;
 pub mod files;
 pub mod hparams;
@@ -50,6 +51,8 @@ pub struct Spec {
     pub tasks: Vec<TaskType>,
     /// The files beside the tensors.
     pub beside: Vec<files::FileRole>,
+    /// How quantized tensors are packed.
+    pub encodings: encodings::Encodings,
     /// The architectures by id.
     pub archs: BTreeMap<String, Arch>,
     /// The mappings by format and name.
@@ -111,6 +114,8 @@ impl Spec {
         let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
         let beside: files::FilesFile = parse(&files, "files.toml")?;
+        let encodings = encodings::Encodings::parse(file(&files, "encodings.toml")?)
+            .map_err(|why| bad("encodings.toml", &why))?;
         let (keys, witnesses) = hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
 
         let mut archs = BTreeMap::new();
@@ -147,6 +152,7 @@ impl Spec {
             witnesses,
             tasks: tasks.task,
             beside: beside.file,
+            encodings,
             archs,
             maps,
             files,
