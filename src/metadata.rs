@@ -551,7 +551,7 @@ mod tests {
 
     #[test]
     fn what_is_no_value_is_refused() {
-        let deep = format!("{}{{\"u8\":[]}}{}", "{\"array\":[".repeat(99), "]}".repeat(99));
+        let deep = format!("{}{{\"u8\":[]}}{}", "{\"array\":[".repeat(40), "]}".repeat(40));
         for text in [
             r#"{"u8":256}"#,
             r#"{"u8":-1}"#,
@@ -566,8 +566,7 @@ mod tests {
             "1",
             &format!("{{\"array\":{deep}}}"),
         ] {
-            let mut json = serde_json::Deserializer::from_str(text);
-            let json = Json::deserialize(&mut json).unwrap();
+            let json: Json = serde_json::from_str(text).unwrap();
             assert_eq!(Value::from_json(&json), None, "{text}");
         }
         let twice = r#"{"a":{"u8":1},"a":{"u8":1}}"#;

@@ -164,9 +164,9 @@ impl Type<'_> {
     /// The dtype and the shape of the bytes of a tensor of this logical shape, and its encoding.
     ///
     /// # Errors
-    /// A row is no whole number of blocks, or the sizes pass 2^64.
+    /// A row is no whole number of blocks, or the size in bits passes 2^64.
     pub fn physical(self, shape: &[u64]) -> Result<(DType, Vec<u64>, Option<Encoding>), String> {
-        let too_large = || format!("{shape:?} values take more than 2^64 bytes");
+        let too_large = || format!("{shape:?} values take more bytes than can be counted");
         match self {
             Type::Plain(plain) => {
                 let n_bytes = n_elements(shape).and_then(|n| plain.dtype.n_bytes(n));
@@ -188,7 +188,8 @@ impl Type<'_> {
                 let row_bytes = (row_len / block.len).checked_mul(block.bytes);
                 let mut physical = rows.to_vec();
                 physical.push(row_bytes.ok_or_else(too_large)?);
-                n_elements(&physical).ok_or_else(too_large)?;
+                let n_bytes = n_elements(&physical).and_then(|n| DType::U8.n_bytes(n));
+                n_bytes.ok_or_else(too_large)?;
                 let encoding = Encoding { id: block.id.clone(), shape: shape.to_vec() };
                 Ok((DType::U8, physical, Some(encoding)))
             }
@@ -230,8 +231,8 @@ mod tests {
         assert_eq!(encoding.unwrap().shape, [3, 5, 512]);
         assert!(of("ggml.q4_k").physical(&[3, 128]).unwrap_err().contains("no multiple"));
         assert!(of("ggml.q8_0").physical(&[]).unwrap_err().contains("no multiple"));
-        let wide = of("ggml.q8_1").physical(&[1 << 60]).unwrap_err();
-        assert!(wide.contains("2^64"), "{wide}");
+        let wide = of("ggml.q8_1").physical(&[1 << 62]).unwrap_err();
+        assert!(wide.contains("more bytes than"), "{wide}");
         let f32 = TYPES.of(DType::F32, None).unwrap();
         assert!(f32.physical(&[1 << 63]).is_err());
         assert_eq!(f32.physical(&[]).unwrap().1, [0u64; 0]);
