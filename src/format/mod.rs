@@ -3,6 +3,7 @@
 
 pub mod folder;
 pub mod gguf;
+pub mod modules;
 pub mod pickle;
 pub mod pytorch;
 pub mod safetensors;

@@ -7,6 +7,7 @@ pub mod encodings;
 pub mod expr;
 pub mod files;
 pub mod hparams;
+pub mod listing;
 pub mod map;
 pub mod roles;
 pub mod tasks;
@@ -146,7 +147,7 @@ impl Spec {
         Ok(Spec {
             version: head.version,
             features: head.features,
-            hash: hex(&hasher.finalize()),
+            hash: crate::hex::encode(&hasher.finalize()),
             roles,
             keys,
             witnesses,
@@ -173,15 +174,6 @@ impl Spec {
     pub fn files(&self) -> &BTreeMap<String, String> {
         &self.files
     }
-}
-
-/// Bytes as lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn read_dir(dir: &Path, prefix: &str, files: &mut BTreeMap<String, String>) -> Result<()> {

@@ -1,7 +1,9 @@
 //! The command line of the LLM Standard.
 
 mod convert;
+mod diff;
 mod inspect;
+mod manifest;
 mod output;
 mod progress;
 mod spec;
@@ -80,6 +82,8 @@ pub(crate) struct Global {
 enum Command {
     Inspect(inspect::Args),
     Convert(convert::Args),
+    Diff(diff::Args),
+    Manifest(manifest::Args),
     Spec(spec::Args),
     /// Print shell completions
     Completions {
@@ -109,6 +113,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args, &global),
         Command::Convert(args) => convert::run(&args, &global),
+        Command::Diff(args) => diff::run(&args, &global),
+        Command::Manifest(args) => manifest::run(&args, &global),
         Command::Spec(args) => spec::run(&args, &global),
         Command::Completions { shell } => {
             let mut text = Vec::new();

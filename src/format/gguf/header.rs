@@ -243,7 +243,7 @@ impl<'a> Reader<'a> {
 
     fn numbers<T: Number>(&mut self, len: u64, field: &str) -> Result<Vec<T>> {
         let at = self.offset();
-        let n_bytes = len.checked_mul(T::LEN as u64).unwrap_or(u64::MAX);
+        let n_bytes = len.saturating_mul(T::LEN as u64);
         let bytes = self.take(n_bytes, field)?;
         let numbers = bytes.chunks_exact(T::LEN).map(|bytes| self.decode(bytes));
         numbers.collect::<Option<_>>().ok_or_else(|| {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::exec::write::{Container, Options, shards, write};
+use crate::exec::write::{Container, Options, shards, write as write_files};
 use crate::format::folder;
 use crate::metadata::{Array, Number, Text, Texts};
 use crate::plan::program::whole;
@@ -88,14 +88,14 @@ fn fixtures_are_what_the_python_package_reads() {
                 Payload::Unreadable(why) => panic!("{}: {why}", tensor.name),
             };
             let kind = TYPES.of(tensor.dtype, tensor.encoding.as_ref()).unwrap().name();
-            let digest = crate::spec::hex(&Sha256::digest(&bytes));
+            let digest = crate::hex::encode(&Sha256::digest(&bytes)[..8]);
             let _ = writeln!(
                 listing,
                 "  tensor {} {kind} {:?} {start} {} {}",
                 tensor.name,
                 tensor.logical_shape(),
                 bytes.len(),
-                &digest[..16]
+                digest
             );
         }
         assert!(checkpoint.findings.is_empty(), "{name}: {:?}", checkpoint.findings);
@@ -476,7 +476,7 @@ fn round_trip(
     let options = Options { n_threads, hash_files: true, progress: &advance };
     let source = &opened.source;
     let written =
-        write(source, &inputs, &outputs, &files, container, dir.path(), &options).unwrap();
+        write_files(source, &inputs, &outputs, &files, container, dir.path(), &options).unwrap();
     assert_eq!(written.index, None);
     let total: u64 = written.tensors.iter().map(|tensor| tensor.len).sum();
     assert!(progress.into_inner() >= total);
@@ -535,7 +535,7 @@ fn large_tensors_pass_the_writer_in_pieces_with_their_padding() {
     let start = draft.bytes.len().next_multiple_of(4096);
     draft.bytes.resize(start, 0);
     for index in 0..big {
-        draft.bytes.push((index * 7 >> 3) as u8);
+        draft.bytes.push(((index * 7) >> 3) as u8);
     }
     draft.bytes.resize(start + after as usize, 0);
     draft.bytes.extend([5; 77]);
