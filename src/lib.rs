@@ -14,6 +14,7 @@
 //! | [`cursor`] | a walk over bytes that checks every bound |
 //! | [`json`] | JSON read strictly |
 //! | [`canonical_json`] | JSON with one spelling (RFC 8785), which digests are taken over |
+//! | [`metadata`] | keys and values that keep the kind of every number |
 //! | [`checkpoint`] | what every reader returns: names, dtypes, shapes, and where the bytes are |
 //! | [`encoding`] | quantized payloads: what their bytes mean, and how they are made |
 //! | [`package`] | the files of a standard package as types |
@@ -66,6 +67,7 @@ pub mod hex;
 pub mod inspect;
 pub mod json;
 pub mod manifest;
+pub mod metadata;
 pub mod package;
 pub mod plan;
 pub mod report;
