@@ -16,6 +16,7 @@
 //! | [`canonical_json`] | JSON with one spelling (RFC 8785), which digests are taken over |
 //! | [`metadata`] | keys and values that keep the kind of every number |
 //! | [`checkpoint`] | what every reader returns: names, dtypes, shapes, and where the bytes are |
+//! | [`encoding`] | quantized payloads: what their bytes mean, and how they are made |
 //! | [`package`] | the files of a standard package as types |
 //! | [`container`] | byte containers that several formats use |
 //! | [`format`] | one file or folder a format: bytes to a checkpoint |
@@ -23,7 +24,9 @@
 //! | [`plan`] | checkpoint, config and spec to a complete plan, or to findings |
 //! | [`exec`] | a plan to bytes: gathered, hashed, written, compared |
 //! | [`manifest`] | the hashes and digests of a model |
+//! | [`rule`] | validation rules, one file each, and the verdict over all of them |
 //! | [`convert`] | the conversion: open, plan, execute, rename when whole |
+//! | [`validate`] | validation end to end: open, apply the rules, report |
 //! | [`subject`] | any input in the terms of a manifest |
 //! | [`diff`] | what changed between two versions, and whom it breaks |
 //! | [`inspect`] | what a checkpoint is, from its headers |
@@ -56,6 +59,7 @@ pub mod convert;
 pub mod cursor;
 pub mod diagnostic;
 pub mod diff;
+pub mod encoding;
 pub mod error;
 pub mod exec;
 pub mod format;
@@ -67,7 +71,9 @@ pub mod metadata;
 pub mod package;
 pub mod plan;
 pub mod report;
+pub mod rule;
 pub mod schema;
 pub mod source;
 pub mod spec;
 pub mod subject;
+pub mod validate;

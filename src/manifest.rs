@@ -647,16 +647,20 @@ fn update_content(hasher: &mut Sha256, dtype: &str, shape: &[u64], sha256: &[u8;
     hasher.update(sha256);
 }
 
+/// Whether a file of this path decides which ids a text becomes.
+pub fn is_tokenizer_file(path: &str) -> bool {
+    TOKENIZER_FILES.contains(&path) || path.ends_with(".tiktoken")
+}
+
 /// The tokenizer and the chat templates among the files.
 fn texts(files: &[FileFacts<'_>]) -> (Option<Tokenizer>, BTreeMap<String, String>) {
     let text = |path: &str| files.iter().find(|file| file.path == path).and_then(|file| file.text);
     let json = |path: &str| -> Option<Json> { serde_json::from_slice(text(path)?).ok() };
     let config = json(TOKENIZER_CONFIG);
 
-    let is_file = |path: &str| TOKENIZER_FILES.contains(&path) || path.ends_with(".tiktoken");
     let tokenizer_files: BTreeMap<String, String> = files
         .iter()
-        .filter(|file| is_file(&file.path))
+        .filter(|file| is_tokenizer_file(&file.path))
         .map(|file| (file.path.clone(), hex::encode(&file.sha256)))
         .collect();
     let tokenizer = (!tokenizer_files.is_empty()).then(|| {

@@ -8,19 +8,22 @@ use crate::diff::Diff;
 use crate::inspect::Inspection;
 use crate::manifest::Manifest;
 use crate::package::{Model, Provenance};
-use crate::spec::listing::{Checked, Listing};
+use crate::spec::listing::{Checked, Listing, Pages};
+use crate::validate::Validation;
 
 /// The names of the schemas, `model` for `model.schema.json`, with what they describe.
 pub fn all() -> Vec<(&'static str, Schema)> {
     vec![
         ("convert", of::<Report>()),
         ("diff", of::<Diff>()),
+        ("explain", of::<Pages>()),
         ("inspect", of::<Inspection>()),
         ("manifest", of::<Manifest>()),
         ("model", of::<Model>()),
         ("source", of::<Provenance>()),
         ("spec-check", of::<Checked>()),
         ("spec-list", of::<Listing>()),
+        ("validate", of::<Validation>()),
     ]
 }
 

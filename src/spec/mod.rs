@@ -9,6 +9,7 @@ pub mod files;
 pub mod hparams;
 pub mod listing;
 pub mod map;
+pub mod ops;
 pub mod roles;
 pub mod tasks;
 pub mod template;
@@ -50,6 +51,8 @@ pub struct Spec {
     pub witnesses: Vec<hparams::Witness>,
     /// The tasks.
     pub tasks: Vec<TaskType>,
+    /// The ops of mappings.
+    pub ops: Vec<ops::OpType>,
     /// The files beside the tensors.
     pub beside: Vec<files::FileRole>,
     /// How quantized tensors are packed.
@@ -59,6 +62,7 @@ pub struct Spec {
     /// The mappings by format and name.
     pub maps: BTreeMap<(String, String), Map>,
     files: BTreeMap<String, String>,
+    role_index: roles::RoleIndex,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +118,7 @@ impl Spec {
             roles::parse(file(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why))?;
         let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
+        let ops: ops::OpsFile = parse(&files, "ops.toml")?;
         let beside: files::FilesFile = parse(&files, "files.toml")?;
         let encodings = encodings::Encodings::parse(file(&files, "encodings.toml")?)
             .map_err(|why| bad("encodings.toml", &why))?;
@@ -148,10 +153,12 @@ impl Spec {
             version: head.version,
             features: head.features,
             hash: crate::hex::encode(&hasher.finalize()),
+            role_index: roles::RoleIndex::new(&roles),
             roles,
             keys,
             witnesses,
             tasks: tasks.task,
+            ops: ops.op,
             beside: beside.file,
             encodings,
             archs,

@@ -2,11 +2,13 @@
 
 mod convert;
 mod diff;
+mod explain;
 mod inspect;
 mod manifest;
 mod output;
 mod progress;
 mod spec;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -84,7 +86,9 @@ enum Command {
     Convert(convert::Args),
     Diff(diff::Args),
     Manifest(manifest::Args),
+    Validate(validate::Args),
     Spec(spec::Args),
+    Explain(explain::Args),
     /// Print shell completions
     Completions {
         /// The shell
@@ -115,6 +119,8 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args, &global),
         Command::Diff(args) => diff::run(&args, &global),
         Command::Manifest(args) => manifest::run(&args, &global),
+        Command::Validate(args) => validate::run(&args, &global),
+        Command::Explain(args) => explain::run(&args, &global),
         Command::Spec(args) => spec::run(&args, &global),
         Command::Completions { shell } => {
             let mut text = Vec::new();
