@@ -123,7 +123,11 @@ fn check_config(
     let read = keys::read(spec, map, arch, config)?;
     let wanted = &model.hyperparameters;
     let names: BTreeSet<&String> = wanted.keys().chain(read.hparams.keys()).collect();
+    let flagless = map.rules.iter().any(|rule| rule.flagless);
     let differ = names.into_iter().filter(|name| {
+        if flagless && *name == "tie_embeddings" {
+            return false; // The tensors say it, not the config.
+        }
         let values = (wanted.get(*name), read.hparams.get(*name));
         !matches!(values, (Some(wanted), Some(read)) if same(wanted, read))
     });
@@ -201,9 +205,14 @@ impl Exporter<'_> {
         let n_stored =
             instance.to.iter().filter(|name| self.stored.contains_key(name.as_str())).count();
         if let (Some(target), 0) = (tied_to, n_stored) {
-            // A tied tensor is written where the source had it, and left out where not.
+            // A tied tensor is written where the source had it, and left out where not; without a
+            // source it is written where readers differ in what the config's flag ties.
             let name = &instance.from[0];
-            if self.recorded.as_ref().is_some_and(|names| names.contains(name.as_str())) {
+            let wanted = match &self.recorded {
+                Some(names) => names.contains(name.as_str()),
+                None => instance.rule.flagless,
+            };
+            if wanted {
                 self.plan_rule(instance, &[target.to_owned()], std::slice::from_ref(name));
             }
             return;

@@ -68,8 +68,15 @@ pub struct Rule {
     pub also: Vec<Template>,
     /// The canonical names.
     pub to: Vec<Template>,
+    /// Foreign names of which one has to be in the file for the rule to read it.
+    pub beside: Vec<Template>,
+    /// Foreign names of which none may be in the file.
+    pub unless: Vec<Template>,
     /// The canonical tensor that this one may be tied to.
     pub tie: Option<String>,
+    /// Whether bytes alone say if it is tied, as the config's flag means something else. On the
+    /// way out it is then written although it repeats another tensor.
+    pub flagless: bool,
     /// What happens on the way in.
     pub ops: Vec<Op>,
     /// When the rule holds.
@@ -284,6 +291,10 @@ pub struct TaskRule {
     /// Whether the foreign config has labels for it.
     #[serde(default)]
     pub labels: bool,
+    /// Entries of the foreign config that go with it. Of several rules for one task and head
+    /// that one holds whose entries the config has; the first one where it has none of them.
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -359,7 +370,13 @@ struct RuleFile {
     #[serde(default)]
     also: Vec<String>,
     to: Vec<String>,
+    #[serde(default)]
+    beside: Vec<String>,
+    #[serde(default)]
+    unless: Vec<String>,
     tie: Option<String>,
+    #[serde(default)]
+    flagless: bool,
     #[serde(default)]
     ops: Vec<Op>,
     when: Option<Expr>,
@@ -524,7 +541,10 @@ fn rule_of(file: RuleFile) -> std::result::Result<Rule, String> {
         from: templates(&file.from)?,
         also: templates(&file.also)?,
         to: templates(&file.to)?,
+        beside: templates(&file.beside)?,
+        unless: templates(&file.unless)?,
         tie: file.tie,
+        flagless: file.flagless,
         ops: file.ops,
         when: file.when,
     })
