@@ -46,8 +46,9 @@ pub fn export(
     let original = provenance.and_then(|source| source.config.as_ref());
     let original: Option<Json> =
         original.and_then(|config| serde_json::from_str(&config.text).ok());
-    let mut config =
-        keys::write(spec, map, arch, &model.hyperparameters, &model.tokens, original.as_ref())?;
+    let stored = |name: &str| canonical.strands.contains_key(name);
+    let (hparams, tokens) = (&model.hyperparameters, &model.tokens);
+    let mut config = keys::write(spec, map, arch, hparams, tokens, original.as_ref(), &stored)?;
     tasks::write(map, &model.tasks, &mut config);
 
     let names = StackNames {
@@ -160,7 +161,12 @@ fn choices(map: &Map, used: Option<&MapUsed>, model: &Model) -> Choices {
     }
     let has_head = model.tasks.iter().any(|task| task.head.is_some());
     let bare = map.prefixes.iter().find(|prefix| prefix.is_empty() && !has_head);
-    let prefix = bare.or(map.prefixes.first()).cloned().unwrap_or_default();
+    let own = map
+        .tasks
+        .iter()
+        .find(|rule| model.tasks.iter().any(|task| task.id == rule.id && task.head == rule.head));
+    let own = own.and_then(|rule| rule.prefix.as_ref());
+    let prefix = bare.or(own).or(map.prefixes.first()).cloned().unwrap_or_default();
     Choices { prefix, spellings: Vec::new() }
 }
 

@@ -890,6 +890,7 @@ pub(super) fn make(rule: &MakeRule, dtype: DType, names: &dyn Names) -> Result<M
     let recipe = match rule.function.as_str() {
         "constant" => Recipe::Constant(float(&rule.value, "value")?),
         "iota" => Recipe::Iota,
+        "sinusoid" => Recipe::Sinusoid,
         "causal_mask" => {
             let window = rule.window.as_ref().map(|window| window.eval(names)).transpose()?;
             let window = window.as_ref().and_then(as_int).and_then(|int| u64::try_from(int).ok());

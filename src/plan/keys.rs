@@ -331,6 +331,7 @@ pub fn write(
     hparams: &Hparams,
     tokens: &Hparams,
     original: Option<&Json>,
+    stored: &dyn Fn(&str) -> bool,
 ) -> Result<Json, Vec<Diagnostic>> {
     let mut config = match original {
         Some(Json::Object(object)) => Json::Object(object.clone()),
@@ -353,6 +354,11 @@ pub fn write(
     };
     let mut findings = Vec::new();
     for rule in &map.keys {
+        if let (false, [path, ..]) = (rule.stored.is_empty(), rule.from.as_slice())
+            && lookup(&config, path).is_none()
+        {
+            set(&mut config, path, rule.stored.iter().any(|name| stored(name)).into());
+        }
         let value = match rule.to.strip_prefix("tokens.") {
             Some(token) => tokens.get(token).cloned(),
             None => hparams.get(&rule.to).cloned(),

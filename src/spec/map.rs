@@ -201,7 +201,7 @@ pub struct Drop {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MakeRule {
-    /// The recipe: `constant`, `iota`, `causal_mask`, `rope_inv_freq`.
+    /// The recipe: `constant`, `iota`, `causal_mask`, `rope_inv_freq`, `sinusoid`.
     #[serde(rename = "fn")]
     pub function: String,
     /// The shape.
@@ -243,6 +243,9 @@ pub struct KeyRule {
     pub when: Option<Expr>,
     /// Where it is written; to the first path of `from` if nothing is said.
     pub write: Option<Vec<Write>>,
+    /// For a value `_`: canonical tensors of which any one being stored is what is written, as
+    /// true or false, where no source says it.
+    pub stored: Vec<String>,
 }
 
 /// A default of the foreign class.
@@ -284,6 +287,8 @@ pub struct TaskRule {
     pub needs: Vec<String>,
     /// The foreign classes, the one to write first.
     pub class: Vec<String>,
+    /// What names that start with `@` have in front in these classes, where not the first prefix.
+    pub prefix: Option<String>,
     /// The pooling.
     pub pool: Option<String>,
     /// The activation between the head's dense map and its projection.
@@ -420,6 +425,8 @@ struct KeyFile {
     value: Option<Expr>,
     when: Option<Expr>,
     write: Option<Vec<Write>>,
+    #[serde(default)]
+    stored: Vec<String>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -583,5 +590,6 @@ fn key_of(file: KeyFile) -> std::result::Result<KeyRule, String> {
         value: file.value,
         when: file.when,
         write: file.write,
+        stored: file.stored,
     })
 }
