@@ -87,8 +87,11 @@ pub fn export(
         }
     }
     let mut findings = Vec::new();
-    if let Some(source) = provenance {
-        exporter.plan_dropped(map, &choices, source, buffers, &mut findings);
+    match provenance {
+        Some(source) => {
+            exporter.plan_dropped(map, &choices, source, buffers, &mut findings);
+        }
+        None => exporter.plan_missed(map, &choices),
     }
     let Exporter { mut tensors, errors, .. } = exporter;
     if !errors.is_empty() {
@@ -308,6 +311,31 @@ impl Exporter<'_> {
             self.tensors.write(name, strand, dtype, self.options, step)?;
         }
         Ok(())
+    }
+
+    /// Makes the buffers that readers of the foreign layout miss, in the dtype of the token table.
+    fn plan_missed(&mut self, map: &Map, choices: &Choices) {
+        let drops = names::drops(map, choices, self.names).unwrap_or_default();
+        let dtype = self.stored.get("embed.tokens.weight").map_or(DType::F32, |(_, dtype)| *dtype);
+        for drop in drops.iter().filter(|drop| drop.drop.missed) {
+            let Some(rule) = &drop.drop.make else { continue };
+            let bound = Bound { names: self.names, bindings: &drop.bindings };
+            match make(rule, dtype, &bound) {
+                Ok(made) => {
+                    let step = Step {
+                        name: drop.name.clone(),
+                        from: Vec::new(),
+                        ops: rule.function.clone(),
+                        class: Exactness::E,
+                    };
+                    self.tensors.make(&drop.name, made, step);
+                }
+                Err(why) => {
+                    let message = format!("the buffer `{}` cannot be made: {why}", drop.name);
+                    self.errors.push(Diagnostic::error("P015", message).tensor(&drop.name));
+                }
+            }
+        }
     }
 
     /// Brings back the buffers that the standard does not store.

@@ -193,6 +193,8 @@ pub struct Drop {
     pub name: Template,
     /// How to compute it; without one it is dropped for good.
     pub make: Option<MakeRule>,
+    /// Whether readers miss it: then it is written where no source says what to write.
+    pub missed: bool,
     /// Why it is no part of the model.
     pub why: String,
 }
@@ -402,6 +404,8 @@ struct DropFile {
     each: BTreeMap<String, EachFile>,
     name: String,
     make: Option<MakeRule>,
+    #[serde(default)]
+    missed: bool,
     why: String,
 }
 
@@ -511,7 +515,8 @@ fn merge(
         let name = Template::parse(&file.name).map_err(|why| fail(&why))?;
         let each = each_of(file.each).map_err(|why| fail(&why))?;
         map.drops.retain(|drop| drop.name != name);
-        map.drops.push(Drop { each, name, make: file.make, why: file.why });
+        let (make, missed, why) = (file.make, file.missed, file.why);
+        map.drops.push(Drop { each, name, make, missed, why });
     }
     for file in key {
         let key = key_of(file).map_err(|why| fail(&why))?;
