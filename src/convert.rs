@@ -241,19 +241,21 @@ impl Facts for Bytes<'_> {
 }
 
 /// The config of a foreign folder.
-const CONFIG_FILE: &str = "config.json";
+pub(crate) const CONFIG_FILE: &str = "config.json";
 
 /// A checkpoint in the standard's terms, before anything is written.
-struct Canonical {
-    tensors: Tensors,
+pub(crate) struct Canonical {
+    pub(crate) tensors: Tensors,
     buffers: Tensors,
-    model: Model,
+    pub(crate) model: Model,
     provenance: Provenance,
     map: Option<String>,
-    findings: Vec<Diagnostic>,
+    pub(crate) findings: Vec<Diagnostic>,
 }
 
-fn canonical(
+/// Plans the way in. Of the request only the standard, the architecture, casts and `generic`
+/// count.
+pub(crate) fn canonical(
     opened: &mut Opened,
     request: &Request<'_>,
 ) -> std::result::Result<Canonical, Failure> {
@@ -493,7 +495,8 @@ fn repack(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Rep
     Ok(report)
 }
 
-fn generic_copies(checkpoint: &Checkpoint) -> std::result::Result<Tensors, Failure> {
+/// The tensors of a checkpoint as they are, under their own names.
+pub(crate) fn generic_copies(checkpoint: &Checkpoint) -> std::result::Result<Tensors, Failure> {
     let mut tensors = Tensors::default();
     for tensor in &checkpoint.tensors {
         let (strand, dtype) = tensors
@@ -536,15 +539,15 @@ fn write_package(
         let stem = file.trim_end_matches(".safetensors");
         buffers.write(&opened.source, &inside(folder, parent)?, stem)?;
     }
-    let mut files: Vec<(String, u64, [u8; 32], Option<Vec<u8>>)> = Vec::new();
+    let mut files: Vec<(String, Carried)> = Vec::new();
     for file in &written.files {
         let sha256 = file.sha256.expect("files of a package are hashed");
-        files.push((file.name.clone(), file.len, sha256, None));
+        files.push((file.name.clone(), (file.len, sha256, None)));
     }
     let mut text_file = |name: &str, text: String| -> Result<()> {
         write_file(&folder.join(name), text.as_bytes())?;
         let sha256: [u8; 32] = Sha256::digest(text.as_bytes()).into();
-        files.push((name.to_owned(), text.len() as u64, sha256, Some(text.into_bytes())));
+        files.push((name.to_owned(), (text.len() as u64, sha256, Some(text.into_bytes()))));
         Ok(())
     };
     if let Some(index) = &written.index {
@@ -552,8 +555,7 @@ fn write_package(
     }
     text_file(MODEL_FILE, json_text(package.model))?;
     for name in &report.carried {
-        let (len, sha256, text) = carry(opened, folder, name)?;
-        files.push((name.clone(), len, sha256, text));
+        files.push((name.clone(), carry(opened, folder, name)?));
     }
     if let Some(provenance) = package.provenance {
         // What says where a package came from is no part of what it is.
@@ -576,7 +578,7 @@ fn write_package(
             .collect(),
         files: files
             .iter()
-            .map(|(path, len, sha256, text)| FileFacts {
+            .map(|(path, (len, sha256, text))| FileFacts {
                 path: path.clone(),
                 len: *len,
                 sha256: *sha256,
@@ -614,7 +616,7 @@ fn write_tensors(
     let written = written?;
     let mut total: Option<Loss> = None;
     for (tensor, written) in report.tensors.iter_mut().zip(&written.tensors) {
-        tensor.sha256 = Some(crate::spec::hex(&written.sha256));
+        tensor.sha256 = Some(crate::hex::encode(&written.sha256));
         tensor.loss.clone_from(&written.loss);
         if let Some(loss) = &written.loss {
             total.get_or_insert_with(Loss::default).add(loss);
@@ -634,6 +636,7 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::write(path, bytes).map_err(|err| Error::io(path, "write", err))
 }
 
+/// The length of a file, its SHA-256, and its text where a manifest looks into it.
 type Carried = (u64, [u8; 32], Option<Vec<u8>>);
 
 /// Copies a file of the source beside the tensors.
@@ -651,7 +654,7 @@ fn carry(opened: &Opened, folder: &Path, name: &str) -> Result<Carried> {
 }
 
 /// The files beside the weights: those that are carried over, and those that are left behind.
-fn beside(opened: &Opened, spec: &Spec) -> (Vec<String>, Vec<String>) {
+pub(crate) fn beside(opened: &Opened, spec: &Spec) -> (Vec<String>, Vec<String>) {
     let names = opened.files.iter().map(|file| file.name.as_str());
     let others = names.filter(|name| {
         *name != CONFIG_FILE
@@ -813,7 +816,7 @@ fn write_modules(
         let module = write::Plain { inputs: &tensors.inputs, outputs: &renamed, metadata };
         let written = module.write(&opened.source, &inside(folder, path)?, TENSORS_STEM)?;
         for (tensor, written) in report.tensors[start..].iter_mut().zip(&written.tensors) {
-            tensor.sha256 = Some(crate::spec::hex(&written.sha256));
+            tensor.sha256 = Some(crate::hex::encode(&written.sha256));
         }
         start += part.len();
     }

@@ -10,6 +10,7 @@ pub mod hash;
 pub mod kernel;
 pub mod make;
 pub mod produce;
+pub mod scan;
 pub mod staging;
 pub mod write;
 

@@ -506,7 +506,7 @@ impl<'a> Planner<'a> {
     ) -> Vec<Diagnostic> {
         let mut shape = units.to_vec();
         if let Some(last) = shape.last_mut()
-            && dtype.bits() % 8 != 0
+            && !dtype.bits().is_multiple_of(8)
         {
             *last = *last * 8 / dtype.bits();
         }

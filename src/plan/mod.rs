@@ -99,7 +99,7 @@ impl Tensors {
         let bits = tensor.dtype.bits();
         // Elements smaller than a byte are copied as the bytes they are packed in.
         let (shape, unit) = match tensor.shape.split_last() {
-            Some((last, rest)) if bits % 8 != 0 => {
+            Some((last, rest)) if !bits.is_multiple_of(8) => {
                 let bytes = tensor.dtype.n_bytes(*last);
                 let bytes = bytes.ok_or("its rows end inside a byte")?;
                 ([rest, &[bytes]].concat(), 1)
@@ -159,10 +159,10 @@ impl Tensors {
             step.ops = format!("{}, cast({wanted})", step.ops);
             written = wanted;
         }
-        let unit = if dtype.bits() % 8 == 0 { dtype.bits() / 8 } else { 1 };
+        let unit = if dtype.bits().is_multiple_of(8) { dtype.bits() / 8 } else { 1 };
         let mut shape = layout.shape.clone();
         if let Some(last) = shape.last_mut()
-            && dtype.bits() % 8 != 0
+            && !dtype.bits().is_multiple_of(8)
         {
             *last = *last * 8 / dtype.bits();
         }
@@ -225,7 +225,7 @@ impl Tensors {
 }
 
 /// Whether every value of one float dtype is a value of another.
-fn widens(from: DType, to: DType) -> bool {
+pub(crate) fn widens(from: DType, to: DType) -> bool {
     use DType::{BF16, F16, F32, F64};
     matches!((from, to), (BF16 | F16, F32 | F64) | (F32, F64))
 }

@@ -35,6 +35,13 @@ impl Arch {
     pub fn templates(&self) -> impl Iterator<Item = &str> {
         self.tensors.iter().flat_map(|group| &group.names).map(|template| template.text.as_str())
     }
+
+    /// The expressions that decide which of its tensors there are.
+    pub fn conditions(&self) -> impl Iterator<Item = &Expr> {
+        self.tensors
+            .iter()
+            .flat_map(|group| group.each.iter().map(|(_, count)| count).chain(&group.when))
+    }
 }
 
 /// Tensors that exist under one condition.

@@ -173,12 +173,12 @@ impl<'de> Deserialize<'de> for Expr {
         enum Text {
             Int(i64),
             Float(f64),
-            Text(String),
+            Source(String),
         }
         let text = match Text::deserialize(deserializer)? {
             Text::Int(int) => int.to_string(),
             Text::Float(float) => format!("{float:?}"),
-            Text::Text(text) => text,
+            Text::Source(text) => text,
         };
         Expr::parse(&text).map_err(serde::de::Error::custom)
     }

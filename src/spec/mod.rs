@@ -6,7 +6,9 @@ pub mod check;
 pub mod expr;
 pub mod files;
 pub mod hparams;
+pub mod listing;
 pub mod map;
+pub mod ops;
 pub mod roles;
 pub mod tasks;
 pub mod template;
@@ -48,6 +50,8 @@ pub struct Spec {
     pub witnesses: Vec<hparams::Witness>,
     /// The tasks.
     pub tasks: Vec<TaskType>,
+    /// The ops of mappings.
+    pub ops: Vec<ops::OpType>,
     /// The files beside the tensors.
     pub beside: Vec<files::FileRole>,
     /// The architectures by id.
@@ -55,6 +59,7 @@ pub struct Spec {
     /// The mappings by format and name.
     pub maps: BTreeMap<(String, String), Map>,
     files: BTreeMap<String, String>,
+    role_index: roles::RoleIndex,
 }
 
 #[derive(Deserialize)]
@@ -110,6 +115,7 @@ impl Spec {
             roles::parse(file(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why))?;
         let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
+        let ops: ops::OpsFile = parse(&files, "ops.toml")?;
         let beside: files::FilesFile = parse(&files, "files.toml")?;
         let (keys, witnesses) = hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
 
@@ -141,11 +147,13 @@ impl Spec {
         Ok(Spec {
             version: head.version,
             features: head.features,
-            hash: hex(&hasher.finalize()),
+            hash: crate::hex::encode(&hasher.finalize()),
+            role_index: roles::RoleIndex::new(&roles),
             roles,
             keys,
             witnesses,
             tasks: tasks.task,
+            ops: ops.op,
             beside: beside.file,
             archs,
             maps,
@@ -167,15 +175,6 @@ impl Spec {
     pub fn files(&self) -> &BTreeMap<String, String> {
         &self.files
     }
-}
-
-/// Bytes as lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn read_dir(dir: &Path, prefix: &str, files: &mut BTreeMap<String, String>) -> Result<()> {

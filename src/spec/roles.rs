@@ -1,6 +1,7 @@
 //! The canonical tensor names: `roles.toml`.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
@@ -109,10 +110,50 @@ pub(super) fn parse(text: &str) -> Result<Vec<Role>, String> {
     Ok(roles)
 }
 
+/// Finds the roles that a name can be of by the number of its parts and the last of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RoleIndex {
+    by_end: BTreeMap<(usize, String), Vec<usize>>,
+    /// Roles whose last part is open.
+    open: Vec<usize>,
+}
+
+impl RoleIndex {
+    pub(super) fn new(roles: &[Role]) -> RoleIndex {
+        let mut index = RoleIndex::default();
+        for (at, role) in roles.iter().enumerate() {
+            let (n_parts, end) = RoleIndex::key(&role.template.text);
+            if end.contains('{') {
+                index.open.push(at);
+            } else {
+                index.by_end.entry((n_parts, end.to_owned())).or_default().push(at);
+            }
+        }
+        index
+    }
+
+    /// The number of parts, and the last two of a name that has more, as one.
+    fn key(name: &str) -> (usize, &str) {
+        let n_parts = name.split('.').count();
+        let start = name.rmatch_indices('.').nth(1).map_or(0, |(dot, _)| dot + 1);
+        (n_parts, if n_parts < 4 { "" } else { &name[start..] })
+    }
+
+    /// The roles that may fit, in their order.
+    fn candidates(&self, name: &str) -> impl Iterator<Item = usize> {
+        let (n_parts, end) = RoleIndex::key(name);
+        let by_end = self.by_end.get(&(n_parts, end.to_owned())).into_iter().flatten().copied();
+        let mut all: Vec<usize> = by_end.chain(self.open.iter().copied()).collect();
+        all.sort_unstable();
+        all.into_iter()
+    }
+}
+
 impl Spec {
     /// Takes a canonical name apart; `None` if it is the name of no role.
     pub fn role(&self, name: &str) -> Option<RoleMatch<'_>> {
-        self.roles.iter().enumerate().find_map(|(index, role)| {
+        self.role_index.candidates(name).find_map(|index| {
+            let role = self.roles.get(index)?;
             let bindings = role.template.matches(name)?;
             let layer = match bindings.get("i") {
                 Some(digits) if is_index(digits) => Some(digits.parse().ok()?),
@@ -208,4 +249,25 @@ fn is_ident(text: &str) -> bool {
     bytes.next().is_some_and(|byte| byte.is_ascii_lowercase())
         && text.len() <= 63
         && bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_role_is_found_by_its_name() {
+        let spec = Spec::current();
+        for (index, role) in spec.roles.iter().enumerate() {
+            let name = role.template.text.replace("{stack}", "decoder").replace("{i}", "10");
+            let name = name.replace("{name}", "sentiment");
+            let found = spec.role(&name).map(|found| found.index);
+            // A free head may have the name of one with a role of its own.
+            let linear = spec.roles.iter().position(|role| role.template.matches(&name).is_some());
+            assert_eq!(found, linear, "{name}");
+            assert!(found.is_some_and(|found| found <= index), "{name}");
+        }
+        assert!(spec.role("decoder.layers.1.attn.q_proj").is_none());
+        assert!(spec.role("").is_none());
+    }
 }

@@ -1,10 +1,14 @@
 //! The command line of the LLM Standard.
 
 mod convert;
+mod diff;
+mod explain;
 mod inspect;
+mod manifest;
 mod output;
 mod progress;
 mod spec;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -80,7 +84,11 @@ pub(crate) struct Global {
 enum Command {
     Inspect(inspect::Args),
     Convert(convert::Args),
+    Diff(diff::Args),
+    Manifest(manifest::Args),
+    Validate(validate::Args),
     Spec(spec::Args),
+    Explain(explain::Args),
     /// Print shell completions
     Completions {
         /// The shell
@@ -109,6 +117,10 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args, &global),
         Command::Convert(args) => convert::run(&args, &global),
+        Command::Diff(args) => diff::run(&args, &global),
+        Command::Manifest(args) => manifest::run(&args, &global),
+        Command::Validate(args) => validate::run(&args, &global),
+        Command::Explain(args) => explain::run(&args, &global),
         Command::Spec(args) => spec::run(&args, &global),
         Command::Completions { shell } => {
             let mut text = Vec::new();

@@ -1,0 +1,105 @@
+//! `llmstd explain`.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use llmstd::spec::listing::{Page, Pages};
+
+use crate::{Format, Global, output};
+
+/// Print the page of a rule: what it finds, why it matters, what to do
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  llmstd explain V120        the page of a rule
+  llmstd explain             every rule
+
+Exit status:
+  0  it was printed
+  2  there is no such rule")]
+pub(crate) struct Args {
+    /// The number of a rule; all are listed without one
+    #[arg(value_name = "RULE")]
+    rule: Option<String>,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let spec = output::spec(global)?;
+    let mut pages = spec.pages();
+    if let Some(wanted) = &args.rule {
+        let is_it = |page: &Page| {
+            page.rule.eq_ignore_ascii_case(wanted) || page.name.eq_ignore_ascii_case(wanted)
+        };
+        anyhow::ensure!(pages.iter().any(is_it), "{}", unknown(&pages, wanted));
+        pages.retain(is_it);
+    } else {
+        for page in &mut pages {
+            page.text = None;
+        }
+    }
+    match global.format {
+        Format::Json => {
+            output::print_json(&Pages { schema: "llmstd.explain/1", rules: pages })?;
+        }
+        Format::Text => output::print(&text(&pages))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(pages: &[Page]) -> String {
+    let mut text = String::new();
+    for page in pages {
+        let _ = match &page.text {
+            Some(page) => writeln!(text, "{}", page.trim_end()),
+            None => writeln!(text, "{}  {:<24}  {}", page.rule, page.name, page.about),
+        };
+    }
+    text
+}
+
+/// Says that there is no such rule, and which are near.
+pub(crate) fn unknown(pages: &[Page], wanted: &str) -> String {
+    let mut near: Vec<(usize, &str)> = pages
+        .iter()
+        .map(|page| {
+            let by_name = distance(&wanted.to_lowercase(), &page.name);
+            (distance(&wanted.to_uppercase(), &page.rule).min(by_name), page.rule.as_str())
+        })
+        .collect();
+    near.sort_unstable();
+    let near: Vec<&str> = near.iter().take(3).map(|(_, rule)| *rule).collect();
+    format!(
+        "there is no rule {wanted:?}; near it are {}, and `llmstd explain` lists all",
+        near.join(", ")
+    )
+}
+
+/// How many letters have to be put in, left out or changed (Levenshtein).
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (index, letter) in left.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = index + 1;
+        for (at, other) in right.iter().enumerate() {
+            let changed = diagonal + usize::from(letter != *other);
+            diagonal = row[at + 1];
+            row[at + 1] = changed.min(diagonal + 1).min(row[at] + 1);
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_words_have_a_small_distance() {
+        for (left, right, expected) in
+            [("V120", "V120", 0), ("V12", "V120", 1), ("V210", "V120", 2), ("", "ab", 2)]
+        {
+            assert_eq!(distance(left, right), expected, "{left} {right}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Reads files whole: the SHA-256 of each file and of each tensor in it, and what values there
+//! are, all in one pass over the bytes.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::hash::{Hash, update_both};
+use crate::checkpoint::DType;
+use crate::error::{Error, Result};
+use crate::source::{FileId, Source};
+
+/// Bytes are taken this many at a time, so that they are still in the cache for the next reader.
+/// A multiple of every element's size.
+const CHUNK_LEN: usize = 256 << 10;
+
+/// A file to read, and the tensors in it.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The file.
+    pub file: FileId,
+    /// Its tensors, sorted by their first byte; none lies over another.
+    pub pieces: Vec<Piece>,
+}
+
+/// A tensor of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its first byte in the file.
+    pub start: u64,
+    /// The number of its bytes.
+    pub len: u64,
+    /// What its bytes are.
+    pub dtype: DType,
+}
+
+/// What a file holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileScan {
+    /// The SHA-256 of all its bytes.
+    pub sha256: [u8; 32],
+    /// What each of its tensors holds, in the order of the job.
+    pub pieces: Vec<PieceScan>,
+}
+
+/// What a tensor holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PieceScan {
+    /// The SHA-256 of its bytes.
+    pub sha256: [u8; 32],
+    /// What its values are.
+    pub values: Values,
+}
+
+/// A census of a tensor's values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Values {
+    /// Elements that are no number.
+    pub nans: u64,
+    /// Elements that are infinite.
+    pub infinities: u64,
+    /// Whether a bit is set anywhere; the sign of a zero counts.
+    pub nonzero: bool,
+}
+
+/// Reads files, on `n_threads` threads, one thread for a file.
+///
+/// `progress` hears of every batch of bytes that is done.
+///
+/// # Errors
+/// A tensor lies outside its file, or over another one.
+pub fn scan(
+    source: &Source,
+    jobs: &[Job],
+    n_threads: usize,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Vec<FileScan>> {
+    // Long files first, so that no thread is left alone with the longest.
+    let mut order: Vec<usize> = (0..jobs.len()).collect();
+    order.sort_by_key(|&index| std::cmp::Reverse(source.extent(jobs[index].file).len));
+    let results: Mutex<Vec<Option<Result<FileScan>>>> =
+        Mutex::new(jobs.iter().map(|_| None).collect());
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..n_threads.clamp(1, jobs.len().max(1)) {
+            scope.spawn(|| {
+                while let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = scan_file(source, &jobs[index], progress);
+                    results.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(result);
+                }
+            });
+        }
+    });
+    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.into_iter().map(|result| result.expect("every job was taken")).collect()
+}
+
+fn scan_file(source: &Source, job: &Job, progress: &(dyn Fn(u64) + Sync)) -> Result<FileScan> {
+    let bytes = source.bytes(job.file);
+    let slice = |start: usize, end: Option<usize>| {
+        end.and_then(|end| bytes.get(start..end)).ok_or_else(|| {
+            Error::malformed(start as u64, "a tensor lies outside the file, or over another one")
+                .in_file(source.path(job.file))
+        })
+    };
+    let mut file = Hash::default();
+    let mut pieces = Vec::with_capacity(job.pieces.len());
+    let mut at = 0;
+    for piece in &job.pieces {
+        let start = usize::try_from(piece.start).ok();
+        for chunk in slice(at, start)?.chunks(CHUNK_LEN) {
+            file.update(chunk);
+            progress(chunk.len() as u64);
+        }
+        let end = piece.start.checked_add(piece.len).and_then(|end| usize::try_from(end).ok());
+        let mut tensor = Hash::default();
+        let mut values = Values::default();
+        for chunk in slice(start.unwrap_or(at), end)?.chunks(CHUNK_LEN) {
+            update_both(&mut file, &mut tensor, chunk);
+            values.take(piece.dtype, chunk);
+            progress(chunk.len() as u64);
+        }
+        pieces.push(PieceScan { sha256: tensor.finish(), values });
+        at = end.unwrap_or(at);
+    }
+    for chunk in slice(at, Some(bytes.len()))?.chunks(CHUNK_LEN) {
+        file.update(chunk);
+        progress(chunk.len() as u64);
+    }
+    Ok(FileScan { sha256: file.finish(), pieces })
+}
+
+impl Values {
+    /// Counts whole elements, little-endian.
+    fn take(&mut self, dtype: DType, bytes: &[u8]) {
+        self.nonzero = self.nonzero || bytes.iter().any(|&byte| byte != 0);
+        // Without its sign, an element is infinite at the exponent's mask, and no number above.
+        match dtype {
+            DType::F16 => {
+                self.count(bytes.as_chunks::<2>().0, |&b| u16::from_le_bytes(b) & 0x7fff, 0x7c00)
+            }
+            DType::BF16 => {
+                self.count(bytes.as_chunks::<2>().0, |&b| u16::from_le_bytes(b) & 0x7fff, 0x7f80)
+            }
+            DType::F32 | DType::C64 => self.count(
+                bytes.as_chunks::<4>().0,
+                |&b| u32::from_le_bytes(b) & 0x7fff_ffff,
+                0x7f80_0000,
+            ),
+            DType::F64 => self.count(
+                bytes.as_chunks::<8>().0,
+                |&b| u64::from_le_bytes(b) & (u64::MAX >> 1),
+                0x7ff0_0000_0000_0000,
+            ),
+            DType::F8E5M2 => self.count(bytes.as_chunks::<1>().0, |&[b]| b & 0x7f, 0x7c),
+            DType::F8E4M3 => {
+                self.nans += bytes.iter().filter(|&&byte| byte & 0x7f == 0x7f).count() as u64;
+            }
+            _ => {}
+        }
+    }
+
+    fn count<const N: usize, U: Ord + Copy>(
+        &mut self,
+        elements: &[[u8; N]],
+        magnitude: fn(&[u8; N]) -> U,
+        infinite: U,
+    ) {
+        // Two sums without branches, which the compiler turns into vector instructions.
+        for part in elements.chunks(1 << 14) {
+            let (mut nans, mut infinities) = (0u32, 0u32);
+            for element in part {
+                let magnitude = magnitude(element);
+                nans += u32::from(infinite < magnitude);
+                infinities += u32::from(infinite == magnitude);
+            }
+            self.nans += u64::from(nans);
+            self.infinities += u64::from(infinities);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    fn scan_bytes(bytes: &[u8], pieces: &[(u64, u64, DType)]) -> Result<FileScan> {
+        let source = Source::from_bytes("t", bytes);
+        let pieces = pieces.iter().map(|&(start, len, dtype)| Piece { start, len, dtype });
+        let job = Job { file: source.files().next().unwrap(), pieces: pieces.collect() };
+        Ok(scan(&source, &[job], 2, &|_| ())?.remove(0))
+    }
+
+    #[test]
+    fn hashes_are_those_of_the_bytes() {
+        let bytes: Vec<u8> = (0..3 * CHUNK_LEN + 77).map(|i| (i * 31 % 251) as u8).collect();
+        let cuts = [(5, 100), (105, CHUNK_LEN + 3), (CHUNK_LEN + 108, 0), (2 * CHUNK_LEN, 64)];
+        let pieces = cuts.map(|(start, len)| (start as u64, len as u64, DType::U8));
+        let scanned = scan_bytes(&bytes, &pieces).unwrap();
+        assert_eq!(scanned.sha256, <[u8; 32]>::from(Sha256::digest(&bytes)));
+        for ((start, len), piece) in cuts.iter().zip(scanned.pieces) {
+            let expected: [u8; 32] = Sha256::digest(&bytes[*start..start + len]).into();
+            assert_eq!(piece.sha256, expected, "{start} {len}");
+        }
+    }
+
+    #[test]
+    fn values_that_are_no_numbers_are_counted() {
+        let f32s = [0.0, f32::NAN, f32::NEG_INFINITY, f32::MAX, f32::INFINITY];
+        let bytes: Vec<u8> = f32s.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let whole = |dtype| scan_bytes(&bytes, &[(0, 20, dtype)]).unwrap().pieces[0].values;
+        let expected = Values { nans: 1, infinities: 2, nonzero: true };
+        assert_eq!(whole(DType::F32), expected);
+        assert_eq!(whole(DType::U32), Values { nonzero: true, ..Values::default() });
+
+        let check = |bytes: &[u8], dtype, nans, infinities| {
+            let found = scan_bytes(bytes, &[(0, bytes.len() as u64, dtype)]).unwrap();
+            let values = found.pieces[0].values;
+            assert_eq!((values.nans, values.infinities), (nans, infinities), "{dtype}");
+        };
+        check(&[0x00, 0x7c, 0x01, 0xfc, 0xff, 0x7b], DType::F16, 1, 1);
+        check(&[0x80, 0x7f, 0xc0, 0xff, 0x7f, 0x7f], DType::BF16, 1, 1);
+        check(&f64::NAN.to_le_bytes(), DType::F64, 1, 0);
+        check(&[0x7c, 0xfd, 0x7b], DType::F8E5M2, 1, 1);
+        check(&[0x7f, 0xff, 0x7e], DType::F8E4M3, 2, 0);
+    }
+
+    #[test]
+    fn tensors_outside_the_file_or_over_each_other_are_errors() {
+        for pieces in [&[(0, 9, DType::U8)][..], &[(0, 4, DType::U8), (3, 2, DType::U8)]] {
+            assert!(scan_bytes(&[0; 8], pieces).is_err(), "{pieces:?}");
+        }
+    }
+}

@@ -1,0 +1,547 @@
+//! What rules look at: a package read as far as it can be, or what a foreign checkpoint would
+//! become.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path};
+
+use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
+
+use super::NotChecked;
+use super::vocabulary::Vocabulary;
+use crate::checkpoint::{Checkpoint, DType, Payload};
+use crate::diagnostic::Diagnostic;
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::scan::{FileScan, Job, Piece, scan};
+use crate::format::folder::{self, FolderFile};
+use crate::format::safetensors;
+use crate::json;
+use crate::manifest::{Manifest, SCHEMA};
+use crate::package::{
+    Conformance, Hparams, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE, SOURCE_SCHEMA,
+    TENSORS_STEM, Value,
+};
+use crate::source::{FileId, Source};
+use crate::spec::Spec;
+use crate::spec::arch::{Arch, Expected};
+
+/// A file that is there, is not, or cannot be read.
+pub enum Part<T> {
+    /// It is not there.
+    Absent,
+    /// It does not keep its form.
+    Bad(Error),
+    /// It is as it should be.
+    Good(T),
+}
+
+impl<T> Part<T> {
+    /// What the file says, if it can be read.
+    pub fn good(&self) -> Option<&T> {
+        match self {
+            Part::Good(good) => Some(good),
+            Part::Absent | Part::Bad(_) => None,
+        }
+    }
+}
+
+/// A tensor file of a package.
+pub struct Shard {
+    /// Its name.
+    pub name: String,
+    /// Its header.
+    pub header: Part<Checkpoint>,
+    /// What its bytes are, where they were read.
+    pub scan: Option<(Vec<ScannedTensor>, FileScan)>,
+}
+
+/// A tensor whose bytes were read.
+pub struct ScannedTensor {
+    /// Its name.
+    pub name: String,
+    /// Its first byte in the file.
+    pub start: u64,
+    /// The number of its bytes.
+    pub len: u64,
+}
+
+/// A tensor of a package.
+pub struct Stored {
+    /// Its name.
+    pub name: String,
+    /// Its dtype.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// The file it is in.
+    pub file: String,
+    /// Its first byte in the file.
+    pub start: u64,
+    /// The number of its bytes.
+    pub len: u64,
+}
+
+/// What rules look at.
+pub struct Subject<'a> {
+    /// The standard.
+    pub spec: &'a Spec,
+    /// The files of the folder with their lengths.
+    pub files: BTreeMap<String, u64>,
+    /// The files that lead out of the folder.
+    pub outside: Vec<(String, Error)>,
+    /// `model.json`.
+    pub model: Part<Model>,
+    /// `manifest.json`.
+    pub manifest: Part<Manifest>,
+    /// `source.json`.
+    pub provenance: Part<Provenance>,
+    /// The shard index.
+    pub index: Part<Json>,
+    /// The tensor files, in the order of their names.
+    pub shards: Vec<Shard>,
+    /// The tensors of all files, in the order of the files.
+    pub tensors: Vec<Stored>,
+    /// What the readers noticed.
+    pub findings: Vec<Diagnostic>,
+    source: Source,
+    scans: BTreeMap<String, [u8; 32]>,
+    deep: bool,
+    planned: bool,
+    expected: OnceCell<Result<Vec<Expected>, String>>,
+    vocabularies: OnceCell<Vec<(String, Result<Vocabulary, Error>)>>,
+}
+
+/// The name of the shard index of a package.
+pub fn index_file() -> String {
+    format!("{TENSORS_STEM}.safetensors.index.json")
+}
+
+/// Whether a path of a package stays inside it.
+pub fn is_inside(path: &str) -> bool {
+    let normal = |part| matches!(part, Component::Normal(_));
+    !path.is_empty() && !path.contains(['\\', '\0']) && Path::new(path).components().all(normal)
+}
+
+/// Whether a folder is, or was meant to be, a package of the standard.
+pub fn is_package(folder: &Path, files: &[FolderFile]) -> bool {
+    let text = |name: &str| {
+        let listed = files.iter().any(|file| file.name == name);
+        if listed { std::fs::read(folder.join(name)).ok() } else { None }
+    };
+    let says = |text: &[u8], words: &str| {
+        text.windows(words.len()).any(|window| window == words.as_bytes())
+    };
+    // Other tools write files of these names too; a damaged one of ours still has some of its
+    // words.
+    let ours = |text: &[u8]| says(text, "\"conformance\"") || says(text, "\"hyperparameters\"");
+    text(MODEL_FILE).is_some_and(|text| ours(&text))
+        || text(MANIFEST_FILE).is_some_and(|text| {
+            says(&text, "llmstd.manifest") || (says(&text, "\"digests\"") && ours(&text))
+        })
+}
+
+impl<'a> Subject<'a> {
+    /// Reads a package as far as it can be read: headers and JSON, and every byte where `deep`
+    /// says on how many threads, and who hears of the bytes done.
+    ///
+    /// # Errors
+    /// The system refuses to list the folder or to open a file.
+    pub fn open(spec: &'a Spec, folder: &Path) -> Result<Subject<'a>> {
+        let files = folder::list(folder)?;
+        let mut source = Source::new(folder);
+        let mut outside = Vec::new();
+        for file in &files {
+            match source.add(&file.name) {
+                Ok(_) => {}
+                Err(err) if err.kind() == ErrorKind::Malformed => {
+                    outside.push((file.name.clone(), err));
+                }
+                Err(err) => return Err(err),
+            }
+        }
+        let mut subject = Subject {
+            spec,
+            model: typed(&source, MODEL_FILE, |_| Ok(())),
+            manifest: typed(&source, MANIFEST_FILE, |manifest: &Manifest| {
+                schema(&manifest.schema, SCHEMA)
+            }),
+            provenance: typed(&source, SOURCE_FILE, |provenance: &Provenance| {
+                schema(&provenance.schema, SOURCE_SCHEMA)
+            }),
+            index: json_part(&source, &index_file()),
+            files: files.into_iter().map(|file| (file.name, file.len)).collect(),
+            outside,
+            shards: Vec::new(),
+            tensors: Vec::new(),
+            findings: Vec::new(),
+            source,
+            scans: BTreeMap::new(),
+            deep: false,
+            planned: false,
+            expected: OnceCell::new(),
+            vocabularies: OnceCell::new(),
+        };
+        subject.read_shards();
+        Ok(subject)
+    }
+
+    /// What a foreign checkpoint would become, without a package around it.
+    pub fn planned(
+        spec: &'a Spec,
+        model: Model,
+        tensors: Vec<Stored>,
+        folder: &Path,
+        files: Vec<FolderFile>,
+    ) -> Subject<'a> {
+        let mut source = Source::new(folder);
+        for file in &files {
+            // A file that cannot be opened is as good as none; the weights were opened before.
+            let _ = source.add(&file.name);
+        }
+        Subject {
+            spec,
+            files: files.into_iter().map(|file| (file.name, file.len)).collect(),
+            outside: Vec::new(),
+            model: Part::Good(model),
+            manifest: Part::Absent,
+            provenance: Part::Absent,
+            index: Part::Absent,
+            shards: Vec::new(),
+            tensors,
+            findings: Vec::new(),
+            source,
+            scans: BTreeMap::new(),
+            deep: false,
+            planned: true,
+            expected: OnceCell::new(),
+            vocabularies: OnceCell::new(),
+        }
+    }
+
+    fn read_shards(&mut self) {
+        // A tensor file that the manifest does not know is told of, and is no part of the model.
+        let listed = self.manifest.good().map(|manifest| {
+            let paths = manifest.files.iter().map(|file| file.path.clone());
+            paths.collect::<BTreeSet<String>>()
+        });
+        let is_tensors = |name: &&String| name.ends_with(".safetensors") && !name.contains('/');
+        let mut names: BTreeSet<String> = match &listed {
+            Some(listed) => listed.iter().filter(is_tensors).cloned().collect(),
+            None => self.files.keys().filter(is_tensors).cloned().collect(),
+        };
+        if names.is_empty() {
+            names = self.files.keys().filter(is_tensors).cloned().collect();
+        }
+        for name in names {
+            let header = match self.source.find(&name) {
+                None => Part::Absent,
+                Some(file) => match read_shard(&self.source, file) {
+                    Ok(header) => Part::Good(header),
+                    Err(err) => Part::Bad(err),
+                },
+            };
+            if let Part::Good(header) = &header {
+                self.findings.extend(header.findings.iter().cloned());
+                for tensor in &header.tensors {
+                    let (start, len) = match &tensor.payload {
+                        Payload::Range(extent) => (extent.start, extent.len),
+                        Payload::View(view) => (view.storage.start, view.storage.len),
+                        Payload::Unreadable(_) => (0, 0),
+                    };
+                    self.tensors.push(Stored {
+                        name: tensor.name.clone(),
+                        dtype: tensor.dtype,
+                        shape: tensor.shape.clone(),
+                        file: name.clone(),
+                        start,
+                        len,
+                    });
+                }
+            }
+            self.shards.push(Shard { name, header, scan: None });
+        }
+    }
+
+    /// The bytes that [`Subject::read_bytes`] reads.
+    pub fn n_bytes(&self) -> u64 {
+        self.files.values().fold(0, |sum, len| sum.saturating_add(*len))
+    }
+
+    /// Reads every byte of every file, for the rules that need them.
+    ///
+    /// # Errors
+    /// None of its own: what cannot be read is left out, and told of by other rules.
+    pub fn read_bytes(&mut self, n_threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+        let mut jobs = Vec::new();
+        let mut owners = Vec::new();
+        for name in self.files.keys() {
+            let Some(file) = self.source.find(name) else { continue };
+            let shard = self.shards.iter().position(|shard| shard.name == *name);
+            let tensors = shard.map_or_else(Vec::new, |_| self.pieces_of(name, file));
+            let pieces = tensors.iter().map(|(tensor, dtype)| Piece {
+                start: tensor.start,
+                len: tensor.len,
+                dtype: *dtype,
+            });
+            jobs.push(Job { file, pieces: pieces.collect() });
+            let tensors: Vec<ScannedTensor> =
+                tensors.into_iter().map(|(tensor, _)| tensor).collect();
+            owners.push((name.clone(), shard, tensors));
+        }
+        let scans = scan(&self.source, &jobs, n_threads, progress)?;
+        for ((name, shard, tensors), scan) in owners.into_iter().zip(scans) {
+            self.scans.insert(name, scan.sha256);
+            if let Some(shard) = shard {
+                self.shards[shard].scan = Some((tensors, scan));
+            }
+        }
+        self.deep = true;
+        Ok(())
+    }
+
+    /// The tensors of a file, by its header, or by the manifest where the header cannot be read.
+    fn pieces_of(&self, name: &str, file: FileId) -> Vec<(ScannedTensor, DType)> {
+        let of_header = self.tensors.iter().filter(|tensor| tensor.file == name);
+        let mut pieces: Vec<(ScannedTensor, DType)> = of_header
+            .map(|tensor| {
+                let (name, start, len) = (tensor.name.clone(), tensor.start, tensor.len);
+                (ScannedTensor { name, start, len }, tensor.dtype)
+            })
+            .collect();
+        if pieces.is_empty() {
+            let entries = self.manifest.good().into_iter().flat_map(|manifest| &manifest.tensors);
+            let entries = entries.filter(|entry| entry.file.as_deref() == Some(name));
+            let placed = entries.filter_map(|entry| {
+                let dtype = DType::parse(&entry.dtype).unwrap_or(DType::Unknown);
+                let (name, len) = (entry.name.clone(), entry.len);
+                Some((ScannedTensor { name, start: entry.start?, len }, dtype))
+            });
+            pieces = placed.collect();
+        }
+        pieces.sort_by_key(|(tensor, _)| (tensor.start, tensor.len));
+        // What lies outside the file, or over its neighbour, cannot be read as said.
+        let mut at = 0;
+        let file_len = self.source.extent(file).len;
+        pieces.retain(|(tensor, _)| {
+            let end = tensor.start.checked_add(tensor.len);
+            let fits = at <= tensor.start && end.is_some_and(|end| end <= file_len);
+            if fits {
+                at = end.unwrap_or(at);
+            }
+            fits
+        });
+        pieces
+    }
+
+    /// Whether every byte was read.
+    pub fn is_deep(&self) -> bool {
+        self.deep
+    }
+
+    /// Whether this is no package yet.
+    pub fn is_planned(&self) -> bool {
+        self.planned
+    }
+
+    /// The SHA-256 of a file, where every byte was read.
+    pub fn sha256(&self, name: &str) -> Option<&[u8; 32]> {
+        self.scans.get(name)
+    }
+
+    /// The bytes of a file, if it is there.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        self.source.find(name).map(|file| self.source.bytes(file))
+    }
+
+    /// A file as JSON, if it is there and is JSON.
+    pub fn json(&self, name: &str) -> Option<Json> {
+        match json_part(&self.source, name) {
+            Part::Good(json) => Some(json),
+            Part::Absent | Part::Bad(_) => None,
+        }
+    }
+
+    /// The level that `model.json` claims.
+    pub fn claimed(&self) -> Option<Conformance> {
+        self.model.good().map(|model| model.conformance)
+    }
+
+    /// `model.json`.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn model(&self) -> Result<&Model, NotChecked> {
+        self.model.good().ok_or(NotChecked::Blocked("model.json cannot be read"))
+    }
+
+    /// `manifest.json`.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn manifest(&self) -> Result<&Manifest, NotChecked> {
+        self.manifest.good().ok_or(NotChecked::Blocked("manifest.json cannot be read"))
+    }
+
+    /// The architecture.
+    ///
+    /// # Errors
+    /// It is not known.
+    pub fn arch(&self) -> Result<&'a Arch, NotChecked> {
+        let id = self.model()?.architecture.as_deref();
+        let spec = self.spec;
+        id.and_then(|id| spec.arch(id)).ok_or(NotChecked::Blocked("the architecture is not known"))
+    }
+
+    /// The tensors of all files.
+    ///
+    /// # Errors
+    /// A file cannot be read, so that tensors are missing here.
+    pub fn all_tensors(&self) -> Result<&[Stored], NotChecked> {
+        if self.shards.iter().any(|shard| shard.header.good().is_none()) {
+            return Err(NotChecked::Blocked("a tensor file cannot be read"));
+        }
+        Ok(&self.tensors)
+    }
+
+    /// The hyperparameters, where they are as they should be.
+    ///
+    /// # Errors
+    /// Something is wrong with them.
+    pub fn hparams(&self) -> Result<&Hparams, NotChecked> {
+        let hparams = &self.model()?.hyperparameters;
+        let arch = self.arch()?;
+        if !self.spec.check_hparams(arch, hparams).is_empty() {
+            return Err(NotChecked::Blocked("the hyperparameters are wrong"));
+        }
+        Ok(hparams)
+    }
+
+    /// The number of layers of a stack.
+    pub fn n_layers(hparams: &Hparams, stack: &str) -> Option<u64> {
+        let own = hparams.get(&format!("{stack}.num_layers"));
+        match own.or_else(|| hparams.get("num_layers")) {
+            Some(Value::Int(int)) => u64::try_from(*int).ok(),
+            _ => None,
+        }
+    }
+
+    /// The layers that tensors are stored of, each with its stack.
+    ///
+    /// # Errors
+    /// A tensor file cannot be read.
+    pub fn stored_layers(&self) -> Result<BTreeSet<(String, u64)>, NotChecked> {
+        let layers = self.all_tensors()?.iter().filter_map(|tensor| {
+            let role = self.spec.role(&tensor.name)?;
+            Some((role.stack?, role.layer?))
+        });
+        Ok(layers.collect())
+    }
+
+    /// The layers that the hyperparameters count and no tensor is of.
+    ///
+    /// # Errors
+    /// As [`Subject::expected`].
+    pub fn missing_layers(&self) -> Result<BTreeSet<(String, u64)>, NotChecked> {
+        let stored = self.stored_layers()?;
+        let layers = self.expected()?.iter().filter_map(|tensor| {
+            let role = self.spec.role(&tensor.name)?;
+            Some((role.stack?, role.layer?))
+        });
+        Ok(layers.filter(|layer| !stored.contains(layer)).collect())
+    }
+
+    /// The rows of a head's projection, whether it is stored or tied.
+    pub fn head_rows(&self, head: &str) -> Option<u64> {
+        let name = format!("heads.{head}.proj.weight");
+        let ties = self.model.good().into_iter().flat_map(|model| &model.ties);
+        let target = ties.into_iter().find(|[tied, _]| *tied == name);
+        let stored = target.map_or(name.as_str(), |[_, target]| target);
+        let tensor = self.tensors.iter().find(|tensor| tensor.name == stored)?;
+        tensor.shape.first().copied()
+    }
+
+    /// The names of tensors that are stored, and of those that are tied to one.
+    pub fn present(&self) -> BTreeSet<&str> {
+        let ties = self.model.good().into_iter().flat_map(|model| &model.ties);
+        let tied = ties.map(|[tied, _]| tied.as_str());
+        self.tensors.iter().map(|tensor| tensor.name.as_str()).chain(tied).collect()
+    }
+
+    /// The tensors that the architecture has under these hyperparameters.
+    ///
+    /// # Errors
+    /// The architecture or the hyperparameters do not say.
+    pub fn expected(&self) -> Result<&[Expected], NotChecked> {
+        let hparams = self.hparams()?;
+        let arch = self.arch()?;
+        self.all_tensors()?;
+        // A layer has one tensor at least: a claim of more layers is wrong, and not to be
+        // written out.
+        let n_tensors = self.tensors.len() as u64;
+        let wrong = |stack: &String| {
+            Subject::n_layers(hparams, stack).is_some_and(|n_layers| n_tensors < n_layers)
+        };
+        if arch.stacks.iter().any(wrong) {
+            return Err(NotChecked::Blocked("there are fewer tensors than layers"));
+        }
+        let expected =
+            self.expected.get_or_init(|| self.spec.expected(arch, hparams, &self.present()));
+        let why = NotChecked::Blocked("the hyperparameters do not say which tensors there are");
+        expected.as_deref().map_err(|_| why)
+    }
+
+    /// What the files of the tokenizer say about ids, each with its name.
+    pub fn vocabularies(&self) -> &[(String, Result<Vocabulary, Error>)] {
+        self.vocabularies.get_or_init(|| {
+            let known = self.files.keys().filter_map(|name| {
+                let read = Vocabulary::reader(name)?;
+                let path = self.source.root().join(name);
+                let read = read(self.bytes(name)?).map_err(|err| err.in_file(&path));
+                Some((name.clone(), read))
+            });
+            known.collect()
+        })
+    }
+}
+
+fn read_shard(source: &Source, file: FileId) -> Result<Checkpoint> {
+    if source.bytes(file).starts_with(b"version https://git-lfs") {
+        let message = "is a Git LFS pointer, not the weights; `git lfs pull` fetches them";
+        return Err(Error::malformed(0, message).in_file(source.path(file)));
+    }
+    safetensors::read(source, file)
+}
+
+fn json_part(source: &Source, name: &str) -> Part<Json> {
+    let Some(file) = source.find(name) else { return Part::Absent };
+    match json::parse(source.bytes(file), 0) {
+        Ok(json) => Part::Good(json),
+        Err(err) => Part::Bad(err.in_file(source.path(file))),
+    }
+}
+
+fn typed<T: DeserializeOwned>(source: &Source, name: &str, check: fn(&T) -> Result<()>) -> Part<T> {
+    let json = match json_part(source, name) {
+        Part::Good(json) => json,
+        Part::Absent => return Part::Absent,
+        Part::Bad(err) => return Part::Bad(err),
+    };
+    // Parsed once more from the text, as only that knows the place of what is wrong.
+    let text = source.find(name).map(|file| source.bytes(file)).unwrap_or_default();
+    let value = serde_json::from_slice(text).map_err(|err| json::error(text, 0, &err));
+    // What only the lenient parser takes must not pass.
+    drop(json);
+    match value.and_then(|value| check(&value).map(|()| value)) {
+        Ok(value) => Part::Good(value),
+        Err(err) => Part::Bad(err),
+    }
+}
+
+fn schema(found: &str, expected: &str) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    let message = format!("its schema is {found:?}, and {expected:?} is known here");
+    Err(Error::new(ErrorKind::Malformed, message))
+}

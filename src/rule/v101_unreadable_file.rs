@@ -1,0 +1,34 @@
+//! V101 unreadable-file.
+
+use crate::diagnostic::{Diagnostic, Level};
+use crate::package::Conformance;
+use crate::rule::{Checked, Rule, Subject, unreadable};
+
+/// A tensor file does not keep its format.
+pub(super) static RULE: Rule = Rule {
+    id: "V101",
+    name: "unreadable-file",
+    level: Conformance::Container,
+    weight: Level::Error,
+    deep: false,
+    check,
+};
+
+fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    for shard in &subject.shards {
+        if let crate::rule::subject::Part::Bad(err) = &shard.header {
+            found.push(
+                unreadable(&RULE, &shard.name, err)
+                    .help("get the file again, or write the package again from its source"),
+            );
+        }
+    }
+    if subject.shards.is_empty() {
+        found.push(
+            RULE.finding("there is no tensor file")
+                .mismatch("model.safetensors, or several with an index", "none")
+                .help("get the package again; is the download complete?"),
+        );
+    }
+    Ok(())
+}

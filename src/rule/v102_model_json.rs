@@ -1,0 +1,31 @@
+//! V102 model-json.
+
+use crate::diagnostic::{Diagnostic, Level};
+use crate::package::{Conformance, MODEL_FILE};
+use crate::rule::{Checked, Rule, Subject, subject::Part, unreadable};
+
+/// `model.json` is missing, or does not keep its schema.
+pub(super) static RULE: Rule = Rule {
+    id: "V102",
+    name: "model-json",
+    level: Conformance::Container,
+    weight: Level::Error,
+    deep: false,
+    check,
+};
+
+fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    match &subject.model {
+        Part::Good(_) => {}
+        Part::Absent => found.push(
+            RULE.finding("there is no model.json, which says what the tensors are")
+                .file(MODEL_FILE)
+                .help("get the package again; is the download complete?"),
+        ),
+        Part::Bad(err) => found.push(
+            unreadable(&RULE, MODEL_FILE, err)
+                .help("model.json follows the schema that `llmstd spec show` prints; convert anew"),
+        ),
+    }
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! V103 manifest-json.
+
+use crate::diagnostic::{Diagnostic, Level};
+use crate::package::{Conformance, MANIFEST_FILE};
+use crate::rule::{Checked, Rule, Subject, subject::Part, unreadable};
+
+/// `manifest.json` is missing, or does not keep its schema.
+pub(super) static RULE: Rule = Rule {
+    id: "V103",
+    name: "manifest-json",
+    level: Conformance::Container,
+    weight: Level::Error,
+    deep: false,
+    check,
+};
+
+fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    match &subject.manifest {
+        Part::Good(_) => {}
+        Part::Absent => found.push(
+            RULE.finding("there is no manifest.json, so that nothing says what the bytes must be")
+                .file(MANIFEST_FILE)
+                .help("get the package again; is the download complete?"),
+        ),
+        Part::Bad(err) => found.push(
+            unreadable(&RULE, MANIFEST_FILE, err)
+                .help("get the file again; one that was edited by hand proves nothing"),
+        ),
+    }
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! V105 listed-file.
+
+use crate::diagnostic::{Diagnostic, Level};
+use crate::package::Conformance;
+use crate::rule::{Checked, Rule, Subject, subject::is_inside};
+
+/// A file of the manifest is missing, or has another length.
+pub(super) static RULE: Rule = Rule {
+    id: "V105",
+    name: "listed-file",
+    level: Conformance::Container,
+    weight: Level::Error,
+    deep: false,
+    check,
+};
+
+fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    for file in &subject.manifest()?.files {
+        match subject.files.get(&file.path) {
+            _ if !is_inside(&file.path) => {} // V111 tells of it.
+            Some(len) if *len == file.len => {}
+            Some(len) => found.push(
+                RULE.finding(format!(
+                    "{} has {len} bytes, the manifest says {}",
+                    file.path, file.len
+                ))
+                .file(&file.path)
+                .mismatch(format!("{} bytes", file.len), format!("{len} bytes"))
+                .help(if *len < file.len {
+                    "the download was cut short, or the file was edited: get it again"
+                } else {
+                    "the file was edited: get it again, or convert anew so that the manifest fits"
+                }),
+            ),
+            None => found.push(
+                RULE.finding(format!("{} is missing, the manifest lists it", file.path))
+                    .file(&file.path)
+                    .help("get the file; the package is not complete without it"),
+            ),
+        }
+    }
+    Ok(())
+}

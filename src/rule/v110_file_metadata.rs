@@ -1,0 +1,37 @@
+//! V110 file-metadata.
+
+use crate::diagnostic::{Diagnostic, Level};
+use crate::package::Conformance;
+use crate::rule::{Checked, Rule, Subject};
+
+/// A tensor file does not say which version of the standard it keeps.
+pub(super) static RULE: Rule = Rule {
+    id: "V110",
+    name: "file-metadata",
+    level: Conformance::Container,
+    weight: Level::Error,
+    deep: false,
+    check,
+};
+
+fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let version = subject.model.good().map(|model| model.spec.as_str());
+    for shard in &subject.shards {
+        let Some(header) = shard.header.good() else { continue };
+        let said = header.metadata.get("llmstd").map(String::as_str);
+        let expected = version.unwrap_or(&subject.spec.version);
+        if said != Some(expected) {
+            found.push(
+                RULE.finding(format!(
+                    "the header of {} does not say that it keeps version {expected}",
+                    shard.name
+                ))
+                .file(&shard.name)
+                .key("__metadata__.llmstd")
+                .mismatch(expected, said.unwrap_or("nothing"))
+                .help("the file comes from another package or another tool: convert it"),
+            );
+        }
+    }
+    Ok(())
+}

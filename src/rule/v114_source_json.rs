@@ -1,0 +1,43 @@
+//! V114 source-json.
+
+use crate::diagnostic::{Diagnostic, Level};
+use crate::package::{BUFFERS_FILE, Conformance, SOURCE_FILE, WayBack};
+use crate::rule::{Checked, NotChecked, Rule, Subject, subject::Part, unreadable};
+
+/// `source.json` does not keep its schema, or says of files what is not so.
+pub(super) static RULE: Rule = Rule {
+    id: "V114",
+    name: "source-json",
+    level: Conformance::Container,
+    weight: Level::Error,
+    deep: false,
+    check,
+};
+
+fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let provenance = match &subject.provenance {
+        Part::Good(provenance) => provenance,
+        Part::Absent => return Err(NotChecked::NotApplicable("there is no source.json")),
+        Part::Bad(err) => {
+            found.push(
+                unreadable(&RULE, SOURCE_FILE, err)
+                    .help("get the file again, or remove it: then the exact way back is lost"),
+            );
+            return Ok(());
+        }
+    };
+    let kept = provenance.dropped.iter().find(|dropped| dropped.back == WayBack::Kept);
+    if let Some(kept) = kept
+        && !subject.files.contains_key(BUFFERS_FILE)
+    {
+        found.push(
+            RULE.finding(format!(
+                "source.json says that `{}` is kept in {BUFFERS_FILE}, which is missing",
+                kept.name
+            ))
+            .file(SOURCE_FILE)
+            .help("get the file: the exact way back needs it"),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! V115 executable-file.
+
+use crate::diagnostic::{Diagnostic, Level};
+use crate::format::pytorch;
+use crate::manifest::FileRole;
+use crate::package::Conformance;
+use crate::rule::{Checked, Rule, Subject};
+
+/// A file of the package is a program, or a pickle that runs one when it is loaded.
+pub(super) static RULE: Rule = Rule {
+    id: "V115",
+    name: "executable-file",
+    level: Conformance::Container,
+    weight: Level::Error,
+    deep: false,
+    check,
+};
+
+fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    for name in subject.files.keys() {
+        let head = subject.bytes(name).map(|bytes| &bytes[..bytes.len().min(512)]);
+        if let Some(what) = danger(name, head.unwrap_or_default()) {
+            found.push(
+                RULE.finding(format!("{name} is {what}"))
+                    .file(name)
+                    .help("a package holds data only: remove the file"),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn danger(name: &str, head: &[u8]) -> Option<&'static str> {
+    let lower = name.to_ascii_lowercase();
+    let end = lower.rsplit_once('.').map_or("", |(_, end)| end);
+    match end {
+        "pkl" | "pickle" | "joblib" | "dill" => return Some("a pickle"),
+        "exe" | "dylib" | "bat" | "ps1" | "jar" | "wasm" => return Some("a program"),
+        _ if FileRole::of(name) == FileRole::Code => return Some("a program"),
+        _ => {}
+    }
+    if head.starts_with(b"\x7fELF") || head.starts_with(b"#!") {
+        return Some("a program");
+    }
+    // Documents and tokenizers may begin with any byte; only what claims to be weights is asked.
+    let is_weights = matches!(end, "bin" | "pt" | "pth" | "ckpt");
+    (is_weights && pytorch::probe(head)).then_some("a pickle")
+}

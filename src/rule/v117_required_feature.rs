@@ -1,0 +1,30 @@
+//! V117 required-feature.
+
+use crate::diagnostic::{Diagnostic, Level};
+use crate::package::{Conformance, MODEL_FILE};
+use crate::rule::{Checked, Rule, Subject};
+
+/// The package requires a feature that is not known here.
+pub(super) static RULE: Rule = Rule {
+    id: "V117",
+    name: "required-feature",
+    level: Conformance::Container,
+    weight: Level::Error,
+    deep: false,
+    check,
+};
+
+fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    for feature in &subject.model()?.requires {
+        if !subject.spec.features.contains(feature) {
+            found.push(
+                RULE.finding(format!("the package requires {feature:?}, which is not known here"))
+                    .file(MODEL_FILE)
+                    .key("requires")
+                    .mismatch(format!("one of {:?}", subject.spec.features), feature)
+                    .help("use a newer llmstd; a reader that goes on computes something else"),
+            );
+        }
+    }
+    Ok(())
+}

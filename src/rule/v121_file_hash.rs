@@ -1,0 +1,53 @@
+//! V121 file-hash.
+
+use crate::diagnostic::{Diagnostic, Level};
+use crate::package::Conformance;
+use crate::rule::{Checked, Rule, Subject};
+use crate::hex;
+
+/// The bytes of a file are not those of the manifest.
+pub(super) static RULE: Rule = Rule {
+    id: "V121",
+    name: "file-hash",
+    level: Conformance::Container,
+    weight: Level::Error,
+    deep: true,
+    check,
+};
+
+fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let manifest = subject.manifest()?;
+    for file in &manifest.files {
+        let Some(actual) = subject.sha256(&file.path).map(|sha256| hex::encode(sha256)) else { continue };
+        let len = subject.files.get(&file.path).copied().unwrap_or(0);
+        if actual == file.sha256 || len != file.len {
+            continue; // V105 tells of another length.
+        }
+        let shard = subject.shards.iter().find(|shard| shard.name == file.path);
+        let finding = match shard.and_then(|shard| shard.scan.as_ref()) {
+            None => RULE.finding(format!("the bytes of {} are not those that were written", file.path)),
+            Some((tensors, scan)) => {
+                let intact = tensors.iter().zip(&scan.pieces).all(|(tensor, piece)| {
+                    let entry = manifest.tensor(&tensor.name);
+                    entry.is_none_or(|entry| entry.sha256 == hex::encode(&piece.sha256))
+                });
+                if !intact {
+                    continue; // V120 tells which tensors are damaged.
+                }
+                let weights = tensors.iter().map(|tensor| tensor.start).min().unwrap_or(len);
+                let message = format!(
+                    "the header of {} is not the one that was written; all its tensors are",
+                    file.path
+                );
+                RULE.finding(message).bytes(0, weights)
+            }
+        };
+        found.push(
+            finding
+                .file(&file.path)
+                .mismatch(&file.sha256, actual)
+                .help("the file is damaged or was changed: get it again"),
+        );
+    }
+    Ok(())
+}

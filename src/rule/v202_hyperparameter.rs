@@ -1,0 +1,44 @@
+//! V202 hyperparameter.
+
+use crate::diagnostic::{Diagnostic, Level};
+use crate::package::{Conformance, MODEL_FILE};
+use crate::rule::{Checked, Rule, Subject};
+use crate::spec::hparams::ProblemKind;
+
+/// A hyperparameter is missing, unknown, of the wrong type, out of range, or not the one fixed value.
+pub(super) static RULE: Rule = Rule {
+    id: "V202",
+    name: "hyperparameter",
+    level: Conformance::Schema,
+    weight: Level::Error,
+    deep: false,
+    check,
+};
+
+fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let arch = subject.arch()?;
+    for problem in subject.spec.check_hparams(arch, &subject.model()?.hyperparameters) {
+        let key = &problem.key;
+        let message = match problem.kind {
+            ProblemKind::Missing => format!("the hyperparameter `{key}` is missing"),
+            ProblemKind::Unknown => format!("the hyperparameter `{key}` does not belong here"),
+            ProblemKind::Value => format!("the hyperparameter `{key}` is {}", problem.found),
+            ProblemKind::Fixed => {
+                format!("`{key}` is {}, and {} has one value only", problem.found, arch.id)
+            }
+        };
+        let help = match problem.kind {
+            ProblemKind::Missing => "write it out: no reader may guess it",
+            ProblemKind::Unknown => "remove it, or correct its name",
+            ProblemKind::Value | ProblemKind::Fixed => "correct it, and convert anew",
+        };
+        found.push(
+            RULE.finding(message)
+                .file(MODEL_FILE)
+                .key(format!("hyperparameters.{key}"))
+                .mismatch(problem.expected, problem.found)
+                .help(help),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! V204 tensor-unexpected.
+
+use std::collections::BTreeSet;
+
+use crate::diagnostic::{Diagnostic, Level};
+use crate::package::Conformance;
+use crate::rule::{Checked, Rule, Subject};
+
+/// A tensor is there that the architecture does not have.
+pub(super) static RULE: Rule = Rule {
+    id: "V204",
+    name: "tensor-unexpected",
+    level: Conformance::Schema,
+    weight: Level::Error,
+    deep: false,
+    check,
+};
+
+fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let known: BTreeSet<&str> =
+        subject.expected()?.iter().map(|tensor| tensor.name.as_str()).collect();
+    let (model, arch) = (subject.model()?, subject.arch()?);
+    let tied: BTreeSet<&str> = model.ties.iter().map(|[tied, _]| tied.as_str()).collect();
+    for tensor in subject.all_tensors()? {
+        let name = tensor.name.as_str();
+        if known.contains(name) || tied.contains(name) {
+            continue; // V207 tells of a tied tensor that is stored.
+        }
+        let role = subject.spec.role(name);
+        let beyond = role.as_ref().and_then(|role| {
+            let n_layers = Subject::n_layers(&model.hyperparameters, role.stack.as_deref()?)?;
+            Some(n_layers <= role.layer?)
+        });
+        if beyond == Some(true) {
+            continue; // V208 tells of layers.
+        }
+        let why = match role {
+            None => "it is the name of no role".to_owned(),
+            Some(_) => format!("{} does not have it under these hyperparameters", arch.id),
+        };
+        found.push(
+            RULE.finding(format!("`{name}` is unexpected: {why}"))
+                .tensor(name)
+                .file(&tensor.file)
+                .help("loaders pass it over or refuse it: a hyperparameter or the tensor is wrong"),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! V209 mixed-dtypes.
+
+use std::collections::BTreeMap;
+
+use crate::diagnostic::{Diagnostic, Level};
+use crate::package::Conformance;
+use crate::rule::{Checked, Rule, Subject};
+
+/// The tensors have several dtypes.
+pub(super) static RULE: Rule = Rule {
+    id: "V209",
+    name: "mixed-dtypes",
+    level: Conformance::Schema,
+    weight: Level::Note,
+    deep: false,
+    check,
+};
+
+fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let mut census: BTreeMap<&str, u64> = BTreeMap::new();
+    for tensor in subject.all_tensors()? {
+        *census.entry(tensor.dtype.name()).or_default() += 1;
+    }
+    if 1 < census.len() {
+        let census: Vec<String> =
+            census.iter().map(|(dtype, n)| format!("{n} of {dtype}")).collect();
+        found.push(
+            RULE.finding(format!("the tensors have several dtypes: {}", census.join(", ")))
+                .help("many loaders cast all to one; `convert --dtype` does it where it is counted"),
+        );
+    }
+    Ok(())
+}

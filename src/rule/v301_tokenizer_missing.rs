@@ -1,0 +1,29 @@
+//! V301 tokenizer-missing.
+
+use crate::diagnostic::{Diagnostic, Level};
+use crate::manifest::is_tokenizer_file;
+use crate::package::Conformance;
+use crate::rule::{Checked, Rule, Subject};
+
+/// There is no tokenizer.
+pub(super) static RULE: Rule = Rule {
+    id: "V301",
+    name: "tokenizer-missing",
+    level: Conformance::Full,
+    weight: Level::Error,
+    deep: false,
+    check,
+};
+
+fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    // Added tokens and merges alone make no ids.
+    let alone = |name: &String| !matches!(name.as_str(), "added_tokens.json" | "merges.txt");
+    if !subject.files.keys().any(|name| is_tokenizer_file(name) && alone(name)) {
+        found.push(
+            RULE.finding("there is no tokenizer")
+                .mismatch("tokenizer.json, tokenizer.model, vocab.txt or the like", "none")
+                .help("put the tokenizer's files beside the source and convert anew; without them the level is schema"),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,27 @@
+//! V302 tokenizer-unreadable.
+
+use crate::diagnostic::{Diagnostic, Level};
+use crate::package::Conformance;
+use crate::rule::{Checked, NotChecked, Rule, Subject, unreadable};
+
+/// A file of the tokenizer does not keep its format.
+pub(super) static RULE: Rule = Rule {
+    id: "V302",
+    name: "tokenizer-unreadable",
+    level: Conformance::Full,
+    weight: Level::Error,
+    deep: false,
+    check,
+};
+
+fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    if subject.vocabularies().is_empty() {
+        return Err(NotChecked::NotApplicable("no file of the tokenizer is of a form known here"));
+    }
+    for (name, vocabulary) in subject.vocabularies() {
+        if let Err(err) = vocabulary {
+            found.push(unreadable(&RULE, name, err).help("get the file again"));
+        }
+    }
+    Ok(())
+}

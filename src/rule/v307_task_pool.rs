@@ -1,0 +1,54 @@
+//! V307 task-pool.
+
+use crate::diagnostic::{Diagnostic, Level};
+use crate::package::{Conformance, MODEL_FILE, Value};
+use crate::rule::{Checked, NotChecked, Rule, Subject};
+
+/// A task's pooling is missing, unknown, or cannot be done.
+pub(super) static RULE: Rule = Rule {
+    id: "V307",
+    name: "task-pool",
+    level: Conformance::Full,
+    weight: Level::Error,
+    deep: false,
+    check,
+};
+
+const POOLS: &[&str] = &["first", "last", "mean", "max", "pooler"];
+
+fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let model = subject.model()?;
+    let pools = |id: &str| subject.spec.task(id).is_some_and(|kind| kind.pool);
+    if !model.tasks.iter().any(|task| task.pool.is_some() || pools(&task.id)) {
+        return Err(NotChecked::NotApplicable("no task pools"));
+    }
+    let present = subject.present();
+    for task in &model.tasks {
+        let id = &task.id;
+        let about = |message: String| RULE.finding(message).file(MODEL_FILE).key("tasks");
+        match task.pool.as_deref() {
+            None if pools(id) => found.push(
+                about(format!("the task {id} does not say how positions become one vector"))
+                    .mismatch(format!("one of {}", POOLS.join(", ")), "nothing")
+                    .help("write `pool` out: no reader may guess it"),
+            ),
+            None => {}
+            Some(pool) if !POOLS.contains(&pool) => found.push(
+                about(format!("the task {id} pools by {pool:?}, which is not known"))
+                    .mismatch(format!("one of {}", POOLS.join(", ")), pool)
+                    .help("correct the word"),
+            ),
+            Some("last") if !matches!(model.tokens.get("pad"), Some(Value::Int(_))) => found.push(
+                about(format!("the task {id} takes the last position, and there is no `tokens.pad`"))
+                    .help("in a padded batch nobody can tell which position is the last: say the id of the padding token in the source's config"),
+            ),
+            Some("pooler") if !present.contains("heads.pooler.dense.weight") => found.push(
+                about(format!("the task {id} takes the pooler, which is not stored"))
+                    .tensor("heads.pooler.dense.weight")
+                    .help("the head is missing, or the task is of another model"),
+            ),
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
