@@ -104,10 +104,8 @@ pub fn read(
 /// Whether the config has the entries that go with a rule; where it has none of them, the first
 /// rule of the task and head holds.
 fn says(map: &Map, config: &Json, rule: &TaskRule) -> bool {
-    let states = |(path, word): (&String, &String)| match keys::lookup(config, path) {
-        Some(Json::String(stated)) => Some(stated == word),
-        Some(stated) => Some(stated.to_string() == *word),
-        None => None,
+    let states = |(path, word): (&String, &String)| {
+        keys::lookup(config, path).map(|stated| stated.as_str() == Some(word))
     };
     let first = map.tasks.iter().find(|other| other.id == rule.id && other.head == rule.head);
     let is_first = first.is_some_and(|first| std::ptr::eq(first, rule));

@@ -564,6 +564,14 @@ mod tests {
     }
 
     #[test]
+    fn next_looks_from_an_index_on_and_ends_at_the_length() {
+        check("next(list, 3, 0)", "1");
+        check("next(list, 1, 1)", "2");
+        check("next(list, 1, 7)", "2");
+        check("next(list, 1, -1)", "error: `next(list, 1, -1)`: next([1, 3], 1, -1) has no value");
+    }
+
+    #[test]
     fn integers_divide_exactly_or_not_at_all() {
         check("heads / kv.heads", "3");
         check("d / heads", "error: `d / heads`: 8 is not divisible by 6");
