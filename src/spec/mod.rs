@@ -3,6 +3,7 @@
 
 pub mod arch;
 pub mod check;
+pub mod encodings;
 pub mod expr;
 pub mod files;
 pub mod hparams;
@@ -54,6 +55,8 @@ pub struct Spec {
     pub ops: Vec<ops::OpType>,
     /// The files beside the tensors.
     pub beside: Vec<files::FileRole>,
+    /// How quantized tensors are packed.
+    pub encodings: encodings::Encodings,
     /// The architectures by id.
     pub archs: BTreeMap<String, Arch>,
     /// The mappings by format and name.
@@ -117,6 +120,8 @@ impl Spec {
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
         let ops: ops::OpsFile = parse(&files, "ops.toml")?;
         let beside: files::FilesFile = parse(&files, "files.toml")?;
+        let encodings = encodings::Encodings::parse(file(&files, "encodings.toml")?)
+            .map_err(|why| bad("encodings.toml", &why))?;
         let (keys, witnesses) = hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
 
         let mut archs = BTreeMap::new();
@@ -155,6 +160,7 @@ impl Spec {
             tasks: tasks.task,
             ops: ops.op,
             beside: beside.file,
+            encodings,
             archs,
             maps,
             files,
