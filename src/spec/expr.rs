@@ -604,6 +604,13 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_layers() {
+        check("range(1, 8, 3)", "[1, 4, 7]");
+        check("range(3, 2, 1)", "[]");
+        check("without(range(0, 5, 1), [3, 0, 9])", "[1, 2, 4]");
+    }
+
+    #[test]
     fn errors_say_what_is_wrong() {
         check("missing + 1", "error: `missing + 1`: there is no `missing`");
         check("1 +", "error: the expression ends too early");
