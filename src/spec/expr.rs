@@ -12,7 +12,7 @@
 //! primary  ::= number | name | 'word' | "true" | "false" | "null"
 //!            | "(" or ")" | "[" [ or { "," or } ] "]" | function "(" or { "," or } ")"
 //! function ::= "ceil_div" | "min" | "max" | "if" | "sqrt" | "ln" | "round_bf16" | "len" | "at" | "find"
-//!            | "range" | "without"
+//!            | "range" | "without" | "where"
 //! ```
 //!
 //! Names may have dots. `/` of two integers must divide exactly. `^` and everything it touches
@@ -70,6 +70,7 @@ const FUNCTIONS: &[(&str, usize)] = &[
     ("ln", 1),
     ("range", 3),
     ("without", 2),
+    ("where", 2),
 ];
 
 /// No list is made longer than this: one entry a layer, and a config may claim any number.
@@ -336,6 +337,11 @@ fn call(function: &str, args: &[Value]) -> Result<Value, String> {
         ("without", [Value::List(items), Value::List(out)]) => {
             let kept = items.iter().filter(|item| !out.iter().any(|other| same(item, other)));
             Ok(Value::List(kept.cloned().collect()))
+        }
+        // The places of a value.
+        ("where", [Value::List(items), wanted]) => {
+            let places = items.iter().enumerate().filter(|(_, item)| same(item, wanted));
+            Ok(Value::List(places.map(|(place, _)| Value::Int(place as i64)).collect()))
         }
         ("len", [Value::List(items)]) => Ok(Value::Int(items.len() as i64)),
         ("at", [Value::List(items), index]) => as_int(index)
@@ -608,6 +614,7 @@ mod tests {
         check("range(1, 8, 3)", "[1, 4, 7]");
         check("range(3, 2, 1)", "[]");
         check("without(range(0, 5, 1), [3, 0, 9])", "[1, 2, 4]");
+        check("where(['full', 'ssm', 'full'], 'full')", "[0, 2]");
     }
 
     #[test]
