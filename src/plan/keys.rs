@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use crate::diagnostic::Diagnostic;
+use crate::json::FLOAT_TAG;
 use crate::package::{Hparams, Value};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
@@ -282,6 +283,10 @@ fn from_json(json: &Json) -> Result<Value, String> {
         },
         Json::String(word) => Value::Word(word.clone()),
         Json::Array(items) => Value::List(items.iter().map(from_json).collect::<Result<_, _>>()?),
+        // An infinite number, as transformers 5 writes it, is a word: `'Infinity'`.
+        Json::Object(object) if object.len() == 1 && object.contains_key(FLOAT_TAG) => {
+            from_json(&object[FLOAT_TAG])?
+        }
         Json::Object(_) => return Err("an object, where one value is read".to_owned()),
     })
 }

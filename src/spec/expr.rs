@@ -11,8 +11,8 @@
 //! unary    ::= "-" unary | primary
 //! primary  ::= number | name | 'word' | "true" | "false" | "null"
 //!            | "(" or ")" | "[" [ or { "," or } ] "]" | function "(" or { "," or } ")"
-//! function ::= "ceil_div" | "min" | "max" | "if" | "sqrt" | "round_bf16" | "len" | "at" | "find"
-//!            | "next"
+//! function ::= "ceil_div" | "min" | "max" | "if" | "sqrt" | "ln" | "round_bf16" | "len" | "at" | "find"
+//!            | "next" | "range" | "without" | "where"
 //! ```
 //!
 //! Names may have dots. `/` of two integers must divide exactly. `^` and everything it touches
@@ -68,7 +68,14 @@ const FUNCTIONS: &[(&str, usize)] = &[
     ("at", 2),
     ("find", 2),
     ("next", 3),
+    ("ln", 1),
+    ("range", 3),
+    ("without", 2),
+    ("where", 2),
 ];
+
+/// No list is made longer than this: one entry a layer, and a config may claim any number.
+const MAX_LIST: i64 = 100_000;
 
 impl Expr {
     /// Parses an expression.
@@ -312,6 +319,30 @@ fn call(function: &str, args: &[Value]) -> Result<Value, String> {
         ("round_bf16", [x]) => {
             let x = as_float(x).ok_or_else(type_error)?;
             Ok(Value::Float(half::bf16::from_f64(x).to_f64()))
+        }
+        ("ln", [x]) => {
+            let x = as_float(x).filter(|x| 0.0 < *x).ok_or_else(type_error)?;
+            Ok(Value::Float(x.ln()))
+        }
+        // From the first to before the second, in steps of the third.
+        ("range", [from, to, step]) => {
+            let (from, to) = as_int(from).zip(as_int(to)).ok_or_else(type_error)?;
+            let step = as_int(step).filter(|step| 0 < *step).ok_or_else(type_error)?;
+            if from < 0 || MAX_LIST < to {
+                return Err(type_error());
+            }
+            let step = usize::try_from(step).map_err(|_| type_error())?;
+            Ok(Value::List((from..to).step_by(step).map(Value::Int).collect()))
+        }
+        // The entries of the first list that are not in the second.
+        ("without", [Value::List(items), Value::List(out)]) => {
+            let kept = items.iter().filter(|item| !out.iter().any(|other| same(item, other)));
+            Ok(Value::List(kept.cloned().collect()))
+        }
+        // The places of a value.
+        ("where", [Value::List(items), wanted]) => {
+            let places = items.iter().enumerate().filter(|(_, item)| same(item, wanted));
+            Ok(Value::List(places.map(|(place, _)| Value::Int(place as i64)).collect()))
         }
         ("len", [Value::List(items)]) => Ok(Value::Int(items.len() as i64)),
         ("at", [Value::List(items), index]) => as_int(index)
@@ -592,6 +623,14 @@ mod tests {
         check("off and missing", "false");
         check("if(heads > 5, 'many', 'few')", "\"many\"");
         check("1 == 1.0", "true");
+    }
+
+    #[test]
+    fn lists_of_layers() {
+        check("range(1, 8, 3)", "[1, 4, 7]");
+        check("range(3, 2, 1)", "[]");
+        check("without(range(0, 5, 1), [3, 0, 9])", "[1, 2, 4]");
+        check("where(['full', 'ssm', 'full'], 'full')", "[0, 2]");
     }
 
     #[test]
