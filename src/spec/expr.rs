@@ -12,6 +12,7 @@
 //! primary  ::= number | name | 'word' | "true" | "false" | "null"
 //!            | "(" or ")" | "[" [ or { "," or } ] "]" | function "(" or { "," or } ")"
 //! function ::= "ceil_div" | "min" | "max" | "if" | "sqrt" | "round_bf16" | "len" | "at" | "find"
+//!            | "find_all" | "marks"
 //! ```
 //!
 //! Names may have dots. `/` of two integers must divide exactly. `^` and everything it touches
@@ -66,7 +67,12 @@ const FUNCTIONS: &[(&str, usize)] = &[
     ("len", 1),
     ("at", 2),
     ("find", 2),
+    ("find_all", 2),
+    ("marks", 4),
 ];
+
+/// No list of marks is longer than this: one entry a layer.
+const MAX_MARKS: i64 = 100_000;
 
 impl Expr {
     /// Parses an expression.
@@ -321,6 +327,18 @@ fn call(function: &str, args: &[Value]) -> Result<Value, String> {
             .position(|item| same(item, wanted))
             .map(|index| Value::Int(index as i64))
             .ok_or_else(type_error),
+        // The places of the entries that are the wanted one.
+        ("find_all", [Value::List(items), wanted]) => {
+            let places = items.iter().zip(0..).filter(|(item, _)| same(item, wanted));
+            Ok(Value::List(places.map(|(_, place)| Value::Int(place)).collect()))
+        }
+        // The inverse: so many entries, the third at these places and the fourth at the others.
+        ("marks", [count, Value::List(places), there, elsewhere]) => {
+            let count = as_int(count).filter(|count| (0..=MAX_MARKS).contains(count));
+            let marked = |place: i64| places.iter().any(|item| as_int(item) == Some(place));
+            let entry = |place| if marked(place) { there.clone() } else { elsewhere.clone() };
+            Ok(Value::List((0..count.ok_or_else(type_error)?).map(entry).collect()))
+        }
         _ => Err(type_error()),
     }
 }
@@ -575,6 +593,15 @@ mod tests {
         check("off and missing", "false");
         check("if(heads > 5, 'many', 'few')", "\"many\"");
         check("1 == 1.0", "true");
+    }
+
+    #[test]
+    fn places_of_a_list_and_back() {
+        check("find_all([5, 3, 5.0], 5)", "[0, 2]");
+        check("find_all(list, 7)", "[]");
+        check("marks(3, [0, 2], 0, 1)", "[0, 1, 0]");
+        check("find_all(marks(4, [1, 3], 0, 1), 0)", "[1, 3]");
+        check("marks(-1, [], 0, 1)", "error: `marks(-1, [], 0, 1)`: marks(-1, [], 0, 1) has no value");
     }
 
     #[test]
