@@ -601,7 +601,10 @@ mod tests {
         check("find_all(list, 7)", "[]");
         check("marks(3, [0, 2], 0, 1)", "[0, 1, 0]");
         check("find_all(marks(4, [1, 3], 0, 1), 0)", "[1, 3]");
-        check("marks(-1, [], 0, 1)", "error: `marks(-1, [], 0, 1)`: marks(-1, [], 0, 1) has no value");
+        check(
+            "marks(-1, [], 0, 1)",
+            "error: `marks(-1, [], 0, 1)`: marks(-1, [], 0, 1) has no value",
+        );
     }
 
     #[test]
