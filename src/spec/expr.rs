@@ -12,6 +12,7 @@
 //! primary  ::= number | name | 'word' | "true" | "false" | "null"
 //!            | "(" or ")" | "[" [ or { "," or } ] "]" | function "(" or { "," or } ")"
 //! function ::= "ceil_div" | "min" | "max" | "if" | "sqrt" | "round_bf16" | "len" | "at" | "find"
+//!            | "find_all" | "unroll"
 //! ```
 //!
 //! Names may have dots. `/` of two integers must divide exactly. `^` and everything it touches
@@ -66,7 +67,12 @@ const FUNCTIONS: &[(&str, usize)] = &[
     ("len", 1),
     ("at", 2),
     ("find", 2),
+    ("find_all", 2),
+    ("unroll", 1),
 ];
+
+/// No list is unrolled to more entries than this: one a layer.
+const MAX_UNROLLED: usize = 100_000;
 
 impl Expr {
     /// Parses an expression.
@@ -321,6 +327,27 @@ fn call(function: &str, args: &[Value]) -> Result<Value, String> {
             .position(|item| same(item, wanted))
             .map(|index| Value::Int(index as i64))
             .ok_or_else(type_error),
+        // The places of the entries that are the wanted one.
+        ("find_all", [Value::List(items), wanted]) => {
+            let places = items.iter().zip(0..).filter(|(item, _)| same(item, wanted));
+            Ok(Value::List(places.map(|(_, place)| Value::Int(place)).collect()))
+        }
+        // Pairs of a list and of how often it comes, laid one behind the other.
+        ("unroll", [Value::List(pairs)]) => {
+            let mut items = Vec::new();
+            for pair in pairs {
+                let Value::List(pair) = pair else { return Err(type_error()) };
+                let [Value::List(part), times] = pair.as_slice() else { return Err(type_error()) };
+                let times = as_int(times).and_then(|times| usize::try_from(times).ok());
+                // A config may claim any number.
+                let room = MAX_UNROLLED - items.len();
+                let fits =
+                    |times: &usize| *times <= room && times.saturating_mul(part.len()) <= room;
+                let times = times.filter(fits).ok_or_else(type_error)?;
+                items.extend(std::iter::repeat_n(part, times).flatten().cloned());
+            }
+            Ok(Value::List(items))
+        }
         _ => Err(type_error()),
     }
 }
@@ -575,6 +602,20 @@ mod tests {
         check("off and missing", "false");
         check("if(heads > 5, 'many', 'few')", "\"many\"");
         check("1 == 1.0", "true");
+    }
+
+    #[test]
+    fn lists() {
+        check("find(list, 3)", "1");
+        check("find_all([5, 3, 5.0], 5)", "[0, 2]");
+        check("find_all(list, 7)", "[]");
+        check("unroll([[['a', 'b'], 2], [['c'], 1]])", r#"["a", "b", "a", "b", "c"]"#);
+        check("len(unroll([[[], 9]]))", "0");
+        check(
+            "unroll([[[1], 100001]])",
+            "error: `unroll([[[1], 100001]])`: unroll([[[1], 100001]]) has no value",
+        );
+        check("unroll([1])", "error: `unroll([1])`: unroll([1]) has no value");
     }
 
     #[test]
