@@ -12,7 +12,7 @@
 //! primary  ::= number | name | 'word' | "true" | "false" | "null"
 //!            | "(" or ")" | "[" [ or { "," or } ] "]" | function "(" or { "," or } ")"
 //! function ::= "ceil_div" | "min" | "max" | "if" | "sqrt" | "round_bf16" | "len" | "at" | "find"
-//!            | "find_all" | "marks"
+//!            | "find_all" | "marks" | "unroll"
 //! ```
 //!
 //! Names may have dots. `/` of two integers must divide exactly. `^` and everything it touches
@@ -69,10 +69,11 @@ const FUNCTIONS: &[(&str, usize)] = &[
     ("find", 2),
     ("find_all", 2),
     ("marks", 4),
+    ("unroll", 1),
 ];
 
-/// No list of marks is longer than this: one entry a layer.
-const MAX_MARKS: i64 = 100_000;
+/// No list is made longer than this: one entry a layer.
+const MAX_LIST: usize = 100_000;
 
 impl Expr {
     /// Parses an expression.
@@ -334,10 +335,27 @@ fn call(function: &str, args: &[Value]) -> Result<Value, String> {
         }
         // The inverse: so many entries, the third at these places and the fourth at the others.
         ("marks", [count, Value::List(places), there, elsewhere]) => {
-            let count = as_int(count).filter(|count| (0..=MAX_MARKS).contains(count));
+            let count = as_int(count)
+                .filter(|count| usize::try_from(*count).is_ok_and(|count| count <= MAX_LIST));
             let marked = |place: i64| places.iter().any(|item| as_int(item) == Some(place));
             let entry = |place| if marked(place) { there.clone() } else { elsewhere.clone() };
             Ok(Value::List((0..count.ok_or_else(type_error)?).map(entry).collect()))
+        }
+        // Pairs of a list and of how often it comes, laid one behind the other.
+        ("unroll", [Value::List(pairs)]) => {
+            let mut items = Vec::new();
+            for pair in pairs {
+                let Value::List(pair) = pair else { return Err(type_error()) };
+                let [Value::List(part), times] = pair.as_slice() else { return Err(type_error()) };
+                let times = as_int(times).and_then(|times| usize::try_from(times).ok());
+                // A config may claim any number.
+                let room = MAX_LIST - items.len();
+                let fits =
+                    |times: &usize| *times <= room && times.saturating_mul(part.len()) <= room;
+                let times = times.filter(fits).ok_or_else(type_error)?;
+                items.extend(std::iter::repeat_n(part, times).flatten().cloned());
+            }
+            Ok(Value::List(items))
         }
         _ => Err(type_error()),
     }
@@ -597,14 +615,26 @@ mod tests {
 
     #[test]
     fn places_of_a_list_and_back() {
-        check("find_all([5, 3, 5.0], 5)", "[0, 2]");
-        check("find_all(list, 7)", "[]");
         check("marks(3, [0, 2], 0, 1)", "[0, 1, 0]");
         check("find_all(marks(4, [1, 3], 0, 1), 0)", "[1, 3]");
         check(
             "marks(-1, [], 0, 1)",
             "error: `marks(-1, [], 0, 1)`: marks(-1, [], 0, 1) has no value",
         );
+    }
+
+    #[test]
+    fn lists() {
+        check("find(list, 3)", "1");
+        check("find_all([5, 3, 5.0], 5)", "[0, 2]");
+        check("find_all(list, 7)", "[]");
+        check("unroll([[['a', 'b'], 2], [['c'], 1]])", r#"["a", "b", "a", "b", "c"]"#);
+        check("len(unroll([[[], 9]]))", "0");
+        check(
+            "unroll([[[1], 100001]])",
+            "error: `unroll([[[1], 100001]])`: unroll([[[1], 100001]]) has no value",
+        );
+        check("unroll([1])", "error: `unroll([1])`: unroll([1]) has no value");
     }
 
     #[test]

@@ -259,7 +259,7 @@ pub enum Write {
         path: String,
         /// When.
         when: Option<Expr>,
-        /// The value written.
+        /// The value written; `x` is the standard's, `foreign` what stands in its place otherwise.
         value: Option<Expr>,
     },
 }
