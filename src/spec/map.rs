@@ -277,6 +277,9 @@ pub struct TaskRule {
     pub needs: Vec<String>,
     /// The foreign classes, the one to write first.
     pub class: Vec<String>,
+    /// What names that start with `@` have in front in files of these classes, if not the mapping's
+    /// first prefix.
+    pub prefix: Option<String>,
     /// The pooling.
     pub pool: Option<String>,
     /// The activation between the head's dense map and its projection.
