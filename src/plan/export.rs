@@ -59,7 +59,7 @@ pub fn export(
     };
     let used =
         provenance.and_then(|source| source.map.as_ref()).filter(|used| used.name == map.name);
-    let choices = choices(map, used, model);
+    let choices = choices(map, used, model, tasks::class(&config));
     let data = |why: String| {
         vec![Diagnostic::error("P003", format!("the mapping {}/{}: {why}", map.format, map.name))]
     };
@@ -156,20 +156,18 @@ fn check_config(
     if findings.is_empty() { Ok(()) } else { Err(findings) }
 }
 
-/// The prefix and spellings to write: those of the source, or the mapping's first. A checkpoint
-/// of the base class has no prefix where the mapping knows files without one.
-fn choices(map: &Map, used: Option<&MapUsed>, model: &Model) -> Choices {
+/// The prefix and spellings to write: those of the source, or of the class, or the mapping's first.
+/// A checkpoint of the base class has no prefix where the mapping knows files without one.
+fn choices(map: &Map, used: Option<&MapUsed>, model: &Model, class: Option<&str>) -> Choices {
     if let Some(used) = used {
         return Choices { prefix: used.prefix.clone(), spellings: used.spellings.clone() };
     }
     let has_head = model.tasks.iter().any(|task| task.head.is_some());
     let bare = map.prefixes.iter().find(|prefix| prefix.is_empty() && !has_head);
-    let own = map
-        .tasks
-        .iter()
-        .find(|rule| model.tasks.iter().any(|task| task.id == rule.id && task.head == rule.head));
-    let own = own.and_then(|rule| rule.prefix.as_ref());
-    let prefix = bare.or(own).or(map.prefixes.first()).cloned().unwrap_or_default();
+    let mut rules =
+        map.tasks.iter().filter(|rule| rule.class.iter().any(|own| Some(&**own) == class));
+    let own = rules.find_map(|rule| rule.prefix.as_ref());
+    let prefix = own.or(bare).or(map.prefixes.first()).cloned().unwrap_or_default();
     Choices { prefix, spellings: Vec::new() }
 }
 

@@ -395,6 +395,7 @@ pub fn write(
                     Write::Rule { path, when, value: other } => {
                         let with_x = |name: &str| match name {
                             "x" => Ok(value.clone()),
+                            "foreign" => from_json(&foreign),
                             _ => names.value(name),
                         };
                         let holds = when.as_ref().map(|when| when.eval_bool(&with_x));

@@ -12,7 +12,7 @@
 //! primary  ::= number | name | 'word' | "true" | "false" | "null"
 //!            | "(" or ")" | "[" [ or { "," or } ] "]" | function "(" or { "," or } ")"
 //! function ::= "ceil_div" | "min" | "max" | "if" | "sqrt" | "ln" | "round_bf16" | "len" | "at" | "find"
-//!            | "next" | "range" | "without" | "where"
+//!            | "next" | "range" | "without" | "where" | "marks" | "unroll"
 //! ```
 //!
 //! Names may have dots. `/` of two integers must divide exactly. `^` and everything it touches
@@ -72,10 +72,12 @@ const FUNCTIONS: &[(&str, usize)] = &[
     ("range", 3),
     ("without", 2),
     ("where", 2),
+    ("marks", 4),
+    ("unroll", 1),
 ];
 
 /// No list is made longer than this: one entry a layer, and a config may claim any number.
-const MAX_LIST: i64 = 100_000;
+const MAX_LIST: usize = 100_000;
 
 impl Expr {
     /// Parses an expression.
@@ -328,7 +330,7 @@ fn call(function: &str, args: &[Value]) -> Result<Value, String> {
         ("range", [from, to, step]) => {
             let (from, to) = as_int(from).zip(as_int(to)).ok_or_else(type_error)?;
             let step = as_int(step).filter(|step| 0 < *step).ok_or_else(type_error)?;
-            if from < 0 || MAX_LIST < to {
+            if from < 0 || (MAX_LIST as i64) < to {
                 return Err(type_error());
             }
             let step = usize::try_from(step).map_err(|_| type_error())?;
@@ -361,6 +363,30 @@ fn call(function: &str, args: &[Value]) -> Result<Value, String> {
             .position(|item| same(item, wanted))
             .map(|index| Value::Int(index as i64))
             .ok_or_else(type_error),
+        // The inverse of `where`: so many entries, the third at these places and the fourth at the others.
+        ("marks", [count, Value::List(places), there, elsewhere]) => {
+            let count = as_int(count)
+                .filter(|count| usize::try_from(*count).is_ok_and(|count| count <= MAX_LIST));
+            let marked = |place: i64| places.iter().any(|item| as_int(item) == Some(place));
+            let entry = |place| if marked(place) { there.clone() } else { elsewhere.clone() };
+            Ok(Value::List((0..count.ok_or_else(type_error)?).map(entry).collect()))
+        }
+        // Pairs of a list and of how often it comes, laid one behind the other.
+        ("unroll", [Value::List(pairs)]) => {
+            let mut items = Vec::new();
+            for pair in pairs {
+                let Value::List(pair) = pair else { return Err(type_error()) };
+                let [Value::List(part), times] = pair.as_slice() else { return Err(type_error()) };
+                let times = as_int(times).and_then(|times| usize::try_from(times).ok());
+                // A config may claim any number.
+                let room = MAX_LIST - items.len();
+                let fits =
+                    |times: &usize| *times <= room && times.saturating_mul(part.len()) <= room;
+                let times = times.filter(fits).ok_or_else(type_error)?;
+                items.extend(std::iter::repeat_n(part, times).flatten().cloned());
+            }
+            Ok(Value::List(items))
+        }
         _ => Err(type_error()),
     }
 }
@@ -631,6 +657,30 @@ mod tests {
         check("range(3, 2, 1)", "[]");
         check("without(range(0, 5, 1), [3, 0, 9])", "[1, 2, 4]");
         check("where(['full', 'ssm', 'full'], 'full')", "[0, 2]");
+    }
+
+    #[test]
+    fn places_of_a_list_and_back() {
+        check("marks(3, [0, 2], 0, 1)", "[0, 1, 0]");
+        check("where(marks(4, [1, 3], 0, 1), 0)", "[1, 3]");
+        check(
+            "marks(-1, [], 0, 1)",
+            "error: `marks(-1, [], 0, 1)`: marks(-1, [], 0, 1) has no value",
+        );
+    }
+
+    #[test]
+    fn lists() {
+        check("find(list, 3)", "1");
+        check("where([5, 3, 5.0], 5)", "[0, 2]");
+        check("where(list, 7)", "[]");
+        check("unroll([[['a', 'b'], 2], [['c'], 1]])", r#"["a", "b", "a", "b", "c"]"#);
+        check("len(unroll([[[], 9]]))", "0");
+        check(
+            "unroll([[[1], 100001]])",
+            "error: `unroll([[[1], 100001]])`: unroll([[[1], 100001]]) has no value",
+        );
+        check("unroll([1])", "error: `unroll([1])`: unroll([1]) has no value");
     }
 
     #[test]

@@ -271,7 +271,7 @@ pub enum Write {
         path: String,
         /// When.
         when: Option<Expr>,
-        /// The value written.
+        /// The value written; `x` is the standard's, `foreign` what stands in its place otherwise.
         value: Option<Expr>,
     },
 }
@@ -289,7 +289,8 @@ pub struct TaskRule {
     pub needs: Vec<String>,
     /// The foreign classes, the one to write first.
     pub class: Vec<String>,
-    /// What names that start with `@` have in front in these classes, where not the first prefix.
+    /// What names that start with `@` have in front in files of these classes, if not the mapping's
+    /// first prefix.
     pub prefix: Option<String>,
     /// The pooling.
     pub pool: Option<String>,
