@@ -240,6 +240,37 @@ impl Facts for Bytes<'_> {
     }
 }
 
+/// A checkpoint in the standard's terms: `model.json`, and the plan of the canonical tensors where
+/// the checkpoint is no package. Nothing is written.
+///
+/// # Errors
+/// It cannot be read, or it cannot be brought to the standard.
+pub fn terms(
+    opened: &mut Opened,
+    spec: &Spec,
+    arch: Option<&str>,
+) -> std::result::Result<(Model, Option<Tensors>), Failure> {
+    if opened.is_package {
+        return Ok((read_model(opened)?, None));
+    }
+    let request = Request {
+        spec,
+        destination: Path::new(""),
+        to: "std",
+        arch,
+        generic: false,
+        plan: plan::Options::default(),
+        max_shard_bytes: None,
+        n_threads: 1,
+        force: false,
+        verify: false,
+        dry_run: true,
+        progress: &Silent,
+    };
+    let canonical = canonical(opened, &request)?;
+    Ok((canonical.model, Some(canonical.tensors)))
+}
+
 /// The config of a foreign folder.
 pub(crate) const CONFIG_FILE: &str = "config.json";
 
