@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::exec::compare::{Operand, digests, first_difference};
 use crate::exec::kernel::Loss;
 use crate::exec::staging::{Staging, free_space};
-use crate::exec::write::{self, Written};
+use crate::exec::write::{self, Container, Written};
 use crate::format::folder::{self, Opened};
 use crate::format::modules::{self, MODULES_FILE};
 use crate::format::safetensors;
@@ -630,7 +630,8 @@ fn write_tensors(
     hash_files: bool,
     report: &mut Report,
 ) -> Result<Written> {
-    let shards = write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM);
+    let shards =
+        write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM, "safetensors");
     request.progress.begin("converting", tensors.n_bytes());
     let advance = |n_bytes| request.progress.advance(n_bytes);
     let options = write::Options { n_threads: request.n_threads, hash_files, progress: &advance };
@@ -639,7 +640,7 @@ fn write_tensors(
         &tensors.inputs,
         &tensors.outputs,
         &shards,
-        metadata,
+        Container::Safetensors(metadata),
         folder,
         &options,
     );

@@ -14,7 +14,9 @@
 //! | [`cursor`] | a walk over bytes that checks every bound |
 //! | [`json`] | JSON read strictly |
 //! | [`canonical_json`] | JSON with one spelling (RFC 8785), which digests are taken over |
+//! | [`metadata`] | keys and values that keep the kind of every number |
 //! | [`checkpoint`] | what every reader returns: names, dtypes, shapes, and where the bytes are |
+//! | [`encoding`] | quantized payloads: what their bytes mean, and how they are made |
 //! | [`package`] | the files of a standard package as types |
 //! | [`container`] | byte containers that several formats use |
 //! | [`format`] | one file or folder a format: bytes to a checkpoint |
@@ -59,6 +61,7 @@ pub mod convert;
 pub mod cursor;
 pub mod diagnostic;
 pub mod diff;
+pub mod encoding;
 pub mod error;
 pub mod exec;
 pub mod format;
@@ -67,6 +70,7 @@ pub mod hex;
 pub mod inspect;
 pub mod json;
 pub mod manifest;
+pub mod metadata;
 pub mod package;
 pub mod plan;
 pub mod report;

@@ -9,7 +9,7 @@ use crate::inspect::Inspection;
 use crate::manifest::Manifest;
 use crate::package::{Model, Provenance};
 use crate::run;
-use crate::spec::listing::{Checked, Listing};
+use crate::spec::listing::{Checked, Listing, Pages};
 use crate::validate::Validation;
 
 /// The names of the schemas, `model` for `model.schema.json`, with what they describe.
@@ -17,6 +17,7 @@ pub fn all() -> Vec<(&'static str, Schema)> {
     vec![
         ("convert", of::<Report>()),
         ("diff", of::<Diff>()),
+        ("explain", of::<Pages>()),
         ("inspect", of::<Inspection>()),
         ("manifest", of::<Manifest>()),
         ("model", of::<Model>()),

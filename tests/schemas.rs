@@ -86,6 +86,8 @@ fn what_is_written_and_printed_keeps_the_schemas() {
     check("convert", &printed(&cast));
     check("diff", &printed(&["diff", &format!("{package}3"), &narrow, "--deep"]));
     check("diff", &printed(&["diff", &format!("{package}1"), &format!("{package}2")]));
+    check("explain", &printed(&["explain", "D102"]));
+    check("explain", &printed(&["explain"]));
     check("spec-list", &printed(&["spec", "list"]));
     check("spec-check", &printed(&["spec", "check", "spec/1.0"]));
 }

@@ -8,7 +8,7 @@
 //! divided by their sum if `norm_topk`, times `routed_scale`.
 //!
 //! `sparsemixer` chooses one expert after the other by the greatest logit m left; its weight is its
-//! softmax over the logits l left with `(m − l)/max(|l|, m) ≤ 0.02`.
+//! softmax over the logits l left with `(m − l)/max(|l|, m) ≤ 2·sparsemixer_eps`.
 //!
 //! The result is `Σ weight·expert(x)`, plus that of the expert that every token goes to, times
 //! `σ(x Wsᵀ)` if `shared_gate`.
@@ -23,9 +23,6 @@ use super::mlp::{Mlp, sigmoid};
 use super::real::Real;
 use super::weights::{Bias, Params};
 use crate::error::Result;
-
-/// How far from the greatest logit `sparsemixer` looks, relatively: twice the jitter of training.
-const SPARSEMIXER_REACH: f64 = 0.02;
 
 /// The mixture of experts of a stack.
 pub(super) struct Moe {
@@ -54,7 +51,8 @@ enum Scoring {
     Softmax,
     Sigmoid,
     SoftmaxOfTopk,
-    Sparsemixer,
+    /// How far from the greatest logit it looks, relatively.
+    Sparsemixer { reach: f64 },
 }
 
 impl Moe {
@@ -67,7 +65,9 @@ impl Moe {
                 "softmax" => Scoring::Softmax,
                 "sigmoid" => Scoring::Sigmoid,
                 "softmax_of_topk" => Scoring::SoftmaxOfTopk,
-                "sparsemixer" => Scoring::Sparsemixer,
+                "sparsemixer" => {
+                    Scoring::Sparsemixer { reach: 2.0 * keys.float("moe.sparsemixer_eps")? }
+                }
                 other => return Err(broken(format!("`moe.scoring` is {other:?}"))),
             },
             norm: keys.bool("moe.norm_topk")?,
@@ -155,7 +155,7 @@ impl Choice {
             Scoring::Softmax => softmax(scores.iter_mut(), None),
             Scoring::Sigmoid => scores.mapv_inplace(sigmoid),
             Scoring::SoftmaxOfTopk => {}
-            Scoring::Sparsemixer => return self.one_after_the_other(&scores),
+            Scoring::Sparsemixer { reach } => return self.one_after_the_other(&scores, reach),
         }
         let mut ranking = scores.clone();
         if let Some(bias) = score_bias {
@@ -193,14 +193,14 @@ impl Choice {
         }
     }
 
-    fn one_after_the_other<R: Real>(&self, logits: &Array1<R>) -> Vec<(usize, R)> {
+    fn one_after_the_other<R: Real>(&self, logits: &Array1<R>, reach: f64) -> Vec<(usize, R)> {
         let mut left: Vec<R> = logits.to_vec();
         let mut chosen = Vec::new();
         for _ in 0..self.top_k {
             let expert = greatest(&left, 1)[0];
             let max = left[expert];
             let near = left.iter().zip(logits).map(|(&left, &logit)| {
-                let far = (max - logit) / logit.abs().max(max) > R::of(SPARSEMIXER_REACH);
+                let far = (max - logit) / logit.abs().max(max) > R::of(reach);
                 if far { R::neg_infinity() } else { left }
             });
             let mut near: Vec<R> = near.collect();
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn sparsemixer_weighs_among_the_near_ones() {
         // 1.99 is within 2% of 2; 1.0 is not.
-        let found = choice(Scoring::Sparsemixer).of(array![1.0f64, 1.99, 2.0].view(), None);
+        let found = choice(Scoring::Sparsemixer { reach: 0.02 }).of(array![1.0f64, 1.99, 2.0].view(), None);
         let near = 1.0 / (1.0 + (-0.01f64).exp());
         assert_eq!((found[0].0, found[1].0), (2, 1));
         assert!((found[0].1 - near).abs() < 1e-12 && (found[1].1 - 1.0).abs() < 1e-12);

@@ -15,7 +15,7 @@
 //!   `beta_fast` and `beta_slow` turns over n: pair `r·ln(n/(2π·turns)) / (2·ln theta)`, rounded
 //!   down and up if `truncate`. `m = attention_factor`.
 //! - `longrope`: `f_j / e_j`, where e is `long_factor` if L > n, else `short_factor`;
-//!   `m = attention_factor`.
+//!   `m = attention_factor`, or `long_attention_factor` where L > n and there is one.
 
 use std::f64::consts::PI;
 
@@ -41,7 +41,7 @@ enum Scaling {
     Dynamic { factor: f64, original: f64 },
     Llama3 { factor: f64, original: f64, low: f64, high: f64 },
     Yarn { factor: f64, original: f64, fast: f64, slow: f64, truncate: bool, magnitude: f64 },
-    Longrope { original: f64, short: Vec<f64>, long: Vec<f64>, magnitude: f64 },
+    Longrope { original: f64, short: (Vec<f64>, f64), long: (Vec<f64>, f64) },
 }
 
 /// Cosines and sines, `[n, rope_dim / 2]`, times the factor of both.
@@ -174,11 +174,12 @@ impl Scaling {
             "longrope" => {
                 let grown =
                     if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
+                let magnitude = nullable("attention_factor")?.unwrap_or(grown);
+                let long_magnitude = nullable("long_attention_factor")?.unwrap_or(magnitude);
                 Scaling::Longrope {
                     original,
-                    short: factors("short_factor")?,
-                    long: factors("long_factor")?,
-                    magnitude: nullable("attention_factor")?.unwrap_or(grown),
+                    short: (factors("short_factor")?, magnitude),
+                    long: (factors("long_factor")?, long_magnitude),
                 }
             }
             other => return Err(broken(format!("`rope_scaling.kind` is {other:?}"))),
@@ -231,9 +232,9 @@ impl Scaling {
                 };
                 (plain.iter().enumerate().map(stretch).collect(), magnitude)
             }
-            Scaling::Longrope { original, ref short, ref long, magnitude } => {
-                let factors = if original < len { long } else { short };
-                (plain.iter().zip(factors).map(|(f, factor)| f / factor).collect(), magnitude)
+            Scaling::Longrope { original, ref short, ref long } => {
+                let (factors, magnitude) = if original < len { long } else { short };
+                (plain.iter().zip(factors).map(|(f, factor)| f / factor).collect(), *magnitude)
             }
         }
     }
@@ -331,11 +332,14 @@ mod tests {
     fn longrope_has_factors_for_short_and_for_long() {
         let long = Scaling::Longrope {
             original: 8.0,
-            short: vec![1.0, 2.0],
-            long: vec![4.0, 5.0],
-            magnitude: 1.25,
+            short: (vec![1.0, 2.0], 1.25),
+            long: (vec![4.0, 5.0], 1.5),
         };
-        close(&long.frequencies(10_000.0, 4, 8.0).0, &[1.0, 0.005]);
-        close(&long.frequencies(10_000.0, 4, 9.0).0, &[0.25, 0.002]);
+        let (short, magnitude) = long.frequencies(10_000.0, 4, 8.0);
+        close(&short, &[1.0, 0.005]);
+        assert_eq!(magnitude, 1.25);
+        let (long, magnitude) = long.frequencies(10_000.0, 4, 9.0);
+        close(&long, &[0.25, 0.002]);
+        assert_eq!(magnitude, 1.5);
     }
 }

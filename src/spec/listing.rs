@@ -44,6 +44,29 @@ pub struct Checked {
     pub problems: Vec<String>,
 }
 
+/// The pages of rules, as `llmstd explain` prints them.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Pages {
+    /// `llmstd.explain/1`.
+    pub schema: &'static str,
+    /// The rules by number.
+    pub rules: Vec<Page>,
+}
+
+/// The page of a rule.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Page {
+    /// The rule's number.
+    pub rule: String,
+    /// The rule's name.
+    pub name: String,
+    /// What it finds, in a sentence or two.
+    pub about: String,
+    /// The page, as Markdown; left out where rules are listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
 impl Checked {
     /// The result of a check.
     pub fn new(problems: Vec<String>) -> Checked {
@@ -52,6 +75,18 @@ impl Checked {
 }
 
 impl Spec {
+    /// The pages of all rules, by number.
+    pub fn pages(&self) -> Vec<Page> {
+        let pages = self.files.iter().filter_map(|(path, text)| {
+            let (rule, name) = path.strip_prefix("rules/")?.strip_suffix(".md")?.split_once('-')?;
+            // After the heading.
+            let about = text.split("\n\n").nth(1).unwrap_or_default().trim().to_owned();
+            let (rule, name) = (rule.to_owned(), name.to_owned());
+            Some(Page { rule, name, about, text: Some(text.clone()) })
+        });
+        pages.collect()
+    }
+
     /// What it holds.
     pub fn listing(&self) -> Listing {
         let architectures = self.archs.values().map(|arch| ListedArch {
