@@ -160,11 +160,7 @@ pub fn run(
     let outputs: Outputs<f32> = forward::run(model, &loaded.weights()?, inputs, &tasks)?;
     let shown = Shown { model, inputs, options, vocabulary: &vocabulary };
     let answers = tasks.iter().zip(&outputs.tasks);
-    let states = [
-        ("last_hidden_state", Some(&outputs.last_hidden_state)),
-        ("encoder_last_hidden_state", outputs.encoder_last_hidden_state.as_ref()),
-        ("pooler_output", outputs.pooler_output.as_ref()),
-    ];
+    let states = outputs.states();
     Ok(Report {
         schema: "llmstd.run/1",
         path: path.display().to_string(),
@@ -177,7 +173,7 @@ pub fn run(
                 outputs: answer.outputs.iter().map(|(name, out)| output(name, out)).collect(),
             })
             .collect(),
-        states: states.into_iter().filter_map(|(name, out)| Some(output(name, out?))).collect(),
+        states: states.into_iter().map(|(name, out)| output(name, out)).collect(),
     })
 }
 

@@ -23,7 +23,7 @@ use ndarray::{Array1, Array2, Array3, Axis, concatenate, s};
 use super::Batch;
 use super::keys::{Keys, broken};
 use super::norm::Norm;
-use super::position::{self, Disentangled, RelativeBias};
+use super::position::{Alibi, Disentangled, RelativeBias};
 use super::real::Real;
 use super::rope::{Rope, Turns};
 use super::weights::{Bias, Params};
@@ -49,8 +49,10 @@ pub(super) struct Attention<'a, R> {
     latent: Option<Latent>,
     relative: Option<RelativeBias>,
     disentangled: Option<Disentangled<R>>,
-    /// The bias of every layer, `[heads, n, n]`.
-    shared_bias: Option<Array3<R>>,
+    /// The name of the stack.
+    stack: String,
+    /// The slopes of ALiBi.
+    alibi: Option<Alibi>,
 }
 
 #[derive(Clone, Copy)]
@@ -102,12 +104,11 @@ pub(super) struct Place<'a> {
 }
 
 impl<'a, R: Real> Attention<'a, R> {
-    /// The attention of a stack over sequences of `n` positions.
+    /// The attention of a stack.
     pub(super) fn read(
         params: Params<'a>,
         keys: Keys<'_>,
         stack: &str,
-        n: usize,
     ) -> Result<Attention<'a, R>> {
         let heads = Heads {
             q: keys.count("num_heads")?,
@@ -122,15 +123,6 @@ impl<'a, R: Real> Attention<'a, R> {
             let message = format!("{} query heads do not share {} key heads", heads.q, heads.kv);
             return Err(broken(message));
         }
-        let relative = RelativeBias::read(keys)?;
-        let shared_bias = match &relative {
-            _ if keys.word("position")? == "alibi" => Some(position::alibi(keys, n)?),
-            Some(relative) if relative.shared => {
-                let name = format!("{stack}.rel_bias.weight");
-                Some(relative.scores(params, &name, heads.q, n)?)
-            }
-            _ => None,
-        };
         let qkv_bias = keys.bool("attn_qkv_bias")?;
         Ok(Attention {
             params,
@@ -152,9 +144,10 @@ impl<'a, R: Real> Attention<'a, R> {
             qk_norm: QkNorm::read(keys)?,
             rope: Rope::read(keys)?,
             latent: Latent::read(keys, heads)?,
-            relative,
+            relative: RelativeBias::read(keys)?,
             disentangled: Disentangled::read(params, keys, stack)?,
-            shared_bias,
+            stack: stack.to_owned(),
+            alibi: Alibi::read(keys)?,
         })
     }
 
@@ -200,13 +193,7 @@ impl<'a, R: Real> Attention<'a, R> {
             true => Some(self.params.vector(&format!("{}.sinks", place.name), self.heads.q)?),
             false => None,
         };
-        let own_bias = match &self.relative {
-            Some(relative) if !relative.shared => {
-                let name = format!("{}.rel_bias.weight", place.name);
-                Some(relative.scores(self.params, &name, self.heads.q, batch.len)?)
-            }
-            _ => None,
-        };
+        let bias = self.bias(place.name, batch.len)?;
         let maps = match &self.disentangled {
             Some(disentangled) => {
                 let width = self.heads.q * self.heads.dim;
@@ -234,7 +221,7 @@ impl<'a, R: Real> Attention<'a, R> {
                     scale,
                     softcap: self.softcap,
                     relative: relative.as_ref(),
-                    bias: self.shared_bias.as_ref().or(own_bias.as_ref()),
+                    bias: bias.as_ref(),
                     sinks: sinks.as_ref(),
                     sees: &|q, k| {
                         batch.visible[sequence.index][k]
@@ -278,6 +265,18 @@ impl<'a, R: Real> Attention<'a, R> {
             ));
         }
         self.project_out(name, &stacked(mixed, heads.q * heads.v_dim))
+    }
+
+    /// What is added to scores, `[heads, n, n]`: by ALiBi, or by a relative bias, which all layers
+    /// share or each has.
+    fn bias(&self, name: &str, n: usize) -> Result<Option<Array3<R>>> {
+        if let Some(alibi) = &self.alibi {
+            return Ok(Some(alibi.scores(self.heads.q, n)));
+        }
+        let Some(relative) = &self.relative else { return Ok(None) };
+        let owner = if relative.shared { &self.stack } else { name };
+        let name = format!("{owner}.rel_bias.weight");
+        relative.scores(self.params, &name, self.heads.q, n).map(Some)
     }
 
     fn project(

@@ -37,7 +37,8 @@ pub(super) fn embed<R: Real>(
     let embed_dim = keys.count("embed_dim")?;
     let mut x = match read {
         Read::Tokens { ids, .. } => {
-            let x: Array2<R> = params.lookup("embed.tokens.weight", ids, embed_dim, "the id")?;
+            let shape = [keys.count("vocab_size")?, embed_dim];
+            let x: Array2<R> = params.lookup("embed.tokens.weight", shape, ids, "the id")?;
             x * R::of(keys.float("embed_scale")?)
         }
         Read::Spectrograms(spectrograms) => {
@@ -58,26 +59,20 @@ pub(super) fn embed<R: Real>(
         params.linear(&x, &in_proj, hidden, Bias::Stored)
     };
     let mut widened = matches!(read, Read::Spectrograms(_));
-    if let Some(positions) = positions(params, keys, stack, batch)? {
-        if !widened && positions.ncols() != x.ncols() {
-            x = widen(x)?;
-            widened = true;
-        }
-        if positions.dim() != x.dim() {
-            return Err(broken(format!(
-                "positions are {} wide, what they are added to {}",
-                positions.ncols(),
-                x.ncols()
-            )));
-        }
+    if !widened && positions_are_wide(keys)? {
+        x = widen(x)?;
+        widened = true;
+    }
+    if let Some(positions) = positions(params, keys, stack, x.ncols(), batch)? {
         x += &positions;
     }
     if let Read::Tokens { types, .. } = read {
-        if 0 < keys.count("type_vocab_size")? {
+        let n_types = keys.count("type_vocab_size")?;
+        if 0 < n_types {
             let name = format!("{stack}.embed.token_types.weight");
             let first = vec![0; x.nrows()];
             let rows = types.as_ref().unwrap_or(&first);
-            x += &params.lookup(&name, rows, x.ncols(), "the token type")?;
+            x += &params.lookup(&name, [n_types, x.ncols()], rows, "the token type")?;
         } else if types.is_some() {
             return Err(broken("the model has no token types"));
         }
@@ -88,36 +83,57 @@ pub(super) fn embed<R: Real>(
     if widened { Ok(x) } else { widen(x) }
 }
 
+/// Whether positions are added at the width of the stream, which embeddings may not have.
+fn positions_are_wide(keys: Keys<'_>) -> Result<bool> {
+    Ok(match positions_from(keys)? {
+        Some(From::Table) => keys.count("position_dim")? != keys.count("embed_dim")?,
+        Some(From::Sinusoid) => true,
+        None => false,
+    })
+}
+
+/// What positions add comes from a table, or is computed.
+enum From {
+    Table,
+    Sinusoid,
+}
+
+/// `None` where positions add nothing here.
+fn positions_from(keys: Keys<'_>) -> Result<Option<From>> {
+    Ok(match keys.word("position")?.as_str() {
+        "learned" => Some(From::Table),
+        "disentangled" if keys.bool("disentangled.absolute")? => Some(From::Table),
+        "sinusoidal" => Some(From::Sinusoid),
+        _ => None,
+    })
+}
+
 /// What positions add, `[batch · n, width]`.
 fn positions<R: Real>(
     params: Params<'_>,
     keys: Keys<'_>,
     stack: &str,
+    width: usize,
     batch: &Batch,
 ) -> Result<Option<Array2<R>>> {
-    let from_table = match keys.word("position")?.as_str() {
-        "learned" => true,
-        "sinusoidal" => false,
-        "disentangled" if keys.bool("disentangled.absolute")? => true,
-        _ => return Ok(None),
-    };
+    let Some(from) = positions_from(keys)? else { return Ok(None) };
     let offset = keys.count("position_offset")?;
     let rows: Vec<usize> = batch.positions.iter().flatten().map(|p| p + offset).collect();
-    if from_table {
+    if matches!(from, From::Table) {
         let name = format!("{stack}.embed.positions.weight");
-        return params.lookup(&name, &rows, keys.count("position_dim")?, "the position").map(Some);
+        let shape = [keys.count("num_positions")?, width];
+        return params.lookup(&name, shape, &rows, "the position").map(Some);
     }
-    let hidden = keys.count("hidden_size")?;
-    let half = hidden / 2;
+    if !width.is_multiple_of(2) {
+        return Err(broken("a sinusoid has as many sines as cosines, and the width is odd"));
+    }
+    let half = width / 2;
     let last = match keys.word("sinusoid.step")?.as_str() {
         "half" => half as f64,
         "half_minus_one" => half as f64 - 1.0,
         other => return Err(broken(format!("`sinusoid.step` is {other:?}"))),
     };
-    if !hidden.is_multiple_of(2) {
-        return Err(broken("a sinusoid has as many sines as cosines, and `hidden_size` is odd"));
-    }
-    Ok(Some(Array2::from_shape_fn((rows.len(), hidden), |(row, column)| {
+    Ok(Some(Array2::from_shape_fn((rows.len(), width), |(row, column)| {
         let angle = |k: usize| rows[row] as f64 * 10_000f64.powf(-(k as f64) / last);
         R::of(if column < half { angle(column).sin() } else { angle(column - half).cos() })
     })))

@@ -34,12 +34,10 @@ mod norm;
 mod position;
 mod real;
 mod rope;
+mod sample;
 mod ssm;
 mod stack;
 mod weights;
-
-#[cfg(test)]
-mod tests;
 
 use std::ops::Range;
 
@@ -113,6 +111,28 @@ pub struct Answer<R> {
     pub task: String,
     /// The outputs by their names in `tasks.toml`.
     pub outputs: Vec<(&'static str, Tensor<R>)>,
+}
+
+impl<R> Outputs<R> {
+    /// The outputs of stacks and pooler by their names.
+    pub fn states(&self) -> Vec<(&'static str, &Tensor<R>)> {
+        let states = [
+            ("last_hidden_state", Some(&self.last_hidden_state)),
+            ("encoder_last_hidden_state", self.encoder_last_hidden_state.as_ref()),
+            ("pooler_output", self.pooler_output.as_ref()),
+        ];
+        states.into_iter().filter_map(|(name, state)| Some((name, state?))).collect()
+    }
+
+    /// All outputs by their names; a task's with its id before: `causal-lm.logits`.
+    pub fn named(&self) -> Vec<(String, &Tensor<R>)> {
+        let states = self.states().into_iter().map(|(name, state)| (name.to_owned(), state));
+        let answers = self.tasks.iter().flat_map(|answer| {
+            let outputs = answer.outputs.iter();
+            outputs.map(|(name, tensor)| (format!("{}.{name}", answer.task), tensor))
+        });
+        states.chain(answers).collect()
+    }
 }
 
 /// Sequences of one length, as attention sees them.

@@ -52,7 +52,9 @@ enum Scoring {
     Sigmoid,
     SoftmaxOfTopk,
     /// How far from the greatest logit it looks, relatively.
-    Sparsemixer { reach: f64 },
+    Sparsemixer {
+        reach: f64,
+    },
 }
 
 impl Moe {
@@ -276,7 +278,8 @@ mod tests {
     #[test]
     fn sparsemixer_weighs_among_the_near_ones() {
         // 1.99 is within 2% of 2; 1.0 is not.
-        let found = choice(Scoring::Sparsemixer { reach: 0.02 }).of(array![1.0f64, 1.99, 2.0].view(), None);
+        let found =
+            choice(Scoring::Sparsemixer { reach: 0.02 }).of(array![1.0f64, 1.99, 2.0].view(), None);
         let near = 1.0 / (1.0 + (-0.01f64).exp());
         assert_eq!((found[0].0, found[1].0), (2, 1));
         assert!((found[0].1 - near).abs() < 1e-12 && (found[1].1 - 1.0).abs() < 1e-12);

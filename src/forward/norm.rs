@@ -123,6 +123,9 @@ fn unit<R: Real>(x: &mut ArrayViewMut1<'_, R>, centred: bool, eps: f64) {
 
 /// An RMS norm of each run of `width` elements, without weights.
 pub(super) fn rms<R: Real>(x: &mut Array2<R>, width: usize, eps: f64) {
+    if width == 0 {
+        return;
+    }
     for mut row in x.rows_mut() {
         for mut run in row.exact_chunks_mut(width) {
             unit(&mut run, false, eps);

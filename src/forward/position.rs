@@ -8,13 +8,28 @@ use super::real::Real;
 use super::weights::{Bias, Params};
 use crate::error::Result;
 
-/// ALiBi: `−slope_h · |q − k| · scale` for head h, query q and key k, `[heads, n, n]`.
-pub(super) fn alibi<R: Real>(keys: Keys<'_>, n: usize) -> Result<Array3<R>> {
-    let slopes = alibi_slopes(keys.count("num_heads")?, keys.float("alibi.max")?);
-    let scale = keys.float("alibi.scale")?;
-    Ok(Array3::from_shape_fn((slopes.len(), n, n), |(head, q, k)| {
-        R::of(-slopes[head] * q.abs_diff(k) as f64 * scale)
-    }))
+/// ALiBi.
+pub(super) struct Alibi {
+    max: f64,
+    scale: f64,
+}
+
+impl Alibi {
+    /// `None` where positions are told apart otherwise.
+    pub(super) fn read(keys: Keys<'_>) -> Result<Option<Alibi>> {
+        if keys.word("position")? != "alibi" {
+            return Ok(None);
+        }
+        Ok(Some(Alibi { max: keys.float("alibi.max")?, scale: keys.float("alibi.scale")? }))
+    }
+
+    /// `−slope_h · |q − k| · scale` for head h, query q and key k, `[heads, n, n]`.
+    pub(super) fn scores<R: Real>(&self, heads: usize, n: usize) -> Array3<R> {
+        let slopes = alibi_slopes(heads, self.max);
+        Array3::from_shape_fn((heads, n, n), |(head, q, k)| {
+            R::of(-slopes[head] * q.abs_diff(k) as f64 * self.scale)
+        })
+    }
 }
 
 /// `2^(−max·k/n)` for k = 1..n, where n is `heads` rounded down to a power of two; the further

@@ -14,7 +14,7 @@ pub trait Real: NdFloat + std::iter::Sum {
     fn to_f64(self) -> f64;
 
     /// The error function, `2/√π · ∫₀ˣ e^(−t²) dt`.
-    fn erf(self) -> Self;
+    fn error_function(self) -> Self;
 
     /// One element of a float dtype, from the bytes of exactly that element.
     fn from_f16(value: f16) -> Self;
@@ -35,7 +35,7 @@ impl Real for f32 {
         f64::from(self)
     }
 
-    fn erf(self) -> f32 {
+    fn error_function(self) -> f32 {
         libm::erff(self)
     }
 
@@ -61,7 +61,7 @@ impl Real for f64 {
         self
     }
 
-    fn erf(self) -> f64 {
+    fn error_function(self) -> f64 {
         libm::erf(self)
     }
 
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn erf_at_one() {
-        assert!((1f64.erf() - 0.842_700_792_949_714_9).abs() < 1e-15);
-        assert!((1f32.erf() - 0.842_700_8).abs() < 1e-7);
+        assert!((1f64.error_function() - 0.842_700_792_949_714_9).abs() < 1e-15);
+        assert!((1f32.error_function() - 0.842_700_8).abs() < 1e-7);
     }
 }

@@ -80,7 +80,7 @@ pub(super) fn run<R: Real>(
         return Err(broken(format!("`layer_types` or `layer_map` is not of {n_layers} layers")));
     }
     let attention = match keys.bool("has_attention")? {
-        true => Some(Attention::read(params, keys, name, batch.len)?),
+        true => Some(Attention::read(params, keys, name)?),
         false => None,
     };
     let ssm = match types.iter().any(|kind| kind == "ssm") {

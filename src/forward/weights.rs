@@ -154,17 +154,6 @@ impl<'a> Params<'a> {
         dims.collect::<Option<_>>().ok_or_else(|| broken(format!("`{name}` is too large")))
     }
 
-    /// The first dimension of a tensor, and the other ones together.
-    fn rows_of(&self, name: &str, stored: &Stored<'_>) -> Result<(usize, usize)> {
-        let too_large = || broken(format!("`{name}` is too large"));
-        let (&first, rest) = stored
-            .shape
-            .split_first()
-            .ok_or_else(|| broken(format!("`{name}` has no dimensions")))?;
-        let rest = crate::checkpoint::n_elements(rest).and_then(|n| usize::try_from(n).ok());
-        Ok((usize::try_from(first).map_err(|_| too_large())?, rest.ok_or_else(too_large)?))
-    }
-
     /// A vector of that many elements.
     pub(super) fn vector<R: Real>(&self, name: &str, len: usize) -> Result<Array1<R>> {
         let stored = self.get(name)?;
@@ -189,23 +178,22 @@ impl<'a> Params<'a> {
         Ok(Array2::from_shape_vec((shape[0], columns), data).expect("the shape was checked"))
     }
 
-    /// Rows of a table, `[rows.len(), width]`; `what` names the numbers of the rows.
+    /// Rows of a table `[n, width]`, as `[rows.len(), width]`; `what` names what a row is for.
     pub(super) fn lookup<R: Real>(
         &self,
         name: &str,
+        [n, width]: [usize; 2],
         rows: &[usize],
-        width: usize,
         what: &str,
     ) -> Result<Array2<R>> {
         let stored = self.get(name)?;
-        let (n_rows, columns) = self.rows_of(name, &stored)?;
-        check_shape(name, &stored, &[n_rows, width])?;
-        let mut found = Array2::zeros((rows.len(), columns));
+        check_shape(name, &stored, &[n, width])?;
+        let mut found = Array2::zeros((rows.len(), width));
         for (&row, mut out) in rows.iter().zip(found.rows_mut()) {
-            if n_rows <= row {
-                return Err(broken(format!("{what} {row} is past the {n_rows} rows of `{name}`")));
+            if n <= row {
+                return Err(broken(format!("{what} {row} is past the {n} rows of `{name}`")));
             }
-            out.assign(&Array1::from(numbers(name, &stored, row..row + 1, columns)?));
+            out.assign(&Array1::from(numbers(name, &stored, row..row + 1, width)?));
         }
         Ok(found)
     }
