@@ -33,7 +33,9 @@ impl Inputs {
         let keys = |stack| Keys::new(&model.hyperparameters, Some(stack));
         let (encoder, decoder) = (keys("encoder"), keys("decoder"));
         // A stack that is not there is seen through the other's keys.
-        let len = |keys: Keys<'_>| Ok(LEN.min(keys.count("max_positions")?).max(1));
+        let len = |keys: Keys<'_>| -> Result<usize> {
+            Ok(keys.opt_count("max_positions")?.unwrap_or(LEN).clamp(1, LEN))
+        };
         let vocab_size = encoder.count("vocab_size")?;
         let mut random = Random(1);
         let mut inputs = Inputs::default();

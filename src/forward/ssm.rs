@@ -33,6 +33,7 @@ pub(super) struct Ssm {
     kernel: usize,
     conv_bias: bool,
     proj_bias: Bias,
+    /// Of the norms inside, where there are some.
     norm_eps: f64,
     activation: Activation,
     kind: Kind,
@@ -88,6 +89,10 @@ impl Ssm {
             }
             other => return Err(broken(format!("a layer is a state space of kind {other:?}"))),
         };
+        let has_norms = match kind {
+            Kind::Mamba1 { inner_norm, .. } => inner_norm != InnerNorm::None,
+            Kind::Mamba2 { norm_groups, .. } => 0 < norm_groups,
+        };
         Ok(Ssm {
             hidden: keys.count("hidden_size")?,
             inner,
@@ -95,7 +100,7 @@ impl Ssm {
             kernel: keys.count("ssm.conv_kernel")?,
             conv_bias: keys.bool("ssm.conv_bias")?,
             proj_bias: Bias::Is(keys.bool("ssm.proj_bias")?),
-            norm_eps: keys.float("ssm.norm_eps")?,
+            norm_eps: if has_norms { keys.float("ssm.norm_eps")? } else { 0.0 },
             activation: Activation::parse(&keys.word("activation")?)?,
             kind,
         })
