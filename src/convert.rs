@@ -19,6 +19,7 @@ use crate::exec::write::{self, Container, Written};
 use crate::format::folder::{self, Opened};
 use crate::format::modules::{self, MODULES_FILE};
 use crate::format::safetensors;
+use crate::forward::{self, Inputs, Outputs, Planned};
 use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorFacts, needs_text};
 use crate::package::{
     BUFFERS_FILE, Conformance, DenseStep, Dropped, Event, ForeignConfig, ForeignFile,
@@ -54,6 +55,8 @@ pub struct Request<'a> {
     pub force: bool,
     /// Whether to prove the way back by hash.
     pub verify: bool,
+    /// Whether to compute the outputs of source and result, and to compare them.
+    pub check_outputs: bool,
     /// Whether to plan only.
     pub dry_run: bool,
     /// Hears of progress.
@@ -147,6 +150,9 @@ pub struct Report {
     pub loss: Option<Loss>,
     /// What `--verify` proved.
     pub verified: Option<Verified>,
+    /// How far the outputs of source and result are apart, by `--check-outputs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<Vec<OutputDifference>>,
     /// What is suspicious.
     pub findings: Vec<Diagnostic>,
 }
@@ -187,6 +193,17 @@ pub struct Verified {
     pub equal: u64,
     /// Those that were changed on purpose, by a cast or a value op.
     pub changed: u64,
+}
+
+/// How far an output of the result is from that of the source.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct OutputDifference {
+    /// The output, `causal-lm.logits`.
+    pub name: String,
+    /// The greatest difference of two elements.
+    pub max_abs: f32,
+    /// The greatest element of the source's output, without its sign.
+    pub scale: f32,
 }
 
 /// Converts a checkpoint.
@@ -238,6 +255,38 @@ impl Facts for Bytes<'_> {
         let made = Operand { source: self.0, inputs: &[], output: &made };
         Ok(first_difference(stored, made)?.is_none())
     }
+}
+
+/// A checkpoint in the standard's terms: `model.json`, and the plan of the canonical tensors where
+/// the checkpoint is no package. Nothing is written.
+///
+/// # Errors
+/// It cannot be read, or it cannot be brought to the standard.
+pub fn terms(
+    opened: &mut Opened,
+    spec: &Spec,
+    arch: Option<&str>,
+) -> std::result::Result<(Model, Option<Tensors>), Failure> {
+    if opened.is_package {
+        return Ok((read_model(opened)?, None));
+    }
+    let request = Request {
+        spec,
+        destination: Path::new(""),
+        to: "std",
+        arch,
+        generic: false,
+        plan: plan::Options::default(),
+        max_shard_bytes: None,
+        n_threads: 1,
+        force: false,
+        verify: false,
+        check_outputs: false,
+        dry_run: true,
+        progress: &Silent,
+    };
+    let canonical = canonical(opened, &request)?;
+    Ok((canonical.model, Some(canonical.tensors)))
 }
 
 /// The config of a foreign folder.
@@ -425,6 +474,9 @@ fn to_std(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Rep
     if request.verify {
         report.verified = Some(verify(opened, request, staging.path(), &tensors)?);
     }
+    if request.check_outputs {
+        check_outputs(opened, request, staging.path(), &mut report)?;
+    }
     staging.commit()?;
     Ok(report)
 }
@@ -491,6 +543,9 @@ fn repack(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Rep
     write_package(opened, request, staging.path(), &package, &mut report)?;
     if request.verify {
         report.verified = Some(verify_same(opened, request, staging.path())?);
+    }
+    if request.check_outputs {
+        check_outputs(opened, request, staging.path(), &mut report)?;
     }
     staging.commit()?;
     Ok(report)
@@ -715,6 +770,7 @@ fn report(
         left,
         loss: None,
         verified: None,
+        outputs: None,
         findings: opened.checkpoint.findings.clone(),
     }
 }
@@ -780,6 +836,9 @@ fn to_foreign(
     }
     if request.verify {
         report.verified = Some(verify_foreign(opened, request, staging.path(), &tensors)?);
+    }
+    if request.check_outputs {
+        check_outputs(opened, request, staging.path(), &mut report)?;
     }
     staging.commit()?;
     Ok(report)
@@ -1156,6 +1215,73 @@ fn compare_all(
         return Err(round_trip_error(extra, "comes back and was not there").into());
     }
     Ok(verified)
+}
+
+/// Outputs of source and result may be apart by rounding: by so much of the greatest number.
+const OUTPUT_TOLERANCE: f32 = 1e-4;
+
+/// Computes the outputs of the source and of what was written, for the same pseudo-random inputs.
+/// A difference is an error, but where a cast was asked for.
+fn check_outputs(
+    opened: &mut Opened,
+    request: &Request<'_>,
+    folder: &Path,
+    report: &mut Report,
+) -> std::result::Result<(), Failure> {
+    let mut written = folder::open(folder)?;
+    let source = outputs(opened, request)?;
+    let result = outputs(&mut written, request)?;
+    let result = result.named();
+    let mut differences = Vec::new();
+    for (name, source) in source.named() {
+        let result = result.iter().find(|(other, _)| *other == name).map(|(_, result)| result);
+        let result = result.filter(|result| result.shape == source.shape);
+        let Some(result) = result else {
+            return Err(
+                outputs_error(Level::Error, &name, "does not come out of the result").into()
+            );
+        };
+        let pairs = source.data.iter().zip(&result.data);
+        let max_abs = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, greater);
+        let scale = source.data.iter().map(|x| x.abs()).fold(0.0, greater);
+        if max_abs.is_nan() || OUTPUT_TOLERANCE * scale < max_abs {
+            let level = if request.plan.dtype.is_some() { Level::Warning } else { Level::Error };
+            let what = format!("differs by up to {max_abs:e} where the greatest number is {scale}");
+            let finding = outputs_error(level, &name, &what);
+            if level == Level::Error {
+                return Err(finding.into());
+            }
+            report.findings.push(finding);
+        }
+        differences.push(OutputDifference { name, max_abs, scale });
+    }
+    report.outputs = Some(differences);
+    Ok(())
+}
+
+/// The greater of two numbers; NaN if one is.
+fn greater(a: f32, b: f32) -> f32 {
+    if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) }
+}
+
+fn outputs(
+    opened: &mut Opened,
+    request: &Request<'_>,
+) -> std::result::Result<Outputs<f32>, Failure> {
+    let (model, plan) = terms(opened, request.spec, request.arch)?;
+    let weights = match &plan {
+        Some(plan) => Planned::of_plan(&opened.source, plan),
+        None => Planned::of_checkpoint(&opened.source, &opened.checkpoint)?,
+    };
+    let tasks: Vec<&Task> = model.tasks.iter().collect();
+    Ok(forward::run(&model, &weights, &Inputs::sample(&model)?, &tasks)?)
+}
+
+fn outputs_error(level: Level, name: &str, what: &str) -> Diagnostic {
+    Diagnostic::new("P022", level, format!("the output {name} {what}")).help(
+        "without a cast nothing was written, and the mapping is wrong: please report it with this \
+         message; with one, this is what the cast costs",
+    )
 }
 
 fn round_trip_error(name: &str, what: &str) -> Diagnostic {

@@ -23,9 +23,11 @@
 //! | [`spec`] | the data files of the standard, parsed: roles, keys, architectures, mappings, tasks |
 //! | [`plan`] | checkpoint, config and spec to a complete plan, or to findings |
 //! | [`exec`] | a plan to bytes: gathered, hashed, written, compared |
+//! | [`forward`] | the outputs of a model, from its tensors and hyperparameters |
 //! | [`manifest`] | the hashes and digests of a model |
 //! | [`rule`] | validation rules, one file each, and the verdict over all of them |
 //! | [`convert`] | the conversion: open, plan, execute, rename when whole |
+//! | [`run`] | what a model answers: any supported checkpoint through the reference forward |
 //! | [`validate`] | validation end to end: open, apply the rules, report |
 //! | [`subject`] | any input in the terms of a manifest |
 //! | [`diff`] | what changed between two versions, and whom it breaks |
@@ -63,6 +65,7 @@ pub mod encoding;
 pub mod error;
 pub mod exec;
 pub mod format;
+pub mod forward;
 pub mod hex;
 pub mod inspect;
 pub mod json;
@@ -72,6 +75,7 @@ pub mod package;
 pub mod plan;
 pub mod report;
 pub mod rule;
+pub mod run;
 pub mod schema;
 pub mod source;
 pub mod spec;

@@ -8,6 +8,7 @@ use crate::diff::Diff;
 use crate::inspect::Inspection;
 use crate::manifest::Manifest;
 use crate::package::{Model, Provenance};
+use crate::run;
 use crate::spec::listing::{Checked, Listing, Pages};
 use crate::validate::Validation;
 
@@ -20,6 +21,7 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("inspect", of::<Inspection>()),
         ("manifest", of::<Manifest>()),
         ("model", of::<Model>()),
+        ("run", of::<run::Report>()),
         ("source", of::<Provenance>()),
         ("spec-check", of::<Checked>()),
         ("spec-list", of::<Listing>()),

@@ -265,6 +265,7 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Sub
             n_threads: options.n_threads,
             force: false,
             verify: false,
+            check_outputs: false,
             dry_run: true,
             progress: &Silent,
         };

@@ -206,6 +206,7 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
         n_threads: options.n_threads,
         force: false,
         verify: false,
+        check_outputs: false,
         dry_run: true,
         progress: options.progress,
     };

@@ -32,6 +32,7 @@ fn package(spec: &Spec, from: &Path, to: &Path, max_shard_bytes: Option<u64>) {
         n_threads: 1,
         force: false,
         verify: false,
+        check_outputs: false,
         dry_run: false,
         progress: &Silent,
     };

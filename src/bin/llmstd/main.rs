@@ -7,6 +7,7 @@ mod inspect;
 mod manifest;
 mod output;
 mod progress;
+mod run;
 mod spec;
 mod validate;
 
@@ -87,6 +88,7 @@ enum Command {
     Diff(diff::Args),
     Manifest(manifest::Args),
     Validate(validate::Args),
+    Run(run::Args),
     Spec(spec::Args),
     Explain(explain::Args),
     /// Print shell completions
@@ -120,6 +122,7 @@ fn main() -> ExitCode {
         Command::Diff(args) => diff::run(&args, &global),
         Command::Manifest(args) => manifest::run(&args, &global),
         Command::Validate(args) => validate::run(&args, &global),
+        Command::Run(args) => run::run(&args, &global),
         Command::Explain(args) => explain::run(&args, &global),
         Command::Spec(args) => spec::run(&args, &global),
         Command::Completions { shell } => {
