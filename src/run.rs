@@ -84,10 +84,8 @@ pub struct TaskReport {
     pub task: String,
     /// The most likely tokens at some positions, where the task is about tokens: at masks, or else
     /// at the last position that the attention mask shows.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<PositionReport>,
     /// The labels of each sequence, where the task has some, best first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<Vec<LabelReport>>,
     /// All outputs.
     pub outputs: Vec<OutputReport>,

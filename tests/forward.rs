@@ -5,15 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use llmstd::checkpoint::DType;
-use llmstd::convert::Failure;
+use llmstd::convert::{self, Failure, Request, Silent};
+use llmstd::format::folder;
 use llmstd::forward::{self, Inputs, Planned, Real, Stored, Tensor, Weights};
 use llmstd::package::Value;
-use llmstd::run::{Loaded, load};
+use llmstd::plan;
+use llmstd::run::{self, Loaded, Options, Report, load};
 use llmstd::spec::Spec;
 use serde_json::Value as Json;
 
 /// The greatest difference from the oracle that passes, relative to the oracle's greatest number.
-const TOLERANCE: f64 = 1e-4;
+const TOLERANCE: f64 = 1e-5;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -225,6 +227,7 @@ fn compare<R: Real>(spec: &Spec, fixture: &Fixture) -> Result<f64, String> {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "how close each is, for `--nocapture`")]
 fn every_fixture_computes_what_its_oracle_says() {
     let spec = spec();
     let fixtures = fixtures();
@@ -442,5 +445,95 @@ fn padding_changes_nothing() {
         let causal = name.starts_with("llama");
         let same = short.data.iter().zip(&seen.data).all(|(a, b)| (a - b).abs() < 1e-12);
         assert_eq!(same, causal, "{name}");
+    }
+}
+
+fn report(name: &str, inputs: &Inputs, options: Options<'_>) -> Result<Report, String> {
+    let path = root().join("fixtures/hf").join(name).join("src");
+    let mut loaded = open(&spec(), &path).unwrap();
+    run::run(&path, &mut loaded, inputs, options).map_err(|err| err.to_string())
+}
+
+fn ids(rows: &[&[i64]]) -> Inputs {
+    Inputs { input_ids: rows.iter().map(|row| row.to_vec()).collect(), ..Inputs::default() }
+}
+
+#[test]
+fn the_most_likely_tokens_are_those_of_the_last_position_that_is_shown() {
+    let options = Options { task: Some("causal-lm"), top: 3 };
+    let report = report("llama-seqcls", &ids(&[&[5]]), options).unwrap_err();
+    assert!(report.contains("the model has no task \"causal-lm\""), "{report}");
+
+    let short = self::report("gpt2-lmhead", &ids(&[&[5, 17, 42]]), options).unwrap();
+    let mut padded = ids(&[&[5, 17, 42, 9]]);
+    padded.attention_mask = Some(vec![vec![1, 1, 1, 0]]);
+    let padded = self::report("gpt2-lmhead", &padded, options).unwrap();
+    let (short, padded) = (&short.tasks[0], &padded.tasks[0]);
+    assert_eq!(short.tokens[0].position, 2);
+    assert_eq!(short.tokens[0].top.len(), 3);
+    let order = |task: &run::TaskReport| -> Vec<usize> {
+        task.tokens[0].top.iter().map(|token| token.id).collect()
+    };
+    assert_eq!(order(short), order(padded));
+    let [_, len, vocab] = short.outputs[0].shape[..] else { panic!("logits") };
+    let row = &short.outputs[0].data[(len - 1) * vocab..];
+    let best = (0..vocab).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+    assert_eq!((short.tokens[0].top[0].id, short.tokens[0].top[0].logit), (best, row[best]));
+}
+
+#[test]
+fn labels_have_probabilities_best_first() {
+    let report = report("bert-seqcls", &ids(&[&[5, 17], &[7, 90]]), Options::default()).unwrap();
+    let [first, second] = &report.tasks[0].labels[..] else { panic!("two sequences") };
+    for labels in [first, second] {
+        assert!(labels.is_sorted_by(|a, b| a.score >= b.score), "{labels:?}");
+        let sum: f32 = labels.iter().map(|label| label.score).sum();
+        assert!((sum - 1.0).abs() < 1e-6, "{labels:?}");
+    }
+}
+
+#[test]
+fn embeddings_are_of_length_one_where_they_are_scaled() {
+    let report = report("st-mean-normalize", &ids(&[&[5, 17]]), Options::default()).unwrap();
+    let embedding = report.tasks.iter().find(|task| task.task == "embedding").unwrap();
+    let length: f32 = embedding.outputs[0].data.iter().map(|x| x * x).sum();
+    assert!((length - 1.0).abs() < 1e-6);
+}
+
+/// What a cast costs is seen in the outputs; without one nothing differs.
+#[test]
+fn a_conversion_can_be_held_to_the_outputs() {
+    let spec = spec();
+    let scratch = tempfile::tempdir().unwrap();
+    let convert = |to: &str, dtype: Option<DType>| {
+        let destination = scratch.path().join(format!("{to}{dtype:?}"));
+        let opened = folder::open(&root().join("fixtures/hf/llama-tied/src")).unwrap();
+        let request = Request {
+            spec: &spec,
+            destination: &destination,
+            to,
+            arch: None,
+            generic: false,
+            plan: plan::Options { dtype, lossy: true },
+            max_shard_bytes: None,
+            n_threads: 1,
+            force: false,
+            verify: false,
+            check_outputs: true,
+            dry_run: false,
+            progress: &Silent,
+        };
+        convert::convert(opened, &request).unwrap()
+    };
+    for to in ["std", "hf"] {
+        let report = convert(to, None);
+        let outputs = report.outputs.unwrap();
+        assert_eq!(outputs.len(), 2, "states and logits");
+        assert!(outputs.iter().all(|output| output.max_abs == 0.0 && 0.0 < output.scale));
+        assert!(report.findings.is_empty(), "{:?}", report.findings);
+
+        let report = convert(to, Some(DType::BF16));
+        assert!(report.findings.iter().any(|finding| finding.rule == "P022"));
+        assert!(report.outputs.unwrap().iter().all(|output| 0.0 < output.max_abs));
     }
 }

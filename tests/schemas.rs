@@ -90,6 +90,15 @@ fn what_is_written_and_printed_keeps_the_schemas() {
     check("diff", &printed(&["diff", &format!("{package}1"), &format!("{package}2")]));
     check("explain", &printed(&["explain", "D102"]));
     check("explain", &printed(&["explain"]));
+    let out = at("checked");
+    check(
+        "convert",
+        &printed(&["convert", "fixtures/hf/bert-seqcls/src", &out, "--check-outputs"]),
+    );
+    let ids = ["--input-ids", "5,17,42", "--input-ids", "7,90,3"];
+    for path in [out.as_str(), "fixtures/hf/bert-maskedlm/src", "fixtures/hf/st-dense/src"] {
+        check("run", &printed(&[&["run", path], &ids[..]].concat()));
+    }
     check("spec-list", &printed(&["spec", "list"]));
     check("spec-check", &printed(&["spec", "check", "spec/1.0"]));
 }

@@ -94,6 +94,9 @@ enum Middle {
     },
 }
 
+/// The map of an MLP that has this name, to so many dims.
+pub(super) type Map<'m, R> = &'m dyn Fn(&Array2<R>, &str, usize) -> Result<Array2<R>>;
+
 /// The MLP of a stack.
 #[derive(Clone, Copy)]
 pub(super) struct Mlp {
@@ -130,14 +133,14 @@ impl Mlp {
         })
     }
 
-    /// The MLP with maps of any kind: `map(x, part, width of the result)`.
+    /// The MLP with maps of any kind.
     pub(super) fn with<R: Real>(
         &self,
         params: Params<'_>,
         name: &str,
         x: &Array2<R>,
         width: usize,
-        map: &dyn Fn(&Array2<R>, &str, usize) -> Result<Array2<R>>,
+        map: Map<'_, R>,
     ) -> Result<Array2<R>> {
         let mut up = map(x, "up_proj", width)?;
         let gate = || map(x, "gate_proj", width);
