@@ -74,7 +74,7 @@ const FUNCTIONS: &[(&str, usize)] = &[
 ];
 
 /// No list is made longer than this: one entry a layer, and a config may claim any number.
-const MAX_LIST: i64 = 100_000;
+pub const MAX_LIST: u64 = 100_000;
 
 impl Expr {
     /// Parses an expression.
@@ -327,7 +327,7 @@ fn call(function: &str, args: &[Value]) -> Result<Value, String> {
         ("range", [from, to, step]) => {
             let (from, to) = as_int(from).zip(as_int(to)).ok_or_else(type_error)?;
             let step = as_int(step).filter(|step| 0 < *step).ok_or_else(type_error)?;
-            if from < 0 || MAX_LIST < to {
+            if from < 0 || MAX_LIST < u64::try_from(to).unwrap_or(0) {
                 return Err(type_error());
             }
             let step = usize::try_from(step).map_err(|_| type_error())?;
