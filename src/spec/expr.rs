@@ -12,7 +12,7 @@
 //! primary  ::= number | name | 'word' | "true" | "false" | "null"
 //!            | "(" or ")" | "[" [ or { "," or } ] "]" | function "(" or { "," or } ")"
 //! function ::= "ceil_div" | "min" | "max" | "if" | "sqrt" | "ln" | "round_bf16" | "len" | "at" | "find"
-//!            | "range" | "without" | "where"
+//!            | "next" | "range" | "without" | "where"
 //! ```
 //!
 //! Names may have dots. `/` of two integers must divide exactly. `^` and everything it touches
@@ -67,6 +67,7 @@ const FUNCTIONS: &[(&str, usize)] = &[
     ("len", 1),
     ("at", 2),
     ("find", 2),
+    ("next", 3),
     ("ln", 1),
     ("range", 3),
     ("without", 2),
@@ -348,6 +349,13 @@ fn call(function: &str, args: &[Value]) -> Result<Value, String> {
             .and_then(|index| items.get(usize::try_from(index).ok()?))
             .cloned()
             .ok_or_else(type_error),
+        // The first place of a value from an index on; the length where there is none.
+        ("next", [Value::List(items), wanted, from]) => {
+            let from = as_int(from).and_then(|from| usize::try_from(from).ok());
+            let from = from.ok_or_else(type_error)?;
+            let place = items.iter().skip(from).position(|item| same(item, wanted));
+            Ok(Value::Int(place.map_or(items.len(), |place| place + from) as i64))
+        }
         ("find", [Value::List(items), wanted]) => items
             .iter()
             .position(|item| same(item, wanted))
@@ -584,6 +592,14 @@ mod tests {
         check("-2 + 5", "3");
         check("2^3^0", "2.0");
         check("d^-0.5", "0.35355339059327373");
+    }
+
+    #[test]
+    fn next_looks_from_an_index_on_and_ends_at_the_length() {
+        check("next(list, 3, 0)", "1");
+        check("next(list, 1, 1)", "2");
+        check("next(list, 1, 7)", "2");
+        check("next(list, 1, -1)", "error: `next(list, 1, -1)`: next([1, 3], 1, -1) has no value");
     }
 
     #[test]
