@@ -341,6 +341,7 @@ pub(crate) fn canonical(
     };
     if request.generic {
         let tensors = generic::import(&opened.checkpoint, request.plan)?;
+        model.encodings = generic::encodings(&opened.checkpoint);
         provenance.tensors = opened
             .checkpoint
             .tensors

@@ -40,7 +40,6 @@ pub struct Inspection {
     /// Free text of the container.
     pub metadata: BTreeMap<String, String>,
     /// Keys of the container whose values have types, in the order of the file.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub typed_metadata: Vec<InspectedValue>,
     /// The config, or the hyperparameters of a package.
     pub config: BTreeMap<String, Json>,

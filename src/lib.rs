@@ -16,7 +16,7 @@
 //! | [`canonical_json`] | JSON with one spelling (RFC 8785), which digests are taken over |
 //! | [`metadata`] | keys and values that keep the kind of every number |
 //! | [`checkpoint`] | what every reader returns: names, dtypes, shapes, and where the bytes are |
-//! | [`encoding`] | quantized payloads: what their bytes mean, and how they are made |
+//! | [`encoding`] | the arithmetic of quantized payloads, and which tensors make one |
 //! | [`package`] | the files of a standard package as types |
 //! | [`container`] | byte containers that several formats use |
 //! | [`format`] | one file or folder a format: bytes to a checkpoint |

@@ -63,6 +63,8 @@ fn what_is_written_and_printed_keeps_the_schemas() {
     let scratch = tempfile::tempdir().unwrap();
     let at = |name: &str| scratch.path().join(name).to_str().unwrap().to_owned();
     let (package, narrow) = (at("package"), at("narrow"));
+    // Typed metadata and quantized tensors.
+    check("inspect", &printed(&["inspect", "fixtures/gguf/t.gguf"]));
     // With dropped buffers, ties and copies; with labels; with modules and a tokenizer.
     for (index, fixture) in
         ["gpt2-old-bin", "bert-seqcls", "st-dense", "llama-tied"].iter().enumerate()

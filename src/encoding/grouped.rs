@@ -152,7 +152,7 @@ pub fn gptq<'a>(
         let high =
             if shift + bits > 32 { word(qzeros.bytes, group * zero_words + at + 1) } else { 0 };
         let both = u64::from(low) | u64::from(high) << 32;
-        (((both >> shift) as u32 & mask) + added & mask) as f32
+        ((((both >> shift) as u32 & mask) + added) & mask) as f32
     };
     let zeros = (0..outputs).flat_map(|output| (0..groups).map(move |group| (group, output)));
     let zeros = zeros.map(|(group, output)| zero(group, output)).collect();

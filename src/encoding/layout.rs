@@ -351,7 +351,8 @@ impl Layout {
         // that only quantized tensors have does, if all that is wrong is that parts are missing.
         let telling = self.torchao.is_some() || payload.suffix != ".weight";
         let only_missing = problems.iter().all(|problem| problem.ends_with(" is missing"));
-        if !problems.is_empty() && !(telling && only_missing) {
+        let doubtful = !telling || !only_missing;
+        if doubtful && !problems.is_empty() {
             return None;
         }
         if let (Some(expected), Some(format)) = (&self.format, &parameters.format)

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use safetensors::SafeTensors;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::decoder::Decoder;
 use super::ggml::{BLOCK_TYPES, BlockType};
 use super::grouped::{self, Compute, GlobalScale, GptqVersion};
+use super::layout::{Layouts, Stored};
 use super::number::Precision;
 use super::part::Part;
 use crate::checkpoint::{DType, n_elements};
@@ -260,6 +262,90 @@ fn any_range_of_a_layout_is_that_of_the_whole() {
         }
         assert!(decoder.decode(expected.len(), &mut [0.0]).is_err(), "{name}");
         assert!(decoder.decode(usize::MAX, &mut [0.0]).is_err(), "{name}");
+    });
+}
+
+/// The configuration and the metadata that a checkpoint with this case in it would have.
+fn config(name: &str, case: &Case) -> (Value, BTreeMap<String, String>) {
+    let number = |key: &str| case.numbers(key).first().copied();
+    let mut metadata = BTreeMap::new();
+    let config = match name.split('-').next().unwrap() {
+        "fp8" => json!({"quant_method": "fp8", "weight_block_size": case.numbers("block")}),
+        "gptq" => json!({
+            "quant_method": "gptq",
+            "bits": number("bits"),
+            "group_size": number("group_size"),
+            "checkpoint_format": if number("version") == Some(2) { "gptq_v2" } else { "gptq" },
+        }),
+        "awq" => json!({"quant_method": "awq", "bits": 4, "group_size": 32}),
+        "mxfp4" => json!({"quant_method": "mxfp4"}),
+        "bnb" => json!({"quant_method": "bitsandbytes"}),
+        "ct" => json!({
+            "quant_method": "compressed-tensors",
+            "config_groups": {"group_0": {"weights": {"num_bits": number("bits")}}},
+        }),
+        "torchao" => {
+            let class = match name {
+                "torchao-int8" => "Int8Tensor",
+                "torchao-intx" => "IntxUnpackedToInt8Tensor",
+                "torchao-int4" => "Int4Tensor",
+                _ => "Float8Tensor",
+            };
+            let dtype = json!({"_type": "torch.dtype", "_data": "bfloat16"});
+            let about = json!({"_type": class, "_data": {"dtype": dtype}});
+            metadata.insert("tensor_names".to_owned(), r#"["m.weight"]"#.to_owned());
+            metadata.insert("m.weight".to_owned(), about.to_string());
+            json!({"quant_method": "torchao"})
+        }
+        _ => {
+            let mode = match name {
+                "mlx-mxfp4" => "mxfp4",
+                "mlx-nvfp4" => "nvfp4",
+                _ => "affine",
+            };
+            let bits = number("bits").unwrap_or(4);
+            return (json!({"quantization": {"bits": bits, "mode": mode}}), metadata);
+        }
+    };
+    (json!({"quantization_config": config}), metadata)
+}
+
+#[test]
+fn layouts_are_found_and_decoded_in_a_checkpoint() {
+    let layouts = Layouts::parse(include_str!("../../spec/1.0/layouts.toml")).unwrap();
+    for_each_layout(|name, case, shape, expected| {
+        let prefix = match name.split('-').next().unwrap() {
+            "torchao" => "m._weight_",
+            "mxfp4" => "m_",
+            _ => "m.",
+        };
+        let parts: Vec<(String, Part)> = case
+            .tensors
+            .keys()
+            .filter(|part| *part != "values")
+            .map(|part| (format!("{prefix}{part}"), case.part(part)))
+            .collect();
+        let stored: Vec<Stored> = parts
+            .iter()
+            .map(|(name, part)| Stored { name, dtype: part.dtype, shape: part.shape })
+            .collect();
+        let (config, metadata) = config(name, case);
+        let groups = layouts.group(&stored, Some(&config), &metadata);
+        if ["fp8-e4m3fnuz", "fp8-e5m2fnuz"].contains(&name) {
+            assert!(groups.is_empty(), "no layout has one scale for this type");
+            return;
+        }
+        let [group] = &groups[..] else { panic!("{name}: {groups:?}") };
+        assert_eq!(group.problems, Vec::<String>::new(), "{name}");
+        assert_eq!(group.parts.len(), stored.len(), "{name}: {group:?}");
+        assert_eq!(group.name, if prefix == "m_" { "m" } else { "m.weight" });
+        assert!(group.shape.as_ref().is_none_or(|found| found == shape), "{name}: {group:?}");
+        let decoder = group.decoder(|role| group.parts.get(role).map(|&at| parts[at].1)).unwrap();
+        assert_eq!(decoder.shape(), shape, "{name}");
+        let mut values = vec![0.0; expected.len()];
+        decoder.decode(0, &mut values).unwrap();
+        case.cast(&mut values);
+        assert_same_bits(name, &values, expected);
     });
 }
 

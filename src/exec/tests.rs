@@ -502,6 +502,19 @@ fn iota_counts_along_the_last_axis() {
 }
 
 #[test]
+fn sinusoidal_positions_are_sines_then_cosines() {
+    let bytes = make(DType::F32, &[3, 4], Recipe::Sinusoid).unwrap();
+    let numbers: Vec<f32> =
+        bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+    // As NumPy 2.4.6 gives them for dimension 4: angles p and p/100.
+    assert_eq!(numbers[..4], [0.0, 0.0, 1.0, 1.0]);
+    assert_eq!(numbers[8..], [0.909_297_4, 0.019_998_666, -0.416_146_85, 0.999_8]);
+    assert!(make(DType::F32, &[3, 5], Recipe::Sinusoid).is_err());
+    assert!(make(DType::F32, &[4], Recipe::Sinusoid).is_err());
+    assert!(make(DType::I64, &[3, 4], Recipe::Sinusoid).is_err());
+}
+
+#[test]
 fn a_constant_is_one_element_again_and_again() {
     let check = |dtype, value, expected: &[u8]| {
         let bytes = make(dtype, &[2], Recipe::Constant(value)).unwrap();

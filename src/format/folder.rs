@@ -486,13 +486,14 @@ impl Opened {
         })
     }
 
-    /// A file of the folder as strict JSON, if it is there.
+    /// A file of the folder as JSON, if it is there; strict but for the infinite numbers of
+    /// Python's configs.
     ///
     /// # Errors
     /// It cannot be read, or is no JSON.
     pub fn json(&mut self, name: &str) -> Result<Option<Json>> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         let path = self.source.root().join(name);
-        json::parse(text.as_bytes(), 0).map(Some).map_err(|err| err.in_file(&path))
+        json::parse_python(text.as_bytes(), 0).map(Some).map_err(|err| err.in_file(&path))
     }
 }

@@ -26,9 +26,14 @@ pub struct BlockType {
     pub block_len: usize,
     /// Bytes of a block.
     pub block_bytes: usize,
-    decode: fn(&[u8], &mut [f32]),
-    encode: Option<fn(&[f32], &mut [u8])>,
+    decode: Decode,
+    encode: Option<Encode>,
 }
+
+/// Blocks to values, of lengths that fit.
+type Decode = fn(&[u8], &mut [f32]);
+/// Values to blocks, of lengths that fit.
+type Encode = fn(&[f32], &mut [u8]);
 
 impl BlockType {
     /// The type of this id.

@@ -27,7 +27,7 @@ pub(super) fn tq1_0(block: &[u8; 54], out: &mut [f32; 256]) -> bool {
         for t in 0..trits {
             for j in 0..bytes {
                 let front = u16::from(block[byte + j].wrapping_mul(power));
-                out[value + t * bytes + j] = d * f32::from((front * 3 >> 8) as i8 - 1);
+                out[value + t * bytes + j] = d * f32::from(((front * 3) >> 8) as i8 - 1);
             }
             power = power.wrapping_mul(3);
         }

@@ -224,6 +224,16 @@ mod tests {
     }
 
     #[test]
+    fn every_type_of_blocks_has_a_codec_of_its_number_and_size() {
+        for block in &TYPES.blocks {
+            let codec = crate::encoding::ggml::BlockType::find(&block.id).expect("it has a codec");
+            assert_eq!(block.ggml, codec.ggml_type, "{}", block.id);
+            let sizes = (codec.block_len as u64, codec.block_bytes as u64);
+            assert_eq!((block.len, block.bytes), sizes, "{}", block.id);
+        }
+    }
+
+    #[test]
     fn shapes_of_bytes_follow_from_shapes_of_values() {
         let of = |id: &str| Type::Block(TYPES.block(id).unwrap());
         let (dtype, shape, encoding) = of("ggml.q4_k").physical(&[3, 5, 512]).unwrap();
