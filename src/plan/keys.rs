@@ -203,7 +203,7 @@ impl Reader<'_> {
         if let Some((count, each)) = &rule.each {
             let count = count.eval_size(self)?;
             // A config may claim any number of layers.
-            if MAX_LIST < count {
+            if (MAX_LIST as u64) < count {
                 return Err(format!("a list of {count} entries, at most {MAX_LIST} are made"));
             }
             let entry = |i: u64| {
