@@ -137,7 +137,7 @@ impl Mlp {
         name: &str,
         x: &Array2<R>,
         width: usize,
-        map: &dyn Fn(&Array2<R>, &str, usize) -> Result<Array2<R>>,
+        map: Map<'_, R>,
     ) -> Result<Array2<R>> {
         let mut up = map(x, "up_proj", width)?;
         let gate = || map(x, "gate_proj", width);
@@ -179,6 +179,9 @@ impl Mlp {
         map(&up, "down_proj", self.hidden)
     }
 }
+
+/// A linear map by the part of its name and the width of its result.
+type Map<'a, R> = &'a dyn Fn(&Array2<R>, &str, usize) -> Result<Array2<R>>;
 
 #[cfg(test)]
 mod tests {
