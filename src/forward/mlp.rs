@@ -183,6 +183,9 @@ impl Mlp {
     }
 }
 
+/// A linear map by the part of its name and the width of its result.
+type Map<'a, R> = &'a dyn Fn(&Array2<R>, &str, usize) -> Result<Array2<R>>;
+
 #[cfg(test)]
 mod tests {
     use super::*;
