@@ -94,9 +94,6 @@ enum Middle {
     },
 }
 
-/// The map of an MLP that has this name, to so many dims.
-pub(super) type Map<'m, R> = &'m dyn Fn(&Array2<R>, &str, usize) -> Result<Array2<R>>;
-
 /// The MLP of a stack.
 #[derive(Clone, Copy)]
 pub(super) struct Mlp {
