@@ -113,6 +113,8 @@ fn no_model_is_named_in_the_source() {
     names.extend(spec.maps.values().map(|map| map.name.clone()));
     names.sort_unstable();
     names.dedup();
+    // A kind of state space has the name of the family it came with; it is a value of a key.
+    names.retain(|name| !spec.keys.iter().any(|key| key.words.contains(name)));
     assert!(5 < names.len());
     let mut wrong = Vec::new();
     for (name, text) in sources() {
