@@ -7,7 +7,8 @@ use std::path::Path;
 fn code_map() -> Vec<String> {
     let text = fs::read_to_string(root().join("lib.rs")).unwrap();
     let rows = text.lines().filter_map(|line| line.strip_prefix("//! | [`"));
-    rows.filter_map(|row| Some(row.split_once("`]")?.0.to_owned())).collect()
+    rows.filter_map(|row| Some(row.split_once("`]")?.0.trim_start_matches("mod@").to_owned()))
+        .collect()
 }
 
 fn root() -> &'static Path {
