@@ -220,7 +220,7 @@ pub fn run<R: Real>(
     inputs: &Inputs,
     tasks: &[&Task],
 ) -> Result<Outputs<R>> {
-    let params = Params::new(weights, &model.ties);
+    let params = Params::new(weights, model);
     let keys = |stack| Keys::new(&model.hyperparameters, Some(stack));
     let has = |stack: &str| params.has_any(&format!("{stack}."));
     let (has_encoder, has_decoder) = (has("encoder"), has("decoder"));

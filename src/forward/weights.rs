@@ -9,9 +9,11 @@ use rayon::prelude::*;
 
 use super::keys::broken;
 use super::real::{Real, decode};
-use crate::checkpoint::{Checkpoint, DType};
+use crate::checkpoint::{Checkpoint, DType, Encoding};
+use crate::encoding::BlockType;
 use crate::error::{Error, Result};
 use crate::exec::produce::Producer;
+use crate::package::Model;
 use crate::plan::Tensors;
 use crate::plan::program::{Input, Output, whole};
 use crate::source::Source;
@@ -109,12 +111,19 @@ const BLOCK: usize = 1 << 20;
 #[derive(Clone, Copy)]
 pub(super) struct Params<'a> {
     weights: &'a dyn Weights,
-    ties: &'a [[String; 2]],
+    model: &'a Model,
+}
+
+/// A tensor whose elements can become numbers: its shape is that of the numbers.
+struct Readable<'a> {
+    stored: Stored<'a>,
+    /// The blocks that numbers are packed in, where they are.
+    blocks: Option<&'static BlockType>,
 }
 
 impl<'a> Params<'a> {
-    pub(super) fn new(weights: &'a dyn Weights, ties: &'a [[String; 2]]) -> Params<'a> {
-        Params { weights, ties }
+    pub(super) fn new(weights: &'a dyn Weights, model: &'a Model) -> Params<'a> {
+        Params { weights, model }
     }
 
     /// Whether there is a tensor whose name begins so.
@@ -127,29 +136,41 @@ impl<'a> Params<'a> {
         Ok(self.find(name)?.is_some())
     }
 
-    fn find(&self, name: &str) -> Result<Option<Stored<'a>>> {
-        if let Some(stored) = self.weights.tensor(name)? {
-            return Ok(Some(stored));
+    fn find(&self, name: &str) -> Result<Option<Readable<'a>>> {
+        let mut name = name;
+        let mut found = self.weights.tensor(name)?;
+        if found.is_none()
+            && let Some([_, stored]) = self.model.ties.iter().find(|[tied, _]| tied == name)
+        {
+            name = stored;
+            found = self.weights.tensor(name)?;
         }
-        match self.ties.iter().find(|[tied, _]| tied == name) {
-            Some([_, stored]) => self.weights.tensor(stored),
-            None => Ok(None),
+        let Some(mut stored) = found else { return Ok(None) };
+        let mut blocks = None;
+        if let Some(entry) = self.model.encodings.get(name) {
+            let entry: Encoding = serde_json::from_value(entry.clone())
+                .map_err(|err| broken(format!("the encoding of `{name}`: {err}")))?;
+            let known = BlockType::find(&entry.id);
+            let unknown = || Error::unsupported(format!("`{name}` is in {}: not read", entry.id));
+            blocks = Some(known.ok_or_else(unknown)?);
+            stored.shape = entry.shape;
         }
+        Ok(Some(Readable { stored, blocks }))
     }
 
-    fn get(&self, name: &str) -> Result<Stored<'a>> {
-        let stored = self.find(name)?.ok_or_else(|| missing(name))?;
-        if !stored.dtype.is_float() {
-            let message =
-                format!("`{name}` is {}: only float tensors are computed with", stored.dtype);
+    fn get(&self, name: &str) -> Result<Readable<'a>> {
+        let readable = self.find(name)?.ok_or_else(|| missing(name))?;
+        let dtype = readable.stored.dtype;
+        if readable.blocks.is_none() && !dtype.is_float() {
+            let message = format!("`{name}` is {dtype}: only float tensors are computed with");
             return Err(Error::unsupported(message));
         }
-        Ok(stored)
+        Ok(readable)
     }
 
     /// The shape of a tensor.
     pub(super) fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        let shape = self.get(name)?.shape;
+        let shape = self.get(name)?.stored.shape;
         let dims = shape.iter().map(|&dim| usize::try_from(dim).ok());
         dims.collect::<Option<_>>().ok_or_else(|| broken(format!("`{name}` is too large")))
     }
@@ -244,7 +265,7 @@ impl<'a> Params<'a> {
         Ok(y)
     }
 
-    fn bias(&self, name: &str, shape: &[usize], bias: Bias) -> Result<Option<Stored<'a>>> {
+    fn bias(&self, name: &str, shape: &[usize], bias: Bias) -> Result<Option<Readable<'a>>> {
         let name = format!("{name}.bias");
         let stored = self.find(&name)?;
         match (&stored, bias) {
@@ -266,7 +287,8 @@ fn missing(name: &str) -> Error {
     broken(format!("there is no tensor `{name}`"))
 }
 
-fn check_shape(name: &str, stored: &Stored<'_>, wanted: &[usize]) -> Result<()> {
+fn check_shape(name: &str, readable: &Readable<'_>, wanted: &[usize]) -> Result<()> {
+    let stored = &readable.stored;
     let same = stored.shape.len() == wanted.len()
         && stored.shape.iter().zip(wanted).all(|(&found, &wanted)| found == wanted as u64);
     if same {
@@ -278,15 +300,24 @@ fn check_shape(name: &str, stored: &Stored<'_>, wanted: &[usize]) -> Result<()> 
 /// The numbers of some rows of a tensor whose rows have `columns` elements.
 fn numbers<R: Real>(
     name: &str,
-    stored: &Stored<'_>,
+    readable: &Readable<'_>,
     rows: Range<usize>,
     columns: usize,
 ) -> Result<Vec<R>> {
-    let size = usize::try_from(stored.dtype.bits() / 8).unwrap_or(usize::MAX);
-    let row = columns.checked_mul(size);
+    let Readable { stored, blocks } = readable;
+    let row = match blocks {
+        Some(blocks) => blocks.n_bytes(columns as u64),
+        None => stored.dtype.n_bytes(columns as u64),
+    };
+    let row = row.and_then(|row| usize::try_from(row).ok());
     let range = row.and_then(|row| Some(rows.start.checked_mul(row)?..rows.end.checked_mul(row)?));
     let bytes = range.and_then(|range| stored.bytes.get(range));
     let bytes = bytes.ok_or_else(|| broken(format!("`{name}` is shorter than its shape says")))?;
+    if let Some(blocks) = blocks {
+        let mut values = vec![0.0; rows.len() * columns];
+        blocks.dequantize(bytes, &mut values).map_err(|err| err.context(&format!("`{name}`")))?;
+        return Ok(values.into_iter().map(R::from_f32).collect());
+    }
     decode(stored.dtype, bytes)
         .ok_or_else(|| Error::unsupported(format!("`{name}` is {}: no float", stored.dtype)))
 }
@@ -297,7 +328,7 @@ fn numbers<R: Real>(
 fn product<R: Real>(
     x: &Array2<R>,
     name: &str,
-    stored: &Stored<'_>,
+    stored: &Readable<'_>,
     first: usize,
     out: usize,
 ) -> Result<Array2<R>> {
@@ -321,4 +352,99 @@ fn product<R: Real>(
         y.slice_mut(s![.., start..start + block.ncols()]).assign(&block);
     }
     Ok(y)
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Tensors in memory.
+    struct Few(BTreeMap<&'static str, (DType, Vec<u64>, Vec<u8>)>);
+
+    impl Weights for Few {
+        fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+            Box::new(self.0.keys().copied())
+        }
+
+        fn tensor(&self, name: &str) -> Result<Option<Stored<'_>>> {
+            let stored = self.0.get(name).map(|(dtype, shape, bytes)| Stored {
+                dtype: *dtype,
+                shape: shape.clone(),
+                bytes: bytes.into(),
+            });
+            Ok(stored)
+        }
+    }
+
+    fn f32s(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|x| x.to_le_bytes()).collect()
+    }
+
+    fn model(encodings: serde_json::Value, ties: serde_json::Value) -> Model {
+        let model = json!({
+            "spec": "1.0.0", "conformance": "schema", "encodings": encodings, "ties": ties,
+        });
+        serde_json::from_value(model).unwrap()
+    }
+
+    #[test]
+    fn a_linear_map_is_x_times_the_weight_transposed_plus_the_bias() {
+        let few = Few(BTreeMap::from([
+            ("a.weight", (DType::F32, vec![2, 3], f32s(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))),
+            ("a.bias", (DType::F32, vec![2], f32s(&[10.0, 20.0]))),
+        ]));
+        let model = model(json!({}), json!([]));
+        let params = Params::new(&few, &model);
+        let x = array![[1.0f64, 0.0, -1.0]];
+        assert_eq!(params.linear(&x, "a", 2, Bias::Is(true)).unwrap(), array![[8.0, 18.0]]);
+        assert_eq!(params.linear(&x, "a", 2, Bias::Stored).unwrap(), array![[8.0, 18.0]]);
+        let err = params.linear(&x, "a", 2, Bias::Is(false)).unwrap_err();
+        assert_eq!(err.message(), "`a.bias` is there, and the hyperparameters deny it");
+        let err = params.linear(&x, "a", 3, Bias::Stored).unwrap_err();
+        assert_eq!(err.message(), "`a.weight` is [2, 3], the hyperparameters say [3, 3]");
+    }
+
+    /// More rows than are turned into numbers at once.
+    #[test]
+    fn a_long_map_goes_block_by_block() {
+        let (out, columns) = (BLOCK + 3, 2);
+        let weight: Vec<f32> = (0..out * columns).map(|i| (i % 7) as f32).collect();
+        let few = Few(BTreeMap::from([(
+            "a.weight",
+            (DType::F32, vec![out as u64, columns as u64], f32s(&weight)),
+        )]));
+        let model = model(json!({}), json!([["tied.weight", "a.weight"]]));
+        let params = Params::new(&few, &model);
+        let y = params.linear(&array![[1.0f32, 10.0]], "tied", out, Bias::Stored).unwrap();
+        for (row, y) in y.iter().enumerate() {
+            assert_eq!(*y, ((2 * row) % 7) as f32 + 10.0 * ((2 * row + 1) % 7) as f32);
+        }
+    }
+
+    /// Weights in blocks are computed with as the numbers they stand for.
+    #[test]
+    fn quantized_tensors_are_their_values() {
+        let values: Vec<f32> = (0..64).map(|i| (i as f32 * 0.37).sin()).collect();
+        let blocks = BlockType::find("ggml.q8_0").unwrap();
+        let mut packed = vec![0; 2 * blocks.block_bytes];
+        blocks.quantize(&values, &mut packed).unwrap();
+        let mut unpacked = vec![0.0; 64];
+        blocks.dequantize(&packed, &mut unpacked).unwrap();
+        assert_ne!(values, unpacked);
+        let few = Few(BTreeMap::from([
+            ("packed.weight", (DType::U8, vec![2, blocks.block_bytes as u64], packed)),
+            ("plain.weight", (DType::F32, vec![2, 32], f32s(&unpacked))),
+        ]));
+        let entry = json!({ "packed.weight": { "encoding": "ggml.q8_0", "shape": [2, 32] } });
+        let model = model(entry, json!([]));
+        let params = Params::new(&few, &model);
+        let x = Array2::from_shape_fn((3, 32), |(row, column)| (row * column) as f32);
+        let packed = params.linear(&x, "packed", 2, Bias::Stored).unwrap();
+        assert_eq!(packed, params.linear(&x, "plain", 2, Bias::Stored).unwrap());
+        let second: Array2<f32> = params.lookup("packed.weight", [2, 32], &[1], "row").unwrap();
+        assert_eq!(second.as_slice().unwrap(), &unpacked[32..]);
+    }
 }
