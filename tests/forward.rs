@@ -124,15 +124,19 @@ fn outputs<R: Real>(
     let mut found = BTreeMap::new();
     for answer in computed.tasks {
         for (name, tensor) in answer.outputs {
-            let name = match (answer.task.as_str(), name) {
-                ("masked-lm", _) if is_pretraining => "prediction_logits",
-                ("next-sentence", _) if is_pretraining => "seq_relationship_logits",
-                ("embedding", _) => "sentence_embedding",
-                (_, name) => name,
+            let names: &[&str] = match (answer.task.as_str(), name) {
+                ("masked-lm", _) if is_pretraining => &["prediction_logits"],
+                // Of the order of sentences one class says so, another otherwise.
+                ("next-sentence", _) if is_pretraining => {
+                    &["seq_relationship_logits", "sop_logits"]
+                }
+                ("embedding", _) => &["sentence_embedding"],
+                (_, name) => &[name],
             };
-            let twice = found.insert(name.to_owned(), tensor);
-            if twice.is_some() {
-                return Err(format!("two tasks give {name}"));
+            for name in names {
+                if found.insert((*name).to_owned(), tensor.clone()).is_some() {
+                    return Err(format!("two tasks give {name}"));
+                }
             }
         }
     }
@@ -196,13 +200,12 @@ fn pairs<R: Real>(
     Ok(pairs)
 }
 
-/// The greatest relative difference of any output.
-fn compare<R: Real>(spec: &Spec, fixture: &Fixture) -> Result<f64, String> {
+/// Whether every output is the oracle's.
+fn compare<R: Real>(spec: &Spec, fixture: &Fixture) -> Result<(), String> {
     let loaded = open(spec, &fixture.checkpoint)?;
     let inputs = inputs(&fixture.oracle["inputs"]);
     let class = fixture.oracle["architecture"].as_str().unwrap();
     let found = outputs::<R>(&loaded, &inputs, class)?;
-    let mut worst = 0f64;
     let wanted = fixture.oracle["outputs"].as_object().unwrap();
     assert!(!wanted.is_empty(), "{}", fixture.name);
     for (name, wanted) in wanted {
@@ -221,21 +224,18 @@ fn compare<R: Real>(spec: &Spec, fixture: &Fixture) -> Result<f64, String> {
         if relative.is_nan() || TOLERANCE < relative {
             return Err(format!("{name} differs by {far:e} where the greatest is {scale}"));
         }
-        worst = worst.max(relative);
     }
-    Ok(worst)
+    Ok(())
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "how close each is, for `--nocapture`")]
 fn every_fixture_computes_what_its_oracle_says() {
     let spec = spec();
     let fixtures = fixtures();
     let mut failed = Vec::new();
     for fixture in &fixtures {
-        match compare::<f32>(&spec, fixture) {
-            Ok(worst) => assert!(worst < TOLERANCE, "{}: {worst:e}", fixture.name),
-            Err(why) => failed.push(format!("{}: {why}", fixture.name)),
+        if let Err(why) = compare::<f32>(&spec, fixture) {
+            failed.push(format!("{}: {why}", fixture.name));
         }
     }
     assert!(!fixtures.is_empty());
