@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -17,11 +17,13 @@ use crate::exec::kernel::Loss;
 use crate::exec::staging::{Staging, free_space};
 use crate::exec::write::{self, Written};
 use crate::format::folder::{self, Opened};
+use crate::format::modules::{self, MODULES_FILE};
 use crate::format::safetensors;
 use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorFacts, needs_text};
 use crate::package::{
-    BUFFERS_FILE, Conformance, Dropped, Event, ForeignConfig, ForeignFile, ForeignTensor,
-    MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE, SOURCE_SCHEMA, TENSORS_STEM, Task,
+    BUFFERS_FILE, Conformance, DenseStep, Dropped, Event, ForeignConfig, ForeignFile,
+    ForeignTensor, Hparams, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE,
+    SOURCE_SCHEMA, TENSORS_STEM, Task, Value,
 };
 use crate::plan::import::Import;
 use crate::plan::program::{Content, Make, Output, whole};
@@ -353,8 +355,7 @@ fn canonical(
         findings: found,
     } = import::import(request.spec, map, &opened.checkpoint, &config, &facts, request.plan)?;
     findings.extend(found);
-    let hidden = keys.hparams.get("hidden_size").cloned();
-    tasks.extend(embedding_task(opened, request.spec, hidden, &keys.hparams, &mut findings)?);
+    tasks.extend(embedding_task(opened, request.spec, &keys.hparams, &mut findings)?);
     model.architecture = Some(arch);
     model.hyperparameters = keys.hparams;
     model.tokens = keys.tokens;
@@ -379,86 +380,41 @@ fn has_tokenizer(opened: &Opened) -> bool {
         .any(|name| *name != "added_tokens.json" && opened.has(name))
 }
 
-/// The embedding task of a sentence-transformers folder: `modules.json` lists what follows the
-/// transformer.
+/// The embedding task of a sentence-transformers folder.
 fn embedding_task(
     opened: &mut Opened,
     spec: &Spec,
-    hidden: Option<crate::package::Value>,
-    hparams: &crate::package::Hparams,
+    hparams: &Hparams,
     findings: &mut Vec<Diagnostic>,
-) -> std::result::Result<Option<Task>, Failure> {
-    let Some(Json::Array(modules)) = opened.json("modules.json")? else { return Ok(None) };
-    let mut pool = None;
-    let mut normalize = false;
-    for module in &modules {
-        let kind = module.get("type").and_then(Json::as_str).unwrap_or_default();
-        let path = module.get("path").and_then(Json::as_str).unwrap_or_default().to_owned();
-        match kind.rsplit('.').next().unwrap_or_default() {
-            "Transformer" => {}
-            "Pooling" => {
-                let config = opened.json(&format!("{path}/config.json"))?.unwrap_or(Json::Null);
-                pool = pooling(&config);
-                if pool.is_none() {
-                    findings.push(unknown_module(kind, &path, "its pooling is not known"));
-                }
-            }
-            "Normalize" => normalize = true,
-            _ => {
-                findings.push(unknown_module(kind, &path, "the standard has no place for it yet"));
-                return Ok(None);
-            }
-        }
-    }
-    let Some(pool) = pool else { return Ok(None) };
-    let rows = match hidden {
-        Some(crate::package::Value::Int(int)) => u64::try_from(int).ok(),
+) -> Result<Option<Task>> {
+    let Some(modules) = modules::read(opened, findings)? else { return Ok(None) };
+    let hidden = match hparams.get("hidden_size") {
+        Some(Value::Int(int)) => u64::try_from(*int).ok(),
         _ => None,
     };
+    let rows = modules.dense.last().map_or(hidden, |dense| dense.width);
     let Some((inputs, outputs)) = spec.task_ports("embedding", hparams, rows) else {
         return Ok(None);
     };
+    let dense = modules.dense.iter().enumerate().map(|(index, dense)| DenseStep {
+        head: match index {
+            0 => "embedding".to_owned(),
+            index => format!("embedding_{}", index + 1),
+        },
+        activation: dense.activation.map(str::to_owned),
+    });
     Ok(Some(Task {
         id: "embedding".to_owned(),
         head: None,
-        pool: Some(pool.to_owned()),
-        normalize: Some(normalize),
+        pool: modules.pool.map(str::to_owned),
+        normalize: Some(modules.normalize),
         activation: None,
+        dense: dense.collect(),
         problem: None,
         labels: None,
         inputs,
         outputs,
     }))
-}
-
-fn pooling(config: &Json) -> Option<&'static str> {
-    const MODES: &[(&str, &str)] = &[
-        ("pooling_mode_cls_token", "first"),
-        ("pooling_mode_mean_tokens", "mean"),
-        ("pooling_mode_max_tokens", "max"),
-        ("pooling_mode_lasttoken", "last"),
-    ];
-    if let Some(mode) = config.get("pooling_mode").and_then(Json::as_str) {
-        let known = [("cls", "first"), ("mean", "mean"), ("max", "max"), ("lasttoken", "last")];
-        return known.iter().find(|(word, _)| *word == mode).map(|(_, pool)| *pool);
-    }
-    let on = |key: &str| config.get(key).and_then(Json::as_bool) == Some(true);
-    let mut modes = MODES.iter().filter(|(key, _)| on(key));
-    let mode = modes.next()?;
-    // Two at once are laid end to end, which is another interface.
-    if modes.next().is_some() || on("pooling_mode_mean_sqrt_len_tokens") {
-        return None;
-    }
-    Some(mode.1)
-}
-
-fn unknown_module(kind: &str, path: &str, why: &str) -> Diagnostic {
-    Diagnostic::warning(
-        "P018",
-        format!("the module {kind:?} at {path:?}: {why}; there is no embedding task"),
-    )
-    .file("modules.json")
-    .help("the files are carried over; only the task is not described")
 }
 
 fn to_std(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Report, Failure> {
@@ -593,31 +549,24 @@ fn write_package(
     let metadata = BTreeMap::from([("llmstd".to_owned(), request.spec.version.clone())]);
     let written = write_tensors(opened, request, folder, package.tensors, &metadata, true, report)?;
     if !package.buffers.outputs.is_empty() {
-        let path = folder.join(BUFFERS_FILE);
-        let parent = path.parent().unwrap_or(folder);
-        fs::create_dir_all(parent).map_err(|err| Error::io(parent, "create the folder", err))?;
-        let stem = BUFFERS_FILE.trim_start_matches("source/").trim_end_matches(".safetensors");
-        let shards = write::shards(&package.buffers.outputs, None, stem);
-        let options = write::Options { n_threads: 1, hash_files: false, progress: &|_| () };
-        write::write(
-            &opened.source,
-            &package.buffers.inputs,
-            &package.buffers.outputs,
-            &shards,
-            &BTreeMap::new(),
-            parent,
-            &options,
-        )?;
+        let (parent, file) = BUFFERS_FILE.split_once('/').expect("it lies in a folder");
+        let buffers = write::Plain {
+            inputs: &package.buffers.inputs,
+            outputs: &package.buffers.outputs,
+            metadata: &BTreeMap::new(),
+        };
+        let stem = file.trim_end_matches(".safetensors");
+        buffers.write(&opened.source, &inside(folder, parent)?, stem)?;
     }
-    let mut files: Vec<(String, u64, [u8; 32], Option<Vec<u8>>)> = Vec::new();
+    let mut files: Vec<(String, Carried)> = Vec::new();
     for file in &written.files {
         let sha256 = file.sha256.expect("files of a package are hashed");
-        files.push((file.name.clone(), file.len, sha256, None));
+        files.push((file.name.clone(), (file.len, sha256, None)));
     }
     let mut text_file = |name: &str, text: String| -> Result<()> {
         write_file(&folder.join(name), text.as_bytes())?;
         let sha256: [u8; 32] = Sha256::digest(text.as_bytes()).into();
-        files.push((name.to_owned(), text.len() as u64, sha256, Some(text.into_bytes())));
+        files.push((name.to_owned(), (text.len() as u64, sha256, Some(text.into_bytes()))));
         Ok(())
     };
     if let Some(index) = &written.index {
@@ -625,8 +574,7 @@ fn write_package(
     }
     text_file(MODEL_FILE, json_text(package.model))?;
     for name in &report.carried {
-        let (len, sha256, text) = carry(opened, folder, name)?;
-        files.push((name.clone(), len, sha256, text));
+        files.push((name.clone(), carry(opened, folder, name)?));
     }
     if let Some(provenance) = package.provenance {
         // What says where a package came from is no part of what it is.
@@ -649,7 +597,7 @@ fn write_package(
             .collect(),
         files: files
             .iter()
-            .map(|(path, len, sha256, text)| FileFacts {
+            .map(|(path, (len, sha256, text))| FileFacts {
                 path: path.clone(),
                 len: *len,
                 sha256: *sha256,
@@ -687,7 +635,7 @@ fn write_tensors(
     let written = written?;
     let mut total: Option<Loss> = None;
     for (tensor, written) in report.tensors.iter_mut().zip(&written.tensors) {
-        tensor.sha256 = Some(crate::spec::hex(&written.sha256));
+        tensor.sha256 = Some(crate::hex::encode(&written.sha256));
         tensor.loss.clone_from(&written.loss);
         if let Some(loss) = &written.loss {
             total.get_or_insert_with(Loss::default).add(loss);
@@ -707,6 +655,7 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::write(path, bytes).map_err(|err| Error::io(path, "write", err))
 }
 
+/// The length of a file, its SHA-256, and its text where a manifest looks into it.
 type Carried = (u64, [u8; 32], Option<Vec<u8>>);
 
 /// Copies a file of the source beside the tensors.
@@ -812,7 +761,11 @@ fn to_foreign(
     format: &str,
 ) -> std::result::Result<Report, Failure> {
     let plan = export_plan(opened, request, format)?;
-    let ExportPlan { tensors, config, carried, left, findings, architecture, map } = plan;
+    let ExportPlan { mut tensors, config, carried, left, findings, architecture, map } = plan;
+    // Modules beside the transformer have files of their own.
+    tensors.move_last(|name| modules::parse_dense_name(name).is_some());
+    let is_main = |output: &&Output| modules::parse_dense_name(&output.name).is_none();
+    let n_main = tensors.outputs.iter().take_while(is_main).count();
     let mut report = report(opened, request, &tensors, carried, left);
     report.architecture = architecture;
     report.map = map;
@@ -824,8 +777,14 @@ fn to_foreign(
     let staging = Staging::new(request.destination, request.force)?;
     // Readers of this format take files without metadata, or with this one.
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let main = Tensors {
+        inputs: tensors.inputs.clone(),
+        outputs: tensors.outputs[..n_main].to_vec(),
+        ..Tensors::default()
+    };
     let written =
-        write_tensors(opened, request, staging.path(), &tensors, &metadata, false, &mut report)?;
+        write_tensors(opened, request, staging.path(), &main, &metadata, false, &mut report)?;
+    write_modules(opened, staging.path(), &tensors, n_main, &metadata, &mut report)?;
     if let Some(index) = &written.index {
         let name = format!("{TENSORS_STEM}.safetensors.index.json");
         write_file(&staging.path().join(name), index.as_bytes())?;
@@ -841,6 +800,58 @@ fn to_foreign(
     }
     staging.commit()?;
     Ok(report)
+}
+
+/// Writes the tensors of the modules that follow the transformer, each module's into its folder.
+fn write_modules(
+    opened: &mut Opened,
+    folder: &Path,
+    tensors: &Tensors,
+    first: usize,
+    metadata: &BTreeMap<String, String>,
+    report: &mut Report,
+) -> Result<()> {
+    if first == tensors.outputs.len() {
+        return Ok(());
+    }
+    let listed = opened.json(MODULES_FILE)?.unwrap_or(Json::Null);
+    let paths = modules::dense_paths(&listed);
+    let number = |output: &Output| modules::parse_dense_name(&output.name).map_or(0, |(n, _)| n);
+    let mut start = first;
+    for part in tensors.outputs[first..].chunk_by(|left, right| number(left) == number(right)) {
+        let n = number(&part[0]);
+        let Some(path) = n.checked_sub(1).and_then(|index| paths.get(index)) else {
+            let message =
+                format!("{MODULES_FILE} lists {} dense modules, this is number {n}", paths.len());
+            return Err(Error::new(ErrorKind::Malformed, message).in_file(opened.source.root()));
+        };
+        let renamed: Vec<Output> = part
+            .iter()
+            .map(|output| {
+                let name = modules::parse_dense_name(&output.name).map_or("", |(_, name)| name);
+                Output { name: name.to_owned(), ..output.clone() }
+            })
+            .collect();
+        let module = write::Plain { inputs: &tensors.inputs, outputs: &renamed, metadata };
+        let written = module.write(&opened.source, &inside(folder, path)?, TENSORS_STEM)?;
+        for (tensor, written) in report.tensors[start..].iter_mut().zip(&written.tensors) {
+            tensor.sha256 = Some(crate::hex::encode(&written.sha256));
+        }
+        start += part.len();
+    }
+    Ok(())
+}
+
+/// A folder below another one, which is made; the path comes from a file and stays inside.
+fn inside(folder: &Path, path: &str) -> Result<PathBuf> {
+    let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+    if !plain || path.is_empty() {
+        let message = format!("the path {path:?} does not stay inside the folder");
+        return Err(Error::new(ErrorKind::Malformed, message).in_file(folder));
+    }
+    let path = folder.join(path);
+    fs::create_dir_all(&path).map_err(|err| Error::io(&path, "create the folder", err))?;
+    Ok(path)
 }
 
 struct ExportPlan {

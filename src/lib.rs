@@ -1,4 +1,51 @@
-//! The LLM Standard and its tool. (The code map follows.)
+//! The LLM Standard and its tool: one layout of model checkpoints as the hub, every foreign layout
+//! a spoke that data describes.
+//!
+//! # Code map
+//!
+//! A module uses only modules that stand above it here; `tests/modules.rs` holds that.
+//!
+//! | Module | What it has |
+//! | --- | --- |
+//! | [`error`] | why the work stopped: kind, message, file, offset |
+//! | [`diagnostic`] | a finding: what is wrong, or worth knowing, about a model that could be read |
+//! | [`hex`] | the spelling of hashes |
+//! | [`source`] | the mapped files of one input, and places in them |
+//! | [`cursor`] | a walk over bytes that checks every bound |
+//! | [`json`] | JSON read strictly |
+//! | [`canonical_json`] | JSON with one spelling (RFC 8785), which digests are taken over |
+//! | [`checkpoint`] | what every reader returns: names, dtypes, shapes, and where the bytes are |
+//! | [`package`] | the files of a standard package as types |
+//! | [`container`] | byte containers that several formats use |
+//! | [`format`] | one file or folder a format: bytes to a checkpoint |
+//! | [`spec`] | the data files of the standard, parsed: roles, keys, architectures, mappings, tasks |
+//! | [`plan`] | checkpoint, config and spec to a complete plan, or to findings |
+//! | [`exec`] | a plan to bytes: gathered, hashed, written, compared |
+//! | [`manifest`] | the hashes and digests of a model |
+//! | [`rule`] | validation rules, one file each, and the verdict over all of them |
+//! | [`convert`] | the conversion: open, plan, execute, rename when whole |
+//! | [`inspect`] | what a checkpoint is, from its headers |
+//! | [`validate`] | validation end to end: a package, or what a foreign checkpoint would become |
+//! | [`report`] | results to text |
+//!
+//! ```text
+//! path -open-> Source -detect-> format::read -> Checkpoint + foreign config --+  headers only
+//!                                                                            v
+//! spec/ -parse-> Spec ----------------------------------------------------> plan -> Plan | findings
+//!                                                                            |
+//!             Report <- validate <- rule <- Package <- exec <---------------+  bytes, hashed as they pass
+//! ```
+//!
+//! # Invariants
+//!
+//! - A plan covers every input tensor exactly once and makes every output exactly once, with all
+//!   shapes proven in both directions; or it does not exist.
+//! - No name of a model or of a family stands in `src/`: what differs between them is data.
+//! - A file is never believed: lengths, counts and offsets are checked before they are used, and
+//!   no path in a file leads out of its folder. No pickle is run.
+//! - Output appears under its final name only when it is whole.
+//! - The bytes written depend on the input, the spec and the version alone, not on threads.
+//! - Nothing here prints, exits or reads the environment; the binary does.
 
 pub mod canonical_json;
 pub mod checkpoint;
@@ -9,6 +56,7 @@ pub mod diagnostic;
 pub mod error;
 pub mod exec;
 pub mod format;
+pub mod hex;
 pub mod inspect;
 pub mod json;
 pub mod manifest;

@@ -46,8 +46,8 @@ use sha2::{Digest, Sha256};
 
 use crate::canonical_json;
 use crate::checkpoint::{DType, n_elements};
+use crate::hex;
 use crate::package::{Conformance, Hparams, MANIFEST_FILE, MODEL_FILE, Model, SOURCE_FILE, Task};
-use crate::spec::hex;
 
 /// The schema of [`Manifest`].
 pub const SCHEMA: &str = "llmstd.manifest/1";
@@ -404,10 +404,10 @@ impl Manifest {
             let dtype = tensor.dtype.name();
             let (file, start) = tensor.place.unzip();
             TensorEntry {
-                leaf: hex(&leaf(&tensor.name, dtype, &tensor.shape, sha256)),
-                content: hex(&content_leaf(dtype, &tensor.shape, sha256)),
+                leaf: hex::encode(&leaf(&tensor.name, dtype, &tensor.shape, sha256)),
+                content: hex::encode(&content_leaf(dtype, &tensor.shape, sha256)),
                 encoding: encodings.and_then(|encodings| encodings.get(&tensor.name)).cloned(),
-                sha256: hex(sha256),
+                sha256: hex::encode(sha256),
                 dtype: dtype.to_owned(),
                 shape: tensor.shape,
                 len: tensor.len,
@@ -421,7 +421,7 @@ impl Manifest {
         let mut files: Vec<FileEntry> = files
             .map(|file| FileEntry {
                 role: FileRole::of(&file.path),
-                sha256: hex(&file.sha256),
+                sha256: hex::encode(&file.sha256),
                 len: file.len,
                 path: file.path,
             })
@@ -534,13 +534,13 @@ impl Manifest {
     pub fn contradictions(&self) -> Vec<(String, String, String)> {
         let mut found = Vec::new();
         for (index, tensor) in self.tensors.iter().enumerate() {
-            let Some(sha256) = unhex(&tensor.sha256) else {
+            let Some(sha256) = hex::decode32(&tensor.sha256) else {
                 let wanted = "64 digits of lower-case hex".to_owned();
                 found.push((format!("/tensors/{index}/sha256"), wanted, tensor.sha256.clone()));
                 continue;
             };
-            let named = hex(&leaf(&tensor.name, &tensor.dtype, &tensor.shape, &sha256));
-            let nameless = hex(&content_leaf(&tensor.dtype, &tensor.shape, &sha256));
+            let named = hex::encode(&leaf(&tensor.name, &tensor.dtype, &tensor.shape, &sha256));
+            let nameless = hex::encode(&content_leaf(&tensor.dtype, &tensor.shape, &sha256));
             for (key, computed, said) in
                 [("leaf", named, &tensor.leaf), ("content", nameless, &tensor.content)]
             {
@@ -550,7 +550,7 @@ impl Manifest {
             }
         }
         for (index, file) in self.files.iter().enumerate() {
-            if unhex(&file.sha256).is_none() {
+            if hex::decode32(&file.sha256).is_none() {
                 let wanted = "64 digits of lower-case hex".to_owned();
                 found.push((format!("/files/{index}/sha256"), wanted, file.sha256.clone()));
             }
@@ -639,19 +639,6 @@ fn update_content(hasher: &mut Sha256, dtype: &str, shape: &[u64], sha256: &[u8;
     hasher.update(sha256);
 }
 
-/// 32 bytes from lower-case hex.
-pub fn unhex(text: &str) -> Option<[u8; 32]> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-    let bytes: Option<Vec<u8>> =
-        pairs.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect();
-    bytes?.try_into().ok()
-}
-
 /// Whether a file of this path decides which ids a text becomes.
 pub fn is_tokenizer_file(path: &str) -> bool {
     TOKENIZER_FILES.contains(&path) || path.ends_with(".tiktoken")
@@ -666,7 +653,7 @@ fn texts(files: &[FileFacts<'_>]) -> (Option<Tokenizer>, BTreeMap<String, String
     let tokenizer_files: BTreeMap<String, String> = files
         .iter()
         .filter(|file| is_tokenizer_file(&file.path))
-        .map(|file| (file.path.clone(), hex(&file.sha256)))
+        .map(|file| (file.path.clone(), hex::encode(&file.sha256)))
         .collect();
     let tokenizer = (!tokenizer_files.is_empty()).then(|| {
         let stated = TOKENIZER_SETTINGS.iter().filter_map(|&key| {
@@ -701,13 +688,13 @@ fn texts(files: &[FileFacts<'_>]) -> (Option<Tokenizer>, BTreeMap<String, String
             None if file.path == "chat_template.jinja" => "default",
             None => continue,
         };
-        templates.insert(name.to_owned(), hex(&file.sha256));
+        templates.insert(name.to_owned(), hex::encode(&file.sha256));
     }
     (tokenizer, templates)
 }
 
 fn hash(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    hex::encode(&Sha256::digest(bytes))
 }
 
 #[cfg(test)]

@@ -113,6 +113,9 @@ pub struct Task {
     /// The activation between the head's dense map and its projection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation: Option<String>,
+    /// Maps of the pooled vector, in order, before it is scaled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dense: Vec<DenseStep>,
     /// What the labels mean: `single`, `multi`, `regression`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -123,6 +126,17 @@ pub struct Task {
     pub inputs: Vec<Port>,
     /// What comes out.
     pub outputs: Vec<Port>,
+}
+
+/// One map of a pooled vector.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DenseStep {
+    /// The head that it is, `embedding` for the tensors `heads.embedding.dense.*`.
+    pub head: String,
+    /// The activation after it; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<String>,
 }
 
 /// One named input or output.

@@ -84,6 +84,28 @@ pub struct Options<'a> {
     pub progress: &'a (dyn Fn(u64) + Sync),
 }
 
+/// A few tensors for one file, without threads and progress.
+pub struct Plain<'a> {
+    /// What is read.
+    pub inputs: &'a [Input],
+    /// What is written.
+    pub outputs: &'a [Output],
+    /// Free text of the file.
+    pub metadata: &'a BTreeMap<String, String>,
+}
+
+impl Plain<'_> {
+    /// Writes `stem.safetensors` in the folder `dir`.
+    ///
+    /// # Errors
+    /// As of [`write`].
+    pub fn write(&self, source: &Source, dir: &Path, stem: &str) -> Result<Written> {
+        let shards = shards(self.outputs, None, stem);
+        let options = Options { n_threads: 1, hash_files: false, progress: &|_| () };
+        write(source, self.inputs, self.outputs, &shards, self.metadata, dir, &options)
+    }
+}
+
 /// What was written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Written {

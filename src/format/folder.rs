@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
+use super::modules::{self, MODULES_FILE};
 use super::{pytorch, safetensors};
 use crate::checkpoint::Checkpoint;
 use crate::diagnostic::Diagnostic;
@@ -119,6 +120,10 @@ fn open_folder(path: &Path, files: Vec<FolderFile>) -> Result<Opened> {
             names
         }
     };
+    let mut weights = weights;
+    if !is_package {
+        read_modules(&mut source, &files, &mut checkpoint, &mut weights)?;
+    }
     note_others(&files, &weights, &mut checkpoint);
     Ok(Opened { source, checkpoint, is_package, files, weights })
 }
@@ -303,6 +308,35 @@ fn read_index(source: &mut Source, name: &str, checkpoint: &mut Checkpoint) -> R
         );
     }
     Ok(weights)
+}
+
+/// Reads the weights of the modules that follow a transformer, which lie in folders of their own.
+fn read_modules(
+    source: &mut Source,
+    files: &[FolderFile],
+    checkpoint: &mut Checkpoint,
+    weights: &mut Vec<String>,
+) -> Result<()> {
+    if !files.iter().any(|file| file.name == MODULES_FILE) {
+        return Ok(());
+    }
+    let id = source.add(MODULES_FILE)?;
+    let listed = json::parse(source.bytes(id), 0).map_err(|err| err.in_file(source.path(id)))?;
+    for (index, path) in modules::dense_paths(&listed).iter().enumerate() {
+        let names = modules::DENSE_WEIGHTS.iter().map(|name| format!("{path}/{name}"));
+        let found = names.into_iter().find(|name| files.iter().any(|file| file.name == *name));
+        let Some(name) = found else { continue };
+        let id = source.add(&name)?;
+        let mut part = read_file(source, id)?;
+        for tensor in &mut part.tensors {
+            tensor.name = modules::dense_name(index + 1, &tensor.name);
+        }
+        // The container is that of the transformer.
+        part.format = checkpoint.format;
+        append(checkpoint, part, &name)?;
+        weights.push(name);
+    }
+    Ok(())
 }
 
 /// Reads one weight file of any format.

@@ -96,7 +96,7 @@ pub fn import(
     let mut tied = hparams.get("tie_embeddings") == Some(&Value::Bool(true));
     let mut ties = Vec::new();
     for instance in instances.iter().filter(|instance| instance.rule.tie.is_some()) {
-        planner.plan_tie(map, config, instance, &mut tied, &mut ties);
+        planner.plan_tie(map, config, instance, &instances, &mut tied, &mut ties);
     }
     for drop in &drops {
         planner.plan_drop(drop);
@@ -217,20 +217,22 @@ pub fn choose<'a>(
     }
     let present: BTreeSet<&str> =
         checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-    let covers = |map: &&&Map| {
+    // Whether a mapping knows every tensor, and whether it claims such a config for itself.
+    let fits = |map: &&Map| {
         let arch = spec.arch(&map.arch).expect("checked when it is read");
-        keys::read(spec, map, arch, config).is_ok_and(|keys| {
-            let stack = arch.stacks.first().map(String::as_str);
-            let names = StackNames {
-                hparams: &keys.hparams,
-                tokens: Some(&keys.tokens),
-                stack,
-                layer: None,
-            };
-            names::n_known(map, &present, &names) == present.len()
-        })
+        let keys = keys::read(spec, map, arch, config).ok()?;
+        let stack = arch.stacks.first().map(String::as_str);
+        let names =
+            StackNames { hparams: &keys.hparams, tokens: Some(&keys.tokens), stack, layer: None };
+        let claims = map.untyped.as_ref().is_some_and(|when| when.eval_bool(&names) == Ok(true));
+        (names::n_known(map, &present, &names) == present.len()).then_some(claims)
     };
-    let by_names: Vec<&Map> = maps.iter().filter(covers).copied().collect();
+    let mut fitting: Vec<(&Map, bool)> =
+        maps.iter().filter_map(|map| Some((*map, fits(map)?))).collect();
+    if 1 < fitting.len() && fitting.iter().any(|(_, claims)| *claims) {
+        fitting.retain(|(_, claims)| *claims);
+    }
+    let by_names: Vec<&Map> = fitting.into_iter().map(|(map, _)| map).collect();
     match by_names.as_slice() {
         [map] => {
             findings.push(guess(map, "the names of its tensors"));
@@ -503,7 +505,7 @@ impl<'a> Planner<'a> {
     ) -> Vec<Diagnostic> {
         let mut shape = units.to_vec();
         if let Some(last) = shape.last_mut()
-            && dtype.bits() % 8 != 0
+            && !dtype.bits().is_multiple_of(8)
         {
             *last = *last * 8 / dtype.bits();
         }
@@ -567,6 +569,7 @@ impl<'a> Planner<'a> {
         map: &Map,
         config: &Json,
         instance: &Instance<'_>,
+        instances: &[Instance<'_>],
         tied: &mut bool,
         ties: &mut Vec<[String; 2]>,
     ) {
@@ -578,7 +581,12 @@ impl<'a> Planner<'a> {
             let wanted = head.and_then(|head| tasks::class_wants_head(map, class, head));
             let prefix = format!("heads.{}.", head.unwrap_or_default());
             let parts = self.tensors.outputs.iter().any(|output| output.name.starts_with(&prefix));
-            if !wanted.unwrap_or(*tied) && !parts {
+            // A head that has other parts, none of which is here, is not here either.
+            let alone = || {
+                let made = instances.iter().flat_map(|instance| &instance.to);
+                !made.into_iter().any(|name| name.starts_with(&prefix) && name != canonical)
+            };
+            if !wanted.unwrap_or_else(|| *tied && alone()) && !parts {
                 return; // The checkpoint has no such head.
             }
             if *tied {

@@ -255,8 +255,9 @@ fn translate(rule: &KeyRule, value: Value) -> Result<Value, String> {
                 Value::Word(word) => word.clone(),
                 value => value.to_string(),
             };
-            rule.words.get(&word).cloned().ok_or_else(|| {
-                let known: Vec<_> = rule.words.keys().map(String::as_str).collect();
+            let meaning = rule.words.iter().find(|(known, _)| *known == word);
+            meaning.map(|(_, meaning)| meaning.clone()).ok_or_else(|| {
+                let known: Vec<_> = rule.words.iter().map(|(known, _)| known.as_str()).collect();
                 format!("{value} has no meaning here, only {}", known.join(", "))
             })
         }
@@ -428,7 +429,7 @@ fn write_value(rule: &KeyRule, value: &Value, names: &dyn Names) -> Result<Json,
         None => value.clone(),
     };
     let word_of = |value: &Value| -> Result<Json, String> {
-        // Several foreign words may mean the same; the first that is spelled alike is the best.
+        // Of several foreign words with one meaning the mapping lists the plainest first.
         let mut words = rule.words.iter().filter(|(_, meaning)| same(meaning, value));
         let (word, _) = words.next().ok_or_else(|| format!("there is no word for {value}"))?;
         Ok(match word.as_str() {

@@ -166,7 +166,7 @@ impl Layout {
     /// Makes one axis into two, the second of size `inner`.
     pub fn split_axis(mut self, axis: usize, inner: u64) -> Result<Layout, Refusal> {
         let len = self.shape[axis];
-        if inner == 0 || len % inner != 0 {
+        if inner == 0 || !len.is_multiple_of(inner) {
             return Err(format!("axis {axis} of {:?} is no multiple of {inner}", self.shape));
         }
         self.shape[axis] = len / inner;
@@ -244,7 +244,9 @@ impl Layout {
         for piece in pieces {
             let same = |shape: &[u64]| {
                 let mut shape = shape.to_vec();
-                shape.get_mut(axis).map(|len| *len = 0);
+                if let Some(len) = shape.get_mut(axis) {
+                    *len = 0;
+                }
                 shape
             };
             if whole.shape.len() <= axis || same(&whole.shape) != same(&piece.shape) {
@@ -280,7 +282,7 @@ impl Layout {
     /// Rotary pairs on the rows of each head, from interleaved to half-split, or back.
     pub fn rope(self, heads: u64, dim: u64, last: bool, back: bool) -> Result<Layout, Refusal> {
         let rows = *self.shape.first().ok_or("a scalar has no rotary rows")?;
-        if heads == 0 || rows % heads != 0 || rows / heads < dim || dim % 2 != 0 {
+        if heads == 0 || rows % heads != 0 || rows / heads < dim || !dim.is_multiple_of(2) {
             return Err(format!(
                 "{rows} rows cannot be {heads} heads with {dim} rotary dimensions each"
             ));
@@ -337,7 +339,7 @@ impl Box {
             } else {
                 // The dim crosses the split: its slow part counts the outer axis.
                 let fast = inner / dim.step;
-                if inner % dim.step != 0 || dim.len % fast != 0 {
+                if !inner.is_multiple_of(dim.step) || dim.len % fast != 0 {
                     return None;
                 }
                 part.dims.push(BoxDim {

@@ -99,7 +99,7 @@ impl Tensors {
         let bits = tensor.dtype.bits();
         // Elements smaller than a byte are copied as the bytes they are packed in.
         let (shape, unit) = match tensor.shape.split_last() {
-            Some((last, rest)) if bits % 8 != 0 => {
+            Some((last, rest)) if !bits.is_multiple_of(8) => {
                 let bytes = tensor.dtype.n_bytes(*last);
                 let bytes = bytes.ok_or("its rows end inside a byte")?;
                 ([rest, &[bytes]].concat(), 1)
@@ -159,10 +159,10 @@ impl Tensors {
             step.ops = format!("{}, cast({wanted})", step.ops);
             written = wanted;
         }
-        let unit = if dtype.bits() % 8 == 0 { dtype.bits() / 8 } else { 1 };
+        let unit = if dtype.bits().is_multiple_of(8) { dtype.bits() / 8 } else { 1 };
         let mut shape = layout.shape.clone();
         if let Some(last) = shape.last_mut()
-            && dtype.bits() % 8 != 0
+            && !dtype.bits().is_multiple_of(8)
         {
             *last = *last * 8 / dtype.bits();
         }
@@ -188,6 +188,20 @@ impl Tensors {
         let mut both: Vec<_> = outputs.into_iter().zip(steps).collect();
         both.sort_by_cached_key(|(output, _)| key(&output.name));
         (self.outputs, self.steps) = both.into_iter().unzip();
+    }
+
+    /// Puts the outputs of some names behind the others, each in the order they had.
+    pub fn move_last(&mut self, is_last: impl Fn(&str) -> bool) {
+        let mut place = 0;
+        let places: BTreeMap<String, usize> = self
+            .outputs
+            .iter()
+            .map(|output| {
+                place += 1;
+                (output.name.clone(), place)
+            })
+            .collect();
+        self.sort_by_key(|name| (is_last(name), places.get(name).copied()));
     }
 
     /// Tensors that are only read yet: each under its own name.

@@ -90,6 +90,7 @@ pub fn read(
             pool: rule.pool.clone(),
             normalize: None,
             activation: rule.activation.clone(),
+            dense: Vec::new(),
             problem,
             labels,
             inputs,

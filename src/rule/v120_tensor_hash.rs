@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
 use crate::rule::{Checked, Rule, Subject};
-use crate::spec::hex;
+use crate::hex;
 
 /// The bytes of a tensor are not those of the manifest.
 pub(super) static RULE: Rule = Rule {
@@ -28,7 +28,7 @@ fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         let Some((tensors, scan)) = &shard.scan else { continue };
         for (tensor, piece) in tensors.iter().zip(&scan.pieces) {
             let Some(&expected) = listed.get(tensor.name.as_str()) else { continue };
-            let actual = hex(&piece.sha256);
+            let actual = hex::encode(&piece.sha256);
             if actual != expected {
                 found.push(
                     RULE.finding(format!(

@@ -3,7 +3,7 @@
 use crate::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
 use crate::rule::{Checked, Rule, Subject};
-use crate::spec::hex;
+use crate::hex;
 
 /// The bytes of a file are not those of the manifest.
 pub(super) static RULE: Rule = Rule {
@@ -18,7 +18,7 @@ pub(super) static RULE: Rule = Rule {
 fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let manifest = subject.manifest()?;
     for file in &manifest.files {
-        let Some(actual) = subject.sha256(&file.path).map(|sha256| hex(sha256)) else { continue };
+        let Some(actual) = subject.sha256(&file.path).map(|sha256| hex::encode(sha256)) else { continue };
         let len = subject.files.get(&file.path).copied().unwrap_or(0);
         if actual == file.sha256 || len != file.len {
             continue; // V105 tells of another length.
@@ -29,7 +29,7 @@ fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             Some((tensors, scan)) => {
                 let intact = tensors.iter().zip(&scan.pieces).all(|(tensor, piece)| {
                     let entry = manifest.tensor(&tensor.name);
-                    entry.is_none_or(|entry| entry.sha256 == hex(&piece.sha256))
+                    entry.is_none_or(|entry| entry.sha256 == hex::encode(&piece.sha256))
                 });
                 if !intact {
                     continue; // V120 tells which tensors are damaged.

@@ -255,7 +255,7 @@ fn binary(op: &str, left: &Value, right: &Value) -> Result<Value, String> {
                 (Some(_), _) => return Err(format!("{a} is not divisible by {b}")),
                 (None, _) => return Err(format!("{a} / {b} has no value")),
             },
-            "%" => Value::Int(a.checked_rem_euclid(b).ok_or_else(|| type_error())?),
+            "%" => Value::Int(a.checked_rem_euclid(b).ok_or_else(&type_error)?),
             "^" => Value::Float(power(a as f64, b as f64)),
             "<" => Value::Bool(a < b),
             "<=" => Value::Bool(a <= b),

@@ -23,6 +23,8 @@ pub struct Map {
     pub revision: u32,
     /// Which values of the foreign config choose it: all of one line must hold.
     pub matches: BTreeMap<String, Vec<String>>,
+    /// When a config that names no family is of this one, though the names fit others as well.
+    pub untyped: Option<Expr>,
     /// What every name that starts with `@` has in front, in the order to try.
     pub prefixes: Vec<String>,
     /// Other spellings of names' ends.
@@ -164,12 +166,12 @@ impl<'de> Deserialize<'de> for Expr {
         enum Text {
             Int(i64),
             Float(f64),
-            Text(String),
+            Source(String),
         }
         let text = match Text::deserialize(deserializer)? {
             Text::Int(int) => int.to_string(),
             Text::Float(float) => format!("{float:?}"),
-            Text::Text(text) => text,
+            Text::Source(text) => text,
         };
         Expr::parse(&text).map_err(serde::de::Error::custom)
     }
@@ -216,8 +218,8 @@ pub struct KeyRule {
     pub from: Vec<String>,
     /// Whether a stored `null` is a value and not an absence.
     pub null: bool,
-    /// What the foreign words mean.
-    pub words: BTreeMap<String, Value>,
+    /// What the foreign words mean; of several with one meaning the first is written.
+    pub words: Vec<(String, Value)>,
     /// The value from the foreign one, `x`.
     pub expr: Option<Expr>,
     /// The foreign value from this one, `x`.
@@ -311,6 +313,7 @@ struct MapHead {
     revision: Option<u32>,
     #[serde(default, rename = "match")]
     matches: BTreeMap<String, Words>,
+    untyped: Option<Expr>,
     #[serde(default)]
     prefix: Vec<String>,
     #[serde(default)]
@@ -389,7 +392,7 @@ struct KeyFile {
     #[serde(default)]
     null: bool,
     #[serde(default)]
-    words: BTreeMap<String, toml::Value>,
+    words: toml::Table,
     expr: Option<Expr>,
     back: Option<Expr>,
     #[serde(rename = "else")]
@@ -463,6 +466,7 @@ fn merge(
     map.revision = head.revision.unwrap_or(1);
     // A family is never recognised by what recognises the one it extends.
     map.matches = head.matches.into_iter().map(|(path, words)| (path, words.into_vec())).collect();
+    map.untyped = head.untyped;
     for (ours, theirs) in [
         (&mut map.prefixes, head.prefix),
         (&mut map.base_classes, head.base_class),

@@ -142,7 +142,7 @@ impl Spec {
         Ok(Spec {
             version: head.version,
             features: head.features,
-            hash: hex(&hasher.finalize()),
+            hash: crate::hex::encode(&hasher.finalize()),
             role_index: roles::RoleIndex::new(&roles),
             roles,
             keys,
@@ -169,15 +169,6 @@ impl Spec {
     pub fn files(&self) -> &BTreeMap<String, String> {
         &self.files
     }
-}
-
-/// Bytes as lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn read_dir(dir: &Path, prefix: &str, files: &mut BTreeMap<String, String>) -> Result<()> {

@@ -1,0 +1,150 @@
+//! Every family of `fixtures/families`: into the standard and back, bit for bit.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use llmstd::convert::{Failure, Report, Request, Silent, convert, read_model};
+use llmstd::format::folder;
+use llmstd::package::Model;
+use llmstd::plan;
+use llmstd::spec::Spec;
+use safetensors::SafeTensors;
+
+fn fixtures() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families");
+    let only = std::env::var("FAMILY").ok();
+    let mut folders: Vec<PathBuf> = fs::read_dir(root)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("config.json").exists())
+        .filter(|path| only.as_ref().is_none_or(|only| path.ends_with(only)))
+        .collect();
+    folders.sort();
+    folders
+}
+
+fn run(spec: &Spec, from: &Path, to: &Path, format: &str) -> Result<Report, String> {
+    let opened = folder::open(from).map_err(|err| err.to_string())?;
+    let request = Request {
+        spec,
+        destination: to,
+        to: format,
+        arch: None,
+        generic: false,
+        plan: plan::Options::default(),
+        max_shard_bytes: None,
+        n_threads: 1,
+        force: false,
+        verify: true,
+        dry_run: false,
+        progress: &Silent,
+    };
+    convert(opened, &request).map_err(|failure| match failure {
+        Failure::Error(err) => err.to_string(),
+        Failure::Findings(findings) => {
+            let messages = findings.iter().map(|finding| {
+                format!(
+                    "{} {} {:?} {:?}",
+                    finding.rule, finding.message, finding.expected, finding.found
+                )
+            });
+            messages.take(8).collect::<Vec<_>>().join("\n    ")
+        }
+    })
+}
+
+type Tensors = BTreeMap<String, (String, Vec<usize>, Vec<u8>)>;
+
+fn tensors(file: &Path) -> Tensors {
+    let bytes = fs::read(file).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    tensors
+        .iter()
+        .map(|(name, view)| {
+            let dtype = format!("{:?}", view.dtype());
+            (name.to_owned(), (dtype, view.shape().to_vec(), view.data().to_vec()))
+        })
+        .collect()
+}
+
+fn model(package: &Path) -> Model {
+    read_model(&mut folder::open(package).unwrap()).unwrap()
+}
+
+fn there_and_back(spec: &Spec, fixture: &Path) -> Result<(), String> {
+    let scratch = tempfile::tempdir().unwrap();
+    let package = scratch.path().join("std");
+    let back = scratch.path().join("hf");
+    let report = run(spec, fixture, &package, "std")?;
+    let odd: Vec<_> = report.findings.iter().map(|finding| finding.message.clone()).collect();
+    if !odd.is_empty() {
+        return Err(format!("findings: {}", odd.join("; ")));
+    }
+    run(spec, &package, &back, "hf").map_err(|why| format!("back: {why}"))?;
+    let (theirs, ours) =
+        (tensors(&fixture.join("model.safetensors")), tensors(&back.join("model.safetensors")));
+    if theirs != ours {
+        let differ = theirs.iter().find(|(name, tensor)| ours.get(*name) != Some(tensor));
+        return Err(format!("{:?} does not come back", differ.map(|(name, _)| name)));
+    }
+    // Without what is remembered of the source, the package alone says the same.
+    fs::remove_file(package.join("source.json")).unwrap();
+    let alone = scratch.path().join("alone");
+    run(spec, &package, &alone, "hf").map_err(|why| format!("without source.json: {why}"))?;
+    let again = scratch.path().join("again");
+    run(spec, &alone, &again, "std").map_err(|why| format!("again: {why}"))?;
+    same_model(&model(&package), &model(&again)).map_err(|why| format!("again: {why}"))?;
+
+    // What the other writer says of the same model is the same model.
+    let other = fixture.join("config-v4.json");
+    if other.exists() {
+        let folder = scratch.path().join("v4");
+        fs::create_dir(&folder).unwrap();
+        fs::copy(&other, folder.join("config.json")).unwrap();
+        fs::copy(fixture.join("model.safetensors"), folder.join("model.safetensors")).unwrap();
+        let v4 = scratch.path().join("v4-std");
+        run(spec, &folder, &v4, "std").map_err(|why| format!("config-v4.json: {why}"))?;
+        same_model(&model(&package), &model(&v4))
+            .map_err(|why| format!("config-v4.json: {why}"))?;
+    }
+    Ok(())
+}
+
+fn same_model(left: &Model, right: &Model) -> Result<(), String> {
+    let keys = left.hyperparameters.keys().chain(right.hyperparameters.keys());
+    for key in keys {
+        let (left, right) = (left.hyperparameters.get(key), right.hyperparameters.get(key));
+        if left != right {
+            return Err(format!("`{key}` is {left:?} and {right:?}"));
+        }
+    }
+    if left.tokens != right.tokens {
+        return Err(format!("the tokens are {:?} and {:?}", left.tokens, right.tokens));
+    }
+    if left.tasks != right.tasks {
+        return Err("the tasks differ".to_owned());
+    }
+    Ok(())
+}
+
+#[test]
+fn every_family_goes_there_and_back() {
+    // From the folder: the same files as the embedded ones, and no build between a change and a run.
+    let spec = Spec::from_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/1.0")).unwrap();
+    let mut failed = Vec::new();
+    let fixtures = fixtures();
+    for fixture in &fixtures {
+        if let Err(why) = there_and_back(&spec, fixture) {
+            failed.push(format!("{}: {why}", fixture.file_name().unwrap().display()));
+        }
+    }
+    assert!(!fixtures.is_empty());
+    assert!(
+        failed.is_empty(),
+        "{} of {} fail\n{}",
+        failed.len(),
+        fixtures.len(),
+        failed.join("\n")
+    );
+}
