@@ -142,8 +142,7 @@ pub fn is_package(folder: &Path, files: &[FolderFile]) -> bool {
 }
 
 impl<'a> Subject<'a> {
-    /// Reads a package as far as it can be read: headers and JSON, and every byte where `deep`
-    /// says on how many threads, and who hears of the bytes done.
+    /// Reads a package as far as it can be read: headers and JSON.
     ///
     /// # Errors
     /// The system refuses to list the folder or to open a file.
@@ -271,7 +270,7 @@ impl<'a> Subject<'a> {
     /// Reads every byte of every file, for the rules that need them.
     ///
     /// # Errors
-    /// None of its own: what cannot be read is left out, and told of by other rules.
+    /// A tensor lies outside its file; what is known to do so is left out before.
     pub fn read_bytes(&mut self, n_threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
         let mut jobs = Vec::new();
         let mut owners = Vec::new();
@@ -417,10 +416,13 @@ impl<'a> Subject<'a> {
         Ok(hparams)
     }
 
-    /// The number of layers of a stack.
+    /// The number of layers that a stack stores.
     pub fn n_layers(hparams: &Hparams, stack: &str) -> Option<u64> {
-        let own = hparams.get(&format!("{stack}.num_layers"));
-        match own.or_else(|| hparams.get("num_layers")) {
+        // Where layers share their weights, fewer are stored than run.
+        let stated = ["num_stored_layers", "num_layers"].iter().find_map(|key| {
+            hparams.get(&format!("{stack}.{key}")).or_else(|| hparams.get(*key))
+        });
+        match stated {
             Some(Value::Int(int)) => u64::try_from(*int).ok(),
             _ => None,
         }
