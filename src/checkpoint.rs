@@ -3,18 +3,23 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::diagnostic::Diagnostic;
+use crate::metadata::Metadata;
 use crate::source::Extent;
 
 /// A checkpoint as it lies on disk: its index, and none of its weights.
 #[derive(Default)]
 pub struct Checkpoint {
-    /// The id of the format it was read from, `safetensors` or `pytorch`.
+    /// The id of the format it was read from: `safetensors`, `pytorch` or `gguf`.
     pub format: &'static str,
     /// The tensors, in the order of the file.
     pub tensors: Vec<Tensor>,
     /// Free text the container keeps beside the tensors.
     pub metadata: BTreeMap<String, String>,
+    /// Keys and values with types, where the container has them.
+    pub typed_metadata: Metadata,
     /// What the reader noticed on the way.
     pub findings: Vec<Diagnostic>,
 }
@@ -28,8 +33,22 @@ pub struct Tensor {
     pub dtype: DType,
     /// Its dimensions, slowest first.
     pub shape: Vec<u64>,
+    /// What the elements are when they are no numbers of their own but bytes of blocks: `dtype`
+    /// is then U8 and `shape` counts bytes along the last axis.
+    pub encoding: Option<Encoding>,
     /// Where its elements are.
     pub payload: Payload,
+}
+
+/// How the values of a quantized tensor are packed: blocks along the last axis, in line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Encoding {
+    /// The id in `spec/1.0/encodings.toml`, `ggml.q4_k`.
+    #[serde(rename = "encoding")]
+    pub id: String,
+    /// The dimensions of the values, slowest first.
+    pub shape: Vec<u64>,
 }
 
 /// How the elements of a tensor lie in the file.
@@ -60,6 +79,11 @@ impl Tensor {
     /// The number of elements, or `None` if it passes `u64`.
     pub fn n_elements(&self) -> Option<u64> {
         n_elements(&self.shape)
+    }
+
+    /// The dimensions of the values: those of the encoding, where there is one.
+    pub fn logical_shape(&self) -> &[u64] {
+        self.encoding.as_ref().map_or(&self.shape, |encoding| &encoding.shape)
     }
 
     /// The number of bytes when packed, or `None` if it passes `u64`.

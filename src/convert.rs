@@ -15,10 +15,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::exec::compare::{Operand, digests, first_difference};
 use crate::exec::kernel::Loss;
 use crate::exec::staging::{Staging, free_space};
-use crate::exec::write::{self, Written};
+use crate::exec::write::{self, Container, Written};
 use crate::format::folder::{self, Opened};
 use crate::format::modules::{self, MODULES_FILE};
 use crate::format::safetensors;
+use crate::forward::{self, Inputs, Outputs, Planned};
 use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorFacts, needs_text};
 use crate::package::{
     BUFFERS_FILE, Conformance, DenseStep, Dropped, Event, ForeignConfig, ForeignFile,
@@ -54,6 +55,8 @@ pub struct Request<'a> {
     pub force: bool,
     /// Whether to prove the way back by hash.
     pub verify: bool,
+    /// Whether to compute the outputs of source and result, and to compare them.
+    pub check_outputs: bool,
     /// Whether to plan only.
     pub dry_run: bool,
     /// Hears of progress.
@@ -147,6 +150,9 @@ pub struct Report {
     pub loss: Option<Loss>,
     /// What `--verify` proved.
     pub verified: Option<Verified>,
+    /// How far the outputs of source and result are apart, by `--check-outputs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<Vec<OutputDifference>>,
     /// What is suspicious.
     pub findings: Vec<Diagnostic>,
 }
@@ -187,6 +193,17 @@ pub struct Verified {
     pub equal: u64,
     /// Those that were changed on purpose, by a cast or a value op.
     pub changed: u64,
+}
+
+/// How far an output of the result is from that of the source.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct OutputDifference {
+    /// The output, `causal-lm.logits`.
+    pub name: String,
+    /// The greatest difference of two elements.
+    pub max_abs: f32,
+    /// The greatest element of the source's output, without its sign.
+    pub scale: f32,
 }
 
 /// Converts a checkpoint.
@@ -240,42 +257,54 @@ impl Facts for Bytes<'_> {
     }
 }
 
-/// The config of a foreign folder.
-const CONFIG_FILE: &str = "config.json";
-
-/// A checkpoint in the standard's terms, before anything is written.
-struct Canonical {
-    tensors: Tensors,
-    buffers: Tensors,
-    model: Model,
-    provenance: Provenance,
-    map: Option<String>,
-    findings: Vec<Diagnostic>,
-}
-
-/// What a foreign checkpoint would become.
-pub struct Examined {
-    /// Its `model.json`.
-    pub model: Model,
-    /// Its tensors, in order.
-    pub outputs: Vec<Output>,
-    /// What is suspicious.
-    pub findings: Vec<Diagnostic>,
-}
-
-/// Plans the way of a foreign checkpoint into the standard, and asks nothing of a destination.
+/// A checkpoint in the standard's terms: `model.json`, and the plan of the canonical tensors where
+/// the checkpoint is no package. Nothing is written.
 ///
 /// # Errors
-/// It cannot be read, or the plan is not complete.
-pub fn examine(
+/// It cannot be read, or it cannot be brought to the standard.
+pub fn terms(
     opened: &mut Opened,
-    request: &Request<'_>,
-) -> std::result::Result<Examined, Failure> {
-    let Canonical { tensors, model, findings, .. } = canonical(opened, request)?;
-    Ok(Examined { model, outputs: tensors.outputs, findings })
+    spec: &Spec,
+    arch: Option<&str>,
+) -> std::result::Result<(Model, Option<Tensors>), Failure> {
+    if opened.is_package {
+        return Ok((read_model(opened)?, None));
+    }
+    let request = Request {
+        spec,
+        destination: Path::new(""),
+        to: "std",
+        arch,
+        generic: false,
+        plan: plan::Options::default(),
+        max_shard_bytes: None,
+        n_threads: 1,
+        force: false,
+        verify: false,
+        check_outputs: false,
+        dry_run: true,
+        progress: &Silent,
+    };
+    let canonical = canonical(opened, &request)?;
+    Ok((canonical.model, Some(canonical.tensors)))
 }
 
-fn canonical(
+/// The config of a foreign folder.
+pub(crate) const CONFIG_FILE: &str = "config.json";
+
+/// A checkpoint in the standard's terms, before anything is written.
+pub(crate) struct Canonical {
+    pub(crate) tensors: Tensors,
+    buffers: Tensors,
+    pub(crate) model: Model,
+    provenance: Provenance,
+    map: Option<String>,
+    pub(crate) findings: Vec<Diagnostic>,
+}
+
+/// Plans the way in. Of the request only the standard, the architecture, casts and `generic`
+/// count.
+pub(crate) fn canonical(
     opened: &mut Opened,
     request: &Request<'_>,
 ) -> std::result::Result<Canonical, Failure> {
@@ -312,6 +341,7 @@ fn canonical(
     };
     if request.generic {
         let tensors = generic::import(&opened.checkpoint, request.plan)?;
+        model.encodings = generic::encodings(&opened.checkpoint);
         provenance.tensors = opened
             .checkpoint
             .tensors
@@ -444,6 +474,9 @@ fn to_std(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Rep
     if request.verify {
         report.verified = Some(verify(opened, request, staging.path(), &tensors)?);
     }
+    if request.check_outputs {
+        check_outputs(opened, request, staging.path(), &mut report)?;
+    }
     staging.commit()?;
     Ok(report)
 }
@@ -511,11 +544,15 @@ fn repack(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Rep
     if request.verify {
         report.verified = Some(verify_same(opened, request, staging.path())?);
     }
+    if request.check_outputs {
+        check_outputs(opened, request, staging.path(), &mut report)?;
+    }
     staging.commit()?;
     Ok(report)
 }
 
-fn generic_copies(checkpoint: &Checkpoint) -> std::result::Result<Tensors, Failure> {
+/// The tensors of a checkpoint as they are, under their own names.
+pub(crate) fn generic_copies(checkpoint: &Checkpoint) -> std::result::Result<Tensors, Failure> {
     let mut tensors = Tensors::default();
     for tensor in &checkpoint.tensors {
         let (strand, dtype) = tensors
@@ -618,7 +655,8 @@ fn write_tensors(
     hash_files: bool,
     report: &mut Report,
 ) -> Result<Written> {
-    let shards = write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM);
+    let shards =
+        write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM, "safetensors");
     request.progress.begin("converting", tensors.n_bytes());
     let advance = |n_bytes| request.progress.advance(n_bytes);
     let options = write::Options { n_threads: request.n_threads, hash_files, progress: &advance };
@@ -627,7 +665,7 @@ fn write_tensors(
         &tensors.inputs,
         &tensors.outputs,
         &shards,
-        metadata,
+        Container::Safetensors(metadata),
         folder,
         &options,
     );
@@ -673,7 +711,7 @@ fn carry(opened: &Opened, folder: &Path, name: &str) -> Result<Carried> {
 }
 
 /// The files beside the weights: those that are carried over, and those that are left behind.
-fn beside(opened: &Opened, spec: &Spec) -> (Vec<String>, Vec<String>) {
+pub(crate) fn beside(opened: &Opened, spec: &Spec) -> (Vec<String>, Vec<String>) {
     let names = opened.files.iter().map(|file| file.name.as_str());
     let others = names.filter(|name| {
         *name != CONFIG_FILE
@@ -732,6 +770,7 @@ fn report(
         left,
         loss: None,
         verified: None,
+        outputs: None,
         findings: opened.checkpoint.findings.clone(),
     }
 }
@@ -797,6 +836,9 @@ fn to_foreign(
     }
     if request.verify {
         report.verified = Some(verify_foreign(opened, request, staging.path(), &tensors)?);
+    }
+    if request.check_outputs {
+        check_outputs(opened, request, staging.path(), &mut report)?;
     }
     staging.commit()?;
     Ok(report)
@@ -1173,6 +1215,73 @@ fn compare_all(
         return Err(round_trip_error(extra, "comes back and was not there").into());
     }
     Ok(verified)
+}
+
+/// Outputs of source and result may be apart by rounding: by so much of the greatest number.
+const OUTPUT_TOLERANCE: f32 = 1e-4;
+
+/// Computes the outputs of the source and of what was written, for the same pseudo-random inputs.
+/// A difference is an error, but where a cast was asked for.
+fn check_outputs(
+    opened: &mut Opened,
+    request: &Request<'_>,
+    folder: &Path,
+    report: &mut Report,
+) -> std::result::Result<(), Failure> {
+    let mut written = folder::open(folder)?;
+    let source = outputs(opened, request)?;
+    let result = outputs(&mut written, request)?;
+    let result = result.named();
+    let mut differences = Vec::new();
+    for (name, source) in source.named() {
+        let result = result.iter().find(|(other, _)| *other == name).map(|(_, result)| result);
+        let result = result.filter(|result| result.shape == source.shape);
+        let Some(result) = result else {
+            return Err(
+                outputs_error(Level::Error, &name, "does not come out of the result").into()
+            );
+        };
+        let pairs = source.data.iter().zip(&result.data);
+        let max_abs = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, greater);
+        let scale = source.data.iter().map(|x| x.abs()).fold(0.0, greater);
+        if max_abs.is_nan() || OUTPUT_TOLERANCE * scale < max_abs {
+            let level = if request.plan.dtype.is_some() { Level::Warning } else { Level::Error };
+            let what = format!("differs by up to {max_abs:e} where the greatest number is {scale}");
+            let finding = outputs_error(level, &name, &what);
+            if level == Level::Error {
+                return Err(finding.into());
+            }
+            report.findings.push(finding);
+        }
+        differences.push(OutputDifference { name, max_abs, scale });
+    }
+    report.outputs = Some(differences);
+    Ok(())
+}
+
+/// The greater of two numbers; NaN if one is.
+fn greater(a: f32, b: f32) -> f32 {
+    if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) }
+}
+
+fn outputs(
+    opened: &mut Opened,
+    request: &Request<'_>,
+) -> std::result::Result<Outputs<f32>, Failure> {
+    let (model, plan) = terms(opened, request.spec, request.arch)?;
+    let weights = match &plan {
+        Some(plan) => Planned::of_plan(&opened.source, plan),
+        None => Planned::of_checkpoint(&opened.source, &opened.checkpoint)?,
+    };
+    let tasks: Vec<&Task> = model.tasks.iter().collect();
+    Ok(forward::run(&model, &weights, &Inputs::sample(&model)?, &tasks)?)
+}
+
+fn outputs_error(level: Level, name: &str, what: &str) -> Diagnostic {
+    Diagnostic::new("P022", level, format!("the output {name} {what}")).help(
+        "without a cast nothing was written, and the mapping is wrong: please report it with this \
+         message; with one, this is what the cast costs",
+    )
 }
 
 fn round_trip_error(name: &str, what: &str) -> Diagnostic {

@@ -1,14 +1,9 @@
 //! Bytes as lower-case hex, the spelling of every hash in a manifest.
 
-use std::fmt::Write as _;
-
 /// Bytes as lower-case hex.
 pub fn encode(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing into a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// The 32 bytes of 64 lower-case hex digits; `None` for anything else.

@@ -7,11 +7,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use crate::checkpoint::{Payload, Tensor};
+use crate::checkpoint::{Payload, Tensor, n_elements};
 use crate::convert::read_model;
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
 use crate::format::folder::{self, Opened};
+use crate::format::gguf::types::{Block, TYPES};
+use crate::metadata::Value;
 use crate::plan::import::choose;
 use crate::source::Extent;
 use crate::spec::Spec;
@@ -27,16 +29,18 @@ pub struct Inspection {
     pub format: String,
     /// The architecture, where the standard knows it.
     pub architecture: Option<String>,
-    /// Elements of all tensors.
+    /// Values of all tensors.
     pub parameters: u64,
     /// Bytes of all tensors.
     pub tensor_bytes: u64,
-    /// Tensors of each dtype.
+    /// Tensors of each dtype, or type of blocks.
     pub dtypes: BTreeMap<String, u64>,
     /// The weight files.
     pub files: Vec<InspectedFile>,
     /// Free text of the container.
     pub metadata: BTreeMap<String, String>,
+    /// Keys of the container whose values have types, in the order of the file.
+    pub typed_metadata: Vec<InspectedValue>,
     /// The config, or the hyperparameters of a package.
     pub config: BTreeMap<String, Json>,
     /// The tensors, in the order of the file.
@@ -54,15 +58,35 @@ pub struct InspectedFile {
     pub len: u64,
 }
 
+/// A key of the container and its value.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct InspectedValue {
+    /// The key.
+    pub key: String,
+    /// The kind of the value: `u32`, `[string]`.
+    pub kind: String,
+    /// The value; of an array the first items.
+    pub value: Json,
+    /// How many items the whole array has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub len: Option<u64>,
+}
+
 /// A tensor.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct InspectedTensor {
     /// Its name.
     pub name: String,
-    /// Its dtype.
+    /// Its dtype; of a quantized one the type of its blocks, `Q4_K`.
     pub dtype: String,
-    /// Its shape.
+    /// The shape of its values.
     pub shape: Vec<u64>,
+    /// The id of the encoding of a quantized one, `ggml.q4_k`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
+    /// The bits that one value of a quantized one takes, scales included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bits_per_value: Option<f64>,
     /// Its bytes when packed.
     pub len: Option<u64>,
     /// The file its bytes lie in.
@@ -86,7 +110,7 @@ pub fn inspect(path: &Path, spec: &Spec) -> Result<Inspection> {
     let checkpoint = &opened.checkpoint;
     let mut dtypes: BTreeMap<String, u64> = BTreeMap::new();
     for tensor in &checkpoint.tensors {
-        *dtypes.entry(tensor.dtype.name().to_owned()).or_default() += 1;
+        *dtypes.entry(type_name(tensor)).or_default() += 1;
     }
     let mut owners: BTreeMap<(Extent, u64), &str> = BTreeMap::new();
     let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
@@ -106,11 +130,12 @@ pub fn inspect(path: &Path, spec: &Spec) -> Result<Inspection> {
         path: path.display().to_string(),
         format: format!("{} ({kind})", checkpoint.format),
         architecture,
-        parameters: sum(Tensor::n_elements),
+        parameters: sum(|tensor| n_elements(tensor.logical_shape())),
         tensor_bytes: sum(Tensor::n_bytes),
         dtypes,
         files: files.collect(),
         metadata: checkpoint.metadata.clone(),
+        typed_metadata: checkpoint.typed_metadata.iter().map(inspected_value).collect(),
         config,
         tensors,
         findings: checkpoint.findings.clone(),
@@ -129,6 +154,10 @@ fn described(opened: &mut Opened, spec: &Spec) -> Result<Described> {
             .map(|(key, value)| (key.clone(), serde_json::to_value(value).unwrap_or(Json::Null)));
         return Ok((model.architecture, config.collect()));
     }
+    // The keys of a GGUF file say what it is; a config beside it is of other files.
+    if opened.checkpoint.format == "gguf" {
+        return Ok((None, BTreeMap::new()));
+    }
     let Some(Json::Object(config)) = opened.json("config.json")? else {
         return Ok((None, BTreeMap::new()));
     };
@@ -136,6 +165,29 @@ fn described(opened: &mut Opened, spec: &Spec) -> Result<Described> {
     // What is not known is shown without an architecture; converting says why.
     let map = choose(spec, "hf", &opened.checkpoint, &json, None, &mut Vec::new()).ok();
     Ok((map.map(|map| map.arch.clone()), config.into_iter().collect()))
+}
+
+/// Arrays are shown so far.
+const MAX_ITEMS: usize = 8;
+
+fn inspected_value((key, value): (&str, &Value)) -> InspectedValue {
+    InspectedValue {
+        key: key.to_owned(),
+        kind: value.kind_name(),
+        value: value.to_plain(MAX_ITEMS),
+        len: value.as_array().map(|items| items.len() as u64),
+    }
+}
+
+/// The name of the dtype, or of the type of blocks.
+fn type_name(tensor: &Tensor) -> String {
+    match &tensor.encoding {
+        Some(encoding) => {
+            let block = TYPES.block(&encoding.id);
+            block.map_or_else(|| encoding.id.clone(), Block::name)
+        }
+        None => tensor.dtype.name().to_owned(),
+    }
 }
 
 fn inspected<'a>(
@@ -162,10 +214,14 @@ fn inspected<'a>(
     {
         notes.insert(format!("shares its storage with {owner}"));
     }
+    let n_values = n_elements(tensor.logical_shape());
+    let bits = tensor.encoding.as_ref().and(tensor.n_bytes()).zip(n_values.filter(|&n| n != 0));
     InspectedTensor {
         name: tensor.name.clone(),
-        dtype: tensor.dtype.name().to_owned(),
-        shape: tensor.shape.clone(),
+        dtype: type_name(tensor),
+        shape: tensor.logical_shape().to_vec(),
+        encoding: tensor.encoding.as_ref().map(|encoding| encoding.id.clone()),
+        bits_per_value: bits.map(|(n_bytes, n_values)| n_bytes as f64 * 8.0 / n_values as f64),
         len: tensor.n_bytes(),
         file: place.map(|(extent, _)| opened.source.name(extent.file).to_owned()),
         bytes: place.map(|(extent, _)| [extent.start, extent.end()]),

@@ -27,6 +27,51 @@ pub fn parse(text: &[u8], base: u64) -> Result<Value> {
         .map_err(|err| error(text, base, &err))
 }
 
+/// Numbers that Python writes and JSON lacks, longest first where one ends another.
+const NOT_FINITE: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+
+/// The key of what transformers 5 writes for such a number: `{"__float__": "Infinity"}`.
+pub const FLOAT_TAG: &str = "__float__";
+
+/// Parses JSON in which Python may have written `Infinity`, `-Infinity` or `NaN`: they become
+/// the object that transformers 5 writes in their place.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_python(text: &[u8], base: u64) -> Result<Value> {
+    parse(text, base).or_else(|err| match tagged(text) {
+        Some(text) => parse(&text, base).map_err(|_| err),
+        None => Err(err),
+    })
+}
+
+/// The text with such numbers as objects; `None` if there are none.
+fn tagged(text: &[u8]) -> Option<Vec<u8>> {
+    let mut result = Vec::with_capacity(text.len());
+    let (mut rest, mut in_text, mut found) = (text, false, false);
+    while let Some(&byte) = rest.first() {
+        let word = NOT_FINITE.iter().find(|word| !in_text && rest.starts_with(word.as_bytes()));
+        let len = match (word, byte) {
+            (Some(word), _) => {
+                result.extend(format!("{{\"{FLOAT_TAG}\":\"{word}\"}}").bytes());
+                found = true;
+                word.len()
+            }
+            (None, b'\\') if in_text => 2,
+            (None, byte) => {
+                in_text ^= byte == b'"';
+                1
+            }
+        };
+        let (read, left) = rest.split_at(len.min(rest.len()));
+        if word.is_none() {
+            result.extend(read);
+        }
+        rest = left;
+    }
+    found.then_some(result)
+}
+
 /// An error of serde_json with the byte it stands for.
 pub fn error(text: &[u8], base: u64, err: &serde_json::Error) -> Error {
     let lines = text.split_inclusive(|&byte| byte == b'\n');
@@ -124,6 +169,19 @@ mod tests {
         check(r#"{"a":1,"b":{"a":2}}"#, r#"{"a":1,"b":{"a":2}}"#);
         check(r#"{"a":1,"a":1}"#, r#"error: JSON: the key "a" stands twice (at byte 0x6d)"#);
         check(r#"{"a":1,"\u0061":1}"#, r#"error: JSON: the key "a" stands twice (at byte 0x72)"#);
+    }
+
+    #[test]
+    fn numbers_that_only_python_writes_become_objects() {
+        let read = |text: &str| parse_python(text.as_bytes(), 0).map(|value| value.to_string());
+        let infinite = r#"[0.0,{"__float__":"Infinity"},{"__float__":"-Infinity"}]"#;
+        assert_eq!(read("[0.0, Infinity, -Infinity]").unwrap(), infinite);
+        assert_eq!(
+            read(r#"{"a\"": "NaN", "b": NaN}"#).unwrap(),
+            r#"{"a\"":"NaN","b":{"__float__":"NaN"}}"#
+        );
+        assert!(read("[Infinit]").is_err());
+        assert!(read(r#"["NaN"#).is_err());
     }
 
     #[test]

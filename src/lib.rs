@@ -14,18 +14,25 @@
 //! | [`cursor`] | a walk over bytes that checks every bound |
 //! | [`json`] | JSON read strictly |
 //! | [`canonical_json`] | JSON with one spelling (RFC 8785), which digests are taken over |
+//! | [`metadata`] | keys and values that keep the kind of every number |
 //! | [`checkpoint`] | what every reader returns: names, dtypes, shapes, and where the bytes are |
+//! | [`encoding`] | the arithmetic of quantized payloads, and which tensors make one |
 //! | [`package`] | the files of a standard package as types |
 //! | [`container`] | byte containers that several formats use |
 //! | [`format`] | one file or folder a format: bytes to a checkpoint |
 //! | [`spec`] | the data files of the standard, parsed: roles, keys, architectures, mappings, tasks |
 //! | [`plan`] | checkpoint, config and spec to a complete plan, or to findings |
 //! | [`exec`] | a plan to bytes: gathered, hashed, written, compared |
+//! | [`forward`] | the outputs of a model, from its tensors and hyperparameters |
 //! | [`manifest`] | the hashes and digests of a model |
 //! | [`rule`] | validation rules, one file each, and the verdict over all of them |
 //! | [`convert`] | the conversion: open, plan, execute, rename when whole |
+//! | [`run`] | what a model answers: any supported checkpoint through the reference forward |
+//! | [`validate`] | validation end to end: open, apply the rules, report |
+//! | [`subject`] | any input in the terms of a manifest |
+//! | [`diff`] | what changed between two versions, and whom it breaks |
 //! | [`inspect`] | what a checkpoint is, from its headers |
-//! | [`validate`] | validation end to end: a package, or what a foreign checkpoint would become |
+//! | [`schema`] | the JSON Schemas of what is written and printed |
 //! | [`report`] | results to text |
 //!
 //! ```text
@@ -33,7 +40,7 @@
 //!                                                                            v
 //! spec/ -parse-> Spec ----------------------------------------------------> plan -> Plan | findings
 //!                                                                            |
-//!             Report <- validate <- rule <- Package <- exec <---------------+  bytes, hashed as they pass
+//!                                          Package <- exec <-----------------+  bytes, hashed as they pass
 //! ```
 //!
 //! # Invariants
@@ -53,17 +60,24 @@ pub mod container;
 pub mod convert;
 pub mod cursor;
 pub mod diagnostic;
+pub mod diff;
+pub mod encoding;
 pub mod error;
 pub mod exec;
 pub mod format;
+pub mod forward;
 pub mod hex;
 pub mod inspect;
 pub mod json;
 pub mod manifest;
+pub mod metadata;
 pub mod package;
 pub mod plan;
 pub mod report;
 pub mod rule;
+pub mod run;
+pub mod schema;
 pub mod source;
 pub mod spec;
+pub mod subject;
 pub mod validate;

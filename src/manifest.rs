@@ -450,24 +450,30 @@ impl Manifest {
         tensors.sort_by(|left, right| left.name.cmp(&right.name));
         let some = |document: Json| Some(canonical_json::sha256(&document));
 
-        let hashed: Vec<Json> = tensors
-            .iter()
-            .map(|tensor| json!([tensor.name, tensor.dtype, tensor.shape, tensor.sha256]))
-            .collect();
-        let weights = json!({"digest": "llmstd.weights.v1", "tensors": hashed});
+        // Borrowed rather than `json!`, which copies every entry: there may be many.
+        #[derive(Serialize)]
+        struct Document<'a, T> {
+            digest: &'static str,
+            tensors: Vec<T>,
+            #[serde(flatten)]
+            rest: BTreeMap<&'a str, Json>,
+        }
+        let hashed = tensors.iter().map(|t| (&t.name, &t.dtype, &t.shape, &t.sha256)).collect();
+        let rest = BTreeMap::new();
+        let weights = Document { digest: "llmstd.weights.v1", tensors: hashed, rest };
 
         let model = self.model.as_ref();
-        let shapes: Vec<Json> =
-            tensors.iter().map(|tensor| json!([tensor.name, tensor.dtype, tensor.shape])).collect();
+        let shapes = tensors.iter().map(|t| (&t.name, &t.dtype, &t.shape)).collect();
         let ties: Option<BTreeSet<&[String; 2]>> = model.map(|model| model.ties.iter().collect());
-        let structure = json!({
-            "digest": "llmstd.structure.v1",
-            "tensors": shapes,
-            "architecture": model.map(|model| &model.architecture),
-            "hyperparameters": model.map(|model| &model.hyperparameters),
-            "ties": ties,
-            "encodings": model.map(|model| &model.encodings),
-        });
+        let rest = BTreeMap::from([
+            ("architecture", json!(model.map(|model| &model.architecture))),
+            ("hyperparameters", json!(model.map(|model| &model.hyperparameters))),
+            ("ties", json!(ties)),
+            ("encodings", json!(model.map(|model| &model.encodings))),
+        ]);
+        let structure = Document { digest: "llmstd.structure.v1", tensors: shapes, rest };
+        let (weights, structure) =
+            rayon::join(|| canonical_json::sha256(&weights), || canonical_json::sha256(&structure));
 
         let config = model.filter(|model| model.architecture.is_some()).map(|model| {
             json!({
@@ -495,8 +501,8 @@ impl Manifest {
             .then(|| json!({"digest": "llmstd.template.v1", "templates": self.templates}));
 
         let mut digests = Digests {
-            weights: some(weights),
-            structure: some(structure),
+            weights: Some(weights),
+            structure: Some(structure),
             tokenizer: tokenizer.and_then(some),
             config: config.and_then(some),
             interface: interface.and_then(some),
@@ -532,30 +538,32 @@ impl Manifest {
     /// Every place where the manifest contradicts itself: a JSON pointer, what its entries give,
     /// and what it says.
     pub fn contradictions(&self) -> Vec<(String, String, String)> {
-        let mut found = Vec::new();
-        for (index, tensor) in self.tensors.iter().enumerate() {
+        let of_tensor = |(index, tensor): (usize, &TensorEntry)| {
             let Some(sha256) = hex::decode32(&tensor.sha256) else {
                 let wanted = "64 digits of lower-case hex".to_owned();
-                found.push((format!("/tensors/{index}/sha256"), wanted, tensor.sha256.clone()));
-                continue;
+                return vec![(format!("/tensors/{index}/sha256"), wanted, tensor.sha256.clone())];
             };
             let named = hex::encode(&leaf(&tensor.name, &tensor.dtype, &tensor.shape, &sha256));
             let nameless = hex::encode(&content_leaf(&tensor.dtype, &tensor.shape, &sha256));
-            for (key, computed, said) in
-                [("leaf", named, &tensor.leaf), ("content", nameless, &tensor.content)]
-            {
-                if computed != *said {
-                    found.push((format!("/tensors/{index}/{key}"), computed, said.clone()));
-                }
-            }
-        }
+            let both = [("leaf", named, &tensor.leaf), ("content", nameless, &tensor.content)];
+            let wrong = both.into_iter().filter(|(_, computed, said)| computed != *said);
+            wrong
+                .map(|(key, computed, said)| {
+                    (format!("/tensors/{index}/{key}"), computed, said.clone())
+                })
+                .collect()
+        };
+        // The two halves of the work of a manifest with many tensors.
+        let (mut found, computed) = rayon::join(
+            || self.tensors.iter().enumerate().flat_map(of_tensor).collect::<Vec<_>>(),
+            || self.compute_digests(),
+        );
         for (index, file) in self.files.iter().enumerate() {
             if hex::decode32(&file.sha256).is_none() {
                 let wanted = "64 digits of lower-case hex".to_owned();
                 found.push((format!("/files/{index}/sha256"), wanted, file.sha256.clone()));
             }
         }
-        let computed = self.compute_digests();
         for ((name, computed), (_, said)) in computed.each().into_iter().zip(self.digests.each()) {
             if computed != said {
                 let text = |digest: Option<&str>| digest.unwrap_or("null").to_owned();

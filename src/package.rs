@@ -104,7 +104,7 @@ pub struct Task {
     /// The head that serves it, `lm` for the tensors `heads.lm.*`; absent where none is needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<String>,
-    /// Which positions make one vector of a sequence: `first`, `last`, `mean`, `max`, `pooler`.
+    /// Which positions make one vector of a sequence: `first`, `last`, `eos`, `mean`, `max`, `pooler`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
     /// Whether an embedding is scaled to length 1.

@@ -206,10 +206,11 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
         n_threads: options.n_threads,
         force: false,
         verify: false,
+        check_outputs: false,
         dry_run: true,
         progress: options.progress,
     };
-    let examined = match convert::examine(&mut opened, &request) {
+    let examined = match convert::canonical(&mut opened, &request) {
         Ok(examined) => examined,
         Err(Failure::Error(err)) => return damaged(err),
         Err(Failure::Findings(mut found)) => {
@@ -217,14 +218,14 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
             let level = options.level.unwrap_or(Conformance::Schema);
             // Names and bytes can be kept without an architecture.
             let generic = Request { generic: true, ..request };
-            let container = !request.generic && convert::examine(&mut opened, &generic).is_ok();
+            let container = !request.generic && convert::canonical(&mut opened, &generic).is_ok();
             let mut report = refused(level, n_tensors, found, options);
             report.reached = container.then_some(Conformance::Container);
             return Ok(report);
         }
     };
     let level = options.level.unwrap_or(examined.model.conformance);
-    let tensors = examined.outputs.into_iter().map(|output| Stored {
+    let tensors = examined.tensors.outputs.into_iter().map(|output| Stored {
         len: output.n_bytes(),
         name: output.name,
         dtype: output.dtype,

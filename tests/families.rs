@@ -37,6 +37,7 @@ fn run(spec: &Spec, from: &Path, to: &Path, format: &str) -> Result<Report, Stri
         n_threads: 1,
         force: false,
         verify: true,
+        check_outputs: true,
         dry_run: false,
         progress: &Silent,
     };

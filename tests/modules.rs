@@ -95,7 +95,7 @@ fn nothing_below_the_binary_prints_exits_or_reads_the_environment() {
         "stderr()",
     ];
     let mut wrong = Vec::new();
-    for (name, text) in sources() {
+    for (name, text) in sources().into_iter().filter(|(name, _)| !name.ends_with("tests.rs")) {
         for line in code(&text) {
             if let Some(word) = forbidden.iter().find(|word| line.contains(**word)) {
                 wrong.push(format!("{name}: {word}: {line}"));

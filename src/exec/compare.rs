@@ -3,10 +3,13 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use schemars::JsonSchema;
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::kernel::{BLOCK, decode};
 use super::produce::Producer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::program::{Input, Output};
 use crate::source::Source;
 
@@ -51,6 +54,94 @@ pub fn first_difference(a: Operand<'_>, b: Operand<'_>) -> Result<Option<u64>> {
         start = end;
     }
     Ok((a.len() != b.len()).then_some(common_len))
+}
+
+/// How far the values of two logical tensors of one shape are apart.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct Values {
+    /// How many elements there are.
+    pub elements: u64,
+    /// How many are not the same number; of dtypes that this program does not compute with, how
+    /// many have other bytes.
+    pub changed: u64,
+    /// The largest difference of two finite values; absent where none was computed.
+    pub max_difference: Option<f64>,
+    /// The largest difference relative to the old value, over finite old values but 0.
+    pub max_relative_difference: Option<f64>,
+    /// How many are NaN or infinite, in the first and in the second.
+    pub not_finite: [u64; 2],
+}
+
+/// Compares two logical tensors of one shape, element by element.
+///
+/// A NaN is the same number as any other NaN here, and 0 as -0: bytes are what hashes compare.
+///
+/// # Errors
+/// One of the two cannot be produced, or the numbers of their elements differ.
+pub fn values(a: Operand<'_>, b: Operand<'_>) -> Result<Values> {
+    let (from, to) = (a.output.dtype, b.output.dtype);
+    let a = Producer::new(a.source, a.inputs, a.output)?;
+    let b = Producer::new(b.source, b.inputs, b.output)?;
+    let computes = from.is_float() && to.is_float();
+    // The bytes of what is compared as one.
+    let (unit_a, unit_b) = match computes {
+        true => (from.bits() / 8, to.bits() / 8),
+        false => (a.unit(), b.unit()),
+    };
+    let n = a.len() / unit_a;
+    if n != b.len() / unit_b || (!computes && unit_a != unit_b) {
+        return Err(Error::unsupported(format!("comparing {from} values with {to} values")));
+    }
+    let mut values = Values { elements: n, ..Values::default() };
+    let (mut buffer_a, mut buffer_b) = (Vec::new(), Vec::new());
+    let step = (CHUNK_LEN / unit_a.max(unit_b)).max(1);
+    let mut start = 0;
+    while start < n {
+        let end = n.min(start.saturating_add(step));
+        let bytes_a = a.bytes(start * unit_a..end * unit_a, &mut buffer_a);
+        let bytes_b = b.bytes(start * unit_b..end * unit_b, &mut buffer_b);
+        if computes {
+            let blocks_a = bytes_a.chunks(BLOCK * unit_a as usize);
+            let blocks_b = bytes_b.chunks(BLOCK * unit_b as usize);
+            for (block_a, block_b) in blocks_a.zip(blocks_b) {
+                let (mut old, mut new) = ([0f64; BLOCK], [0f64; BLOCK]);
+                let n = block_a.len() / unit_a as usize;
+                decode(from, block_a, &mut old[..n]);
+                decode(to, block_b, &mut new[..n]);
+                values.add(&old[..n], &new[..n]);
+            }
+        } else {
+            let pairs = bytes_a.chunks(unit_a as usize).zip(bytes_b.chunks(unit_b as usize));
+            values.changed += pairs.filter(|(a, b)| a != b).count() as u64;
+        }
+        start = end;
+    }
+    Ok(values)
+}
+
+impl Values {
+    fn add(&mut self, old: &[f64], new: &[f64]) {
+        let worst = |worst: &mut Option<f64>, value: f64| {
+            *worst = Some(worst.map_or(value, |worst: f64| worst.max(value)));
+        };
+        for (&old, &new) in old.iter().zip(new) {
+            self.not_finite[0] += u64::from(!old.is_finite());
+            self.not_finite[1] += u64::from(!new.is_finite());
+            if old == new || (old.is_nan() && new.is_nan()) {
+                continue;
+            }
+            self.changed += 1;
+            if old.is_finite() && new.is_finite() {
+                // Two finite doubles may lie further apart than any double.
+                let difference = (new - old).abs().min(f64::MAX);
+                worst(&mut self.max_difference, difference);
+                if old != 0.0 {
+                    let relative = (difference / old.abs()).min(f64::MAX);
+                    worst(&mut self.max_relative_difference, relative);
+                }
+            }
+        }
+    }
 }
 
 fn lcm(a: u64, b: u64) -> u64 {

@@ -52,7 +52,7 @@ pub struct Chain {
 }
 
 /// How many elements pass through the kernels at a time: what stays in the nearest cache.
-const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
 
 impl Chain {
     /// The chain that takes elements of `from` through the kernels to elements of `to`.
@@ -153,7 +153,7 @@ fn n_different<const N: usize>(a: &[u8], b: &[u8]) -> u64 {
 }
 
 /// What values are kept in: F32, or F64 where F64 elements take part.
-trait Value: Copy + Default {
+pub(super) trait Value: Copy + Default {
     fn from_single(single: f32) -> Self;
     fn from_double(double: f64) -> Self;
     fn to_f64(self) -> f64;
@@ -280,7 +280,7 @@ fn each<V: Value>(values: &mut [V], wide: bool, c: f64, f: impl Fn(f64, f64) -> 
 }
 
 /// Reads at most a block of little-endian elements.
-fn decode<V: Value>(dtype: DType, bytes: &[u8], values: &mut [V]) {
+pub(super) fn decode<V: Value>(dtype: DType, bytes: &[u8], values: &mut [V]) {
     match dtype {
         DType::F64 => {
             for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {

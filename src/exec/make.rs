@@ -42,6 +42,12 @@ impl Made {
                 }
                 element(dtype, 1.0)?;
             }
+            Recipe::Sinusoid => {
+                if make.shape.len() != 2 || !dtype.is_float() || !last.is_multiple_of(2) {
+                    let message = format!("sinusoidal positions as {dtype} {:?}", make.shape);
+                    return Err(Error::unsupported(message));
+                }
+            }
             Recipe::RopeInvFreq { theta, dim } => {
                 if last != dim.div_ceil(2) {
                     let message = format!(
@@ -82,6 +88,9 @@ impl Made {
                     let visible =
                         column <= row && window.is_none_or(|window| row - column < window);
                     self.number(f64::from(u8::from(visible)))
+                }
+                Recipe::Sinusoid => {
+                    self.number(sinusoid(index / self.last, index % self.last, self.last))
                 }
                 Recipe::RopeInvFreq { theta, dim } => {
                     self.number(f64::from(rope_inv_freq(theta as f32, dim, index % self.last)))
@@ -128,6 +137,15 @@ fn element(dtype: DType, value: f64) -> Result<Element> {
         _ => return Err(Error::unsupported(format!("{value} as {dtype}"))),
     }
     Ok(element)
+}
+
+/// One entry of a table of sinusoidal positions, rounded to F32 as torch stores it.
+fn sinusoid(row: u64, column: u64, dim: u64) -> f64 {
+    let half = dim / 2;
+    let frequency = column % half;
+    let angle = row as f64 / 10000f64.powf((2 * frequency) as f64 / dim as f64);
+    let value = if column < half { angle.sin() } else { angle.cos() };
+    f64::from(value as f32)
 }
 
 /// `1 / theta^(2j/dim)` in F32, bit for bit as torch 2.15 computes

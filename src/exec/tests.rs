@@ -12,7 +12,7 @@ use super::kernel::{Chain, Loss};
 use super::make::Made;
 use super::produce::Producer;
 use super::staging::{Staging, free_space};
-use super::write::{Options, Shard, Written, shards, write};
+use super::write::{Container, Options, Shard, Written, shards, write};
 use crate::checkpoint::{DType, Payload, Tensor, View, n_elements};
 use crate::error::{ErrorKind, Result};
 use crate::plan::program::{
@@ -255,7 +255,13 @@ fn a_contiguous_copy_is_borrowed_from_the_source() {
     let bytes: Vec<u8> = (0..64).collect();
     let (source, extent) = source(&bytes);
     let payload = Payload::Range(extent.part(8, 56).expect("inside"));
-    let tensor = Tensor { name: "t".to_owned(), dtype: DType::F32, shape: vec![3, 4], payload };
+    let tensor = Tensor {
+        name: "t".to_owned(),
+        dtype: DType::F32,
+        shape: vec![3, 4],
+        encoding: None,
+        payload,
+    };
     let (input, output) = whole(&tensor, 0).expect("sound");
     let inputs = [input];
     let producer = Producer::new(&source, &inputs, &output).expect("sound");
@@ -300,7 +306,13 @@ fn whole_reads_strided_and_big_endian_views() {
     let (source, storage) = source(&bytes);
     let view = View { storage, offset: 1, strides: vec![1, 4], big_endian: true };
     let payload = Payload::View(view);
-    let tensor = Tensor { name: "t".to_owned(), dtype: DType::U16, shape: vec![3, 2], payload };
+    let tensor = Tensor {
+        name: "t".to_owned(),
+        dtype: DType::U16,
+        shape: vec![3, 2],
+        encoding: None,
+        payload,
+    };
     let (input, output) = whole(&tensor, 0).expect("sound");
     let bytes = all(&source, &[input], &output).expect("sound");
     assert_eq!(bytes, [3, 2, 11, 10, 5, 4, 13, 12, 7, 6, 15, 14]);
@@ -311,7 +323,8 @@ fn whole_reads_packed_and_empty_tensors() {
     let bytes: Vec<u8> = (0..24).collect();
     let (source, storage) = source(&bytes);
     let check = |dtype, shape: &[u64], payload, expected: &[u8]| {
-        let tensor = Tensor { name: "t".to_owned(), dtype, shape: shape.to_vec(), payload };
+        let tensor =
+            Tensor { name: "t".to_owned(), dtype, shape: shape.to_vec(), encoding: None, payload };
         let (input, output) = whole(&tensor, 0).expect("sound");
         assert_eq!(all(&source, &[input], &output).expect("sound"), expected);
     };
@@ -489,6 +502,19 @@ fn iota_counts_along_the_last_axis() {
 }
 
 #[test]
+fn sinusoidal_positions_are_sines_then_cosines() {
+    let bytes = make(DType::F32, &[3, 4], Recipe::Sinusoid).unwrap();
+    let numbers: Vec<f32> =
+        bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+    // As NumPy 2.4.6 gives them for dimension 4: angles p and p/100.
+    assert_eq!(numbers[..4], [0.0, 0.0, 1.0, 1.0]);
+    assert_eq!(numbers[8..], [0.909_297_4, 0.019_998_666, -0.416_146_85, 0.999_8]);
+    assert!(make(DType::F32, &[3, 5], Recipe::Sinusoid).is_err());
+    assert!(make(DType::F32, &[4], Recipe::Sinusoid).is_err());
+    assert!(make(DType::I64, &[3, 4], Recipe::Sinusoid).is_err());
+}
+
+#[test]
 fn a_constant_is_one_element_again_and_again() {
     let check = |dtype, value, expected: &[u8]| {
         let bytes = make(dtype, &[2], Recipe::Constant(value)).unwrap();
@@ -520,7 +546,8 @@ fn model(numbers: &mut Numbers) -> (Source, Vec<Input>, Vec<Output>) {
     let mut add = |name: &str, dtype: DType, shape: &[u64], start: u64| {
         let n_bytes = n_elements(shape).and_then(|n| dtype.n_bytes(n)).expect("small");
         let payload = Payload::Range(extent.part(start, start + n_bytes).expect("inside"));
-        let tensor = Tensor { name: name.to_owned(), dtype, shape: shape.to_vec(), payload };
+        let tensor =
+            Tensor { name: name.to_owned(), dtype, shape: shape.to_vec(), encoding: None, payload };
         let (input, output) = whole(&tensor, inputs.len()).expect("sound");
         inputs.push(input);
         outputs.push(output);
@@ -578,7 +605,8 @@ fn write_model(
 ) -> Written {
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     let options = Options { n_threads, hash_files, progress: &|_| () };
-    write(source, inputs, outputs, shards, &metadata, dir, &options).expect("a sound plan")
+    write(source, inputs, outputs, shards, Container::Safetensors(&metadata), dir, &options)
+        .expect("a sound plan")
 }
 
 #[test]
@@ -592,7 +620,7 @@ fn files_are_what_the_reference_reader_reads_at_any_thread_count() {
         assert_eq!(<[u8; 32]>::from(Sha256::digest(&bytes)), *expected, "{}", output.name);
     }
     for max_shard_bytes in [None, Some(7 << 20), Some(1)] {
-        let shards = shards(outputs, max_shard_bytes, "model");
+        let shards = shards(outputs, max_shard_bytes, "model", "safetensors");
         let mut first: Option<(Written, Vec<Vec<u8>>)> = None;
         for n_threads in [1, 2, 7] {
             let dir = tempfile::tempdir().unwrap();
@@ -659,7 +687,7 @@ fn two_hashes_side_by_side_are_those_of_sha2() {
 fn files_are_not_hashed_unless_asked() {
     let model = model(&mut Numbers(5));
     let dir = tempfile::tempdir().unwrap();
-    let shards = shards(&model.2, None, "model");
+    let shards = shards(&model.2, None, "model", "safetensors");
     let written = write_model(&model, &shards, 2, false, dir.path());
     assert_eq!(written.files[0].sha256, None);
     assert_eq!(written.index, None);
@@ -671,14 +699,23 @@ fn every_dtype_has_the_name_that_safetensors_gives_it() {
     for &dtype in DType::ALL {
         let named = !matches!(dtype, DType::C128 | DType::Unknown);
         let payload = Payload::Range(extent.part(0, dtype.bits()).expect("inside"));
-        let tensor = Tensor { name: "t".to_owned(), dtype, shape: vec![8], payload };
+        let tensor =
+            Tensor { name: "t".to_owned(), dtype, shape: vec![8], encoding: None, payload };
         let (input, output) = whole(&tensor, 0).expect("sound");
         let dir = tempfile::tempdir().unwrap();
         let options = Options { n_threads: 1, hash_files: false, progress: &|_| () };
         let outputs = [output];
-        let shards = shards(&outputs, None, "model");
+        let shards = shards(&outputs, None, "model", "safetensors");
         let metadata = BTreeMap::new();
-        let written = write(&source, &[input], &outputs, &shards, &metadata, dir.path(), &options);
+        let written = write(
+            &source,
+            &[input],
+            &outputs,
+            &shards,
+            Container::Safetensors(&metadata),
+            dir.path(),
+            &options,
+        );
         assert_eq!(written.is_ok(), named, "{dtype}");
         if written.is_ok() {
             let bytes = std::fs::read(dir.path().join("model.safetensors")).unwrap();
@@ -698,7 +735,7 @@ fn shards_split_between_tensors() {
     };
     let outputs = [output("a", 4), output("b", 6), output("c", 11), output("d", 1), output("e", 9)];
     let ranges = |max: Option<u64>| {
-        let shards = shards(&outputs, max, "model");
+        let shards = shards(&outputs, max, "model", "safetensors");
         shards.into_iter().map(|shard| (shard.name, shard.outputs)).collect::<Vec<_>>()
     };
     assert_eq!(ranges(None), [("model.safetensors".to_owned(), 0..5)]);
@@ -708,12 +745,12 @@ fn shards_split_between_tensors() {
         ("model-00003-of-00003.safetensors".to_owned(), 3..5),
     ];
     assert_eq!(ranges(Some(10)), expected);
-    assert_eq!(shards(&[], Some(10), "model").len(), 1);
+    assert_eq!(shards(&[], Some(10), "model", "safetensors").len(), 1);
 
     let (source, _) = source(&[0]);
     let dir = tempfile::tempdir().unwrap();
     let model = (source, Vec::new(), outputs.to_vec());
-    let shards = shards(&outputs, Some(10), "model");
+    let shards = shards(&outputs, Some(10), "model", "safetensors");
     let index = write_model(&model, &shards, 2, true, dir.path()).index.expect("three shards");
     let expected = r#"{
   "metadata": {
@@ -748,8 +785,11 @@ fn the_first_difference_is_found_whatever_the_layout() {
         let view = View { storage, offset: 0, strides, big_endian: false };
         let shape = vec![rows as u64, columns as u64];
         let payload = Payload::View(view);
-        whole(&Tensor { name: "t".to_owned(), dtype: DType::F16, shape, payload }, 0)
-            .expect("sound")
+        whole(
+            &Tensor { name: "t".to_owned(), dtype: DType::F16, shape, encoding: None, payload },
+            0,
+        )
+        .expect("sound")
     };
     let (source_a, _) = source(&straight);
     let (input_a, output_a) = whole_of(&source_a, vec![columns as u64, 1]);
@@ -772,8 +812,17 @@ fn a_shorter_tensor_differs_where_it_ends() {
     let (source, extent) = source(&[5; 64]);
     let of = |len| {
         let payload = Payload::Range(extent.part(0, len).expect("inside"));
-        whole(&Tensor { name: "t".to_owned(), dtype: DType::U8, shape: vec![len], payload }, 0)
-            .expect("sound")
+        whole(
+            &Tensor {
+                name: "t".to_owned(),
+                dtype: DType::U8,
+                shape: vec![len],
+                encoding: None,
+                payload,
+            },
+            0,
+        )
+        .expect("sound")
     };
     let ((input_a, output_a), (input_b, output_b)) = (of(20), of(9));
     let a = Operand { source: &source, inputs: &[input_a], output: &output_a };
@@ -845,12 +894,20 @@ fn an_error_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     for n_threads in [1, 2, 7] {
         let staging = Staging::new(&dir.path().join("out"), false).unwrap();
-        let shards = shards(outputs, Some(3 << 20), "model");
+        let shards = shards(outputs, Some(3 << 20), "model", "safetensors");
         // The last file cannot be created.
         std::fs::create_dir(staging.path().join(&shards.last().unwrap().name)).unwrap();
         let options = Options { n_threads, hash_files: true, progress: &|_| () };
         let metadata = BTreeMap::new();
-        let result = write(source, inputs, outputs, &shards, &metadata, staging.path(), &options);
+        let result = write(
+            source,
+            inputs,
+            outputs,
+            &shards,
+            Container::Safetensors(&metadata),
+            staging.path(),
+            &options,
+        );
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Io);
         drop(staging);
         assert_eq!(names(dir.path()), [""; 0]);
@@ -864,10 +921,18 @@ fn a_panic_in_one_thread_ends_all() {
         let dir = tempfile::tempdir().unwrap();
         let options =
             Options { n_threads, hash_files: true, progress: &|_| panic!("as it should") };
-        let shards = shards(&outputs, Some(5 << 20), "model");
+        let shards = shards(&outputs, Some(5 << 20), "model", "safetensors");
         let metadata = BTreeMap::new();
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            write(&source, &inputs, &outputs, &shards, &metadata, dir.path(), &options)
+            write(
+                &source,
+                &inputs,
+                &outputs,
+                &shards,
+                Container::Safetensors(&metadata),
+                dir.path(),
+                &options,
+            )
         }));
         assert!(result.is_err());
     }
@@ -881,8 +946,17 @@ fn progress_counts_the_bytes_of_all_tensors() {
     let seen = std::sync::atomic::AtomicU64::new(0);
     let progress = |n| _ = seen.fetch_add(n, std::sync::atomic::Ordering::Relaxed);
     let options = Options { n_threads: 3, hash_files: false, progress: &progress };
-    let shards = shards(&outputs, Some(5 << 20), "model");
-    write(&source, &inputs, &outputs, &shards, &BTreeMap::new(), dir.path(), &options).unwrap();
+    let shards = shards(&outputs, Some(5 << 20), "model", "safetensors");
+    write(
+        &source,
+        &inputs,
+        &outputs,
+        &shards,
+        Container::Safetensors(&BTreeMap::new()),
+        dir.path(),
+        &options,
+    )
+    .unwrap();
     assert_eq!(seen.into_inner(), n_bytes);
 }
 

@@ -1,7 +1,8 @@
-//! Streams outputs into safetensors files, hashed as they pass.
+//! Streams outputs into safetensors or GGUF files, hashed as they pass.
 //!
-//! A file is `u64 header_len | JSON header, padded with spaces | tensors in order, without gaps`
-//! (<https://huggingface.co/docs/safetensors>); the tensors start on a multiple of 64.
+//! A safetensors file is `u64 header_len | JSON header, padded with spaces | tensors in order,
+//! without gaps` (<https://huggingface.co/docs/safetensors>); the tensors start on a multiple of
+//! 64. A GGUF file too is a header and the tensors in order, each padded with zeros.
 //!
 //! The bytes of a file are cut into chunks: a slice of the map where the source holds the bytes
 //! as they are, a buffer of a few MiB where not. A chunk passes several stages, each of which takes the
@@ -20,8 +21,10 @@ use serde_json::json;
 use super::hash::{Hash, update_both};
 use super::kernel::Loss;
 use super::produce::Producer;
-use crate::checkpoint::DType;
+use crate::checkpoint::{DType, Encoding};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::gguf;
+use crate::metadata::Metadata;
 use crate::plan::program::{Input, Output};
 use crate::source::Source;
 
@@ -48,8 +51,14 @@ pub struct Shard {
 /// Distributes outputs over files of at most `max_shard_bytes` of tensors each.
 ///
 /// A tensor is never split; one that is longer than the limit gets a file of its own. Names are
-/// those of Hugging Face: `stem.safetensors`, or `stem-00001-of-00003.safetensors`.
-pub fn shards(outputs: &[Output], max_shard_bytes: Option<u64>, stem: &str) -> Vec<Shard> {
+/// those of Hugging Face, which are those of llama.cpp too: `stem.safetensors`, or
+/// `stem-00001-of-00003.safetensors`.
+pub fn shards(
+    outputs: &[Output],
+    max_shard_bytes: Option<u64>,
+    stem: &str,
+    ending: &str,
+) -> Vec<Shard> {
     let max = max_shard_bytes.unwrap_or(u64::MAX);
     let empty: Range<usize> = 0..0;
     let mut ranges = vec![empty];
@@ -67,11 +76,74 @@ pub fn shards(outputs: &[Output], max_shard_bytes: Option<u64>, stem: &str) -> V
     }
     let n = ranges.len();
     let name = |index: usize| match n {
-        1 => format!("{stem}.safetensors"),
-        _ => format!("{stem}-{:05}-of-{n:05}.safetensors", index + 1),
+        1 => format!("{stem}.{ending}"),
+        _ => format!("{stem}-{:05}-of-{n:05}.{ending}", index + 1),
     };
     let shards = ranges.into_iter().enumerate();
     shards.map(|(index, outputs)| Shard { name: name(index), outputs }).collect()
+}
+
+/// What the files are, with what they hold beside the tensors.
+#[derive(Clone, Copy, Debug)]
+pub enum Container<'a> {
+    /// Safetensors, with free text.
+    Safetensors(&'a BTreeMap<String, String>),
+    /// GGUF.
+    Gguf {
+        /// The keys of the model.
+        metadata: &'a Metadata,
+        /// What the tensors of bytes are, by name.
+        encodings: &'a BTreeMap<String, Encoding>,
+    },
+}
+
+impl Container<'_> {
+    /// The headers of the files.
+    fn headers(&self, outputs: &[Output], shards: &[Shard]) -> Result<Vec<Vec<u8>>> {
+        let count = shards.len() as u64;
+        let headers = (0..count).zip(shards).map(|(number, shard)| {
+            let of_shard = &outputs[shard.outputs.clone()];
+            match self {
+                Container::Safetensors(metadata) => header(of_shard, metadata),
+                Container::Gguf { metadata, encodings } => {
+                    let entries = of_shard.iter().map(|output| gguf_entry(output, encodings));
+                    let entries = entries.collect::<Result<Vec<_>>>()?;
+                    let n_tensors = outputs.len();
+                    let part = gguf::write::part_metadata(metadata, number, count, n_tensors)?;
+                    gguf::write::header(&part, &entries)
+                }
+            }
+        });
+        headers.collect()
+    }
+
+    /// What tensors are padded to multiples of.
+    fn alignment(&self) -> Result<u64> {
+        match self {
+            Container::Safetensors(_) => Ok(1),
+            Container::Gguf { metadata, .. } => gguf::write::alignment(metadata),
+        }
+    }
+}
+
+fn gguf_entry<'a>(
+    output: &'a Output,
+    encodings: &'a BTreeMap<String, Encoding>,
+) -> Result<gguf::write::Entry<'a>> {
+    let Output { name, dtype, shape, .. } = output;
+    let encoding = encodings.get(name);
+    let unknown = || {
+        let what = encoding.map_or(dtype.name(), |encoding| &encoding.id);
+        Error::unsupported(format!("`{name}` of {what} in a GGUF file"))
+    };
+    let kind = gguf::types::TYPES.of(*dtype, encoding).ok_or_else(unknown)?;
+    let logical = encoding.map_or(shape, |encoding| &encoding.shape);
+    let physical = kind.physical(logical).ok();
+    if physical.is_none_or(|(of, bytes, _)| (of, &bytes) != (*dtype, shape)) {
+        let message = format!("`{name}` is {dtype} {shape:?}, not {logical:?} of {}", kind.name());
+        return Err(Error::new(ErrorKind::Malformed, message));
+    }
+    Ok(gguf::write::Entry { name, kind, shape: logical })
 }
 
 /// How to write.
@@ -100,9 +172,10 @@ impl Plain<'_> {
     /// # Errors
     /// As of [`write`].
     pub fn write(&self, source: &Source, dir: &Path, stem: &str) -> Result<Written> {
-        let shards = shards(self.outputs, None, stem);
+        let shards = shards(self.outputs, None, stem, "safetensors");
         let options = Options { n_threads: 1, hash_files: false, progress: &|_| () };
-        write(source, self.inputs, self.outputs, &shards, self.metadata, dir, &options)
+        let container = Container::Safetensors(self.metadata);
+        write(source, self.inputs, self.outputs, &shards, container, dir, &options)
     }
 }
 
@@ -146,24 +219,22 @@ pub struct WrittenFile {
 /// Writes outputs into new files of the folder `dir`.
 ///
 /// # Errors
-/// An output cannot be produced or has no name in safetensors, two have the same name, or the
+/// An output cannot be produced or has no place in the container, two have the same name, or the
 /// system refuses. The files that were begun are left for the caller to remove.
 pub fn write(
     source: &Source,
     inputs: &[Input],
     outputs: &[Output],
     shards: &[Shard],
-    metadata: &BTreeMap<String, String>,
+    container: Container<'_>,
     dir: &Path,
     options: &Options<'_>,
 ) -> Result<Written> {
     check_names(outputs, shards)?;
     let producers = outputs.iter().map(|output| Producer::new(source, inputs, output));
     let producers = producers.collect::<Result<Vec<_>>>()?;
-    let mut headers = Vec::with_capacity(shards.len());
-    for shard in shards {
-        headers.push(header(&outputs[shard.outputs.clone()], metadata)?);
-    }
+    let headers = container.headers(outputs, shards)?;
+    let alignment = container.alignment()?;
     let mut tensors = Vec::with_capacity(outputs.len());
     let mut files = Vec::with_capacity(shards.len());
     let empty = Hash::default().finish();
@@ -173,13 +244,16 @@ pub fn write(
             let loss = producer.has_kernels().then(Loss::default);
             let len = producer.len();
             tensors.push(WrittenTensor { file, offset, len, sha256: empty, loss });
-            offset += len;
+            // The headers are made of the same sums, checked.
+            offset += len.next_multiple_of(alignment);
         }
         files.push(WrittenFile { name: shard.name.clone(), len: offset, sha256: None });
     }
-    let pipeline = Pipeline { producers: &producers, shards, headers: &headers, dir, options };
+    let pipeline =
+        Pipeline { producers: &producers, shards, headers: &headers, alignment, dir, options };
     pipeline.run(&mut tensors, &mut files)?;
-    let index = (1 < shards.len()).then(|| index(outputs, shards));
+    let has_index = matches!(container, Container::Safetensors(_)) && 1 < shards.len();
+    let index = has_index.then(|| index(outputs, shards));
     Ok(Written { tensors, files, index })
 }
 
@@ -264,6 +338,7 @@ struct Pipeline<'p, 'a> {
     producers: &'p [Producer<'a>],
     shards: &'p [Shard],
     headers: &'p [Vec<u8>],
+    alignment: u64,
     dir: &'p Path,
     options: &'p Options<'p>,
 }
@@ -281,6 +356,14 @@ struct Chunk {
 struct Piece {
     output: usize,
     range: Range<u64>,
+    /// The zeros behind the range.
+    padding: usize,
+}
+
+impl Piece {
+    fn len(&self) -> usize {
+        (self.range.end - self.range.start) as usize
+    }
 }
 
 /// A chunk that is under way.
@@ -326,6 +409,8 @@ struct FileCursor {
     header_is_done: bool,
     output: usize,
     start: u64,
+    /// The zeros that come behind the output.
+    padding: usize,
 }
 
 /// A consumer that takes the chunks of a lane in order.
@@ -454,7 +539,9 @@ impl<'p> Pipeline<'p, '_> {
                 if lane.cursor.is_none() && state.next_file < self.shards.len() {
                     let file = state.next_file;
                     let output = self.shards[file].outputs.start;
-                    let cursor = FileCursor { file, header_is_done: false, output, start: 0 };
+                    let padding = self.padding(output);
+                    let cursor =
+                        FileCursor { file, header_is_done: false, output, start: 0, padding };
                     lane.cursor = Some(cursor);
                     state.next_file += 1;
                 }
@@ -466,6 +553,13 @@ impl<'p> Pipeline<'p, '_> {
                 lane.slots.push_back(slot);
             }
         }
+    }
+
+    /// The zeros behind an output; 0 past the last one.
+    fn padding(&self, output: usize) -> usize {
+        let len = self.producers.get(output).map_or(0, Producer::len);
+        // Less than the alignment, which is small.
+        (len.next_multiple_of(self.alignment) - len) as usize
     }
 
     /// Cuts the next chunk off a file.
@@ -484,12 +578,20 @@ impl<'p> Pipeline<'p, '_> {
         while cursor.output < end {
             let producer = &self.producers[cursor.output];
             let left = producer.len() - cursor.start;
-            if left == 0 {
+            if left == 0 && cursor.padding == 0 {
                 (cursor.output, cursor.start) = (cursor.output + 1, 0);
+                cursor.padding = self.padding(cursor.output);
                 continue;
             }
             if !matches!(content, Content::Wanted) {
                 break;
+            }
+            if left == 0 {
+                let range = cursor.start..cursor.start;
+                let padding = std::mem::take(&mut cursor.padding);
+                chunk.pieces.push(Piece { output: cursor.output, range, padding });
+                chunk.len += padding;
+                continue;
             }
             let is_empty = chunk.pieces.is_empty();
             let borrowed_len = left.min(producer.chunk_len(CHUNK_LEN as u64));
@@ -517,7 +619,7 @@ impl<'p> Pipeline<'p, '_> {
                 }
             };
             let range = cursor.start..cursor.start + piece_len;
-            chunk.pieces.push(Piece { output: cursor.output, range });
+            chunk.pieces.push(Piece { output: cursor.output, range, padding: 0 });
             // At most a chunk, or one element.
             chunk.len += piece_len as usize;
             cursor.start += piece_len;
@@ -580,7 +682,12 @@ impl<'p> Pipeline<'p, '_> {
                 let mut result = Ok(());
                 match &mut work {
                     Work::HashTensors(tensor) => {
-                        self.hash(&chunk, slice, tensor, Hash::update, &mut tensor_hashes);
+                        let update = |tensor: Option<&mut Hash>, bytes: &[u8]| {
+                            if let Some(tensor) = tensor {
+                                tensor.update(bytes);
+                            }
+                        };
+                        self.hash(&chunk, slice, tensor, update, &mut tensor_hashes);
                     }
                     Work::HashFile(file) => {
                         file.update(slice);
@@ -593,8 +700,9 @@ impl<'p> Pipeline<'p, '_> {
                         if chunk.pieces.is_empty() {
                             file.update(slice);
                         }
-                        let update = |tensor: &mut Hash, bytes: &[u8]| {
-                            update_both(tensor, file, bytes);
+                        let update = |tensor: Option<&mut Hash>, bytes: &[u8]| match tensor {
+                            Some(tensor) => update_both(tensor, file, bytes),
+                            None => file.update(bytes),
                         };
                         self.hash(&chunk, slice, tensor, update, &mut tensor_hashes);
                         if chunk.is_last_of_file {
@@ -628,9 +736,7 @@ impl<'p> Pipeline<'p, '_> {
     }
 
     fn make(&self, chunk: &Chunk, buffer: &mut Vec<u8>) -> Vec<(usize, Loss)> {
-        let piece_len = |piece: &Piece| (piece.range.end - piece.range.start) as usize;
-        let scratch_len =
-            |piece: &Piece| self.producers[piece.output].scratch_len(piece_len(piece));
+        let scratch_len = |piece: &Piece| self.producers[piece.output].scratch_len(piece.len());
         let want = chunk.len + chunk.pieces.iter().map(scratch_len).max().unwrap_or(0);
         if buffer.len() < want {
             buffer.resize(want, 0);
@@ -638,28 +744,39 @@ impl<'p> Pipeline<'p, '_> {
         let (mut bytes, scratch) = buffer.split_at_mut(chunk.len);
         let mut losses = Vec::new();
         for piece in &chunk.pieces {
-            let (filled, rest) = bytes.split_at_mut(piece_len(piece));
+            let (filled, rest) = bytes.split_at_mut(piece.len());
+            let (padding, rest) = rest.split_at_mut(piece.padding);
+            padding.fill(0);
+            bytes = rest;
+            if filled.is_empty() {
+                continue;
+            }
             let loss = self.producers[piece.output].fill(piece.range.start, filled, scratch);
             losses.extend(loss.map(|loss| (piece.output, loss)));
-            bytes = rest;
         }
         losses
     }
 
-    /// Gives the bytes of each tensor in a chunk to its hash by `update`.
+    /// Gives the bytes of each tensor in a chunk to its hash by `update`; padding has none.
     fn hash(
         &self,
         chunk: &Chunk,
         mut bytes: &[u8],
         tensor: &mut Hash,
-        mut update: impl FnMut(&mut Hash, &[u8]),
+        mut update: impl FnMut(Option<&mut Hash>, &[u8]),
         hashes: &mut Vec<(usize, [u8; 32])>,
     ) {
         for piece in &chunk.pieces {
-            let (head, rest) = bytes.split_at((piece.range.end - piece.range.start) as usize);
-            update(tensor, head);
-            if piece.range.end == self.producers[piece.output].len() {
-                hashes.push((piece.output, tensor.finish()));
+            let (head, rest) = bytes.split_at(piece.len());
+            let (padding, rest) = rest.split_at(piece.padding);
+            if !head.is_empty() {
+                update(Some(&mut *tensor), head);
+                if piece.range.end == self.producers[piece.output].len() {
+                    hashes.push((piece.output, tensor.finish()));
+                }
+            }
+            if !padding.is_empty() {
+                update(None, padding);
             }
             bytes = rest;
         }
@@ -674,7 +791,8 @@ impl<'p> Pipeline<'p, '_> {
         let open = file.as_mut().expect("a header comes before all other chunks of its file");
         open.write_all(bytes).map_err(|err| Error::io(&path, "write", err))?;
         if !chunk.pieces.is_empty() {
-            (self.options.progress)(bytes.len() as u64);
+            let n_bytes: usize = chunk.pieces.iter().map(Piece::len).sum();
+            (self.options.progress)(n_bytes as u64);
         }
         if chunk.is_last_of_file {
             *file = None;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value as Json;
 
 use super::modules::{self, MODULES_FILE};
-use super::{pytorch, safetensors};
+use super::{gguf, pytorch, safetensors};
 use crate::checkpoint::Checkpoint;
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
@@ -66,7 +66,7 @@ const SINGLE_FILES: &[&str] = &["model.safetensors", "pytorch_model.bin"];
 const INDEX_ENDS: &[&str] = &[".safetensors.index.json", ".bin.index.json"];
 
 /// The endings of weight files, best first.
-const WEIGHT_ENDS: &[&str] = &["safetensors", "bin", "pt", "pth", "ckpt"];
+const WEIGHT_ENDS: &[&str] = &["safetensors", "bin", "pt", "pth", "ckpt", "gguf"];
 
 /// Opens a checkpoint: a file, a folder, or an index file.
 ///
@@ -95,9 +95,16 @@ pub fn open(path: &Path) -> Result<Opened> {
         return Ok(Opened { source, checkpoint, is_package: false, files, weights });
     }
     let file = source.add_path(path)?;
-    let checkpoint = read_file(&source, file)?;
+    let mut checkpoint = read_file(&source, file)?;
+    let mut weights = vec![name];
+    if checkpoint.format == "gguf" {
+        weights = gguf::split::names(&weights[0], &checkpoint).map_err(|err| err.in_file(path))?;
+        let parts = weights.iter().map(|name| read_part(&mut source, name));
+        let parts = parts.collect::<Result<_>>()?;
+        checkpoint = gguf::split::join(parts).map_err(|err| err.in_file(&parent))?;
+    }
     let files = list(&parent).unwrap_or_default();
-    Ok(Opened { source, checkpoint, is_package: false, files, weights: vec![name] })
+    Ok(Opened { source, checkpoint, is_package: false, files, weights })
 }
 
 fn open_folder(path: &Path, files: Vec<FolderFile>) -> Result<Opened> {
@@ -112,10 +119,14 @@ fn open_folder(path: &Path, files: Vec<FolderFile>) -> Result<Opened> {
             weights
         }
         Choice::Files(names) => {
-            for name in &names {
-                let file = source.add(name)?;
-                let part = read_file(&source, file)?;
-                append(&mut checkpoint, part, name)?;
+            let parts = names.iter().map(|name| read_part(&mut source, name));
+            let parts = parts.collect::<Result<Vec<_>>>()?;
+            if parts.iter().all(|(_, part)| part.format == "gguf") {
+                checkpoint = gguf::split::join(parts).map_err(|err| err.in_file(path))?;
+            } else {
+                for (name, part) in parts {
+                    append(&mut checkpoint, part, &name)?;
+                }
             }
             names
         }
@@ -126,6 +137,11 @@ fn open_folder(path: &Path, files: Vec<FolderFile>) -> Result<Opened> {
     }
     note_others(&files, &weights, &mut checkpoint);
     Ok(Opened { source, checkpoint, is_package, files, weights })
+}
+
+fn read_part(source: &mut Source, name: &str) -> Result<(String, Checkpoint)> {
+    let file = source.add(name).map_err(|err| err.context(&format!("the part `{name}`")))?;
+    Ok((name.to_owned(), read_file(source, file)?))
 }
 
 /// Whether `model.json` is the standard's: other tools write files of that name too.
@@ -208,7 +224,7 @@ fn choose(folder: &Path, files: &[FolderFile]) -> Result<Choice> {
         }
     }
     let message =
-        "has no weights: no .safetensors, .bin, .pt, .pth or .ckpt file, and no shard index";
+        "has no weights: no .safetensors, .bin, .pt, .pth, .ckpt or .gguf file, and no shard index";
     Err(Error::unsupported(message).in_file(folder))
 }
 
@@ -350,6 +366,9 @@ pub fn read_file(source: &Source, file: FileId) -> Result<Checkpoint> {
         let message = "is a Git LFS pointer, not the weights; `git lfs pull` fetches them";
         return Err(Error::new(ErrorKind::Malformed, message).in_file(source.path(file)));
     }
+    if gguf::probe(head) {
+        return gguf::read(source, file);
+    }
     if pytorch::probe(head) {
         return pytorch::read(source, file);
     }
@@ -360,7 +379,7 @@ pub fn read_file(source: &Source, file: FileId) -> Result<Checkpoint> {
     let message = if bytes.is_empty() {
         "is empty".to_owned()
     } else {
-        "is of no format known here: safetensors and PyTorch files are".to_owned()
+        "is of no format known here: safetensors, PyTorch and GGUF files are".to_owned()
     };
     Err(Error::unsupported(message).in_file(source.path(file)))
 }
@@ -467,13 +486,14 @@ impl Opened {
         })
     }
 
-    /// A file of the folder as strict JSON, if it is there.
+    /// A file of the folder as JSON, if it is there; strict but for the infinite numbers of
+    /// Python's configs.
     ///
     /// # Errors
     /// It cannot be read, or is no JSON.
     pub fn json(&mut self, name: &str) -> Result<Option<Json>> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         let path = self.source.root().join(name);
-        json::parse(text.as_bytes(), 0).map(Some).map_err(|err| err.in_file(&path))
+        json::parse_python(text.as_bytes(), 0).map(Some).map_err(|err| err.in_file(&path))
     }
 }

@@ -2,6 +2,7 @@
 //! headers only.
 
 pub mod folder;
+pub mod gguf;
 pub mod modules;
 pub mod pickle;
 pub mod pytorch;

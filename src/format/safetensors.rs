@@ -135,7 +135,13 @@ fn tensor(
         let message = format!("the values of `{name}` cannot be had: {why}");
         findings.push(Diagnostic::warning("R003", message).tensor(name));
         let payload = Payload::Unreadable(why);
-        return Ok(Tensor { name: name.to_owned(), dtype: DType::Unknown, shape, payload });
+        return Ok(Tensor {
+            name: name.to_owned(),
+            dtype: DType::Unknown,
+            shape,
+            encoding: None,
+            payload,
+        });
     };
     let n_bytes = n_elements(&shape).and_then(|n| dtype.n_bytes(n));
     if n_bytes != Some(extent.len) {
@@ -146,7 +152,13 @@ fn tensor(
         );
         return Err(Error::malformed(offset, message));
     }
-    Ok(Tensor { name: name.to_owned(), dtype, shape, payload: Payload::Range(extent) })
+    Ok(Tensor {
+        name: name.to_owned(),
+        dtype,
+        shape,
+        encoding: None,
+        payload: Payload::Range(extent),
+    })
 }
 
 struct Header {

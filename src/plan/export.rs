@@ -46,8 +46,9 @@ pub fn export(
     let original = provenance.and_then(|source| source.config.as_ref());
     let original: Option<Json> =
         original.and_then(|config| serde_json::from_str(&config.text).ok());
-    let mut config =
-        keys::write(spec, map, arch, &model.hyperparameters, &model.tokens, original.as_ref())?;
+    let stored = |name: &str| canonical.strands.contains_key(name);
+    let (hparams, tokens) = (&model.hyperparameters, &model.tokens);
+    let mut config = keys::write(spec, map, arch, hparams, tokens, original.as_ref(), &stored)?;
     tasks::write(map, &model.tasks, &mut config);
 
     let names = StackNames {
@@ -58,7 +59,7 @@ pub fn export(
     };
     let used =
         provenance.and_then(|source| source.map.as_ref()).filter(|used| used.name == map.name);
-    let choices = choices(map, used, model);
+    let choices = choices(map, used, model, tasks::class(&config));
     let data = |why: String| {
         vec![Diagnostic::error("P003", format!("the mapping {}/{}: {why}", map.format, map.name))]
     };
@@ -86,8 +87,11 @@ pub fn export(
         }
     }
     let mut findings = Vec::new();
-    if let Some(source) = provenance {
-        exporter.plan_dropped(map, &choices, source, buffers, &mut findings);
+    match provenance {
+        Some(source) => {
+            exporter.plan_dropped(map, &choices, source, buffers, &mut findings);
+        }
+        None => exporter.plan_missed(map, &choices),
     }
     let Exporter { mut tensors, errors, .. } = exporter;
     if !errors.is_empty() {
@@ -123,7 +127,11 @@ fn check_config(
     let read = keys::read(spec, map, arch, config)?;
     let wanted = &model.hyperparameters;
     let names: BTreeSet<&String> = wanted.keys().chain(read.hparams.keys()).collect();
+    let flagless = map.rules.iter().any(|rule| rule.flagless);
     let differ = names.into_iter().filter(|name| {
+        if flagless && *name == "tie_embeddings" {
+            return false; // The tensors say it, not the config.
+        }
         let values = (wanted.get(*name), read.hparams.get(*name));
         !matches!(values, (Some(wanted), Some(read)) if same(wanted, read))
     });
@@ -148,15 +156,18 @@ fn check_config(
     if findings.is_empty() { Ok(()) } else { Err(findings) }
 }
 
-/// The prefix and spellings to write: those of the source, or the mapping's first. A checkpoint
-/// of the base class has no prefix where the mapping knows files without one.
-fn choices(map: &Map, used: Option<&MapUsed>, model: &Model) -> Choices {
+/// The prefix and spellings to write: those of the source, or of the class, or the mapping's first.
+/// A checkpoint of the base class has no prefix where the mapping knows files without one.
+fn choices(map: &Map, used: Option<&MapUsed>, model: &Model, class: Option<&str>) -> Choices {
     if let Some(used) = used {
         return Choices { prefix: used.prefix.clone(), spellings: used.spellings.clone() };
     }
     let has_head = model.tasks.iter().any(|task| task.head.is_some());
     let bare = map.prefixes.iter().find(|prefix| prefix.is_empty() && !has_head);
-    let prefix = bare.or(map.prefixes.first()).cloned().unwrap_or_default();
+    let mut rules =
+        map.tasks.iter().filter(|rule| rule.class.iter().any(|own| Some(&**own) == class));
+    let own = rules.find_map(|rule| rule.prefix.as_ref());
+    let prefix = own.or(bare).or(map.prefixes.first()).cloned().unwrap_or_default();
     Choices { prefix, spellings: Vec::new() }
 }
 
@@ -201,9 +212,14 @@ impl Exporter<'_> {
         let n_stored =
             instance.to.iter().filter(|name| self.stored.contains_key(name.as_str())).count();
         if let (Some(target), 0) = (tied_to, n_stored) {
-            // A tied tensor is written where the source had it, and left out where not.
+            // A tied tensor is written where the source had it, and left out where not; without a
+            // source it is written where readers differ in what the config's flag ties.
             let name = &instance.from[0];
-            if self.recorded.as_ref().is_some_and(|names| names.contains(name.as_str())) {
+            let wanted = match &self.recorded {
+                Some(names) => names.contains(name.as_str()),
+                None => instance.rule.flagless,
+            };
+            if wanted {
                 self.plan_rule(instance, &[target.to_owned()], std::slice::from_ref(name));
             }
             return;
@@ -293,6 +309,31 @@ impl Exporter<'_> {
             self.tensors.write(name, strand, dtype, self.options, step)?;
         }
         Ok(())
+    }
+
+    /// Makes the buffers that readers of the foreign layout miss, in the dtype of the token table.
+    fn plan_missed(&mut self, map: &Map, choices: &Choices) {
+        let drops = names::drops(map, choices, self.names).unwrap_or_default();
+        let dtype = self.stored.get("embed.tokens.weight").map_or(DType::F32, |(_, dtype)| *dtype);
+        for drop in drops.iter().filter(|drop| drop.drop.missed) {
+            let Some(rule) = &drop.drop.make else { continue };
+            let bound = Bound { names: self.names, bindings: &drop.bindings };
+            match make(rule, dtype, &bound) {
+                Ok(made) => {
+                    let step = Step {
+                        name: drop.name.clone(),
+                        from: Vec::new(),
+                        ops: rule.function.clone(),
+                        class: Exactness::E,
+                    };
+                    self.tensors.make(&drop.name, made, step);
+                }
+                Err(why) => {
+                    let message = format!("the buffer `{}` cannot be made: {why}", drop.name);
+                    self.errors.push(Diagnostic::error("P015", message).tensor(&drop.name));
+                }
+            }
+        }
     }
 
     /// Brings back the buffers that the standard does not store.

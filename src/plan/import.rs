@@ -70,7 +70,8 @@ pub fn import(
     let names = stack_names(main);
     let choices = names::choices(map, &present, &names)?;
     let data = |why: String| vec![data_error(map, &why)];
-    let instances = names::instances(map, &choices, &names).map_err(data)?;
+    let mut instances = names::instances(map, &choices, &names).map_err(data)?;
+    instances.retain(|instance| instance.holds(&present));
     let drops = names::drops(map, &choices, &names).map_err(data)?;
 
     let mut planner = Planner {
@@ -586,10 +587,11 @@ impl<'a> Planner<'a> {
                 let made = instances.iter().flat_map(|instance| &instance.to);
                 !made.into_iter().any(|name| name.starts_with(&prefix) && name != canonical)
             };
-            if !wanted.unwrap_or_else(|| *tied && alone()) && !parts {
+            if !wanted.unwrap_or_else(|| (*tied || instance.rule.flagless) && alone()) && !parts {
                 return; // The checkpoint has no such head.
             }
-            if *tied {
+            if *tied || instance.rule.flagless {
+                *tied = true;
                 ties.push([canonical.to_owned(), target.to_owned()]);
             } else {
                 self.errors.push(
@@ -609,12 +611,13 @@ impl<'a> Planner<'a> {
         let equal = original.map_or(Ok(false), |original| same(self.facts, original, tensor));
         match (equal, *tied) {
             (Err(err), _) => self.errors.push(unreadable(foreign, &err.to_string())),
-            (Ok(true), true) => {
+            (Ok(true), flag) if flag || instance.rule.flagless => {
+                *tied = true;
                 ties.push([canonical.to_owned(), target.to_owned()]);
                 self.copies.push([foreign.to_owned(), target.to_owned()]);
             }
             (Ok(equal), flag) => {
-                if equal != flag {
+                if equal != flag && !instance.rule.flagless {
                     let message = if equal {
                         format!(
                             "`{foreign}` repeats `{target}` and the config says it is not tied; both are kept"
@@ -845,8 +848,10 @@ fn check_way_back(
 
 /// The layer of a name of the mapping that lies beyond the last one, and the number of layers.
 fn beyond_last_layer(map: &Map, name: &str, hparams: &Hparams) -> Option<(u64, u64)> {
-    let n_layers = hparams.get("num_layers").and_then(as_int)?;
-    let n_layers = u64::try_from(n_layers).ok()?;
+    // An encoder-decoder counts the layers of each stack.
+    let counts = ["num_layers", "encoder.num_layers", "decoder.num_layers"];
+    let counts = counts.iter().filter_map(|key| hparams.get(*key).and_then(as_int));
+    let n_layers = u64::try_from(counts.max()?).ok()?;
     let layer = name.split('.').find_map(|segment| segment.parse::<u64>().ok())?;
     let pattern = |name: &str| {
         let parts = name.trim_start_matches('@').split('.').map(|part| {
@@ -885,6 +890,7 @@ pub(super) fn make(rule: &MakeRule, dtype: DType, names: &dyn Names) -> Result<M
     let recipe = match rule.function.as_str() {
         "constant" => Recipe::Constant(float(&rule.value, "value")?),
         "iota" => Recipe::Iota,
+        "sinusoid" => Recipe::Sinusoid,
         "causal_mask" => {
             let window = rule.window.as_ref().map(|window| window.eval(names)).transpose()?;
             let window = window.as_ref().and_then(as_int).and_then(|int| u64::try_from(int).ok());

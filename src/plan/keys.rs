@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use crate::diagnostic::Diagnostic;
+use crate::json::FLOAT_TAG;
 use crate::package::{Hparams, Value};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
@@ -69,19 +70,26 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
     if !findings.is_empty() {
         return Err(findings);
     }
-    // What the conditions of other keys switch off is not part of the model.
+    // What the conditions of other keys switch off is not part of the model. A key that the
+    // stacks share stays while one of them needs it.
     for key in &spec.keys {
         let Some(when) = &key.when else { continue };
-        let stacks = arch.stacks.iter().map(|stack| Some(stack.as_str()));
-        for stack in stacks {
-            let names = StackNames { hparams: &keys.hparams, tokens: None, stack, layer: None };
-            if let Ok(false) = when.eval_bool(&names) {
-                let own = format!("{}.{}", stack.unwrap_or_default(), key.name);
-                keys.hparams.remove(&own);
-                if arch.stacks.len() == 1 || !key.per_stack {
-                    keys.hparams.remove(&key.name);
-                }
+        let mut needed = false;
+        for stack in arch.stacks.iter().map(String::as_str) {
+            let names = StackNames {
+                hparams: &keys.hparams,
+                tokens: None,
+                stack: key.per_stack.then_some(stack),
+                layer: None,
+            };
+            let off = when.eval_bool(&names) == Ok(false);
+            needed |= !off;
+            if off {
+                keys.hparams.remove(&format!("{stack}.{}", key.name));
             }
+        }
+        if !needed {
+            keys.hparams.remove(&key.name);
         }
     }
     for problem in spec.check_hparams(arch, &keys.hparams) {
@@ -275,6 +283,10 @@ fn from_json(json: &Json) -> Result<Value, String> {
         },
         Json::String(word) => Value::Word(word.clone()),
         Json::Array(items) => Value::List(items.iter().map(from_json).collect::<Result<_, _>>()?),
+        // An infinite number, as transformers 5 writes it, is a word: `'Infinity'`.
+        Json::Object(object) if object.len() == 1 && object.contains_key(FLOAT_TAG) => {
+            from_json(&object[FLOAT_TAG])?
+        }
         Json::Object(_) => return Err("an object, where one value is read".to_owned()),
     })
 }
@@ -324,6 +336,7 @@ pub fn write(
     hparams: &Hparams,
     tokens: &Hparams,
     original: Option<&Json>,
+    stored: &dyn Fn(&str) -> bool,
 ) -> Result<Json, Vec<Diagnostic>> {
     let mut config = match original {
         Some(Json::Object(object)) => Json::Object(object.clone()),
@@ -346,6 +359,11 @@ pub fn write(
     };
     let mut findings = Vec::new();
     for rule in &map.keys {
+        if let (false, [path, ..]) = (rule.stored.is_empty(), rule.from.as_slice())
+            && lookup(&config, path).is_none()
+        {
+            set(&mut config, path, rule.stored.iter().any(|name| stored(name)).into());
+        }
         let value = match rule.to.strip_prefix("tokens.") {
             Some(token) => tokens.get(token).cloned(),
             None => hparams.get(&rule.to).cloned(),
@@ -377,6 +395,7 @@ pub fn write(
                     Write::Rule { path, when, value: other } => {
                         let with_x = |name: &str| match name {
                             "x" => Ok(value.clone()),
+                            "foreign" => from_json(&foreign),
                             _ => names.value(name),
                         };
                         let holds = when.as_ref().map(|when| when.eval_bool(&with_x));

@@ -225,7 +225,7 @@ impl Tensors {
 }
 
 /// Whether every value of one float dtype is a value of another.
-fn widens(from: DType, to: DType) -> bool {
+pub(crate) fn widens(from: DType, to: DType) -> bool {
     use DType::{BF16, F16, F32, F64};
     matches!((from, to), (BF16 | F16, F32 | F64) | (F32, F64))
 }

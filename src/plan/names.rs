@@ -19,8 +19,20 @@ pub struct Instance<'a> {
     pub also: Vec<String>,
     /// The canonical names.
     pub to: Vec<String>,
+    /// Foreign names of which one has to be in the file; none: no condition.
+    pub beside: Vec<String>,
+    /// Foreign names of which none may be in the file.
+    pub unless: Vec<String>,
     /// The choice.
     pub bindings: Bindings,
+}
+
+impl Instance<'_> {
+    /// Whether a file with these names is one that the rule reads.
+    pub fn holds(&self, present: &BTreeSet<&str>) -> bool {
+        let here = |name: &String| present.contains(name.as_str());
+        (self.beside.is_empty() || self.beside.iter().any(here)) && !self.unless.iter().any(here)
+    }
 }
 
 /// One drop, for one choice of its variables.
@@ -103,6 +115,8 @@ pub fn instances<'a>(
                 rule,
                 from,
                 also: fill(&rule.also, &bindings)?,
+                beside: fill(&rule.beside, &bindings)?,
+                unless: fill(&rule.unless, &bindings)?,
                 to: to.collect::<Result<_, _>>()?,
                 bindings,
             });

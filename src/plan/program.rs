@@ -225,4 +225,7 @@ pub enum Recipe {
         /// The rotary dimensions of a head.
         dim: u64,
     },
+    /// Sinusoidal positions over a whole table: row p has `sin(p / 10000^(2k/dim))`, k = 0 …
+    /// dim/2 − 1, then the cosines of the same, in F64 as NumPy computes them.
+    Sinusoid,
 }

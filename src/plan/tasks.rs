@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
+use super::keys;
 use crate::diagnostic::Diagnostic;
 use crate::package::{Hparams, Task};
 use crate::spec::Spec;
@@ -41,7 +42,7 @@ pub fn read(
     let class = class(config);
     let served = map.tasks.iter().filter(|rule| {
         let head = rule.head.iter();
-        head.chain(&rule.needs).all(|head| heads.contains_key(head))
+        head.chain(&rule.needs).all(|head| heads.contains_key(head)) && says(map, config, rule)
     });
     let served: Vec<&TaskRule> = served.collect();
     let names_class =
@@ -100,6 +101,17 @@ pub fn read(
     tasks
 }
 
+/// Whether the config has the entries that go with a rule; where it has none of them, the first
+/// rule of the task and head holds.
+fn says(map: &Map, config: &Json, rule: &TaskRule) -> bool {
+    let states = |(path, word): (&String, &String)| {
+        keys::lookup(config, path).map(|stated| stated.as_str() == Some(word))
+    };
+    let first = map.tasks.iter().find(|other| other.id == rule.id && other.head == rule.head);
+    let is_first = first.is_some_and(|first| std::ptr::eq(first, rule));
+    rule.config.iter().all(|entry| states(entry).unwrap_or(is_first))
+}
+
 /// The labels in the order of the head's rows. Keys of `id2label` are numbers in text, and are
 /// sorted as numbers.
 fn labels(config: &Json, rows: u64, findings: &mut Vec<Diagnostic>) -> Vec<String> {
@@ -140,8 +152,15 @@ fn problem(config: &Json, rows: u64) -> String {
 /// Writes tasks into a foreign config: class and labels.
 pub fn write(map: &Map, tasks: &[Task], config: &mut Json) {
     let Json::Object(object) = config else { return };
-    let wants =
-        |rule: &&TaskRule| tasks.iter().any(|task| task.id == rule.id && task.head == rule.head);
+    let wants = |rule: &&TaskRule| {
+        tasks.iter().any(|task| {
+            let alike = task.pool == rule.pool || rule.config.is_empty();
+            task.id == rule.id && task.head == rule.head && alike
+        })
+    };
+    for (path, word) in map.tasks.iter().filter(wants).flat_map(|rule| &rule.config) {
+        object.insert(path.clone(), Json::from(word.as_str()));
+    }
     // The class that serves the most of the tasks; the first of equals.
     let mut classes: Vec<(&str, usize)> = Vec::new();
     for class in map.tasks.iter().filter(wants).flat_map(|rule| &rule.class) {

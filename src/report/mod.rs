@@ -1,3 +1,4 @@
 //! From results to text for people. JSON is printed from the same values.
 
+pub mod diff;
 pub mod text;

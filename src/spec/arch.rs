@@ -35,6 +35,13 @@ impl Arch {
     pub fn templates(&self) -> impl Iterator<Item = &str> {
         self.tensors.iter().flat_map(|group| &group.names).map(|template| template.text.as_str())
     }
+
+    /// The expressions that decide which of its tensors there are.
+    pub fn conditions(&self) -> impl Iterator<Item = &Expr> {
+        self.tensors
+            .iter()
+            .flat_map(|group| group.each.iter().map(|(_, count)| count).chain(&group.when))
+    }
 }
 
 /// Tensors that exist under one condition.
@@ -133,11 +140,11 @@ pub(super) fn resolve(id: &str, load: &dyn Fn(&str) -> Result<ArchFile>) -> Resu
     for (name, value) in &file.fixed {
         arch.fixed.insert(name.clone(), from_toml(value).map_err(|why| fail(&why))?);
     }
-    for name in &file.arch.without {
+    for name in file.arch.without.iter().flat_map(|name| alternatives(name)) {
         let mut found = false;
         for group in &mut arch.tensors {
             let n_names = group.names.len();
-            group.names.retain(|template| template.text != *name);
+            group.names.retain(|template| template.text != name);
             found |= group.names.len() < n_names;
         }
         if !found {

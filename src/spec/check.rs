@@ -43,7 +43,9 @@ impl Spec {
                             }
                     })
                 };
-                let templates = rule.from.iter().chain(&rule.also).chain(&rule.to);
+                let conditions = rule.beside.iter().chain(&rule.unless);
+                let templates =
+                    rule.from.iter().chain(&rule.also).chain(&rule.to).chain(conditions);
                 for template in templates {
                     for variable in template.variables().filter(|variable| !bound(variable)) {
                         problems.push(format!(

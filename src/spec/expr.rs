@@ -11,7 +11,8 @@
 //! unary    ::= "-" unary | primary
 //! primary  ::= number | name | 'word' | "true" | "false" | "null"
 //!            | "(" or ")" | "[" [ or { "," or } ] "]" | function "(" or { "," or } ")"
-//! function ::= "ceil_div" | "min" | "max" | "if" | "sqrt" | "round_bf16" | "len" | "at" | "find"
+//! function ::= "ceil_div" | "min" | "max" | "if" | "sqrt" | "ln" | "round_bf16" | "len" | "at" | "find"
+//!            | "next" | "range" | "without" | "where" | "marks" | "unroll"
 //! ```
 //!
 //! Names may have dots. `/` of two integers must divide exactly. `^` and everything it touches
@@ -66,7 +67,17 @@ const FUNCTIONS: &[(&str, usize)] = &[
     ("len", 1),
     ("at", 2),
     ("find", 2),
+    ("next", 3),
+    ("ln", 1),
+    ("range", 3),
+    ("without", 2),
+    ("where", 2),
+    ("marks", 4),
+    ("unroll", 1),
 ];
+
+/// No list is made longer than this: one entry a layer, and a config may claim any number.
+const MAX_LIST: usize = 100_000;
 
 impl Expr {
     /// Parses an expression.
@@ -311,16 +322,71 @@ fn call(function: &str, args: &[Value]) -> Result<Value, String> {
             let x = as_float(x).ok_or_else(type_error)?;
             Ok(Value::Float(half::bf16::from_f64(x).to_f64()))
         }
+        ("ln", [x]) => {
+            let x = as_float(x).filter(|x| 0.0 < *x).ok_or_else(type_error)?;
+            Ok(Value::Float(x.ln()))
+        }
+        // From the first to before the second, in steps of the third.
+        ("range", [from, to, step]) => {
+            let (from, to) = as_int(from).zip(as_int(to)).ok_or_else(type_error)?;
+            let step = as_int(step).filter(|step| 0 < *step).ok_or_else(type_error)?;
+            if from < 0 || (MAX_LIST as i64) < to {
+                return Err(type_error());
+            }
+            let step = usize::try_from(step).map_err(|_| type_error())?;
+            Ok(Value::List((from..to).step_by(step).map(Value::Int).collect()))
+        }
+        // The entries of the first list that are not in the second.
+        ("without", [Value::List(items), Value::List(out)]) => {
+            let kept = items.iter().filter(|item| !out.iter().any(|other| same(item, other)));
+            Ok(Value::List(kept.cloned().collect()))
+        }
+        // The places of a value.
+        ("where", [Value::List(items), wanted]) => {
+            let places = items.iter().enumerate().filter(|(_, item)| same(item, wanted));
+            Ok(Value::List(places.map(|(place, _)| Value::Int(place as i64)).collect()))
+        }
         ("len", [Value::List(items)]) => Ok(Value::Int(items.len() as i64)),
         ("at", [Value::List(items), index]) => as_int(index)
             .and_then(|index| items.get(usize::try_from(index).ok()?))
             .cloned()
             .ok_or_else(type_error),
+        // The first place of a value from an index on; the length where there is none.
+        ("next", [Value::List(items), wanted, from]) => {
+            let from = as_int(from).and_then(|from| usize::try_from(from).ok());
+            let from = from.ok_or_else(type_error)?;
+            let place = items.iter().skip(from).position(|item| same(item, wanted));
+            Ok(Value::Int(place.map_or(items.len(), |place| place + from) as i64))
+        }
         ("find", [Value::List(items), wanted]) => items
             .iter()
             .position(|item| same(item, wanted))
             .map(|index| Value::Int(index as i64))
             .ok_or_else(type_error),
+        // The inverse of `where`: so many entries, the third at these places and the fourth at the others.
+        ("marks", [count, Value::List(places), there, elsewhere]) => {
+            let count = as_int(count)
+                .filter(|count| usize::try_from(*count).is_ok_and(|count| count <= MAX_LIST));
+            let marked = |place: i64| places.iter().any(|item| as_int(item) == Some(place));
+            let entry = |place| if marked(place) { there.clone() } else { elsewhere.clone() };
+            Ok(Value::List((0..count.ok_or_else(type_error)?).map(entry).collect()))
+        }
+        // Pairs of a list and of how often it comes, laid one behind the other.
+        ("unroll", [Value::List(pairs)]) => {
+            let mut items = Vec::new();
+            for pair in pairs {
+                let Value::List(pair) = pair else { return Err(type_error()) };
+                let [Value::List(part), times] = pair.as_slice() else { return Err(type_error()) };
+                let times = as_int(times).and_then(|times| usize::try_from(times).ok());
+                // A config may claim any number.
+                let room = MAX_LIST - items.len();
+                let fits =
+                    |times: &usize| *times <= room && times.saturating_mul(part.len()) <= room;
+                let times = times.filter(fits).ok_or_else(type_error)?;
+                items.extend(std::iter::repeat_n(part, times).flatten().cloned());
+            }
+            Ok(Value::List(items))
+        }
         _ => Err(type_error()),
     }
 }
@@ -555,6 +621,14 @@ mod tests {
     }
 
     #[test]
+    fn next_looks_from_an_index_on_and_ends_at_the_length() {
+        check("next(list, 3, 0)", "1");
+        check("next(list, 1, 1)", "2");
+        check("next(list, 1, 7)", "2");
+        check("next(list, 1, -1)", "error: `next(list, 1, -1)`: next([1, 3], 1, -1) has no value");
+    }
+
+    #[test]
     fn integers_divide_exactly_or_not_at_all() {
         check("heads / kv.heads", "3");
         check("d / heads", "error: `d / heads`: 8 is not divisible by 6");
@@ -575,6 +649,38 @@ mod tests {
         check("off and missing", "false");
         check("if(heads > 5, 'many', 'few')", "\"many\"");
         check("1 == 1.0", "true");
+    }
+
+    #[test]
+    fn lists_of_layers() {
+        check("range(1, 8, 3)", "[1, 4, 7]");
+        check("range(3, 2, 1)", "[]");
+        check("without(range(0, 5, 1), [3, 0, 9])", "[1, 2, 4]");
+        check("where(['full', 'ssm', 'full'], 'full')", "[0, 2]");
+    }
+
+    #[test]
+    fn places_of_a_list_and_back() {
+        check("marks(3, [0, 2], 0, 1)", "[0, 1, 0]");
+        check("where(marks(4, [1, 3], 0, 1), 0)", "[1, 3]");
+        check(
+            "marks(-1, [], 0, 1)",
+            "error: `marks(-1, [], 0, 1)`: marks(-1, [], 0, 1) has no value",
+        );
+    }
+
+    #[test]
+    fn lists() {
+        check("find(list, 3)", "1");
+        check("where([5, 3, 5.0], 5)", "[0, 2]");
+        check("where(list, 7)", "[]");
+        check("unroll([[['a', 'b'], 2], [['c'], 1]])", r#"["a", "b", "a", "b", "c"]"#);
+        check("len(unroll([[[], 9]]))", "0");
+        check(
+            "unroll([[[1], 100001]])",
+            "error: `unroll([[[1], 100001]])`: unroll([[[1], 100001]]) has no value",
+        );
+        check("unroll([1])", "error: `unroll([1])`: unroll([1]) has no value");
     }
 
     #[test]

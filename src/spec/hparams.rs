@@ -268,7 +268,19 @@ impl Spec {
                     Some(when) => when.eval_bool(&names).unwrap_or(false),
                     None => true,
                 };
-                let value = names.value(&key.name).ok();
+                let own = stack.and_then(|stack| hparams.get(&format!("{stack}.{}", key.name)));
+                let shared = hparams.get(&key.name);
+                // What stacks share may be there for another one.
+                let others = arch.stacks.iter().any(|other| {
+                    let names =
+                        StackNames { hparams, tokens: None, stack: Some(other), layer: None };
+                    Some(other.as_str()) != stack
+                        && key.when.as_ref().is_none_or(|when| when.eval_bool(&names) == Ok(true))
+                });
+                let value = match (applies, own) {
+                    (false, None) if key.per_stack && others => None,
+                    _ => own.or(shared).cloned(),
+                };
                 let name = match stack {
                     Some(stack) if 1 < arch.stacks.len() => format!("{stack}.{}", key.name),
                     _ => key.name.clone(),

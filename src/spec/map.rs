@@ -68,8 +68,15 @@ pub struct Rule {
     pub also: Vec<Template>,
     /// The canonical names.
     pub to: Vec<Template>,
+    /// Foreign names of which one has to be in the file for the rule to read it.
+    pub beside: Vec<Template>,
+    /// Foreign names of which none may be in the file.
+    pub unless: Vec<Template>,
     /// The canonical tensor that this one may be tied to.
     pub tie: Option<String>,
+    /// Whether bytes alone say if it is tied, as the config's flag means something else. On the
+    /// way out it is then written although it repeats another tensor.
+    pub flagless: bool,
     /// What happens on the way in.
     pub ops: Vec<Op>,
     /// When the rule holds.
@@ -186,6 +193,8 @@ pub struct Drop {
     pub name: Template,
     /// How to compute it; without one it is dropped for good.
     pub make: Option<MakeRule>,
+    /// Whether readers miss it: then it is written where no source says what to write.
+    pub missed: bool,
     /// Why it is no part of the model.
     pub why: String,
 }
@@ -194,7 +203,7 @@ pub struct Drop {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MakeRule {
-    /// The recipe: `constant`, `iota`, `causal_mask`, `rope_inv_freq`.
+    /// The recipe: `constant`, `iota`, `causal_mask`, `rope_inv_freq`, `sinusoid`.
     #[serde(rename = "fn")]
     pub function: String,
     /// The shape.
@@ -236,6 +245,9 @@ pub struct KeyRule {
     pub when: Option<Expr>,
     /// Where it is written; to the first path of `from` if nothing is said.
     pub write: Option<Vec<Write>>,
+    /// For a value `_`: canonical tensors of which any one being stored is what is written, as
+    /// true or false, where no source says it.
+    pub stored: Vec<String>,
 }
 
 /// A default of the foreign class.
@@ -259,7 +271,7 @@ pub enum Write {
         path: String,
         /// When.
         when: Option<Expr>,
-        /// The value written.
+        /// The value written; `x` is the standard's, `foreign` what stands in its place otherwise.
         value: Option<Expr>,
     },
 }
@@ -277,6 +289,9 @@ pub struct TaskRule {
     pub needs: Vec<String>,
     /// The foreign classes, the one to write first.
     pub class: Vec<String>,
+    /// What names that start with `@` have in front in files of these classes, if not the mapping's
+    /// first prefix.
+    pub prefix: Option<String>,
     /// The pooling.
     pub pool: Option<String>,
     /// The activation between the head's dense map and its projection.
@@ -284,6 +299,10 @@ pub struct TaskRule {
     /// Whether the foreign config has labels for it.
     #[serde(default)]
     pub labels: bool,
+    /// Entries of the foreign config that go with it. Of several rules for one task and head
+    /// that one holds whose entries the config has; the first one where it has none of them.
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -359,7 +378,13 @@ struct RuleFile {
     #[serde(default)]
     also: Vec<String>,
     to: Vec<String>,
+    #[serde(default)]
+    beside: Vec<String>,
+    #[serde(default)]
+    unless: Vec<String>,
     tie: Option<String>,
+    #[serde(default)]
+    flagless: bool,
     #[serde(default)]
     ops: Vec<Op>,
     when: Option<Expr>,
@@ -380,6 +405,8 @@ struct DropFile {
     each: BTreeMap<String, EachFile>,
     name: String,
     make: Option<MakeRule>,
+    #[serde(default)]
+    missed: bool,
     why: String,
 }
 
@@ -403,6 +430,8 @@ struct KeyFile {
     value: Option<Expr>,
     when: Option<Expr>,
     write: Option<Vec<Write>>,
+    #[serde(default)]
+    stored: Vec<String>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -487,7 +516,8 @@ fn merge(
         let name = Template::parse(&file.name).map_err(|why| fail(&why))?;
         let each = each_of(file.each).map_err(|why| fail(&why))?;
         map.drops.retain(|drop| drop.name != name);
-        map.drops.push(Drop { each, name, make: file.make, why: file.why });
+        let (make, missed, why) = (file.make, file.missed, file.why);
+        map.drops.push(Drop { each, name, make, missed, why });
     }
     for file in key {
         let key = key_of(file).map_err(|why| fail(&why))?;
@@ -524,7 +554,10 @@ fn rule_of(file: RuleFile) -> std::result::Result<Rule, String> {
         from: templates(&file.from)?,
         also: templates(&file.also)?,
         to: templates(&file.to)?,
+        beside: templates(&file.beside)?,
+        unless: templates(&file.unless)?,
         tie: file.tie,
+        flagless: file.flagless,
         ops: file.ops,
         when: file.when,
     })
@@ -563,5 +596,6 @@ fn key_of(file: KeyFile) -> std::result::Result<KeyRule, String> {
         value: file.value,
         when: file.when,
         write: file.write,
+        stored: file.stored,
     })
 }

@@ -3,10 +3,13 @@
 
 pub mod arch;
 pub mod check;
+pub mod encodings;
 pub mod expr;
 pub mod files;
 pub mod hparams;
+pub mod listing;
 pub mod map;
+pub mod ops;
 pub mod roles;
 pub mod tasks;
 pub mod template;
@@ -48,8 +51,12 @@ pub struct Spec {
     pub witnesses: Vec<hparams::Witness>,
     /// The tasks.
     pub tasks: Vec<TaskType>,
+    /// The ops of mappings.
+    pub ops: Vec<ops::OpType>,
     /// The files beside the tensors.
     pub beside: Vec<files::FileRole>,
+    /// How quantized tensors are packed.
+    pub encodings: encodings::Encodings,
     /// The architectures by id.
     pub archs: BTreeMap<String, Arch>,
     /// The mappings by format and name.
@@ -111,7 +118,10 @@ impl Spec {
             roles::parse(file(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why))?;
         let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
+        let ops: ops::OpsFile = parse(&files, "ops.toml")?;
         let beside: files::FilesFile = parse(&files, "files.toml")?;
+        let encodings = encodings::Encodings::parse(file(&files, "encodings.toml")?)
+            .map_err(|why| bad("encodings.toml", &why))?;
         let (keys, witnesses) = hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
 
         let mut archs = BTreeMap::new();
@@ -148,7 +158,9 @@ impl Spec {
             keys,
             witnesses,
             tasks: tasks.task,
+            ops: ops.op,
             beside: beside.file,
+            encodings,
             archs,
             maps,
             files,

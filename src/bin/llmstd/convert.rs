@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// Prove by hash that every tensor comes back
     #[arg(long)]
     verify: bool,
+    /// Compute the outputs of source and result for the same inputs, and compare them
+    #[arg(long, conflicts_with_all = ["generic", "dry_run"])]
+    check_outputs: bool,
     /// Replace the destination
     #[arg(long)]
     force: bool,
@@ -93,6 +96,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         n_threads: n_threads.max(1),
         force: args.force,
         verify: args.verify,
+        check_outputs: args.check_outputs,
         dry_run: args.dry_run,
         progress: &bar,
     };
@@ -169,6 +173,13 @@ fn text(report: &Report, global: &Global) -> String {
             text,
             "verified: {} tensors come back with the same SHA-256{changed}",
             verified.equal
+        );
+    }
+    for output in report.outputs.iter().flatten() {
+        let _ = writeln!(
+            text,
+            "{}: source and result differ by at most {:e}, the greatest number is {}",
+            output.name, output.max_abs, output.scale
         );
     }
     text

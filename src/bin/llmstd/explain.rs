@@ -3,8 +3,7 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use llmstd::spec::Spec;
-use serde::Serialize;
+use llmstd::spec::listing::{Page, Pages};
 
 use crate::{Format, Global, output};
 
@@ -24,42 +23,11 @@ pub(crate) struct Args {
     rule: Option<String>,
 }
 
-/// The page of a rule.
-#[derive(Serialize)]
-pub(crate) struct Page<'a> {
-    /// The rule's number.
-    pub(crate) rule: &'a str,
-    /// The rule's name.
-    pub(crate) name: &'a str,
-    /// What it finds, in a sentence or two.
-    pub(crate) about: &'a str,
-    /// The page, as Markdown.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) text: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Pages<'a> {
-    schema: &'static str,
-    rules: Vec<Page<'a>>,
-}
-
-/// The pages of all rules, by number.
-pub(crate) fn pages(spec: &Spec) -> Vec<Page<'_>> {
-    let files = spec.files().iter().filter_map(|(path, text)| {
-        let (rule, name) = path.strip_prefix("rules/")?.strip_suffix(".md")?.split_once('-')?;
-        // After the heading.
-        let about = text.split("\n\n").nth(1).unwrap_or_default().trim();
-        Some(Page { rule, name, about, text: Some(text.as_str()) })
-    });
-    files.collect()
-}
-
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let spec = output::spec(global)?;
-    let mut pages = pages(&spec);
+    let mut pages = spec.pages();
     if let Some(wanted) = &args.rule {
-        let is_it = |page: &Page<'_>| {
+        let is_it = |page: &Page| {
             page.rule.eq_ignore_ascii_case(wanted) || page.name.eq_ignore_ascii_case(wanted)
         };
         anyhow::ensure!(pages.iter().any(is_it), "{}", unknown(&pages, wanted));
@@ -78,10 +46,10 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn text(pages: &[Page<'_>]) -> String {
+fn text(pages: &[Page]) -> String {
     let mut text = String::new();
     for page in pages {
-        let _ = match page.text {
+        let _ = match &page.text {
             Some(page) => writeln!(text, "{}", page.trim_end()),
             None => writeln!(text, "{}  {:<24}  {}", page.rule, page.name, page.about),
         };
@@ -90,12 +58,12 @@ fn text(pages: &[Page<'_>]) -> String {
 }
 
 /// Says that there is no such rule, and which are near.
-pub(crate) fn unknown(pages: &[Page<'_>], wanted: &str) -> String {
+pub(crate) fn unknown(pages: &[Page], wanted: &str) -> String {
     let mut near: Vec<(usize, &str)> = pages
         .iter()
         .map(|page| {
-            let by_name = distance(&wanted.to_lowercase(), page.name);
-            (distance(&wanted.to_uppercase(), page.rule).min(by_name), page.rule)
+            let by_name = distance(&wanted.to_lowercase(), &page.name);
+            (distance(&wanted.to_uppercase(), &page.rule).min(by_name), page.rule.as_str())
         })
         .collect();
     near.sort_unstable();

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use llmstd::inspect::{Inspection, inspect};
+use llmstd::inspect::{InspectedValue, Inspection, inspect};
 
 use crate::{Format, Global, output};
 
@@ -48,9 +48,10 @@ fn text(inspection: &Inspection, tree: bool, global: &Global) -> String {
     let parameters = inspection.parameters;
     let _ = writeln!(
         text,
-        "tensors       {}, {parameters} parameters, {}",
+        "tensors       {}, {parameters} parameters, {}{}",
         inspection.tensors.len(),
-        output::size(inspection.tensor_bytes)
+        output::size(inspection.tensor_bytes),
+        bits_text(inspection)
     );
     let census = inspection.dtypes.iter().map(|(dtype, count)| format!("{dtype} {count}"));
     let _ = writeln!(text, "dtypes        {}", census.collect::<Vec<_>>().join(", "));
@@ -59,6 +60,9 @@ fn text(inspection: &Inspection, tree: bool, global: &Global) -> String {
     }
     for (key, value) in &inspection.metadata {
         let _ = writeln!(text, "metadata      {key} = {value}");
+    }
+    for entry in &inspection.typed_metadata {
+        let _ = writeln!(text, "metadata      {} = {}", entry.key, value_text(entry));
     }
     for (key, value) in &inspection.config {
         let _ = writeln!(text, "config        {key} = {value}");
@@ -74,9 +78,10 @@ fn text(inspection: &Inspection, tree: bool, global: &Global) -> String {
         let mut table = output::table();
         table.set_header(["tensor", "dtype", "shape", "bytes", "note"]);
         for tensor in &inspection.tensors {
+            let bits = tensor.bits_per_value.map(|bits| format!(" ({bits:.4} bits)"));
             table.add_row([
                 tensor.name.clone(),
-                tensor.dtype.clone(),
+                format!("{}{}", tensor.dtype, bits.unwrap_or_default()),
                 format!("{:?}", tensor.shape),
                 tensor.len.map_or_else(String::new, |len| len.to_string()),
                 tensor.note.clone().unwrap_or_default(),
@@ -86,6 +91,30 @@ fn text(inspection: &Inspection, tree: bool, global: &Global) -> String {
     }
     text.push_str(&output::findings(&inspection.findings, global));
     text
+}
+
+/// The bits that a value takes over all, if some are quantized.
+fn bits_text(inspection: &Inspection) -> String {
+    let is_quantized = inspection.tensors.iter().any(|tensor| tensor.encoding.is_some());
+    if !is_quantized || inspection.parameters == 0 {
+        return String::new();
+    }
+    let bits = inspection.tensor_bytes as f64 * 8.0 / inspection.parameters as f64;
+    format!(", {bits:.2} bits per parameter")
+}
+
+/// The longest value on a line of text.
+const MAX_VALUE_CHARS: usize = 200;
+
+fn value_text(entry: &InspectedValue) -> String {
+    let full = entry.value.to_string();
+    let mut text: String = full.chars().take(MAX_VALUE_CHARS).collect();
+    if text.len() < full.len() {
+        text.push('…');
+    }
+    let shown = entry.value.as_array().map_or(0, Vec::len) as u64;
+    let of = entry.len.filter(|&len| shown < len).map(|len| format!(" … of {len}"));
+    format!("{text}{} ({})", of.unwrap_or_default(), entry.kind)
 }
 
 #[derive(Default)]

@@ -1,10 +1,13 @@
 //! The command line of the LLM Standard.
 
 mod convert;
+mod diff;
 mod explain;
 mod inspect;
+mod manifest;
 mod output;
 mod progress;
+mod run;
 mod spec;
 mod validate;
 
@@ -82,7 +85,10 @@ pub(crate) struct Global {
 enum Command {
     Inspect(inspect::Args),
     Convert(convert::Args),
+    Diff(diff::Args),
+    Manifest(manifest::Args),
     Validate(validate::Args),
+    Run(run::Args),
     Spec(spec::Args),
     Explain(explain::Args),
     /// Print shell completions
@@ -113,7 +119,10 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args, &global),
         Command::Convert(args) => convert::run(&args, &global),
+        Command::Diff(args) => diff::run(&args, &global),
+        Command::Manifest(args) => manifest::run(&args, &global),
         Command::Validate(args) => validate::run(&args, &global),
+        Command::Run(args) => run::run(&args, &global),
         Command::Explain(args) => explain::run(&args, &global),
         Command::Spec(args) => spec::run(&args, &global),
         Command::Completions { shell } => {

@@ -61,6 +61,26 @@ pub(crate) fn refuse(findings: &[Diagnostic], global: &Global) -> anyhow::Result
     )
 }
 
+/// Findings that keep a checkpoint from being put in the standard's terms.
+pub(crate) fn unfit(
+    path: &Path,
+    findings: &[Diagnostic],
+    global: &Global,
+) -> anyhow::Result<ExitCode> {
+    let text = self::findings(findings, global);
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+    anyhow::bail!(
+        "{}: does not fit its architecture; --generic takes it under its own names",
+        path.display()
+    )
+}
+
+/// How many threads work, unless it is said.
+pub(crate) fn n_threads(asked: Option<usize>) -> usize {
+    let available = || std::thread::available_parallelism().map_or(1, usize::from);
+    asked.unwrap_or_else(available).max(1)
+}
+
 /// Text in a colour, if colours are on.
 pub(crate) fn paint(text: &str, code: &str, global: &Global) -> String {
     if global.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Subcommand;
 use llmstd::spec::Spec;
-use serde::Serialize;
+use llmstd::spec::listing::Checked;
 
 use crate::{Format, Global, output};
 
@@ -50,24 +50,6 @@ enum Command {
     },
 }
 
-#[derive(Serialize)]
-struct Listing<'a> {
-    schema: &'static str,
-    version: &'a str,
-    hash: &'a str,
-    architectures: Vec<Architecture<'a>>,
-    tasks: Vec<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Architecture<'a> {
-    id: &'a str,
-    about: &'a str,
-    since: &'a str,
-    tasks: &'a [String],
-    mappings: Vec<String>,
-}
-
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::List => list(&output::spec(global)?, global)?,
@@ -79,25 +61,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
 }
 
 fn list(spec: &Spec, global: &Global) -> anyhow::Result<()> {
-    let architectures = spec.archs.values().map(|arch| Architecture {
-        id: &arch.id,
-        about: &arch.about,
-        since: &arch.since,
-        tasks: &arch.tasks,
-        mappings: spec
-            .maps
-            .values()
-            .filter(|map| map.arch == arch.id)
-            .map(|map| format!("{}/{}", map.format, map.name))
-            .collect(),
-    });
-    let listing = Listing {
-        schema: "llmstd.spec-list/1",
-        version: &spec.version,
-        hash: &spec.hash,
-        architectures: architectures.collect(),
-        tasks: spec.tasks.iter().map(|task| task.id.as_str()).collect(),
-    };
+    let listing = spec.listing();
     if global.format == Format::Json {
         return output::print_json(&listing);
     }
@@ -105,7 +69,7 @@ fn list(spec: &Spec, global: &Global) -> anyhow::Result<()> {
     let mut table = output::table();
     table.set_header(["architecture", "mappings", "about"]);
     for arch in &listing.architectures {
-        table.add_row([arch.id.to_owned(), arch.mappings.join(" "), arch.about.to_owned()]);
+        table.add_row([arch.id.clone(), arch.mappings.join(" "), arch.about.clone()]);
     }
     let _ = writeln!(text, "{}\n\ntasks: {}", table.trim_fmt(), listing.tasks.join(", "));
     output::print(&text)
@@ -131,10 +95,7 @@ fn check(dir: &Path, global: &Global) -> anyhow::Result<ExitCode> {
         Err(err) => vec![err.to_string()],
     };
     if global.format == Format::Json {
-        output::print_json(&serde_json::json!({
-            "schema": "llmstd.spec-check/1",
-            "problems": problems,
-        }))?;
+        output::print_json(&Checked::new(problems.clone()))?;
     } else {
         let mut text = problems.iter().fold(String::new(), |text, problem| text + problem + "\n");
         let _ = match problems.len() {

@@ -111,7 +111,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
 
 /// Refuses a rule that is not there, so that a slip of the pen does not switch a check off.
 fn check_selection(spec: &Spec, selection: &Selection) -> anyhow::Result<()> {
-    let pages = explain::pages(spec);
+    let pages = spec.pages();
     for wanted in selection.select.iter().chain(&selection.ignore) {
         let known = !wanted.is_empty() && pages.iter().any(|page| page.rule.starts_with(wanted));
         anyhow::ensure!(known, "{}", explain::unknown(&pages, wanted));

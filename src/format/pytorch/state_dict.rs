@@ -242,7 +242,13 @@ impl<'w> Walk<'w, '_> {
         if let Some(entry) = tensor::read(self.pickle, self.storages, id) {
             self.spend_names(self.name.len())?;
             let tensor::Entry { dtype, shape, payload } = entry;
-            self.tensors.push(Tensor { name: self.name.clone(), dtype, shape, payload });
+            self.tensors.push(Tensor {
+                name: self.name.clone(),
+                dtype,
+                shape,
+                encoding: None,
+                payload,
+            });
             return Ok(());
         }
         if self.path.contains(&id) {

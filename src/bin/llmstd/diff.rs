@@ -1,0 +1,114 @@
+//! `llmstd diff`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use llmstd::convert::Failure;
+use llmstd::diff::rules::Class;
+use llmstd::diff::{compare, deepen};
+use llmstd::report;
+use llmstd::subject::{Options, Subject};
+
+use crate::progress::Bar;
+use crate::{Format, Global, output};
+
+/// Say what changed between two versions of a model, and whom it breaks
+///
+/// Each side is a package, a manifest.json alone, or a foreign checkpoint, which is hashed in the
+/// standard's terms. The classes, each worse than the one before: identical, metadata, weights
+/// (other values in the same structure), compatible, breaking.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  llmstd diff ./model-v1 ./model-v2
+  llmstd diff v1/manifest.json v2/manifest.json --fail-on weights
+  llmstd diff ./bert-hf ./bert-package --deep
+
+Exit status:
+  0  the change is below the class of --fail-on
+  1  it reaches that class
+  2  the two could not be compared")]
+pub(crate) struct Args {
+    /// The old version
+    old: PathBuf,
+    /// The new version
+    new: PathBuf,
+    /// Read the weights: hash them anew, and say how far changed values are apart
+    #[arg(long)]
+    deep: bool,
+    /// From which class on to exit with 1; any is any difference
+    #[arg(long, value_enum, default_value_t = FailOn::Breaking)]
+    fail_on: FailOn,
+    /// The architecture, where a foreign config does not say it
+    #[arg(long, value_name = "ID")]
+    arch: Option<String>,
+    /// Compare foreign checkpoints under their own names, whatever their architecture
+    #[arg(long)]
+    generic: bool,
+    /// How many threads work
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FailOn {
+    Breaking,
+    Compatible,
+    Weights,
+    Any,
+}
+
+impl FailOn {
+    fn class(self) -> Class {
+        match self {
+            FailOn::Breaking => Class::Breaking,
+            FailOn::Compatible => Class::Compatible,
+            FailOn::Weights => Class::Weights,
+            FailOn::Any => Class::Metadata,
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let spec = output::spec(global)?;
+    let bar = Bar::new(global);
+    let n_threads = output::n_threads(args.threads);
+    let options = Options {
+        spec: &spec,
+        arch: args.arch.as_deref(),
+        generic: args.generic,
+        rehash: args.deep,
+        n_threads,
+        progress: &bar,
+    };
+    let mut sides = Vec::with_capacity(2);
+    for path in [&args.old, &args.new] {
+        match Subject::open(path, &options) {
+            Ok(subject) => sides.push(subject),
+            Err(Failure::Error(err)) => return Err(err.into()),
+            Err(Failure::Findings(findings)) => return output::unfit(path, &findings, global),
+        }
+    }
+    let [old, new] = <[Subject; 2]>::try_from(sides).ok().expect("two paths give two sides");
+    for subject in [&old, &new] {
+        let findings = output::findings(&subject.findings, global);
+        if !findings.is_empty() {
+            output::hint(&format!("{}:\n{}", subject.label, findings.trim_end()), global);
+        }
+    }
+    let mut diff = compare(&old, &new, &spec);
+    if args.deep {
+        deepen(&mut diff, &old, &new, &spec, n_threads, &bar)?;
+    }
+    match global.format {
+        Format::Json => output::print_json(&diff)?,
+        Format::Text => {
+            let limit = if global.verbose { usize::MAX } else { 20 };
+            let options = report::diff::Options { color: global.color, limit };
+            output::print(&report::diff::text(&diff, options))?;
+        }
+    }
+    let fails = args.fail_on.class() <= diff.verdict.class;
+    Ok(if fails { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

@@ -1,0 +1,101 @@
+//! `llmstd manifest`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use llmstd::convert::Failure;
+use llmstd::subject::{Kind, Options, Subject};
+
+use crate::progress::Bar;
+use crate::{Format, Global, output};
+
+/// Hash a checkpoint: the digests of its weights, structure, tokenizer and the rest
+///
+/// A foreign checkpoint of a known architecture has the manifest of the package that it would
+/// become, so that its digests compare with those of packages. Nothing is written but -o.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  llmstd manifest ./bert-base
+  llmstd manifest ./package --format json
+  llmstd manifest model.safetensors --generic -o manifest.json
+
+Exit status:
+  0  it was hashed
+  2  it could not be read")]
+pub(crate) struct Args {
+    /// A package, a folder, a weight file, a shard index, or a manifest
+    path: PathBuf,
+    /// Write the manifest there, as JSON
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The architecture, where the config does not say it
+    #[arg(long, value_name = "ID")]
+    arch: Option<String>,
+    /// Keep the names of a foreign checkpoint, whatever its architecture
+    #[arg(long)]
+    generic: bool,
+    /// How many threads work
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let spec = output::spec(global)?;
+    let bar = Bar::new(global);
+    let options = Options {
+        spec: &spec,
+        arch: args.arch.as_deref(),
+        generic: args.generic,
+        rehash: true,
+        n_threads: output::n_threads(args.threads),
+        progress: &bar,
+    };
+    let subject = match Subject::open(&args.path, &options) {
+        Ok(subject) => subject,
+        Err(Failure::Error(err)) => return Err(err.into()),
+        Err(Failure::Findings(findings)) => return output::unfit(&args.path, &findings, global),
+    };
+    let findings = output::findings(&subject.findings, global);
+    if !findings.is_empty() {
+        output::hint(findings.trim_end(), global);
+    }
+    if let Some(path) = &args.output {
+        let text = subject.manifest.to_text();
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    match global.format {
+        Format::Json => output::print(&subject.manifest.to_text())?,
+        Format::Text => output::print(&text(&subject))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(subject: &Subject) -> String {
+    let manifest = &subject.manifest;
+    let mut text = format!("{}\n", subject.label);
+    let what = match subject.kind {
+        Kind::Package => "package of the standard",
+        Kind::Manifest => "manifest; its weights were not read",
+        Kind::Planned => "foreign, as the package it would become",
+        Kind::Plain => "foreign, under its own names",
+    };
+    let _ = writeln!(text, "input         {what}");
+    if let Some(arch) = manifest.model.as_ref().and_then(|model| model.architecture.as_ref()) {
+        let _ = writeln!(text, "architecture  {arch}");
+    }
+    let bytes = manifest.dtypes.values().fold(0u64, |sum, census| sum.saturating_add(census.bytes));
+    let n_tensors = manifest.tensors.len();
+    let _ = writeln!(text, "tensors       {n_tensors}, {}", output::size(bytes));
+    let census =
+        manifest.dtypes.iter().map(|(dtype, census)| format!("{dtype} {}", census.tensors));
+    let _ = writeln!(text, "dtypes        {}", census.collect::<Vec<_>>().join(", "));
+    let _ = writeln!(text, "files         {}", manifest.files.len());
+    text.push('\n');
+    for (name, digest) in manifest.digests.each() {
+        let _ = writeln!(text, "{name:<13} {}", digest.unwrap_or("-"));
+    }
+    text
+}

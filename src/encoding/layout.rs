@@ -1,0 +1,652 @@
+//! Which stored tensors make one logical tensor: names, dtypes, shapes and configuration, no bytes.
+//!
+//! The layouts are data, `spec/1.0/layouts.toml`; only the arithmetic that a layout names is code.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::decoder::Decoder;
+use super::grouped::{self, Compute, GlobalScale, GptqVersion};
+use super::number::Precision;
+use super::part::Part;
+use crate::checkpoint::DType;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The known layouts.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layouts {
+    /// In the order in which they are looked for.
+    pub layout: Vec<Layout>,
+}
+
+/// How one logical tensor is stored as several.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layout {
+    /// The id of the encoding.
+    pub id: String,
+    /// What it is, for people.
+    pub about: String,
+    /// Where that is defined: project, version, place.
+    pub source: String,
+    /// Values of `quantization_config.quant_method`.
+    #[serde(default)]
+    pub methods: Vec<String>,
+    /// The only value of the configuration's format or mode, where there is one.
+    pub format: Option<String>,
+    /// The class that torchao's metadata names.
+    pub torchao: Option<String>,
+    /// The suffix of the logical name.
+    #[serde(default)]
+    pub name: String,
+    /// The arithmetic.
+    pub decode: String,
+    /// What is stored, the payload first.
+    pub parts: Vec<PartRule>,
+    /// Axes that must be equal.
+    #[serde(default)]
+    pub same: Vec<[Axis; 2]>,
+    /// The last axes of the logical shape.
+    #[serde(default)]
+    pub shape: Vec<Axis>,
+    /// What the bits follow from.
+    pub bits: Option<BitsRule>,
+}
+
+/// One stored tensor of a layout.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartRule {
+    /// What it is to the arithmetic.
+    pub role: String,
+    /// How its name ends; torchao's are named by the metadata.
+    #[serde(default)]
+    pub suffix: String,
+    /// The dtypes it may have, spelled as in safetensors.
+    pub dtypes: Vec<String>,
+    /// Whether it may be absent.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// An axis of a part.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Axis {
+    /// The role of the part.
+    pub part: String,
+    /// Which axis, 1 for the last.
+    pub axis: usize,
+    /// How many values an element holds.
+    pub times: Option<Times>,
+}
+
+/// How many values an element holds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Times {
+    /// So many.
+    Number(u64),
+    /// `byte` or `word`: as many as fit.
+    Unit(Unit),
+}
+
+/// What values are packed into.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// 8 bits.
+    Byte,
+    /// 32 bits.
+    Word,
+}
+
+/// Two axes whose quotient says how many bits a value has.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BitsRule {
+    /// Words of 32 bits.
+    pub words: Axis,
+    /// Values in them.
+    pub values: Axis,
+}
+
+/// A tensor as it is stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The type of its elements.
+    pub dtype: DType,
+    /// Its dimensions, slowest first.
+    pub shape: &'a [u64],
+}
+
+/// One logical tensor, found in several.
+#[derive(Clone, Debug)]
+pub struct Grouped<'a> {
+    /// The logical name.
+    pub name: String,
+    /// How it is stored.
+    pub layout: &'a Layout,
+    /// The parts that are there, by role: places in the list of stored tensors.
+    pub parts: BTreeMap<&'a str, usize>,
+    /// The logical shape; `None` if it is in the bytes of a part, or does not follow.
+    pub shape: Option<Vec<u64>>,
+    /// What the configuration says of it.
+    pub parameters: Parameters,
+    /// What is wrong, for a person: parts that are missing or do not fit.
+    pub problems: Vec<String>,
+}
+
+/// What a configuration says of a quantized tensor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parameters {
+    /// Bits of a quant.
+    pub bits: Option<u64>,
+    /// Values of a group along a row; -1 in configurations is a whole row and `None` here.
+    pub group_size: Option<u64>,
+    /// Rows and columns of a block.
+    pub block: Option<[u64; 2]>,
+    /// `format`, `checkpoint_format` or `mode`.
+    pub format: Option<String>,
+    /// The type that torchao gives back.
+    pub dtype: Option<DType>,
+}
+
+/// The method and the parameters that hold for a module, of a whole `config.json`.
+struct Config<'a> {
+    method: Option<&'a str>,
+    quantization: Option<&'a Value>,
+}
+
+impl<'a> Config<'a> {
+    fn of(config: Option<&'a Value>) -> Config<'a> {
+        let get = |key| config.and_then(|config| config.get(key)).filter(|value| value.is_object());
+        // Composite models keep theirs with the text model; MLX has a key of its own, and repeats
+        // it under the common one without naming a method.
+        let nested =
+            config.and_then(|config| config.get("text_config")?.get("quantization_config"));
+        let quantization = get("quantization_config").or(nested);
+        let method = quantization.and_then(|value| value.get("quant_method")?.as_str());
+        match (method, get("quantization")) {
+            (None, Some(mlx)) => Config { method: Some("mlx"), quantization: Some(mlx) },
+            _ => Config { method, quantization },
+        }
+    }
+
+    fn parameters(&self, module: &str) -> Parameters {
+        let Some(common) = self.quantization else { return Parameters::default() };
+        // compressed-tensors has groups of modules. Which is whose is a matter of patterns; what
+        // all of them say holds in any case.
+        let groups: Vec<&Value> = match common.get("config_groups").and_then(Value::as_object) {
+            Some(groups) => groups.values().filter_map(|group| group.get("weights")).collect(),
+            None => vec![common.get(module).filter(|own| own.is_object()).unwrap_or(common)],
+        };
+        let agreed = |keys: &[&str]| {
+            let mut found = groups.iter().map(|group| keys.iter().find_map(|key| group.get(key)));
+            let first = found.next().flatten()?;
+            found.all(|other| other == Some(first)).then_some(first)
+        };
+        let block = agreed(&["weight_block_size", "block_structure"]);
+        let block = block.and_then(|value| Deserialize::deserialize(value).ok());
+        let format = ["checkpoint_format", "mode", "format"].iter().find_map(|key| common.get(key));
+        Parameters {
+            bits: agreed(&["bits", "num_bits", "w_bit"]).and_then(Value::as_u64),
+            group_size: agreed(&["group_size", "q_group_size"]).and_then(Value::as_u64),
+            block,
+            format: format.and_then(Value::as_str).map(str::to_owned),
+            dtype: None,
+        }
+    }
+}
+
+impl Layouts {
+    /// Layouts from the text of a `layouts.toml`.
+    ///
+    /// # Errors
+    /// The text does not keep the form; the message says where.
+    pub fn parse(text: &str) -> Result<Layouts> {
+        let layouts: Layouts = toml::from_str(text).map_err(|err| {
+            Error::new(ErrorKind::Malformed, format!("layouts.toml: {}", err.message()))
+        })?;
+        for layout in &layouts.layout {
+            let unknown = layout
+                .parts
+                .iter()
+                .flat_map(|part| &part.dtypes)
+                .find(|d| DType::parse(d).is_none());
+            if let Some(dtype) = unknown {
+                let message = format!("layouts.toml: {}: there is no dtype {dtype:?}", layout.id);
+                return Err(Error::new(ErrorKind::Malformed, message));
+            }
+            if layout.parts.is_empty() {
+                let message = format!("layouts.toml: {} has no parts", layout.id);
+                return Err(Error::new(ErrorKind::Malformed, message));
+            }
+        }
+        Ok(layouts)
+    }
+
+    /// Finds the logical tensors that are stored as several; stored tensors that are part of none
+    /// are what they seem. `config` is a whole `config.json`, `metadata` the container's.
+    pub fn group<'a>(
+        &'a self,
+        stored: &[Stored],
+        config: Option<&Value>,
+        metadata: &BTreeMap<String, String>,
+    ) -> Vec<Grouped<'a>> {
+        let config = Config::of(config);
+        let index: BTreeMap<&str, usize> =
+            stored.iter().enumerate().map(|(i, tensor)| (tensor.name, i)).collect();
+        let mut used = BTreeSet::new();
+        let mut groups = self.torchao(stored, &index, metadata);
+        used.extend(groups.iter().flat_map(|group| group.parts.values().copied()));
+        for layout in self.layout.iter().filter(|layout| layout.torchao.is_none()) {
+            if config.method.is_some_and(|method| !layout.methods.iter().any(|m| m == method)) {
+                continue;
+            }
+            for (at, tensor) in stored.iter().enumerate() {
+                let Some(prefix) = tensor.name.strip_suffix(layout.parts[0].suffix.as_str()) else {
+                    continue;
+                };
+                if used.contains(&at) {
+                    continue;
+                }
+                let find = |part: &PartRule| {
+                    index.get(format!("{prefix}{}", part.suffix).as_str()).copied()
+                };
+                let parameters = config.parameters(prefix);
+                let name = format!("{prefix}{}", layout.name);
+                if let Some(group) = layout.fit(name, stored, find, parameters) {
+                    used.extend(group.parts.values().copied());
+                    groups.push(group);
+                }
+            }
+        }
+        groups.sort_by_key(|group| group.parts.values().copied().min());
+        groups
+    }
+
+    /// torchao says in the metadata what each tensor is: `{"_type", "_data", "_tensor_data_names"}`.
+    fn torchao<'a>(
+        &'a self,
+        stored: &[Stored],
+        index: &BTreeMap<&str, usize>,
+        metadata: &BTreeMap<String, String>,
+    ) -> Vec<Grouped<'a>> {
+        let names: Option<Vec<String>> =
+            metadata.get("tensor_names").and_then(|names| serde_json::from_str(names).ok());
+        let mut groups = Vec::new();
+        for name in names.unwrap_or_default() {
+            let about: Option<Value> =
+                metadata.get(&name).and_then(|about| serde_json::from_str(about).ok());
+            let Some((about, (module, tensor))) = about.zip(name.rsplit_once('.')) else {
+                continue;
+            };
+            let class = about.get("_type").and_then(Value::as_str);
+            let Some(layout) = self.layout.iter().find(|layout| {
+                layout.torchao.as_deref().is_some_and(|torchao| Some(torchao) == class)
+            }) else {
+                continue;
+            };
+            let find = |part: &PartRule| {
+                index.get(format!("{module}._{tensor}_{}", part.role).as_str()).copied()
+            };
+            let data = |key: &str| about.get("_data").and_then(|data| data.get(key));
+            let dtype = data("dtype").and_then(|dtype| dtype.get("_data")?.as_str());
+            let dtype = match dtype {
+                Some("bfloat16") => Some(DType::BF16),
+                Some("float16") => Some(DType::F16),
+                Some("float32") => Some(DType::F32),
+                _ => None,
+            };
+            let block: Option<Vec<u64>> =
+                data("block_size").and_then(|block| Deserialize::deserialize(block).ok());
+            let block = block.and_then(|block| block.try_into().ok());
+            let parameters = Parameters { dtype, block, ..Parameters::default() };
+            groups.extend(layout.fit(name.clone(), stored, find, parameters));
+        }
+        groups
+    }
+}
+
+impl Layout {
+    /// The group of this layout under a name, or `None` if what is there is not of this layout.
+    fn fit<'a>(
+        &'a self,
+        name: String,
+        stored: &[Stored],
+        find: impl Fn(&PartRule) -> Option<usize>,
+        mut parameters: Parameters,
+    ) -> Option<Grouped<'a>> {
+        let fits = |part: &PartRule, at: usize| {
+            part.dtypes.iter().any(|dtype| DType::parse(dtype) == Some(stored[at].dtype))
+        };
+        let mut parts = BTreeMap::new();
+        let mut problems = Vec::new();
+        for part in &self.parts {
+            match find(part) {
+                Some(at) if fits(part, at) => {
+                    parts.insert(part.role.as_str(), at);
+                }
+                Some(at) => problems.push(format!(
+                    "{} is {}, expected {}",
+                    stored[at].name,
+                    stored[at].dtype,
+                    part.dtypes.join(" or ")
+                )),
+                None if part.optional => {}
+                None => problems.push(format!("its {} is missing", part.role)),
+            }
+        }
+        let payload = &self.parts[0];
+        if !parts.contains_key(payload.role.as_str()) {
+            return None;
+        }
+        // A plain name says nothing by itself, nor does one scale: another layout may fit. A name
+        // that only quantized tensors have does, if all that is wrong is that parts are missing.
+        let telling = self.torchao.is_some() || payload.suffix != ".weight";
+        let only_missing = problems.iter().all(|problem| problem.ends_with(" is missing"));
+        let doubtful = !telling || !only_missing;
+        if doubtful && !problems.is_empty() {
+            return None;
+        }
+        if let (Some(expected), Some(format)) = (&self.format, &parameters.format)
+            && expected != format
+        {
+            return None;
+        }
+
+        let size = |axis: &Axis| {
+            let shape = stored[*parts.get(axis.part.as_str())?].shape;
+            shape.get(shape.len().checked_sub(axis.axis)?).copied()
+        };
+        if self.same.iter().any(|[one, other]| {
+            matches!((size(one), size(other)), (Some(one), Some(other)) if one != other)
+        }) {
+            return None;
+        }
+        let follows = self.bits.as_ref().and_then(|rule| {
+            let words = size(&rule.words)?.checked_mul(32)?;
+            let values = size(&rule.values).filter(|&values| values > 0)?;
+            words.is_multiple_of(values).then_some(words / values)
+        });
+        match (parameters.bits, follows) {
+            (Some(stated), Some(follows)) if stated != follows => {
+                let message = format!("the configuration says {stated} bits, the shapes {follows}");
+                problems.push(message);
+            }
+            (None, follows) => parameters.bits = follows,
+            _ => {}
+        }
+
+        let times = |axis: &Axis| match axis.times {
+            None => Some((1, 1)),
+            Some(Times::Number(number)) => Some((number, 1)),
+            Some(Times::Unit(Unit::Byte)) => Some((8, parameters.bits?)),
+            Some(Times::Unit(Unit::Word)) => Some((32, parameters.bits?)),
+        };
+        let dim = |axis: &Axis| {
+            let (times, by) = times(axis)?;
+            let bits = size(axis)?.checked_mul(times)?;
+            (by > 0 && bits.is_multiple_of(by)).then(|| bits / by)
+        };
+        let shape = || {
+            let deepest = self.shape.iter().filter(|axis| axis.part == payload.role);
+            let deepest = deepest.map(|axis| axis.axis).max()?;
+            let stored = stored[parts[payload.role.as_str()]].shape;
+            let lead = stored[..stored.len().checked_sub(deepest)?].iter().map(|&dim| Some(dim));
+            lead.chain(self.shape.iter().map(dim)).collect()
+        };
+        let shape = shape();
+        Some(Grouped { name, layout: self, parts, shape, parameters, problems })
+    }
+}
+
+impl Grouped<'_> {
+    /// A decoder over the parts; `part` has the bytes of each role that is there.
+    ///
+    /// # Errors
+    /// A part is missing or does not fit, or the configuration lacks what decoding needs.
+    pub fn decoder<'p>(&self, part: impl Fn(&str) -> Option<Part<'p>>) -> Result<Decoder<'p>> {
+        self.build(part).map_err(|err| err.context(&self.name))
+    }
+
+    fn build<'p>(&self, part: impl Fn(&str) -> Option<Part<'p>>) -> Result<Decoder<'p>> {
+        let need = |role: &str| {
+            let message = || format!("{} needs its {role}", self.layout.id);
+            part(role).ok_or_else(|| Error::new(ErrorKind::Malformed, message()))
+        };
+        let Parameters { bits, group_size, block, ref format, dtype } = self.parameters;
+        let small = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let bits = || {
+            let message = || format!("nothing says how many bits {} has", self.layout.id);
+            bits.map(small).ok_or_else(|| Error::new(ErrorKind::Malformed, message()))
+        };
+        let block = block.map(|block| block.map(small));
+        let payload = || need(&self.layout.parts[0].role);
+        match self.layout.decode.as_str() {
+            "gptq" => {
+                let version = match format.as_deref() {
+                    Some("gptq_v2") => GptqVersion::V2,
+                    _ => GptqVersion::V1,
+                };
+                let parts = [need("qweight")?, need("qzeros")?, need("scales")?];
+                grouped::gptq(parts, part("g_idx"), bits()?, group_size.map(small), version)
+            }
+            "awq" => match bits()? {
+                4 => grouped::awq([need("qweight")?, need("qzeros")?, need("scales")?]),
+                bits => Err(Error::unsupported(format!("AWQ of {bits} bits"))),
+            },
+            "bitsandbytes_4bit" => {
+                let nested = match part("nested_absmax") {
+                    Some(absmax) => Some([absmax, need("nested_quant_map")?]),
+                    None => None,
+                };
+                let state = need("quant_state")?.bytes;
+                let (absmax, map) = (need("absmax")?, need("quant_map")?);
+                grouped::bitsandbytes_4bit(need("weight")?, absmax, map, state, nested)
+            }
+            "bitsandbytes_int8" => grouped::bitsandbytes_int8(need("weight")?, need("scb")?),
+            "mxfp4_blocks" => grouped::mxfp4_blocks(need("blocks")?, need("scales")?),
+            "mxfp4" => grouped::mxfp4(need("weight")?, need("scales")?),
+            "nvfp4" => grouped::nvfp4(need("packed")?, need("scale")?, None),
+            "nvfp4_divided" => {
+                let global = (need("global")?, GlobalScale::Divides);
+                grouped::nvfp4(need("packed")?, need("scale")?, Some(global))
+            }
+            "nvfp4_multiplied" => {
+                let global = (need("global")?, GlobalScale::Multiplies);
+                grouped::nvfp4(need("packed")?, need("scale")?, Some(global))
+            }
+            "pack_quantized" => {
+                let (packed, scale, shape) = (need("packed")?, need("scale")?, need("shape")?);
+                let (zero, g_idx) = (part("zero"), part("g_idx"));
+                grouped::pack_quantized(packed, scale, shape, zero, g_idx, bits()?)
+            }
+            "scaled_f32" => {
+                grouped::scaled_bytes(payload()?, need("scale")?, None, block, Compute::F32)
+            }
+            "scaled_as_scale" => {
+                let zero = part("zero");
+                grouped::scaled_bytes(payload()?, need("scale")?, zero, block, Compute::AsScale)
+            }
+            "torchao_int8" => {
+                let precision = match dtype {
+                    Some(DType::BF16) => Precision::Bf16,
+                    Some(DType::F16) => Precision::F16,
+                    _ => Precision::F32,
+                };
+                let (zero, compute) = (part("zero_point"), Compute::As(precision));
+                grouped::scaled_bytes(payload()?, need("scale")?, zero, block, compute)
+            }
+            "torchao_int4" => {
+                grouped::torchao_int4(need("qdata")?, need("scale")?, need("zero_point")?)
+            }
+            "mlx" => grouped::mlx(need("weight")?, need("scales")?, need("biases")?, bits()?),
+            other => Err(Error::unsupported(format!("nothing here decodes {other:?}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn layouts() -> Layouts {
+        Layouts::parse(include_str!("../../spec/1.0/layouts.toml")).unwrap()
+    }
+
+    /// Groups tensors written `name DTYPE [shape]`; prints each group on a line.
+    #[track_caller]
+    fn check(stored: &[&str], config: Value, expected: &[&str]) {
+        check_with(stored, config, &[], expected);
+    }
+
+    #[track_caller]
+    fn check_with(stored: &[&str], config: Value, metadata: &[(&str, &str)], expected: &[&str]) {
+        let parsed: Vec<(&str, DType, Vec<u64>)> = stored
+            .iter()
+            .map(|line| {
+                let (name, rest) = line.split_once(' ').unwrap();
+                let (dtype, shape) = rest.split_once(' ').unwrap();
+                (name, DType::parse(dtype).unwrap(), serde_json::from_str(shape).unwrap())
+            })
+            .collect();
+        let stored: Vec<Stored> = parsed
+            .iter()
+            .map(|(name, dtype, shape)| Stored { name, dtype: *dtype, shape })
+            .collect();
+        let metadata =
+            metadata.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let layouts = layouts();
+        let groups = layouts.group(&stored, Some(&config), &metadata);
+        let lines: Vec<String> = groups
+            .iter()
+            .map(|group| {
+                let roles: Vec<&str> = group.parts.keys().copied().collect();
+                let shape = group.shape.as_ref().map_or("?".to_owned(), |s| format!("{s:?}"));
+                let problems: String =
+                    group.problems.iter().map(|problem| format!(" ({problem})")).collect();
+                format!(
+                    "{} {} {shape} of {}{problems}",
+                    group.name,
+                    group.layout.id,
+                    roles.join(" ")
+                )
+            })
+            .collect();
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn gptq_and_awq_have_the_same_names() {
+        let gptq = [
+            "m.qweight I32 [8, 32]",
+            "m.qzeros I32 [2, 4]",
+            "m.scales F16 [2, 32]",
+            "m.bias F16 [32]",
+        ];
+        let awq = ["m.qweight I32 [64, 4]", "m.qzeros I32 [2, 4]", "m.scales F16 [2, 32]"];
+        let found = ["m.weight gptq [32, 64] of qweight qzeros scales"];
+        check(&gptq, json!({}), &found);
+        check(&gptq, json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}), &found);
+        check(&awq, json!({}), &["m.weight awq [32, 64] of qweight qzeros scales"]);
+    }
+
+    #[test]
+    fn bits_that_do_not_follow_from_the_shapes_are_told() {
+        check(
+            &["m.qweight I32 [8, 32]", "m.qzeros I32 [2, 4]", "m.scales F16 [2, 32]"],
+            json!({"quantization_config": {"quant_method": "gptq", "bits": 8}}),
+            &["m.weight gptq [32, 32] of qweight qzeros scales \
+               (the configuration says 8 bits, the shapes 4)"],
+        );
+    }
+
+    #[test]
+    fn missing_parts_are_told_where_the_name_tells() {
+        check(
+            &["m.qweight I32 [8, 32]", "m.scales F16 [2, 32]"],
+            json!({}),
+            &["m.weight gptq ? of qweight scales (its qzeros is missing)"],
+        );
+        check(&["m.weight F8_E4M3 [8, 32]"], json!({}), &[]);
+    }
+
+    #[test]
+    fn a_plain_weight_beside_an_unrelated_scale_is_plain() {
+        check(
+            &["m.weight F32 [8, 32]", "m.scales F32 [8]", "m.weight_scale F32 [8]"],
+            json!({}),
+            &[],
+        );
+    }
+
+    #[test]
+    fn experts_keep_their_axis() {
+        check(
+            &["e.gate_up_proj_blocks U8 [4, 64, 2, 16]", "e.gate_up_proj_scales U8 [4, 64, 2]"],
+            json!({"quantization_config": {"quant_method": "mxfp4"}}),
+            &["e.gate_up_proj mxfp4.blocks [4, 64, 64] of blocks scales"],
+        );
+    }
+
+    #[test]
+    fn mlx_says_bits_for_each_module() {
+        let of = |module: &str| {
+            [
+                format!("{module}.weight U32 [8, 12]"),
+                format!("{module}.scales F16 [8, 2]"),
+                format!("{module}.biases F16 [8, 2]"),
+            ]
+        };
+        let tensors = [of("a"), of("b")].concat();
+        let tensors: Vec<&str> = tensors.iter().map(String::as_str).collect();
+        check(
+            &tensors,
+            json!({"quantization": {"group_size": 32, "bits": 6, "b": {"group_size": 64, "bits": 3}}}),
+            &[
+                "a.weight mlx.affine [8, 64] of biases scales weight",
+                "b.weight mlx.affine [8, 128] of biases scales weight",
+            ],
+        );
+    }
+
+    #[test]
+    fn torchao_says_it_in_the_metadata() {
+        check_with(
+            &["m._weight_qdata I8 [16, 64]", "m._weight_scale BF16 [16, 1]", "m.bias BF16 [16]"],
+            json!({}),
+            &[
+                ("tensor_names", r#"["m.weight", "m.bias"]"#),
+                ("m.bias", r#"{"_type": "Tensor"}"#),
+                ("m.weight", r#"{"_type": "Int8Tensor", "_data": {"block_size": [1, 64]}}"#),
+            ],
+            &["m.weight torchao.int8 [16, 64] of qdata scale"],
+        );
+    }
+
+    #[test]
+    fn each_layout_names_arithmetic_that_there_is() {
+        for layout in &layouts().layout {
+            let parameters = Parameters { bits: Some(4), ..Parameters::default() };
+            let group = Grouped {
+                name: String::new(),
+                layout,
+                parts: BTreeMap::new(),
+                shape: None,
+                parameters,
+                problems: Vec::new(),
+            };
+            let err = group.decoder(|_| None).err().unwrap();
+            assert_eq!(err.kind(), ErrorKind::Malformed, "{}: {err}", layout.id);
+        }
+    }
+}

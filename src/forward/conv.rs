@@ -1,0 +1,107 @@
+//! Convolutions: depthwise and causal over positions, short and gated, and over a spectrogram.
+
+use ndarray::{Array1, Array2, s};
+
+use super::Batch;
+use super::keys::Keys;
+use super::mlp::Activation;
+use super::real::Real;
+use super::weights::{Bias, Params};
+use crate::error::Result;
+
+/// A causal depthwise convolution, over each sequence of `x`, `[batch · n, channels]`, by
+/// `NAME.weight`, `[channels, kernel]`: `y_t = b + Σ_i w_i · x_(t − kernel + 1 + i)`, with zeros
+/// before the first position.
+pub(super) fn causal<R: Real>(
+    params: Params<'_>,
+    name: &str,
+    x: &Array2<R>,
+    batch: &Batch,
+    kernel: usize,
+    bias: bool,
+) -> Result<Array2<R>> {
+    let channels = x.ncols();
+    let weight: Array2<R> = params.matrix(&format!("{name}.weight"), [channels, kernel])?;
+    let bias: Array1<R> = match bias {
+        true => params.vector(&format!("{name}.bias"), channels)?,
+        false => Array1::zeros(channels),
+    };
+    let mut y = Array2::zeros(x.dim());
+    for sequence in batch.sequences() {
+        let rows = sequence.rows();
+        for t in 0..batch.len {
+            let mut out = y.row_mut(rows.start + t);
+            out.assign(&bias);
+            for back in 0..kernel.min(t + 1) {
+                out += &(&weight.column(kernel - 1 - back) * &x.row(rows.start + t - back));
+            }
+        }
+    }
+    Ok(y)
+}
+
+/// The short gated convolution of a stack: `[B, C, x] = u Winᵀ`, `y = (C ∘ conv(B ∘ x)) Woutᵀ`.
+pub(super) struct ShortConv {
+    hidden: usize,
+    kernel: usize,
+    bias: bool,
+}
+
+impl ShortConv {
+    pub(super) fn read(keys: Keys<'_>) -> Result<ShortConv> {
+        Ok(ShortConv {
+            hidden: keys.count("hidden_size")?,
+            kernel: keys.count("conv.kernel")?,
+            bias: keys.bool("conv.bias")?,
+        })
+    }
+
+    pub(super) fn apply<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        u: &Array2<R>,
+        batch: &Batch,
+    ) -> Result<Array2<R>> {
+        let (hidden, bias) = (self.hidden, Bias::Is(self.bias));
+        let parts = params.linear(u, &format!("{name}.in_proj"), 3 * hidden, bias)?;
+        let part = |n: usize| parts.slice(s![.., n * hidden..(n + 1) * hidden]);
+        let gated = &part(0) * &part(2);
+        let conv = causal(params, &format!("{name}.conv"), &gated, batch, self.kernel, self.bias)?;
+        params.linear(&(&part(1) * &conv), &format!("{name}.out_proj"), hidden, bias)
+    }
+}
+
+/// The two convolutions over a spectrogram `[mel_bins, frames]`, each of width 3 with zeros at both
+/// ends and a GELU after it, the second with stride 2: `[⌈frames/2⌉, hidden]`.
+pub(super) fn stem<R: Real>(
+    params: Params<'_>,
+    spectrogram: &Array2<R>,
+    hidden: usize,
+) -> Result<Array2<R>> {
+    let x = spectrogram.t().to_owned();
+    let x = convolve(params, "encoder.embed.conv1", &x, hidden, 1)?;
+    convolve(params, "encoder.embed.conv2", &x, hidden, 2)
+}
+
+/// `[n, in]` to `[⌈n/stride⌉, out]` by `NAME.weight`, `[out, in, 3]`.
+fn convolve<R: Real>(
+    params: Params<'_>,
+    name: &str,
+    x: &Array2<R>,
+    out: usize,
+    stride: usize,
+) -> Result<Array2<R>> {
+    let (n, channels) = x.dim();
+    let weight: Array2<R> = params.kernel(&format!("{name}.weight"), [out, channels, 3])?;
+    let bias: Array1<R> = params.vector(&format!("{name}.bias"), out)?;
+    // Row t has what position t·stride sees, in the order of the kernel: channel, then place.
+    let seen = Array2::from_shape_fn((n.div_ceil(stride), channels * 3), |(t, column)| {
+        let (channel, place) = (column / 3, t * stride + column % 3);
+        // Place 1 is the position itself.
+        place.checked_sub(1).filter(|&at| at < n).map_or(R::zero(), |at| x[[at, channel]])
+    });
+    let mut y = seen.dot(&weight.t()) + &bias;
+    y.mapv_inplace(|x| Activation::GeluErf.of(x));
+    Ok(y)
+}

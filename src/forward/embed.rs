@@ -1,0 +1,140 @@
+//! From ids to the input of the first layer.
+//!
+//! The sum of the rows of the token table times `embed_scale`, of the position table (position p is
+//! row `p + position_offset`, or a sinusoid, which is computed), and of the token type table; then
+//! the norm, where there is one. Where the token table is narrower than the stream, `in_proj` widens
+//! it: before the position is added where positions are as wide as the stream, else last.
+//!
+//! A sinusoid of n = hidden/2 frequencies is `[sin(r·f_0), …, sin(r·f_(n−1)), cos(r·f_0), …]` at
+//! row r, with `f_k = 10000^(−k/n)` (`half`) or `10000^(−k/(n−1))` (`half_minus_one`).
+
+use ndarray::Array2;
+
+use super::keys::{Keys, broken};
+use super::norm::Norm;
+use super::real::Real;
+use super::weights::{Bias, Params};
+use super::{Batch, conv};
+use crate::error::Result;
+
+/// What a stack reads.
+pub(super) enum Read<R> {
+    /// Ids of tokens and of token types, one for each position of each sequence.
+    Tokens { ids: Vec<usize>, types: Option<Vec<usize>> },
+    /// A spectrogram `[mel_bins, frames]` for each sequence.
+    Spectrograms(Vec<Array2<R>>),
+}
+
+/// The input of the first layer, `[batch · n, hidden]`.
+pub(super) fn embed<R: Real>(
+    params: Params<'_>,
+    keys: Keys<'_>,
+    stack: &str,
+    read: &Read<R>,
+    batch: &Batch,
+) -> Result<Array2<R>> {
+    let hidden = keys.count("hidden_size")?;
+    let embed_dim = keys.count("embed_dim")?;
+    let mut x = match read {
+        Read::Tokens { ids, .. } => {
+            let shape = [keys.count("vocab_size")?, embed_dim];
+            let x: Array2<R> = params.lookup("embed.tokens.weight", shape, ids, "the id")?;
+            x * R::of(keys.float("embed_scale")?)
+        }
+        Read::Spectrograms(spectrograms) => {
+            let parts: Vec<Array2<R>> = spectrograms
+                .iter()
+                .map(|spectrogram| conv::stem(params, spectrogram, hidden))
+                .collect::<Result<_>>()?;
+            let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+            ndarray::concatenate(ndarray::Axis(0), &views)
+                .map_err(|err| broken(format!("the spectrograms do not go together: {err}")))?
+        }
+    };
+    let in_proj = format!("{stack}.embed.in_proj");
+    let widen = |x: Array2<R>| {
+        if x.ncols() == hidden && !params.has(&format!("{in_proj}.weight"))? {
+            return Ok(x);
+        }
+        params.linear(&x, &in_proj, hidden, Bias::Stored)
+    };
+    let mut widened = matches!(read, Read::Spectrograms(_));
+    if !widened && positions_are_wide(keys)? {
+        x = widen(x)?;
+        widened = true;
+    }
+    if let Some(positions) = positions(params, keys, stack, x.ncols(), batch)? {
+        x += &positions;
+    }
+    if let Read::Tokens { types, .. } = read {
+        let n_types = keys.count("type_vocab_size")?;
+        if 0 < n_types {
+            let name = format!("{stack}.embed.token_types.weight");
+            let first = vec![0; x.nrows()];
+            let rows = types.as_ref().unwrap_or(&first);
+            x += &params.lookup(&name, [n_types, x.ncols()], rows, "the token type")?;
+        } else if types.is_some() {
+            return Err(broken("the model has no token types"));
+        }
+    }
+    if keys.bool("embed_norm")? {
+        x = Norm::read(keys)?.apply(params, &format!("{stack}.embed.norm"), &x)?;
+    }
+    if widened { Ok(x) } else { widen(x) }
+}
+
+/// Whether positions are added at the width of the stream, which embeddings may not have.
+fn positions_are_wide(keys: Keys<'_>) -> Result<bool> {
+    Ok(match positions_from(keys)? {
+        Some(From::Table) => keys.count("position_dim")? != keys.count("embed_dim")?,
+        Some(From::Sinusoid) => true,
+        None => false,
+    })
+}
+
+/// What positions add comes from a table, or is computed.
+enum From {
+    Table,
+    Sinusoid,
+}
+
+/// `None` where positions add nothing here.
+fn positions_from(keys: Keys<'_>) -> Result<Option<From>> {
+    Ok(match keys.word("position")?.as_str() {
+        "learned" => Some(From::Table),
+        "disentangled" if keys.bool("disentangled.absolute")? => Some(From::Table),
+        "sinusoidal" => Some(From::Sinusoid),
+        _ => None,
+    })
+}
+
+/// What positions add, `[batch · n, width]`.
+fn positions<R: Real>(
+    params: Params<'_>,
+    keys: Keys<'_>,
+    stack: &str,
+    width: usize,
+    batch: &Batch,
+) -> Result<Option<Array2<R>>> {
+    let Some(from) = positions_from(keys)? else { return Ok(None) };
+    let offset = keys.count("position_offset")?;
+    let rows: Vec<usize> = batch.positions.iter().flatten().map(|p| p + offset).collect();
+    if matches!(from, From::Table) {
+        let name = format!("{stack}.embed.positions.weight");
+        let shape = [keys.count("num_positions")?, width];
+        return params.lookup(&name, shape, &rows, "the position").map(Some);
+    }
+    if !width.is_multiple_of(2) {
+        return Err(broken("a sinusoid has as many sines as cosines, and the width is odd"));
+    }
+    let half = width / 2;
+    let last = match keys.word("sinusoid.step")?.as_str() {
+        "half" => half as f64,
+        "half_minus_one" => half as f64 - 1.0,
+        other => return Err(broken(format!("`sinusoid.step` is {other:?}"))),
+    };
+    Ok(Some(Array2::from_shape_fn((rows.len(), width), |(row, column)| {
+        let angle = |k: usize| rows[row] as f64 * 10_000f64.powf(-(k as f64) / last);
+        R::of(if column < half { angle(column).sin() } else { angle(column - half).cos() })
+    })))
+}

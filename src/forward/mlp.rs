@@ -1,0 +1,212 @@
+//! The MLP and activations.
+//!
+//! Plain: `act(x Wupᵀ + b) Wdownᵀ + b`. Gated: `(act(x Wgateᵀ + b) ∘ (x Wupᵀ + b)) Wdownᵀ + b`.
+
+use ndarray::{Array2, Zip};
+
+use super::keys::{Keys, broken};
+use super::real::Real;
+use super::weights::{Bias, Params};
+use crate::error::Result;
+
+/// An activation of one number.
+#[derive(Clone, Copy)]
+pub(super) enum Activation {
+    /// `x·Φ(x)`, with the error function.
+    GeluErf,
+    /// `x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`.
+    GeluTanh,
+    /// `x·σ(1.702·x)`.
+    GeluQuick,
+    /// `max(x, 0)`.
+    Relu,
+    /// `max(x, 0)²`.
+    Relu2,
+    /// `x·σ(x)`.
+    Silu,
+    /// `tanh x`.
+    Tanh,
+    /// `x`.
+    Identity,
+}
+
+impl Activation {
+    pub(super) fn parse(word: &str) -> Result<Activation> {
+        Ok(match word {
+            "gelu_erf" => Activation::GeluErf,
+            "gelu_tanh" => Activation::GeluTanh,
+            "gelu_quick" => Activation::GeluQuick,
+            "relu" => Activation::Relu,
+            "relu2" => Activation::Relu2,
+            "silu" => Activation::Silu,
+            "tanh" => Activation::Tanh,
+            "identity" => Activation::Identity,
+            other => return Err(broken(format!("there is no activation {other:?} of one number"))),
+        })
+    }
+
+    pub(super) fn of<R: Real>(self, x: R) -> R {
+        let half = R::of(0.5);
+        match self {
+            Activation::GeluErf => {
+                half * x * (R::one() + (x * R::of(0.5f64.sqrt())).error_function())
+            }
+            Activation::GeluTanh => {
+                let inner =
+                    R::of((2.0 / std::f64::consts::PI).sqrt()) * (x + R::of(0.044_715) * x * x * x);
+                half * x * (R::one() + inner.tanh())
+            }
+            Activation::GeluQuick => x * sigmoid(R::of(1.702) * x),
+            Activation::Relu => x.max(R::zero()),
+            Activation::Relu2 => x.max(R::zero()).powi(2),
+            Activation::Silu => x * sigmoid(x),
+            Activation::Tanh => x.tanh(),
+            Activation::Identity => x,
+        }
+    }
+}
+
+/// `1/(1 + e^(−x))`.
+pub(super) fn sigmoid<R: Real>(x: R) -> R {
+    (R::one() + (-x).exp()).recip()
+}
+
+/// `ln(1 + eˣ)`.
+pub(super) fn softplus<R: Real>(x: R) -> R {
+    // Past 20 the difference from x is below the precision of F32.
+    if x > R::of(20.0) { x } else { x.exp().ln_1p() }
+}
+
+/// What comes between the maps of an MLP.
+#[derive(Clone, Copy)]
+enum Middle {
+    Plain(Activation),
+    Gated(Activation),
+    /// `(up + 1)·g·σ(alpha·g)`, where g = min(gate, clamp) and up is in −clamp..clamp.
+    SwigluOai {
+        alpha: f64,
+        clamp: f64,
+    },
+    /// `αp·x² + x/2` for x > 0, else `αn·(e^min(x, −1e-6) − 1 − x) + x/2`, with learned numbers
+    /// `αp = softplus(alpha_p)` and `αn = 1/2 + softplus(alpha_n)`.
+    Xielu {
+        gated: bool,
+    },
+}
+
+/// The MLP of a stack.
+#[derive(Clone, Copy)]
+pub(super) struct Mlp {
+    hidden: usize,
+    middle: Middle,
+}
+
+impl Mlp {
+    pub(super) fn read(keys: Keys<'_>) -> Result<Mlp> {
+        let gated = keys.bool("mlp_gated")?;
+        let middle = match keys.word("activation")?.as_str() {
+            "swiglu_oai" if gated => Middle::SwigluOai {
+                alpha: keys.float("activation_alpha")?,
+                clamp: keys.float("activation_clamp")?,
+            },
+            "xielu" => Middle::Xielu { gated },
+            word if gated => Middle::Gated(Activation::parse(word)?),
+            word => Middle::Plain(Activation::parse(word)?),
+        };
+        Ok(Mlp { hidden: keys.count("hidden_size")?, middle })
+    }
+
+    /// The MLP of `x`, `[n, hidden]`, by `NAME.gate_proj`, `NAME.up_proj`, `NAME.down_proj`.
+    pub(super) fn apply<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        x: &Array2<R>,
+        width: usize,
+        bias: Bias,
+    ) -> Result<Array2<R>> {
+        self.with(params, name, x, width, &|x, part, width| {
+            params.linear(x, &format!("{name}.{part}"), width, bias)
+        })
+    }
+
+    /// The MLP with maps of any kind: `map(x, part, width of the result)`.
+    pub(super) fn with<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        x: &Array2<R>,
+        width: usize,
+        map: &dyn Fn(&Array2<R>, &str, usize) -> Result<Array2<R>>,
+    ) -> Result<Array2<R>> {
+        let mut up = map(x, "up_proj", width)?;
+        let gate = || map(x, "gate_proj", width);
+        match self.middle {
+            Middle::Plain(activation) => up.mapv_inplace(|x| activation.of(x)),
+            Middle::Gated(activation) => {
+                Zip::from(&mut up).and(&gate()?).for_each(|up, &gate| *up *= activation.of(gate));
+            }
+            Middle::SwigluOai { alpha, clamp } => {
+                let (alpha, clamp) = (R::of(alpha), R::of(clamp));
+                Zip::from(&mut up).and(&gate()?).for_each(|up, &gate| {
+                    let gate = gate.min(clamp);
+                    let linear = up.max(-clamp).min(clamp) + R::one();
+                    *up = linear * gate * sigmoid(alpha * gate);
+                });
+            }
+            Middle::Xielu { gated } => {
+                let learned = |part: &str| -> Result<R> {
+                    Ok(softplus(params.vector(&format!("{name}.act.{part}"), 1)?[0]))
+                };
+                let (half, eps) = (R::of(0.5), R::of(-1e-6));
+                let (positive, negative) = (learned("alpha_p")?, half + learned("alpha_n")?);
+                let xielu = |x: R| {
+                    let curve = if x > R::zero() {
+                        positive * x * x
+                    } else {
+                        negative * (x.min(eps).exp_m1() - x)
+                    };
+                    curve + half * x
+                };
+                if gated {
+                    Zip::from(&mut up).and(&gate()?).for_each(|up, &gate| *up *= xielu(gate));
+                } else {
+                    up.mapv_inplace(xielu);
+                }
+            }
+        }
+        map(&up, "down_proj", self.hidden)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn activations_at_one_and_minus_two() {
+        let at = |word: &str, x: f64| Activation::parse(word).unwrap().of(x);
+        let values = [
+            ("gelu_erf", 0.841_344_746_068_542_9, -0.045_500_263_896_358_42),
+            ("gelu_tanh", 0.841_191_990_608_276_8, -0.045_402_305_912_224_926),
+            ("gelu_quick", 0.845_795_765_932_821_2, -0.064_341_376_855_791_9),
+            ("relu", 1.0, 0.0),
+            ("relu2", 1.0, 0.0),
+            ("silu", 0.731_058_578_630_004_9, -0.238_405_844_044_235_13),
+            ("tanh", 0.761_594_155_955_764_9, -0.964_027_580_075_816_9),
+        ];
+        for (word, one, minus_two) in values {
+            assert!((at(word, 1.0) - one).abs() < 1e-14, "{word} {}", at(word, 1.0));
+            assert!((at(word, -2.0) - minus_two).abs() < 1e-14, "{word} {}", at(word, -2.0));
+        }
+        assert_eq!(at("relu2", 3.0), 9.0);
+        assert!(Activation::parse("swiglu_oai").is_err());
+    }
+
+    #[test]
+    fn softplus_does_not_overflow() {
+        assert_eq!(softplus(1000f32), 1000.0);
+        assert!((softplus(0f64) - 2f64.ln()).abs() < 1e-15);
+        assert!(softplus(-30f64) > 0.0);
+    }
+}

@@ -1,0 +1,287 @@
+//! Mixtures of experts.
+//!
+//! Of X experts each token goes to `top_k`. Router logits are `l = x Wrᵀ + b`, `[n, X]`. Scores are
+//! `softmax(l)` over all experts, `σ(l)` each apart, or `l` itself (`softmax_of_topk`). The choice
+//! is by `score + score_bias`; with groups, only the experts of the `topk_groups` best groups are in
+//! it, where a group's score is its best expert's or the sum of its best two. The weights of the
+//! chosen ones are their scores without the bias (for `softmax_of_topk`: the softmax over them),
+//! divided by their sum if `norm_topk`, times `routed_scale`.
+//!
+//! `sparsemixer` chooses one expert after the other by the greatest logit m left; its weight is its
+//! softmax over the logits l left with `(m − l)/max(|l|, m) ≤ 2·sparsemixer_eps`.
+//!
+//! The result is `Σ weight·expert(x)`, plus that of the expert that every token goes to, times
+//! `σ(x Wsᵀ)` if `shared_gate`.
+
+use std::cmp::Ordering;
+
+use ndarray::{Array1, Array2, ArrayView1, Axis, Zip};
+
+use super::attention::softmax;
+use super::keys::{Keys, broken};
+use super::mlp::{Mlp, sigmoid};
+use super::real::Real;
+use super::weights::{Bias, Params};
+use crate::error::Result;
+
+/// The mixture of experts of a stack.
+pub(super) struct Moe {
+    mlp: Mlp,
+    n_experts: usize,
+    width: usize,
+    shared_width: usize,
+    shared_gate: bool,
+    router_bias: Bias,
+    score_bias: bool,
+    bias: Bias,
+    choice: Choice,
+}
+
+struct Choice {
+    top_k: usize,
+    scoring: Scoring,
+    norm: bool,
+    scale: f64,
+    groups: usize,
+    topk_groups: usize,
+    best_two: bool,
+}
+
+enum Scoring {
+    Softmax,
+    Sigmoid,
+    SoftmaxOfTopk,
+    /// How far from the greatest logit it looks, relatively.
+    Sparsemixer {
+        reach: f64,
+    },
+}
+
+impl Moe {
+    pub(super) fn read(keys: Keys<'_>) -> Result<Moe> {
+        let n_experts = keys.count("moe.num_experts")?;
+        let groups = keys.count("moe.groups")?;
+        let choice = Choice {
+            top_k: keys.count("moe.top_k")?,
+            scoring: match keys.word("moe.scoring")?.as_str() {
+                "softmax" => Scoring::Softmax,
+                "sigmoid" => Scoring::Sigmoid,
+                "softmax_of_topk" => Scoring::SoftmaxOfTopk,
+                "sparsemixer" => {
+                    Scoring::Sparsemixer { reach: 2.0 * keys.float("moe.sparsemixer_eps")? }
+                }
+                other => return Err(broken(format!("`moe.scoring` is {other:?}"))),
+            },
+            norm: keys.bool("moe.norm_topk")?,
+            scale: keys.float("moe.routed_scale")?,
+            groups,
+            topk_groups: keys.count("moe.topk_groups")?,
+            best_two: 1 < groups && keys.word("moe.group_score")? == "top2_sum",
+        };
+        if groups == 0 || !n_experts.is_multiple_of(groups) || n_experts < choice.top_k {
+            return Err(broken(format!(
+                "{} of {n_experts} experts in {groups} groups cannot be chosen",
+                choice.top_k
+            )));
+        }
+        Ok(Moe {
+            mlp: Mlp::read(keys)?,
+            n_experts,
+            width: keys.count("moe.intermediate_size")?,
+            shared_width: keys.count("moe.shared_intermediate_size")?,
+            shared_gate: keys.bool("moe.shared_gate")?,
+            router_bias: Bias::Is(keys.bool("moe.router_bias")?),
+            score_bias: keys.bool("moe.score_bias")?,
+            bias: Bias::Is(keys.bool("moe.bias")?),
+            choice,
+        })
+    }
+
+    /// The mixture for `x`, `[n, hidden]`, by `NAME.router`, `NAME.experts` and `NAME.shared`.
+    pub(super) fn apply<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        x: &Array2<R>,
+    ) -> Result<Array2<R>> {
+        let router = format!("{name}.router");
+        let logits = params.linear(x, &router, self.n_experts, self.router_bias)?;
+        let score_bias = match self.score_bias {
+            true => Some(params.vector(&format!("{router}.score_bias"), self.n_experts)?),
+            false => None,
+        };
+        // Which tokens each expert gets, and with which weight.
+        let mut tokens: Vec<Vec<(usize, R)>> = vec![Vec::new(); self.n_experts];
+        for (token, logits) in logits.rows().into_iter().enumerate() {
+            for (expert, weight) in self.choice.of(logits, score_bias.as_ref()) {
+                tokens[expert].push((token, weight));
+            }
+        }
+        let mut y = Array2::zeros(x.dim());
+        for (expert, tokens) in tokens.iter().enumerate().filter(|(_, tokens)| !tokens.is_empty()) {
+            let rows: Vec<usize> = tokens.iter().map(|(token, _)| *token).collect();
+            let input = x.select(Axis(0), &rows);
+            let output = self.mlp.with(params, name, &input, self.width, &|x, part, width| {
+                let name = format!("{name}.experts.{part}");
+                params.expert(x, &name, (expert, self.n_experts), width, self.bias)
+            })?;
+            for (&(token, weight), output) in tokens.iter().zip(output.rows()) {
+                y.row_mut(token).scaled_add(weight, &output);
+            }
+        }
+        if 0 < self.shared_width {
+            let shared = format!("{name}.shared");
+            let mut output = self.mlp.apply(params, &shared, x, self.shared_width, Bias::Stored)?;
+            if self.shared_gate {
+                let gate = format!("{name}.shared_gate");
+                let gate = params.linear(x, &gate, 1, Bias::Is(false))?;
+                Zip::from(output.rows_mut())
+                    .and(gate.rows())
+                    .for_each(|mut row, gate| row *= sigmoid(gate[0]));
+            }
+            y += &output;
+        }
+        Ok(y)
+    }
+}
+
+impl Choice {
+    /// The experts of one token, and their weights.
+    fn of<R: Real>(
+        &self,
+        logits: ArrayView1<'_, R>,
+        score_bias: Option<&Array1<R>>,
+    ) -> Vec<(usize, R)> {
+        let mut scores = logits.to_owned();
+        match self.scoring {
+            Scoring::Softmax => softmax(scores.iter_mut(), None),
+            Scoring::Sigmoid => scores.mapv_inplace(sigmoid),
+            Scoring::SoftmaxOfTopk => {}
+            Scoring::Sparsemixer { reach } => return self.one_after_the_other(&scores, reach),
+        }
+        let mut ranking = scores.clone();
+        if let Some(bias) = score_bias {
+            ranking += bias;
+        }
+        self.leave_groups(&mut ranking);
+        let chosen = greatest(&ranking.to_vec(), self.top_k);
+        let mut weights: Vec<R> = chosen.iter().map(|&expert| scores[expert]).collect();
+        if matches!(self.scoring, Scoring::SoftmaxOfTopk) {
+            softmax(weights.iter_mut(), None);
+        }
+        let sum: R = weights.iter().copied().sum();
+        let divisor = if self.norm && sum != R::zero() { sum } else { R::one() };
+        let scale = R::of(self.scale);
+        chosen.into_iter().zip(weights).map(|(expert, w)| (expert, w / divisor * scale)).collect()
+    }
+
+    /// Takes the experts of all but the best groups out of the choice.
+    fn leave_groups<R: Real>(&self, ranking: &mut Array1<R>) {
+        if self.groups == 1 {
+            return;
+        }
+        let size = ranking.len() / self.groups;
+        let group_score = |group: ArrayView1<'_, R>| {
+            let group = group.to_vec();
+            let best = greatest(&group, if self.best_two { 2 } else { 1 });
+            best.into_iter().map(|expert| group[expert]).sum::<R>()
+        };
+        let scores: Vec<R> = ranking.exact_chunks(size).into_iter().map(group_score).collect();
+        let stay = greatest(&scores, self.topk_groups);
+        for (expert, score) in ranking.iter_mut().enumerate() {
+            if !stay.contains(&(expert / size)) {
+                *score = R::neg_infinity();
+            }
+        }
+    }
+
+    fn one_after_the_other<R: Real>(&self, logits: &Array1<R>, reach: f64) -> Vec<(usize, R)> {
+        let mut left: Vec<R> = logits.to_vec();
+        let mut chosen = Vec::new();
+        for _ in 0..self.top_k {
+            let expert = greatest(&left, 1)[0];
+            let max = left[expert];
+            let near = left.iter().zip(logits).map(|(&left, &logit)| {
+                let far = (max - logit) / logit.abs().max(max) > R::of(reach);
+                if far { R::neg_infinity() } else { left }
+            });
+            let mut near: Vec<R> = near.collect();
+            softmax(near.iter_mut(), None);
+            chosen.push((expert, near[expert] * R::of(self.scale)));
+            left[expert] = R::neg_infinity();
+        }
+        chosen
+    }
+}
+
+/// The places of the n greatest, greatest first; of equals the first.
+fn greatest<R: Real>(values: &[R], n: usize) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..values.len()).collect();
+    places.sort_by(|&a, &b| values[b].partial_cmp(&values[a]).unwrap_or(Ordering::Equal));
+    places.truncate(n);
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    fn choice(scoring: Scoring) -> Choice {
+        Choice {
+            top_k: 2,
+            scoring,
+            norm: false,
+            scale: 1.0,
+            groups: 1,
+            topk_groups: 1,
+            best_two: false,
+        }
+    }
+
+    #[track_caller]
+    fn check(choice: &Choice, logits: &Array1<f64>, wanted: &[(usize, f64)]) {
+        let found = choice.of(logits.view(), None);
+        let same = found.len() == wanted.len()
+            && found.iter().zip(wanted).all(|(f, w)| f.0 == w.0 && (f.1 - w.1).abs() < 1e-12);
+        assert!(same, "{found:?}, not {wanted:?}");
+    }
+
+    #[test]
+    fn softmax_before_or_after_the_choice() {
+        let logits = array![0.0, 3f64.ln(), 4f64.ln()];
+        check(&choice(Scoring::Softmax), &logits, &[(2, 0.5), (1, 0.375)]);
+        let normed = Choice { norm: true, scale: 2.0, ..choice(Scoring::Softmax) };
+        check(&normed, &logits, &[(2, 8.0 / 7.0), (1, 6.0 / 7.0)]);
+        check(&choice(Scoring::SoftmaxOfTopk), &logits, &[(2, 4.0 / 7.0), (1, 3.0 / 7.0)]);
+    }
+
+    #[test]
+    fn the_score_bias_chooses_and_does_not_weigh() {
+        let logits: Array1<f64> = array![0.0, 1.0, 2.0];
+        let found = choice(Scoring::Sigmoid).of(logits.view(), Some(&array![5.0, 0.0, 0.0]));
+        assert_eq!(found[0], (0, 0.5));
+        assert_eq!(found[1].0, 2);
+    }
+
+    #[test]
+    fn experts_of_other_groups_are_out() {
+        let grouped = |best_two| Choice { groups: 2, best_two, ..choice(Scoring::SoftmaxOfTopk) };
+        let logits = array![9.0, 0.0, 6.0, 6.0];
+        let half = [(2, 0.5), (3, 0.5)];
+        check(&grouped(true), &logits, &half);
+        let found = grouped(false).of(logits.view(), None);
+        assert_eq!((found[0].0, found[1].0), (0, 1));
+    }
+
+    #[test]
+    fn sparsemixer_weighs_among_the_near_ones() {
+        // 1.99 is within 2% of 2; 1.0 is not.
+        let found =
+            choice(Scoring::Sparsemixer { reach: 0.02 }).of(array![1.0f64, 1.99, 2.0].view(), None);
+        let near = 1.0 / (1.0 + (-0.01f64).exp());
+        assert_eq!((found[0].0, found[1].0), (2, 1));
+        assert!((found[0].1 - near).abs() < 1e-12 && (found[1].1 - 1.0).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,160 @@
+//! Norms over the last axis.
+//!
+//! `layernorm`: `(x − mean) / √(var + eps)`, where `var` is the mean of `(x − mean)²`.
+//! `rmsnorm`: `x / √(mean(x²) + eps)`.
+//! Then `· (weight + norm_weight_offset)`, where norms have weights, and `+ bias`, where they have
+//! biases.
+
+use ndarray::{Array1, Array2, ArrayViewMut1};
+
+use super::keys::{Keys, broken};
+use super::real::Real;
+use super::weights::{Bias, Params};
+use crate::error::Result;
+
+/// The norm of a stack.
+#[derive(Clone, Copy)]
+pub(super) struct Norm {
+    centred: bool,
+    eps: f64,
+    affine: bool,
+    bias: Bias,
+    offset: f64,
+}
+
+impl Norm {
+    pub(super) fn read(keys: Keys<'_>) -> Result<Norm> {
+        let kind = keys.word("norm_type")?;
+        Ok(Norm {
+            centred: match kind.as_str() {
+                "layernorm" => true,
+                "rmsnorm" => false,
+                other => return Err(broken(format!("there is no norm {other:?}"))),
+            },
+            eps: keys.float("norm_eps")?,
+            affine: keys.bool("norm_affine")?,
+            bias: Bias::Is(keys.bool("norm_bias")?),
+            offset: keys.float("norm_weight_offset")?,
+        })
+    }
+
+    /// The same norm with another epsilon.
+    pub(super) fn with_eps(self, eps: f64) -> Norm {
+        Norm { eps, ..self }
+    }
+
+    /// The same norm, with a bias only where one is stored.
+    pub(super) fn with_stored_bias(self) -> Norm {
+        Norm { bias: Bias::Stored, ..self }
+    }
+
+    /// Whether there have to be weights.
+    pub(super) fn has_weights(&self) -> bool {
+        self.affine
+    }
+
+    /// The norm of each row of `x`, `[n, width]`, by `NAME.weight` and `NAME.bias`.
+    pub(super) fn apply<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        x: &Array2<R>,
+    ) -> Result<Array2<R>> {
+        self.apply_per_group(params, name, x, x.ncols(), 1)
+    }
+
+    /// The norm of each run of `width` elements of a row. The weights are `width · n_weights`
+    /// long: 1 for one that all runs share, or as many as there are runs.
+    pub(super) fn apply_per_group<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        x: &Array2<R>,
+        width: usize,
+        n_weights: usize,
+    ) -> Result<Array2<R>> {
+        if width == 0 || !x.ncols().is_multiple_of(width) {
+            return Err(broken(format!("`{name}`: {} are not runs of {width}", x.ncols())));
+        }
+        let len = width * n_weights;
+        let mut y = x.clone();
+        for mut row in y.rows_mut() {
+            for mut run in row.exact_chunks_mut(width) {
+                unit(&mut run, self.centred, self.eps);
+            }
+        }
+        if self.affine {
+            let weight: Array1<R> = params.vector(&format!("{name}.weight"), len)?;
+            let scale = weight + R::of(self.offset);
+            each_run(&mut y, &scale, |x, scale| *x *= scale);
+        }
+        let bias_name = format!("{name}.bias");
+        let has_bias = match self.bias {
+            Bias::Is(is) => is,
+            Bias::Stored => params.has(&bias_name)?,
+        };
+        if has_bias {
+            let bias = params.vector(&bias_name, len)?;
+            each_run(&mut y, &bias, |x, bias| *x += bias);
+        }
+        Ok(y)
+    }
+}
+
+/// Changes each element by that of a vector which is repeated along each row.
+fn each_run<R: Real>(y: &mut Array2<R>, by: &Array1<R>, change: impl Fn(&mut R, R)) {
+    for mut row in y.rows_mut() {
+        for (x, &by) in row.iter_mut().zip(by.iter().cycle()) {
+            change(x, by);
+        }
+    }
+}
+
+fn unit<R: Real>(x: &mut ArrayViewMut1<'_, R>, centred: bool, eps: f64) {
+    let n = R::of(x.len() as f64);
+    if centred {
+        let mean = x.sum() / n;
+        x.mapv_inplace(|x| x - mean);
+    }
+    let mean_square = x.iter().map(|&x| x * x).sum::<R>() / n;
+    let scale = (mean_square + R::of(eps)).sqrt().recip();
+    x.mapv_inplace(|x| x * scale);
+}
+
+/// An RMS norm of each run of `width` elements, without weights.
+pub(super) fn rms<R: Real>(x: &mut Array2<R>, width: usize, eps: f64) {
+    if width == 0 {
+        return;
+    }
+    for mut row in x.rows_mut() {
+        for mut run in row.exact_chunks_mut(width) {
+            unit(&mut run, false, eps);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn layernorm_has_mean_0_and_variance_1() {
+        let mut x = array![1.0f64, 2.0, 3.0, 6.0];
+        unit(&mut x.view_mut(), true, 0.0);
+        let root = 3.5f64.sqrt();
+        assert!(
+            (x - array![-2.0 / root, -1.0 / root, 0.0, 3.0 / root]).iter().all(|d| d.abs() < 1e-15)
+        );
+    }
+
+    #[test]
+    fn rmsnorm_does_not_centre() {
+        let mut x = array![[3.0f64, 4.0, 1.0, 1.0]];
+        rms(&mut x, 2, 0.5);
+        let root = 13f64.sqrt();
+        let want = [3.0 / root, 4.0 / root, 1.0 / 1.5f64.sqrt(), 1.0 / 1.5f64.sqrt()];
+        assert!(x.iter().zip(want).all(|(x, want)| (x - want).abs() < 1e-15));
+    }
+}

@@ -1,0 +1,68 @@
+//! Inputs for a comparison: the same for every model of the same sizes.
+
+use super::Inputs;
+use super::keys::Keys;
+use crate::error::Result;
+use crate::package::{Model, Value};
+
+/// How long sequences are, unless the model takes only shorter ones.
+const LEN: usize = 12;
+
+/// A linear congruential generator (Knuth's MMIX), whose upper bits are used.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as usize) % n.max(1)
+    }
+
+    fn ids(&mut self, len: usize, vocab_size: usize) -> Vec<i64> {
+        (0..len).map(|_| self.below(vocab_size) as i64).collect()
+    }
+}
+
+impl Inputs {
+    /// One pseudo-random sequence that a model can read: ids, token types where it has some, ids for
+    /// the decoder of an encoder-decoder, a spectrogram where it reads that.
+    ///
+    /// # Errors
+    /// A hyperparameter is missing or senseless.
+    pub fn sample(model: &Model) -> Result<Inputs> {
+        let keys = |stack| Keys::new(&model.hyperparameters, Some(stack));
+        let (encoder, decoder) = (keys("encoder"), keys("decoder"));
+        // A stack that is not there is seen through the other's keys.
+        let len = |keys: Keys<'_>| -> Result<usize> {
+            Ok(keys.opt_count("max_positions")?.unwrap_or(LEN).clamp(1, LEN))
+        };
+        let vocab_size = encoder.count("vocab_size")?;
+        let mut random = Random(1);
+        let mut inputs = Inputs::default();
+        let mel_bins = encoder.count("audio.mel_bins")?;
+        if 0 < mel_bins {
+            let n_frames = 2 * len(encoder)?;
+            let mut frame = || random.below(2_000) as f32 / 1_000.0 - 1.0;
+            let mut bin = || (0..n_frames).map(|_| frame()).collect();
+            inputs.input_features = vec![(0..mel_bins).map(|_| bin()).collect()];
+        } else {
+            let len = len(encoder)?;
+            let mut ids = random.ids(len, vocab_size);
+            // Some poolings take the vector of the last end of a sequence.
+            let eos = match model.tokens.get("eos") {
+                Some(Value::List(eos)) => eos.first(),
+                eos => eos,
+            };
+            if let (Some(Value::Int(eos)), Some(last)) = (eos, ids.last_mut()) {
+                *last = *eos;
+            }
+            inputs.input_ids = vec![ids];
+            let n_types = encoder.count("type_vocab_size")?;
+            inputs.token_type_ids = (0 < n_types).then(|| vec![random.ids(len, n_types)]);
+        }
+        if decoder.bool("cross_attention")? {
+            inputs.decoder_input_ids = Some(vec![random.ids(len(decoder)?, vocab_size)]);
+        }
+        Ok(inputs)
+    }
+}

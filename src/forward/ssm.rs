@@ -1,0 +1,259 @@
+//! State spaces.
+//!
+//! Both kinds keep a state `h_t = exp(Δ_t A) h_(t−1) + Δ_t B_t x_t` and put out
+//! `y_t = C_t·h_t + D x_t`, with `A = −exp(a_log)` and a time step `Δ_t` that is positive by a
+//! softplus. With `c = ssm.inner`, `s = ssm.state` and the activation of the stack, `act`:
+//!
+//! `mamba1`: `[x, z] = u Winᵀ`; `x = act(conv(x))`; `[δ, B, C] = x Wxᵀ`, of `dt_rank`, s and s
+//! dims, each normed by `inner_norm`; `Δ = softplus(δ Wdtᵀ + b)`, `[n, c]`. The state is `[c, s]`, A
+//! is `[c, s]`, D is `[c]`. The result is `(y ∘ act(z)) Woutᵀ`.
+//!
+//! `mamba2`: `[z, xBC, δ] = u Winᵀ`, of c, c + 2·groups·s and heads dims; `[x, B, C] =
+//! act(conv(xBC))`; `Δ = softplus(δ + dt_bias)`, clamped to `dt_min..dt_max`, `[n, heads]`. The state
+//! of a head is `[head_dim, s]`, A and D are numbers, B and C are those of the head's group. The
+//! result is `norm(y ∘ silu(z)) Woutᵀ`, an RMS norm of each of `norm_groups` parts, or
+//! `(y ∘ silu(z)) Woutᵀ` where there are none.
+
+use ndarray::{Array1, Array2, ArrayView1, Zip, s};
+
+use super::Batch;
+use super::conv::causal;
+use super::keys::{Keys, broken};
+use super::mlp::{Activation, softplus};
+use super::norm;
+use super::real::Real;
+use super::weights::{Bias, Params};
+use crate::error::Result;
+
+/// The state space of a stack.
+pub(super) struct Ssm {
+    hidden: usize,
+    inner: usize,
+    state: usize,
+    kernel: usize,
+    conv_bias: bool,
+    proj_bias: Bias,
+    /// Of the norms inside, where there are some.
+    norm_eps: f64,
+    activation: Activation,
+    kind: Kind,
+}
+
+enum Kind {
+    Mamba1 {
+        dt_rank: usize,
+        inner_norm: InnerNorm,
+    },
+    Mamba2 {
+        heads: usize,
+        head_dim: usize,
+        groups: usize,
+        dt: (f64, Option<f64>),
+        norm_groups: usize,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InnerNorm {
+    None,
+    Unweighted,
+    Weighted,
+}
+
+impl Ssm {
+    pub(super) fn read(keys: Keys<'_>) -> Result<Ssm> {
+        let inner = keys.count("ssm.inner")?;
+        let kind = match keys.word("ssm.kind")?.as_str() {
+            "mamba1" => Kind::Mamba1 {
+                dt_rank: keys.count("ssm.dt_rank")?,
+                inner_norm: match keys.word("ssm.inner_norm")?.as_str() {
+                    "none" => InnerNorm::None,
+                    "unweighted" => InnerNorm::Unweighted,
+                    "weighted" => InnerNorm::Weighted,
+                    other => return Err(broken(format!("`ssm.inner_norm` is {other:?}"))),
+                },
+            },
+            "mamba2" => {
+                let (heads, head_dim) = (keys.count("ssm.heads")?, keys.count("ssm.head_dim")?);
+                let groups = keys.count("ssm.groups")?;
+                let norm_groups = keys.count("ssm.norm_groups")?;
+                let fits = 0 < groups
+                    && heads.is_multiple_of(groups)
+                    && heads * head_dim == inner
+                    && inner.is_multiple_of(norm_groups.max(1));
+                if !fits {
+                    return Err(broken("the heads and groups of the state space do not fit it"));
+                }
+                let dt = (keys.float("ssm.dt_min")?, keys.opt_float("ssm.dt_max")?);
+                Kind::Mamba2 { heads, head_dim, groups, dt, norm_groups }
+            }
+            other => return Err(broken(format!("a layer is a state space of kind {other:?}"))),
+        };
+        let has_norms = match kind {
+            Kind::Mamba1 { inner_norm, .. } => inner_norm != InnerNorm::None,
+            Kind::Mamba2 { norm_groups, .. } => 0 < norm_groups,
+        };
+        Ok(Ssm {
+            hidden: keys.count("hidden_size")?,
+            inner,
+            state: keys.count("ssm.state")?,
+            kernel: keys.count("ssm.conv_kernel")?,
+            conv_bias: keys.bool("ssm.conv_bias")?,
+            proj_bias: Bias::Is(keys.bool("ssm.proj_bias")?),
+            norm_eps: if has_norms { keys.float("ssm.norm_eps")? } else { 0.0 },
+            activation: Activation::parse(&keys.word("activation")?)?,
+            kind,
+        })
+    }
+
+    /// The state space of `u`, `[batch · n, hidden]`.
+    pub(super) fn apply<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        u: &Array2<R>,
+        batch: &Batch,
+    ) -> Result<Array2<R>> {
+        let y = match self.kind {
+            Kind::Mamba1 { dt_rank, inner_norm } => {
+                self.mamba1(params, name, u, batch, dt_rank, inner_norm)?
+            }
+            Kind::Mamba2 { heads, head_dim, groups, dt, norm_groups } => {
+                let y = self.mamba2(params, name, u, batch, (heads, head_dim, groups), dt)?;
+                self.gated_norm(params, name, y, norm_groups)?
+            }
+        };
+        params.linear(&y, &format!("{name}.out_proj"), self.hidden, self.proj_bias)
+    }
+
+    fn convolved<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        x: &Array2<R>,
+        batch: &Batch,
+    ) -> Result<Array2<R>> {
+        let name = format!("{name}.conv");
+        let mut x = causal(params, &name, x, batch, self.kernel, self.conv_bias)?;
+        x.mapv_inplace(|x| self.activation.of(x));
+        Ok(x)
+    }
+
+    fn mamba1<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        u: &Array2<R>,
+        batch: &Batch,
+        dt_rank: usize,
+        inner_norm: InnerNorm,
+    ) -> Result<Array2<R>> {
+        let (inner, state) = (self.inner, self.state);
+        let xz = params.linear(u, &format!("{name}.in_proj"), 2 * inner, self.proj_bias)?;
+        let x = xz.slice(s![.., ..inner]).to_owned();
+        let x = self.convolved(params, name, &x, batch)?;
+        let width = dt_rank + 2 * state;
+        let parts = params.linear(&x, &format!("{name}.x_proj"), width, Bias::Is(false))?;
+        let part = |start: usize, len: usize, norm_name: &str| -> Result<Array2<R>> {
+            let mut part = parts.slice(s![.., start..start + len]).to_owned();
+            if inner_norm != InnerNorm::None {
+                norm::rms(&mut part, len, self.norm_eps);
+            }
+            if inner_norm == InnerNorm::Weighted {
+                part *= &params.vector(&format!("{name}.{norm_name}.weight"), len)?;
+            }
+            Ok(part)
+        };
+        let dt = part(0, dt_rank, "dt_norm")?;
+        let b = part(dt_rank, state, "b_norm")?;
+        let c = part(dt_rank + state, state, "c_norm")?;
+        let mut dt = params.linear(&dt, &format!("{name}.dt_proj"), inner, Bias::Is(true))?;
+        dt.mapv_inplace(softplus);
+        let a: Array2<R> = params.matrix(&format!("{name}.a_log"), [inner, state])?;
+        let a = a.mapv(|log| -log.exp());
+        let d: Array1<R> = params.vector(&format!("{name}.d"), inner)?;
+        let mut y = Array2::zeros((u.nrows(), inner));
+        for sequence in batch.sequences() {
+            let mut h: Array2<R> = Array2::zeros((inner, state));
+            for t in sequence.rows() {
+                for channel in 0..inner {
+                    let (dt, x) = (dt[[t, channel]], x[[t, channel]]);
+                    let mut h = h.row_mut(channel);
+                    Zip::from(&mut h)
+                        .and(a.row(channel))
+                        .and(b.row(t))
+                        .for_each(|h, &a, &b| *h = (dt * a).exp() * *h + dt * b * x);
+                    y[[t, channel]] = dot(h.view(), c.row(t)) + d[channel] * x;
+                }
+            }
+        }
+        let gate = xz.slice(s![.., inner..]);
+        Zip::from(&mut y).and(gate).for_each(|y, &z| *y *= self.activation.of(z));
+        Ok(y)
+    }
+
+    /// The output of the states, times the gate.
+    fn mamba2<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        u: &Array2<R>,
+        batch: &Batch,
+        (heads, head_dim, groups): (usize, usize, usize),
+        (dt_min, dt_max): (f64, Option<f64>),
+    ) -> Result<Array2<R>> {
+        let (inner, state) = (self.inner, self.state);
+        let conv_width = inner + 2 * groups * state;
+        let width = inner + conv_width + heads;
+        let parts = params.linear(u, &format!("{name}.in_proj"), width, self.proj_bias)?;
+        let conv = parts.slice(s![.., inner..inner + conv_width]).to_owned();
+        let conv = self.convolved(params, name, &conv, batch)?;
+        let dt_bias: Array1<R> = params.vector(&format!("{name}.dt_bias"), heads)?;
+        let mut dt = &parts.slice(s![.., inner + conv_width..]) + &dt_bias;
+        dt.mapv_inplace(|dt| {
+            let dt = softplus(dt).max(R::of(dt_min));
+            dt_max.map_or(dt, |max| dt.min(R::of(max)))
+        });
+        let a: Array2<R> = params.matrix(&format!("{name}.a_log"), [heads, 1])?;
+        let d: Array1<R> = params.vector(&format!("{name}.d"), heads)?;
+        let mut y = Array2::zeros((u.nrows(), inner));
+        for sequence in batch.sequences() {
+            let mut h: Array2<R> = Array2::zeros((inner, state));
+            for t in sequence.rows() {
+                for channel in 0..inner {
+                    let head = channel / head_dim;
+                    let group = head / (heads / groups);
+                    let (b, c) = (inner + group * state, inner + (groups + group) * state);
+                    let b = conv.slice(s![t, b..b + state]);
+                    let c = conv.slice(s![t, c..c + state]);
+                    let (dt, x) = (dt[[t, head]], conv[[t, channel]]);
+                    let decay = (-dt * a[[head, 0]].exp()).exp();
+                    let mut h = h.row_mut(channel);
+                    Zip::from(&mut h).and(b).for_each(|h, &b| *h = decay * *h + dt * b * x);
+                    y[[t, channel]] = dot(h.view(), c) + d[head] * x;
+                }
+            }
+        }
+        let gate = parts.slice(s![.., ..inner]);
+        Zip::from(&mut y).and(gate).for_each(|y, &z| *y *= Activation::Silu.of(z));
+        Ok(y)
+    }
+
+    fn gated_norm<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        mut y: Array2<R>,
+        norm_groups: usize,
+    ) -> Result<Array2<R>> {
+        if norm_groups != 0 {
+            norm::rms(&mut y, self.inner / norm_groups, self.norm_eps);
+            y *= &params.vector(&format!("{name}.norm.weight"), self.inner)?;
+        }
+        Ok(y)
+    }
+}
+
+fn dot<R: Real>(a: ArrayView1<'_, R>, b: ArrayView1<'_, R>) -> R {
+    a.iter().zip(b).map(|(&a, &b)| a * b).sum()
+}

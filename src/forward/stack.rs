@@ -1,0 +1,251 @@
+//! A stack of layers.
+//!
+//! A layer mixes positions (attention, a state space, or a short convolution), attends to the
+//! encoder where it does, and ends with an MLP or a mixture of experts. A sublayer f changes the
+//! stream by `norm_placement`, with `a = residual_scale`:
+//!
+//! - `pre`: `x + a·f(pre(x))`
+//! - `post`: `res(x + a·f(x))`
+//! - `sandwich`: `x + a·post(f(pre(x)))`
+//! - `output`: `x + a·post(f(x))`
+//!
+//! Where the residual is parallel, `x + a·(attn(pre(x)) + mlp(pre'(x)))`, and pre' is pre if there is
+//! one norm. After the last layer comes the final norm, but in `post`, whose last layer ends in one;
+//! then `out_proj`, where embeddings are narrower than the stream.
+
+use ndarray::Array2;
+
+use super::Batch;
+use super::attention::{Attention, Place};
+use super::conv::ShortConv;
+use super::keys::{Keys, broken};
+use super::mlp::Mlp;
+use super::moe::Moe;
+use super::norm::Norm;
+use super::real::Real;
+use super::ssm::Ssm;
+use super::weights::{Bias, Params};
+use crate::error::Result;
+
+/// What a decoder attends to: an encoder's output, `[batch · m, hidden]`.
+pub(super) struct Memory<'m, R> {
+    pub(super) output: &'m Array2<R>,
+    pub(super) batch: &'m Batch,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Placement {
+    Pre,
+    Post,
+    Sandwich,
+    Output,
+}
+
+/// What layers have in common.
+struct Stack<'a> {
+    params: Params<'a>,
+    norm: Norm,
+    placement: Placement,
+    residual_scale: f64,
+    /// Whether the first layer may read what the embeddings' norm gave.
+    embed_norm: bool,
+}
+
+/// The output of a stack for the input of its first layer, both `[batch · n, hidden]`.
+pub(super) fn run<R: Real>(
+    params: Params<'_>,
+    keys: Keys<'_>,
+    name: &str,
+    mut x: Array2<R>,
+    batch: &Batch,
+    memory: Option<&Memory<'_, R>>,
+) -> Result<Array2<R>> {
+    let stack = Stack {
+        params,
+        norm: Norm::read(keys)?,
+        placement: match keys.word("norm_placement")?.as_str() {
+            "pre" => Placement::Pre,
+            "post" => Placement::Post,
+            "sandwich" => Placement::Sandwich,
+            "output" => Placement::Output,
+            other => return Err(broken(format!("`norm_placement` is {other:?}"))),
+        },
+        residual_scale: keys.float("residual_scale")?,
+        embed_norm: keys.bool("embed_norm")?,
+    };
+    let n_layers = keys.count("num_layers")?;
+    let layer_map = keys.opt_counts("layer_map")?;
+    let types = keys.words("layer_types")?;
+    if types.len() != n_layers || layer_map.as_ref().is_some_and(|map| map.len() != n_layers) {
+        return Err(broken(format!("`layer_types` or `layer_map` is not of {n_layers} layers")));
+    }
+    let attention = match keys.bool("has_attention")? {
+        true => Some(Attention::read(params, keys, name)?),
+        false => None,
+    };
+    let ssm = match types.iter().any(|kind| kind == "ssm") {
+        true => Some(Ssm::read(keys)?),
+        false => None,
+    };
+    let conv = match types.iter().any(|kind| kind == "conv") {
+        true => Some(ShortConv::read(keys)?),
+        false => None,
+    };
+    let feed = Feed::read(keys)?;
+    let parallel = match keys.word("residual")?.as_str() {
+        "sequential" => None,
+        "parallel" => Some(keys.count("num_pre_norms")?),
+        other => return Err(broken(format!("`residual` is {other:?}"))),
+    };
+    let memory = match (keys.bool("cross_attention")?, memory) {
+        (true, None) => {
+            return Err(broken(format!("the {name} attends to an encoder, and there is none")));
+        }
+        (true, memory) => memory,
+        (false, _) => None,
+    };
+
+    for (layer, kind) in types.iter().enumerate() {
+        let stored = layer_map.as_ref().map_or(layer, |map| map[layer]);
+        let part = |part: &str| format!("{name}.layers.{stored}.{part}");
+        let (attn, mlp) = (part("attn"), part("mlp"));
+        let attend = |x: &Array2<R>| {
+            let attention = attention
+                .as_ref()
+                .ok_or_else(|| broken(format!("layer {layer} is {kind:?}, and nothing attends")))?;
+            let place = Place { layer, sliding: kind == "sliding", name: &attn };
+            attention.to_itself(place, x, batch)
+        };
+        if let Some(n_norms) = parallel {
+            x = stack.parallel(
+                &x,
+                (&attn, attend),
+                (&mlp, |x| feed.apply(params, &mlp, x, layer)),
+                n_norms,
+            )?;
+            continue;
+        }
+        x = match (kind.as_str(), &ssm, &conv) {
+            ("full" | "sliding", _, _) => stack.sublayer(x, &attn, layer, attend)?,
+            ("ssm", Some(ssm), _) => {
+                let name = part("ssm");
+                stack.sublayer(x, &name, layer, |x| ssm.apply(params, &name, x, batch))?
+            }
+            ("conv", _, Some(conv)) => {
+                let name = part("conv");
+                stack.sublayer(x, &name, layer, |x| conv.apply(params, &name, x, batch))?
+            }
+            (other, _, _) => return Err(broken(format!("layer {layer} is {other:?}"))),
+        };
+        if let (Some(memory), Some(attention)) = (memory, &attention) {
+            let name = part("cross_attn");
+            x = stack.sublayer(x, &name, layer, |x| {
+                attention.to_other(&name, x, batch, memory.output, memory.batch)
+            })?;
+        }
+        if feed.is_there() {
+            x = stack.sublayer(x, &mlp, layer, |x| feed.apply(params, &mlp, x, layer))?;
+        }
+    }
+    if stack.placement != Placement::Post {
+        x = stack.norm.apply(params, &format!("{name}.final_norm"), &x)?;
+    }
+    let out_proj = format!("{name}.embed.out_proj");
+    if params.has(&format!("{out_proj}.weight"))? {
+        x = params.linear(&x, &out_proj, keys.count("embed_dim")?, Bias::Stored)?;
+    }
+    Ok(x)
+}
+
+impl Stack<'_> {
+    /// The stream after a sublayer `f` whose tensors' names begin with `name`.
+    fn sublayer<R: Real>(
+        &self,
+        x: Array2<R>,
+        name: &str,
+        layer: usize,
+        f: impl FnOnce(&Array2<R>) -> Result<Array2<R>>,
+    ) -> Result<Array2<R>> {
+        let norm =
+            |x: &Array2<R>, part: &str| self.norm.apply(self.params, &format!("{name}.{part}"), x);
+        let mut y = match self.placement {
+            Placement::Pre | Placement::Sandwich if !self.is_normed_already(name, layer)? => {
+                f(&norm(&x, "pre_norm")?)?
+            }
+            _ => f(&x)?,
+        };
+        if matches!(self.placement, Placement::Sandwich | Placement::Output) {
+            y = norm(&y, "post_norm")?;
+        }
+        y *= R::of(self.residual_scale);
+        let sum = x + &y;
+        if self.placement == Placement::Post { norm(&sum, "res_norm") } else { Ok(sum) }
+    }
+
+    /// Whether the first sublayer reads what the embeddings' norm gave, and has none of its own.
+    fn is_normed_already(&self, name: &str, layer: usize) -> Result<bool> {
+        Ok(layer == 0
+            && self.embed_norm
+            && self.norm.has_weights()
+            && name.ends_with(".attn")
+            && !self.params.has(&format!("{name}.pre_norm.weight"))?)
+    }
+
+    fn parallel<R: Real>(
+        &self,
+        x: &Array2<R>,
+        (attn, attend): (&str, impl FnOnce(&Array2<R>) -> Result<Array2<R>>),
+        (mlp, feed): (&str, impl FnOnce(&Array2<R>) -> Result<Array2<R>>),
+        n_norms: usize,
+    ) -> Result<Array2<R>> {
+        if self.placement != Placement::Pre {
+            return Err(broken("parallel sublayers are normed before, and nowhere else"));
+        }
+        let norm = |name: &str| self.norm.apply(self.params, &format!("{name}.pre_norm"), x);
+        let first = norm(attn)?;
+        let fed = if n_norms == 1 { feed(&first)? } else { feed(&norm(mlp)?)? };
+        let both = (attend(&first)? + &fed) * R::of(self.residual_scale);
+        Ok(x + &both)
+    }
+}
+
+/// What ends a layer: an MLP in some layers, a mixture of experts in others.
+struct Feed {
+    dense: Option<Mlp>,
+    width: usize,
+    bias: Bias,
+    moe: Option<Moe>,
+    moe_layers: Vec<usize>,
+}
+
+impl Feed {
+    fn read(keys: Keys<'_>) -> Result<Feed> {
+        let has_mlp = keys.bool("has_mlp")?;
+        let has_experts = has_mlp && 0 < keys.count("moe.num_experts")?;
+        Ok(Feed {
+            dense: has_mlp.then(|| Mlp::read(keys)).transpose()?,
+            width: if has_mlp { keys.count("intermediate_size")? } else { 0 },
+            bias: Bias::Is(has_mlp && keys.bool("mlp_bias")?),
+            moe: has_experts.then(|| Moe::read(keys)).transpose()?,
+            moe_layers: if has_experts { keys.counts("moe.layers")? } else { Vec::new() },
+        })
+    }
+
+    fn is_there(&self) -> bool {
+        self.dense.is_some()
+    }
+
+    fn apply<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        x: &Array2<R>,
+        layer: usize,
+    ) -> Result<Array2<R>> {
+        match (&self.moe, &self.dense) {
+            (Some(moe), _) if self.moe_layers.contains(&layer) => moe.apply(params, name, x),
+            (_, Some(dense)) => dense.apply(params, name, x, self.width, self.bias),
+            (_, None) => Err(broken(format!("layer {layer} has no MLP"))),
+        }
+    }
+}

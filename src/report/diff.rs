@@ -1,0 +1,377 @@
+//! A difference as text: the verdict first, then what changed, alike changes together.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::diff::rules::Class;
+use crate::diff::{Change, Diff, Side, prefixes};
+use crate::manifest::Census;
+
+/// How a difference is printed.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Whether text is coloured.
+    pub color: bool,
+    /// The most lines of one kind of change.
+    pub limit: usize,
+}
+
+/// A difference for people.
+pub fn text(diff: &Diff, options: Options) -> String {
+    let mut text = String::new();
+    let verdict = &diff.verdict;
+    let class = paint(verdict.class.name(), verdict.class, options);
+    let _ = writeln!(text, "{class}: {}", headline(diff));
+    if !verdict.concerns.is_empty() {
+        let names: Vec<&str> = verdict.concerns.iter().map(|one| one.name()).collect();
+        let _ = writeln!(text, "concerns {}", names.join(", "));
+    }
+    text.push('\n');
+    let _ = writeln!(text, "old  {}", side(&diff.old));
+    let _ = writeln!(text, "new  {}", side(&diff.new));
+    let census = census(&diff.old.dtypes, &diff.new.dtypes);
+    if !census.is_empty() {
+        let _ = writeln!(text, "dtypes  {}", census.join(", "));
+    }
+    let mut groups: Vec<Vec<&Change>> = Vec::new();
+    for change in &diff.changes {
+        match groups.last_mut() {
+            Some(group) if group[0].rule == change.rule => group.push(change),
+            _ => groups.push(vec![change]),
+        }
+    }
+    // The worst first; the changes are in the order of the rules already.
+    groups.sort_by_key(|group| std::cmp::Reverse(group[0].class));
+    for group in groups {
+        let first = group[0];
+        let label = format!("{}[{}]", first.class.name(), first.rule);
+        let label = paint(&label, first.class, options);
+        let _ = writeln!(text, "\n{label} {}: {}", first.name, first.reason);
+        if group.iter().any(|change| change.unproven) {
+            text.push_str("  (counted as the worst it can be: compare the folders to know)\n");
+        }
+        let lines = lines(&group);
+        for line in lines.iter().take(options.limit) {
+            let _ = writeln!(text, "  {line}");
+        }
+        if options.limit < lines.len() {
+            let _ = writeln!(text, "  … and {} more; -v shows all", lines.len() - options.limit);
+        }
+    }
+    let same: Vec<&str> =
+        diff.same.iter().filter(|(_, same)| **same == Some(true)).map(|(name, _)| *name).collect();
+    if !diff.changes.is_empty() && !same.is_empty() {
+        let _ = writeln!(text, "\nthe same: {}", same.join(", "));
+    }
+    text
+}
+
+/// Why the verdict is what it is, in one line.
+fn headline(diff: &Diff) -> String {
+    let Some(rule) = diff.verdict.rule else {
+        let model = diff.new.model.as_deref().and_then(|model| model.get(..12));
+        return match model {
+            Some(model) if diff.old.model == diff.new.model => format!("the same model, {model}"),
+            _ => "no difference".to_owned(),
+        };
+    };
+    let group: Vec<&Change> = diff.changes.iter().filter(|change| change.rule == rule).collect();
+    let reason = diff.verdict.reason.unwrap_or_default();
+    let reason = reason.split_once(": ").map_or(reason, |(first, _)| first);
+    let what = match group.as_slice() {
+        [change] => change.message.clone(),
+        changes => count(changes, diff),
+    };
+    format!("{what}; {reason} [{rule}]")
+}
+
+fn count(changes: &[&Change], diff: &Diff) -> String {
+    let n = changes.len();
+    let name = changes[0].name;
+    let verb = match name {
+        "tensor-added" | "head-added" => "tensors are new",
+        "tensor-removed" => "tensors are gone",
+        "tensor-renamed" => "tensors have other names",
+        "tensor-reshaped" => "tensors have other shapes",
+        "values-changed" => {
+            return format!("{n} of {} tensors hold other values", diff.new.tensors);
+        }
+        "dtype-narrowed" | "dtype-widened" | "dtype-changed" => {
+            return format!("{n} of {} tensors have another dtype", diff.new.tensors);
+        }
+        "semantics-changed" | "dimension-changed" | "hyperparameter-changed" => {
+            let keys: Vec<&str> = changes.iter().map(|change| change.subject.as_str()).collect();
+            return match keys.as_slice() {
+                [a, b, c, _, ..] => format!("{a}, {b}, {c} and {} more changed", keys.len() - 3),
+                keys => format!("{} changed", keys.join(", ")),
+            };
+        }
+        _ => return format!("{n} × {name}"),
+    };
+    format!("{n} {verb}")
+}
+
+fn side(side: &Side) -> String {
+    let kind = match side.kind {
+        "package" => "package",
+        "manifest" => "manifest alone",
+        "planned" => "foreign, in the standard's terms",
+        _ => "foreign, under its own names",
+    };
+    let bytes: u64 = side.dtypes.values().fold(0, |sum, census| sum.saturating_add(census.bytes));
+    let model = side.model.as_deref().and_then(|model| model.get(..12)).unwrap_or("-");
+    let arch = side.architecture.as_deref().unwrap_or("architecture not known");
+    format!(
+        "{}  ({kind}; {arch}, {} tensors, {bytes} bytes, model {model})",
+        side.path, side.tensors
+    )
+}
+
+fn census(old: &BTreeMap<String, Census>, new: &BTreeMap<String, Census>) -> Vec<String> {
+    if old == new {
+        return Vec::new();
+    }
+    let all: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let n = |census: &BTreeMap<String, Census>, name: &str| {
+        census.get(name).map_or(0, |census| census.tensors)
+    };
+    let line = |name: &String| match (n(old, name), n(new, name)) {
+        (old, new) if old == new => format!("{name} {new}"),
+        (old, new) => format!("{name} {old} → {new}"),
+    };
+    all.into_iter().map(line).collect()
+}
+
+/// The lines of changes of one kind.
+fn lines(group: &[&Change]) -> Vec<String> {
+    match group[0].name {
+        "tensor-renamed" => renames(group),
+        "tensor-added" | "tensor-removed" | "head-added" | "tensor-reshaped" | "values-changed"
+        | "dtype-changed" | "dtype-narrowed" | "dtype-widened" | "layout-changed"
+        | "values-not-finite"
+            if 1 < group.len() || group[0].values.is_some() =>
+        {
+            tensors(group)
+        }
+        _ => group.iter().map(|change| change.message.clone() + &note(change)).collect(),
+    }
+}
+
+fn note(change: &Change) -> String {
+    change.layout.as_ref().map_or_else(String::new, |layout| format!(", {layout}"))
+}
+
+/// Renames by how the names changed.
+fn renames(group: &[&Change]) -> Vec<String> {
+    let mut kinds: BTreeMap<(String, String), Vec<(String, String)>> = BTreeMap::new();
+    let mut order = Vec::new();
+    for change in group {
+        let new = change.new.as_ref().and_then(|new| new.as_str()).unwrap_or_default();
+        let (from, to, _) = prefixes(&change.subject, new);
+        let kind = (pattern(from).0, pattern(to).0);
+        if !kinds.contains_key(&kind) {
+            order.push(kind.clone());
+        }
+        kinds.entry(kind).or_default().push((change.subject.clone(), new.to_owned()));
+    }
+    let mut lines = Vec::new();
+    for kind in order {
+        let pairs = &kinds[&kind];
+        match pairs.as_slice() {
+            [(old, new)] => lines.push(format!("`{old}` → `{new}`")),
+            pairs => {
+                let (from, to) = &kind;
+                let (old, new) = &pairs[0];
+                lines.push(format!(
+                    "{} tensors renamed: `{from}*` → `{to}*` (`{old}` → `{new}` …)",
+                    pairs.len()
+                ));
+            }
+        }
+    }
+    lines
+}
+
+/// Tensors by their names with the numbers left open, and what they share.
+fn tensors(group: &[&Change]) -> Vec<String> {
+    #[derive(Default)]
+    struct Kind {
+        numbers: Vec<Vec<u64>>,
+        worst: Option<Worst>,
+    }
+    let mut kinds: BTreeMap<(String, String), Kind> = BTreeMap::new();
+    let mut order = Vec::new();
+    for change in group {
+        let (name, numbers) = pattern(&change.subject);
+        let key = (name, detail(change));
+        if !kinds.contains_key(&key) {
+            order.push(key.clone());
+        }
+        let kind = kinds.entry(key).or_default();
+        kind.numbers.push(numbers);
+        if let Some(worst) = Worst::of(change) {
+            kind.worst.get_or_insert_default().add(&worst);
+        }
+    }
+    let line = |key: &(String, String)| {
+        let kind = &kinds[key];
+        let (name, detail) = key;
+        let mut line = fill(name, &kind.numbers);
+        if 1 < kind.numbers.len() {
+            let _ = write!(line, "  ×{}", kind.numbers.len());
+        }
+        if !detail.is_empty() {
+            let _ = write!(line, "  {detail}");
+        }
+        if let Some(worst) = &kind.worst {
+            let _ = write!(line, "  {}", worst.text());
+        }
+        line
+    };
+    order.iter().map(line).collect()
+}
+
+/// What changed about a tensor, where that is short.
+fn detail(change: &Change) -> String {
+    let word = |value: &serde_json::Value| match value {
+        serde_json::Value::String(word) => word.clone(),
+        value => value.to_string(),
+    };
+    let detail = match (change.name, &change.old, &change.new) {
+        ("values-changed", ..) => String::new(),
+        (_, Some(old), Some(new)) => format!("{} → {}", word(old), word(new)),
+        (_, Some(one), None) | (_, None, Some(one)) => word(one),
+        _ => String::new(),
+    };
+    let detail = detail + &note(change);
+    detail.strip_prefix(", ").map_or(detail.clone(), str::to_owned)
+}
+
+/// The worst of several tensors.
+#[derive(Clone, Debug, Default)]
+struct Worst {
+    elements: u64,
+    changed: u64,
+    difference: Option<f64>,
+    relative: Option<f64>,
+}
+
+impl Worst {
+    fn of(change: &Change) -> Option<Worst> {
+        let values = change.values.as_ref()?;
+        Some(Worst {
+            elements: values.elements,
+            changed: values.changed,
+            difference: values.max_difference,
+            relative: values.max_relative_difference,
+        })
+    }
+
+    fn add(&mut self, other: &Worst) {
+        self.elements = self.elements.saturating_add(other.elements);
+        self.changed = self.changed.saturating_add(other.changed);
+        let max = |a: Option<f64>, b: Option<f64>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.max(b)),
+            (a, b) => a.or(b),
+        };
+        self.difference = max(self.difference, other.difference);
+        self.relative = max(self.relative, other.relative);
+    }
+
+    fn text(&self) -> String {
+        if self.changed == 0 {
+            return "every value is equal".to_owned();
+        }
+        let share = 100.0 * self.changed as f64 / self.elements.max(1) as f64;
+        let mut text = format!("{share:.3}% of values changed");
+        if let Some(difference) = self.difference {
+            let _ = write!(text, ", by at most {difference:.3e}");
+        }
+        if let Some(relative) = self.relative {
+            let _ = write!(text, " (relative {relative:.3e})");
+        }
+        text
+    }
+}
+
+/// A name with `{}` for each part that is a number, and the numbers.
+fn pattern(name: &str) -> (String, Vec<u64>) {
+    let mut numbers = Vec::new();
+    let parts = name.split('.').map(|part| match part.parse::<u64>() {
+        Ok(number) if part.bytes().all(|byte| byte.is_ascii_digit()) => {
+            numbers.push(number);
+            "{}"
+        }
+        _ => part,
+    });
+    let name = parts.collect::<Vec<_>>().join(".");
+    (name, numbers)
+}
+
+/// Puts numbers into a pattern: `{0-11}` where there are several.
+fn fill(pattern: &str, numbers: &[Vec<u64>]) -> String {
+    let mut text = String::new();
+    for (index, part) in pattern.split("{}").enumerate() {
+        if index != 0 {
+            let mut of_place: Vec<u64> =
+                numbers.iter().filter_map(|numbers| numbers.get(index - 1)).copied().collect();
+            of_place.sort_unstable();
+            of_place.dedup();
+            text.push_str(&ranges(&of_place));
+        }
+        text.push_str(part);
+    }
+    text
+}
+
+/// More runs of numbers than this help nobody.
+const MAX_RUNS: usize = 12;
+
+/// `{0-3,7}`, or a number alone.
+fn ranges(numbers: &[u64]) -> String {
+    if let [number] = numbers {
+        return number.to_string();
+    }
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for &number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(number) => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    let run = |&(first, last): &(u64, u64)| match last - first {
+        0 => first.to_string(),
+        _ => format!("{first}-{last}"),
+    };
+    let mut words: Vec<String> = runs.iter().map(run).collect();
+    if MAX_RUNS < words.len() {
+        words.truncate(MAX_RUNS);
+        words.push("…".to_owned());
+    }
+    format!("{{{}}}", words.join(","))
+}
+
+fn paint(text: &str, class: Class, options: Options) -> String {
+    let code = match class {
+        Class::Identical | Class::Metadata => "32",
+        Class::Weights | Class::Compatible => "33",
+        Class::Breaking => "31",
+    };
+    if options.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_become_ranges() {
+        for (numbers, expected) in [
+            (&[3][..], "3"),
+            (&[0, 1, 2, 7], "{0-2,7}"),
+            (&[u64::MAX - 1, u64::MAX], "{18446744073709551614-18446744073709551615}"),
+        ] {
+            assert_eq!(ranges(numbers), expected);
+        }
+    }
+}

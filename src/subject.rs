@@ -1,0 +1,388 @@
+//! Any input in the terms of a manifest: what `llmstd manifest` prints and `llmstd diff`
+//! compares. Nothing is written.
+//!
+//! A foreign checkpoint of a known architecture has the manifest of the package that it would
+//! become: the plan of the way in says which tensors there would be, and their bytes are hashed
+//! as they would be written. One of an unknown architecture has its own names.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::checkpoint::{Payload, n_elements};
+use crate::convert::{self, CONFIG_FILE, Failure, Progress, Request, Silent};
+use crate::diagnostic::Diagnostic;
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::compare::digests;
+use crate::format::folder::{self, Opened};
+use crate::hex;
+use crate::json;
+use crate::manifest::{
+    FileEntry, FileFacts, FileRole, Manifest, ManifestInput, SCHEMA, TensorFacts, needs_text,
+};
+use crate::package::{BUFFERS_FILE, MANIFEST_FILE, MODEL_FILE, SOURCE_FILE};
+use crate::plan::{self, Tensors};
+use crate::source::Source;
+use crate::spec::Spec;
+
+/// How an input is turned into a manifest.
+pub struct Options<'a> {
+    /// The standard.
+    pub spec: &'a Spec,
+    /// The architecture, where the config does not say it.
+    pub arch: Option<&'a str>,
+    /// Whether to keep the names of a foreign checkpoint, whatever its architecture.
+    pub generic: bool,
+    /// Whether to hash the weights of a package rather than believe its manifest.
+    pub rehash: bool,
+    /// How many threads hash.
+    pub n_threads: usize,
+    /// Hears of progress.
+    pub progress: &'a dyn Progress,
+}
+
+/// What an input is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A package of the standard.
+    Package,
+    /// A manifest alone; no weights are at hand.
+    Manifest,
+    /// A foreign checkpoint, in the standard's terms.
+    Planned,
+    /// A foreign checkpoint under its own names.
+    Plain,
+}
+
+/// An input, with its manifest.
+pub struct Subject {
+    /// The path it was given by.
+    pub label: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Its weights, where they are at hand.
+    pub weights: Option<Weights>,
+    /// What is worth knowing about how it was read.
+    pub findings: Vec<Diagnostic>,
+    root: Option<PathBuf>,
+}
+
+/// The weights of an input.
+pub struct Weights {
+    /// The files.
+    pub source: Source,
+    /// The tensors of the manifest, and how each is read.
+    pub tensors: Tensors,
+}
+
+impl Subject {
+    /// A manifest without files.
+    pub fn of_manifest(label: &str, manifest: Manifest) -> Subject {
+        Subject {
+            label: label.to_owned(),
+            kind: Kind::Manifest,
+            manifest,
+            weights: None,
+            findings: Vec::new(),
+            root: None,
+        }
+    }
+
+    /// Opens a package, a manifest, or a foreign checkpoint.
+    ///
+    /// # Errors
+    /// It cannot be read, or a foreign checkpoint of a known architecture does not fit it.
+    pub fn open(path: &Path, options: &Options<'_>) -> std::result::Result<Subject, Failure> {
+        let label = path.display().to_string();
+        if path.extension().is_some_and(|end| end == "json")
+            && path.is_file()
+            && let Some(manifest) = read_manifest(path)?
+        {
+            return Ok(Subject::of_manifest(&label, trusted(manifest, path)?));
+        }
+        let opened = match folder::open(path) {
+            Ok(opened) => opened,
+            // A registry may hold everything but the weights.
+            Err(err) if path.is_dir() => {
+                let file = path.join(MANIFEST_FILE);
+                let Some(manifest) = read_manifest(&file).ok().flatten() else {
+                    return Err(err.into());
+                };
+                let mut subject = Subject::of_manifest(&label, trusted(manifest, &file)?);
+                let message =
+                    format!("the weights are not at hand ({err}); manifest.json stands for them");
+                subject.findings.push(Diagnostic::note("D001", message).file(MANIFEST_FILE));
+                subject.root = Some(path.to_owned());
+                return Ok(subject);
+            }
+            Err(err) => return Err(err.into()),
+        };
+        let mut subject =
+            if opened.is_package { package(opened, options)? } else { foreign(opened, options)? };
+        subject.label = label;
+        Ok(subject)
+    }
+
+    /// The bytes of a file that the manifest lists, if the file is at hand and still is the one
+    /// that was hashed.
+    pub fn read(&self, path: &str) -> Option<Vec<u8>> {
+        let entry = self.file(path)?;
+        let mut source = Source::new(self.root.as_ref()?);
+        let file = source.add(path).ok()?;
+        let bytes = source.bytes(file);
+        (hex::encode(&Sha256::digest(bytes)) == entry.sha256).then(|| bytes.to_vec())
+    }
+
+    /// The entry of a file.
+    pub fn file(&self, path: &str) -> Option<&FileEntry> {
+        self.manifest.files.iter().find(|file| file.path == path)
+    }
+
+    /// Whether files can be read at all.
+    pub fn has_files(&self) -> bool {
+        self.root.is_some()
+    }
+}
+
+/// A manifest file; `None` if the file is something else.
+fn read_manifest(path: &Path) -> Result<Option<Manifest>> {
+    let text = std::fs::read(path).map_err(|err| Error::io(path, "read", err))?;
+    // The common case in one pass; what is wrong with another file is said by the strict parser.
+    if let Ok(manifest) = serde_json::from_slice::<Manifest>(&text)
+        && manifest.schema == SCHEMA
+    {
+        return Ok(Some(manifest));
+    }
+    let value = json::parse(&text, 0).map_err(|err| err.in_file(path))?;
+    if value.get("schema").and_then(serde_json::Value::as_str) != Some(SCHEMA) {
+        return Ok(None);
+    }
+    let malformed =
+        |err: serde_json::Error| Error::new(ErrorKind::Malformed, err.to_string()).in_file(path);
+    serde_json::from_value(value).map(Some).map_err(malformed)
+}
+
+/// A manifest stands for weights that nobody looks at, so it has to be right in itself.
+fn trusted(manifest: Manifest, path: &Path) -> Result<Manifest> {
+    let contradictions = manifest.contradictions();
+    let Some((place, wanted, said)) = contradictions.first() else { return Ok(manifest) };
+    let message = format!(
+        "contradicts itself in {} places; the first is {place}: {said}, where its entries give \
+         {wanted}. It was edited by hand; `llmstd manifest` makes a true one",
+        contradictions.len()
+    );
+    Err(Error::new(ErrorKind::Malformed, message).in_file(path))
+}
+
+/// A package. Everything but the hashes of the weights is read anew, so that a package that was
+/// edited without its manifest is seen as it is.
+fn package(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Subject, Failure> {
+    let model = convert::read_model(&mut opened)?;
+    let root = opened.source.root().to_owned();
+    let known = match opened.has(MANIFEST_FILE) && !options.rehash {
+        true => read_manifest(&root.join(MANIFEST_FILE))?,
+        false => None,
+    };
+    let tensors = convert::generic_copies(&opened.checkpoint)?;
+    let known_tensors: BTreeMap<&str, _> = known
+        .iter()
+        .flat_map(|manifest| &manifest.tensors)
+        .map(|tensor| (tensor.name.as_str(), tensor))
+        .collect();
+    let mut places: Vec<Option<(String, u64)>> = Vec::new();
+    let mut hashes: Vec<Option<[u8; 32]>> = Vec::new();
+    for tensor in &opened.checkpoint.tensors {
+        let Payload::Range(extent) = tensor.payload else {
+            places.push(None);
+            hashes.push(None);
+            continue;
+        };
+        let place = (opened.source.name(extent.file).to_owned(), extent.start);
+        let entry = known_tensors.get(tensor.name.as_str()).filter(|entry| {
+            entry.dtype == tensor.dtype.name()
+                && entry.shape == tensor.shape
+                && entry.len == extent.len
+                && entry.file.as_ref() == Some(&place.0)
+                && entry.start == Some(place.1)
+        });
+        hashes.push(entry.and_then(|entry| hex::decode32(&entry.sha256)));
+        places.push(Some(place));
+    }
+    let mut findings = std::mem::take(&mut opened.checkpoint.findings);
+    let n_stale = hashes.iter().filter(|hash| hash.is_none()).count();
+    if known.is_some() && n_stale != 0 {
+        let message = format!(
+            "manifest.json does not describe {n_stale} of the tensors as they lie in the files; \
+             they were hashed anew"
+        );
+        findings.push(Diagnostic::warning("D002", message).file(MANIFEST_FILE));
+    }
+    let hashes = fill_hashes(&opened.source, &tensors, hashes, options)?;
+
+    let own = [MANIFEST_FILE, SOURCE_FILE, BUFFERS_FILE];
+    let names: Vec<&str> = opened.files.iter().map(|file| file.name.as_str()).collect();
+    let names = names.into_iter().filter(|name| !own.contains(name));
+    let names: Vec<String> = names.map(str::to_owned).collect();
+    let known_files: BTreeMap<&str, &FileEntry> = known
+        .iter()
+        .flat_map(|manifest| &manifest.files)
+        .map(|file| (file.path.as_str(), file))
+        .collect();
+    let files = read_files(&root, &names, &|name, len| {
+        // Only weights are too long to be read again.
+        let entry = known_files.get(name)?;
+        let is_weights = opened.weights.iter().any(|weight| weight == name);
+        hex::decode32(&entry.sha256).filter(|_| is_weights && entry.len == len)
+    })?;
+    let manifest = Manifest::build(ManifestInput {
+        spec: &model.spec,
+        model: Some(&model),
+        tensors: facts(&tensors, hashes, places),
+        files: files.iter().map(Beside::facts).collect(),
+    });
+    let weights = Some(Weights { source: opened.source, tensors });
+    let label = String::new();
+    Ok(Subject { label, kind: Kind::Package, manifest, weights, findings, root: Some(root) })
+}
+
+fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Subject, Failure> {
+    let mut findings = Vec::new();
+    let planned = if options.generic {
+        None
+    } else {
+        let request = Request {
+            spec: options.spec,
+            destination: Path::new(""),
+            to: "std",
+            arch: options.arch,
+            generic: false,
+            plan: plan::Options::default(),
+            max_shard_bytes: None,
+            n_threads: options.n_threads,
+            force: false,
+            verify: false,
+            check_outputs: false,
+            dry_run: true,
+            progress: &Silent,
+        };
+        match convert::canonical(&mut opened, &request) {
+            Ok(canonical) => Some(canonical),
+            Err(Failure::Findings(why))
+                if options.arch.is_none() && why.iter().all(|finding| finding.rule == "P001") =>
+            {
+                let why: Vec<String> = why.into_iter().map(|finding| finding.message).collect();
+                let message = format!(
+                    "its architecture is not known ({}); its tensors keep their own names",
+                    why.join("; ")
+                );
+                findings.push(Diagnostic::note("D003", message));
+                None
+            }
+            Err(failure) => return Err(failure),
+        }
+    };
+    let (mut carried, _) = convert::beside(&opened, options.spec);
+    let (kind, tensors, model) = match planned {
+        Some(planned) => {
+            findings.extend(planned.findings);
+            (Kind::Planned, planned.tensors, Some(planned.model))
+        }
+        None => {
+            carried.extend(opened.has(CONFIG_FILE).then(|| CONFIG_FILE.to_owned()));
+            (Kind::Plain, convert::generic_copies(&opened.checkpoint)?, None)
+        }
+    };
+    findings.append(&mut opened.checkpoint.findings);
+    let n_tensors = tensors.outputs.len();
+    let hashes = fill_hashes(&opened.source, &tensors, vec![None; n_tensors], options)?;
+    let root = opened.source.root().to_owned();
+    let files = read_files(&root, &carried, &|_, _| None)?;
+    let manifest = Manifest::build(ManifestInput {
+        spec: &options.spec.version,
+        model: model.as_ref(),
+        tensors: facts(&tensors, hashes, vec![None; n_tensors]),
+        files: files.iter().map(Beside::facts).collect(),
+    });
+    let weights = Some(Weights { source: opened.source, tensors });
+    Ok(Subject { label: String::new(), kind, manifest, weights, findings, root: Some(root) })
+}
+
+/// The hashes that are known, and those of the other tensors from their bytes.
+fn fill_hashes(
+    source: &Source,
+    tensors: &Tensors,
+    known: Vec<Option<[u8; 32]>>,
+    options: &Options<'_>,
+) -> Result<Vec<[u8; 32]>> {
+    let pairs = tensors.outputs.iter().zip(&known);
+    let missing: Vec<_> =
+        pairs.filter(|(_, hash)| hash.is_none()).map(|(output, _)| output.clone()).collect();
+    if missing.is_empty() {
+        return Ok(known.into_iter().flatten().collect());
+    }
+    let n_bytes = missing.iter().map(plan::program::Output::n_bytes).sum();
+    options.progress.begin("hashing", n_bytes);
+    let advance = |n_bytes| options.progress.advance(n_bytes);
+    let hashed = digests(source, &tensors.inputs, &missing, options.n_threads, &advance);
+    options.progress.end();
+    let mut hashed = hashed?.into_iter();
+    Ok(known.into_iter().filter_map(|hash| hash.or_else(|| hashed.next())).collect())
+}
+
+fn facts(
+    tensors: &Tensors,
+    hashes: Vec<[u8; 32]>,
+    places: Vec<Option<(String, u64)>>,
+) -> Vec<TensorFacts> {
+    let rows = tensors.outputs.iter().zip(hashes).zip(places);
+    rows.map(|((output, sha256), place)| TensorFacts {
+        name: output.name.clone(),
+        dtype: output.dtype,
+        shape: output.shape.clone(),
+        len: n_elements(&output.shape).and_then(|n| output.dtype.n_bytes(n)).unwrap_or(0),
+        sha256,
+        place,
+    })
+    .collect()
+}
+
+/// A file beside the tensors.
+struct Beside {
+    path: String,
+    len: u64,
+    sha256: [u8; 32],
+    text: Option<Vec<u8>>,
+}
+
+impl Beside {
+    fn facts(&self) -> FileFacts<'_> {
+        let text = self.text.as_deref();
+        FileFacts { path: self.path.clone(), len: self.len, sha256: self.sha256, text }
+    }
+}
+
+fn read_files(
+    root: &Path,
+    names: &[String],
+    known: &(dyn Fn(&str, u64) -> Option<[u8; 32]> + Sync),
+) -> Result<Vec<Beside>> {
+    let read = |name: &String| {
+        let mut source = Source::new(root);
+        let file = source.add(name)?;
+        let bytes = source.bytes(file);
+        let len = bytes.len() as u64;
+        let sha256 = known(name, len).unwrap_or_else(|| Sha256::digest(bytes).into());
+        let text = needs_text(name).then(|| bytes.to_vec());
+        Ok(Beside { path: name.clone(), len, sha256, text })
+    };
+    names.par_iter().map(read).collect()
+}
+
+/// Whether a file says how tensors are packed rather than what the model is.
+pub(crate) fn is_packing(file: &FileEntry) -> bool {
+    matches!(file.role, FileRole::Tensors | FileRole::Source) || file.path == MODEL_FILE
+}

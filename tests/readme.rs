@@ -1,0 +1,80 @@
+//! The README says what is true: its tables are those of the lists, its commands those of CI.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use llmstd::spec::Spec;
+
+const BEGIN: &str =
+    "<!-- architectures: `BLESS=1 cargo test --test readme` writes this table from spec/ -->\n";
+const END: &str = "<!-- end -->\n";
+
+fn read(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+fn table(spec: &Spec) -> String {
+    let mut text =
+        String::from("| Architecture | Hugging Face `model_type` | Tasks |\n| --- | --- | --- |\n");
+    for arch in spec.archs.values() {
+        let maps = spec.maps.values().filter(|map| map.arch == arch.id && map.format == "hf");
+        let types: BTreeSet<&str> = maps
+            .flat_map(|map| map.matches.get("model_type").into_iter().flatten())
+            .map(String::as_str)
+            .collect();
+        let types: Vec<String> = types.iter().map(|word| format!("`{word}`")).collect();
+        text += &format!("| `{}` | {} | {} |\n", arch.id, types.join(", "), arch.tasks.join(", "));
+    }
+    text
+}
+
+#[test]
+fn the_table_of_architectures_is_that_of_the_spec() {
+    let readme = read("README.md");
+    let start = readme.find(BEGIN).expect("the table has a start") + BEGIN.len();
+    let end = readme.find(END).expect("the table has an end");
+    let wanted = table(&Spec::current());
+    if std::env::var_os("BLESS").is_some() {
+        let text = format!("{}{wanted}{}", &readme[..start], &readme[end..]);
+        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"), text).unwrap();
+        return;
+    }
+    assert_eq!(readme[start..end], wanted, "run with BLESS=1");
+}
+
+#[test]
+fn ci_runs_the_test_command_of_the_readme() {
+    let (readme, ci) = (read("README.md"), read(".ci/run"));
+    let (_, rest) = readme.split_once("The tests:\n\n```sh\n").unwrap();
+    let (command, _) = rest.split_once('\n').unwrap();
+    assert!(ci.lines().any(|line| line == command), "{command}");
+}
+
+#[test]
+fn every_file_that_the_readme_links_to_is_there() {
+    for file in ["README.md", "spec/README.md"] {
+        let text = read(file);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let folder = folder.parent().unwrap().to_owned();
+        let links =
+            text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
+        for link in links {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() {
+                Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
+            } else {
+                folder.join(path)
+            };
+            let target =
+                fs::read_to_string(&target).unwrap_or_else(|_| panic!("{file} links to {link}"));
+            let heading =
+                |line: &str| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+            assert!(
+                anchor.is_empty()
+                    || target.lines().any(|line| line.starts_with('#') && heading(line) == anchor),
+                "{file}: {link}"
+            );
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The published JSON Schemas: those of the types, and kept by what the program writes and prints.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value as Json;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/1.0/schema")
+}
+
+/// `BLESS=1 cargo test --test schemas` writes them anew.
+#[test]
+fn the_published_schemas_are_those_of_the_types() {
+    let mut names = BTreeSet::new();
+    for (name, schema) in llmstd::schema::all() {
+        let path = folder().join(format!("{name}.schema.json"));
+        let text = format!("{}\n", serde_json::to_string_pretty(&schema).unwrap());
+        if std::env::var_os("BLESS").is_some() {
+            fs::create_dir_all(folder()).unwrap();
+            fs::write(&path, &text).unwrap();
+        }
+        let published = fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(published, text, "{}: run with BLESS=1", path.display());
+        names.insert(path.file_name().unwrap().to_owned());
+    }
+    for entry in fs::read_dir(folder()).unwrap() {
+        let name = entry.unwrap().file_name();
+        assert!(names.contains(&name), "{} is of no type", name.display());
+    }
+}
+
+#[track_caller]
+fn check(name: &str, json: &Json) {
+    let text = fs::read_to_string(folder().join(format!("{name}.schema.json"))).unwrap();
+    let schema: Json = serde_json::from_str(&text).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let problems: Vec<String> = validator
+        .iter_errors(json)
+        .map(|problem| format!("{}: {problem}", problem.instance_path()))
+        .collect();
+    assert!(problems.is_empty(), "{name}: {}", problems.join("\n"));
+}
+
+/// What a command prints as JSON.
+fn printed(args: &[&str]) -> Json {
+    let output = Command::new(env!("CARGO_BIN_EXE_llmstd"))
+        .args(args)
+        .args(["--format", "json"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    serde_json::from_str(&text).unwrap_or_else(|err| {
+        panic!("{args:?}: {err}\n{text}\n{}", String::from_utf8_lossy(&output.stderr))
+    })
+}
+
+#[test]
+fn what_is_written_and_printed_keeps_the_schemas() {
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name).to_str().unwrap().to_owned();
+    let (package, narrow) = (at("package"), at("narrow"));
+    // Typed metadata and quantized tensors.
+    check("inspect", &printed(&["inspect", "fixtures/gguf/t.gguf"]));
+    // With dropped buffers, ties and copies; with labels; with modules and a tokenizer.
+    for (index, fixture) in
+        ["gpt2-old-bin", "bert-seqcls", "st-dense", "llama-tied"].iter().enumerate()
+    {
+        let source = format!("fixtures/hf/{fixture}/src");
+        let package = format!("{package}{index}");
+        check("inspect", &printed(&["inspect", &source]));
+        check("convert", &printed(&["convert", &source, &at("dry"), "--dry-run"]));
+        check("convert", &printed(&["convert", &source, &package, "--verify"]));
+        for (name, file) in
+            [("model", "model.json"), ("manifest", "manifest.json"), ("source", "source.json")]
+        {
+            let text = fs::read_to_string(Path::new(&package).join(file)).unwrap();
+            check(name, &serde_json::from_str(&text).unwrap());
+        }
+        check("inspect", &printed(&["inspect", &package]));
+        check("manifest", &printed(&["manifest", &package]));
+        check("validate", &printed(&["validate", &package, &source, "--deep"]));
+    }
+    let cast = ["convert", &format!("{package}3"), &narrow, "--dtype", "bf16", "--lossy"];
+    check("convert", &printed(&cast));
+    check("diff", &printed(&["diff", &format!("{package}3"), &narrow, "--deep"]));
+    check("diff", &printed(&["diff", &format!("{package}1"), &format!("{package}2")]));
+    check("explain", &printed(&["explain", "D102"]));
+    check("explain", &printed(&["explain"]));
+    check("spec-list", &printed(&["spec", "list"]));
+    check("spec-check", &printed(&["spec", "check", "spec/1.0"]));
+}
