@@ -62,6 +62,7 @@ fn package(base: Base) -> (TempDir, PathBuf) {
         n_threads: 1,
         force: false,
         verify: false,
+        check_outputs: false,
         dry_run: false,
         progress: &Silent,
     };
@@ -544,6 +545,7 @@ fn what_convert_claims_holds() {
             n_threads: 1,
             force: false,
             verify: false,
+            check_outputs: false,
             dry_run: false,
             progress: &Silent,
         };
@@ -553,6 +555,27 @@ fn what_convert_claims_holds() {
         assert_eq!(report.reached, report.claimed);
         assert_eq!(report.level, foreign.level);
     }
+}
+
+#[test]
+fn convert_claims_no_more_than_what_it_writes_keeps() {
+    let scratch = TempDir::new().unwrap();
+    let source = scratch.path().join("source");
+    fs::create_dir(&source).unwrap();
+    for file in folder::list(&fixture("llama-tied")).unwrap() {
+        fs::copy(fixture("llama-tied").join(&file.name), source.join(&file.name)).unwrap();
+    }
+    edit_json(&source.join("tokenizer.json"), |tokenizer| {
+        let added = json!({ "id": 99, "content": "[PAD]" });
+        tokenizer["added_tokens"].as_array_mut().unwrap().push(added);
+    });
+    let package = scratch.path().join("package");
+    let (source, destination) = (source.to_str().unwrap(), package.to_str().unwrap());
+    check_exit(&["convert", source, destination], 0, "warning[V303]", "");
+    let report = run(&package, None, true);
+    assert_eq!((report.valid, report.level), (true, Conformance::Schema));
+    check_exit(&["validate", source], 0, "can keep level schema", "");
+    check_exit(&["validate", source, "--level", "full"], 1, "error[V303]", "");
 }
 
 #[test]

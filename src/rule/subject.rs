@@ -22,6 +22,7 @@ use crate::package::{
     Conformance, Hparams, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE, SOURCE_SCHEMA,
     TENSORS_STEM, Value,
 };
+use crate::plan::program::Output;
 use crate::source::{FileId, Source};
 use crate::spec::Spec;
 use crate::spec::arch::{Arch, Expected};
@@ -80,6 +81,20 @@ pub struct Stored {
     pub start: u64,
     /// The number of its bytes.
     pub len: u64,
+}
+
+impl Stored {
+    /// A tensor that a plan would write.
+    pub fn planned(output: &Output) -> Stored {
+        Stored {
+            name: output.name.clone(),
+            dtype: output.dtype,
+            shape: output.shape.clone(),
+            file: String::new(),
+            start: 0,
+            len: output.n_bytes(),
+        }
+    }
 }
 
 /// What rules look at.
@@ -419,9 +434,9 @@ impl<'a> Subject<'a> {
     /// The number of layers that a stack stores.
     pub fn n_layers(hparams: &Hparams, stack: &str) -> Option<u64> {
         // Where layers share their weights, fewer are stored than run.
-        let stated = ["num_stored_layers", "num_layers"].iter().find_map(|key| {
-            hparams.get(&format!("{stack}.{key}")).or_else(|| hparams.get(*key))
-        });
+        let stated = ["num_stored_layers", "num_layers"]
+            .iter()
+            .find_map(|key| hparams.get(&format!("{stack}.{key}")).or_else(|| hparams.get(*key)));
         match stated {
             Some(Value::Int(int)) => u64::try_from(*int).ok(),
             _ => None,
