@@ -768,11 +768,14 @@ fn printed() -> BTreeSet<String> {
             todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             continue;
         }
+        if path.extension().is_none_or(|end| end != "rs") {
+            continue;
+        }
         let text = fs::read_to_string(&path).unwrap();
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
         let words = code.split('"').filter(|word| {
             word.len() == 4
-                && word.starts_with(['P', 'R', 'V'])
+                && word.starts_with(['D', 'P', 'R', 'V'])
                 && word[1..].bytes().all(|byte| byte.is_ascii_digit())
         });
         found.extend(words.map(str::to_owned));
