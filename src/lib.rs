@@ -19,7 +19,7 @@
 //! | [`encoding`] | the arithmetic of quantized payloads, and which tensors make one |
 //! | [`package`] | the files of a standard package as types |
 //! | [`container`] | byte containers that several formats use |
-//! | [`format`] | one file or folder a format: bytes to a checkpoint |
+//! | [`mod@format`] | one file or folder a format: bytes to a checkpoint |
 //! | [`spec`] | the data files of the standard, parsed: roles, keys, architectures, mappings, tasks |
 //! | [`plan`] | checkpoint, config and spec to a complete plan, or to findings |
 //! | [`exec`] | a plan to bytes: gathered, hashed, written, compared |

@@ -7,7 +7,8 @@ use std::path::Path;
 fn code_map() -> Vec<String> {
     let text = fs::read_to_string(root().join("lib.rs")).unwrap();
     let rows = text.lines().filter_map(|line| line.strip_prefix("//! | [`"));
-    rows.filter_map(|row| Some(row.split_once("`]")?.0.to_owned())).collect()
+    rows.filter_map(|row| Some(row.split_once("`]")?.0.trim_start_matches("mod@").to_owned()))
+        .collect()
 }
 
 fn root() -> &'static Path {
@@ -113,6 +114,8 @@ fn no_model_is_named_in_the_source() {
     names.extend(spec.maps.values().map(|map| map.name.clone()));
     names.sort_unstable();
     names.dedup();
+    // A kind of state space has the name of the family it came with; it is a value of a key.
+    names.retain(|name| !spec.keys.iter().any(|key| key.words.contains(name)));
     assert!(5 < names.len());
     let mut wrong = Vec::new();
     for (name, text) in sources() {

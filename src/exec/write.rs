@@ -32,7 +32,7 @@ use crate::source::Source;
 const CHUNK_LEN: usize = 2 << 20;
 /// How many chunks are under way at once; times [`CHUNK_LEN`], the memory this module takes.
 const MAX_CHUNKS: usize = 16;
-/// The memory that [`write`] takes for bytes under way, whatever the model.
+/// The memory that [`fn@write`] takes for bytes under way, whatever the model.
 pub const PEAK_MEMORY: u64 = (CHUNK_LEN * MAX_CHUNKS) as u64;
 /// A piece at least this long is taken from the map; shorter ones are gathered in one buffer.
 const MIN_BORROWED_LEN: u64 = 64 << 10;
@@ -170,7 +170,7 @@ impl Plain<'_> {
     /// Writes `stem.safetensors` in the folder `dir`.
     ///
     /// # Errors
-    /// As of [`write`].
+    /// As of [`fn@write`].
     pub fn write(&self, source: &Source, dir: &Path, stem: &str) -> Result<Written> {
         let shards = shards(self.outputs, None, stem, "safetensors");
         let options = Options { n_threads: 1, hash_files: false, progress: &|_| () };

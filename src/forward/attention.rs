@@ -316,21 +316,25 @@ impl<'a, R: Real> Attention<'a, R> {
         x: &Array2<R>,
     ) -> Result<(Array2<R>, Array2<R>, Array2<R>)> {
         let Heads { q: n_heads, dim, v_dim, .. } = self.heads;
-        let map = |x: &Array2<R>, part: &str, width| {
-            self.params.linear(x, &format!("{name}.{part}"), width, Bias::Stored)
+        let map_with = |bias| {
+            move |x: &Array2<R>, part: &str, width| {
+                self.params.linear(x, &format!("{name}.{part}"), width, bias)
+            }
         };
+        // Only the maps from the stream to the compressed forms may have biases.
+        let (compress, map) = (map_with(self.qkv_bias), map_with(Bias::Is(false)));
         let norm = |part: &str, x: &Array2<R>| {
             latent.norm.apply(self.params, &format!("{name}.{part}"), x)
         };
         let q = if latent.q_rank == 0 {
             map(x, "q_proj", n_heads * dim)?
         } else {
-            let compressed = norm("q_a_norm", &map(x, "q_a_proj", latent.q_rank)?)?;
+            let compressed = norm("q_a_norm", &compress(x, "q_a_proj", latent.q_rank)?)?;
             map(&compressed, "q_b_proj", n_heads * dim)?
         };
-        let compressed = norm("kv_a_norm", &map(x, "kv_a_proj", latent.kv_rank)?)?;
+        let compressed = norm("kv_a_norm", &compress(x, "kv_a_proj", latent.kv_rank)?)?;
         let k_nope = map(&compressed, "k_b_proj", n_heads * latent.nope)?;
-        let k_rope = map(x, "k_rope_proj", latent.rope)?;
+        let k_rope = compress(x, "k_rope_proj", latent.rope)?;
         let v = map(&compressed, "v_b_proj", n_heads * v_dim)?;
         let mut k = Array2::zeros((x.nrows(), n_heads * dim));
         for head in 0..n_heads {

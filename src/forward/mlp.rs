@@ -87,8 +87,8 @@ enum Middle {
         alpha: f64,
         clamp: f64,
     },
-    /// `αp·x² + x/2` for x > 0, else `αn·(e^min(x, −1e-6) − 1 − x) + x/2`, with learned numbers
-    /// `αp = softplus(alpha_p)` and `αn = 1/2 + softplus(alpha_n)`.
+    /// `softplus(alpha_p)·x² + beta·x` for x > 0, else
+    /// `(beta + softplus(alpha_n))·(e^min(x, eps) − 1 − x) + beta·x`, by four numbers of the layer.
     Xielu {
         gated: bool,
     },
@@ -137,7 +137,7 @@ impl Mlp {
         name: &str,
         x: &Array2<R>,
         width: usize,
-        map: &dyn Fn(&Array2<R>, &str, usize) -> Result<Array2<R>>,
+        map: Map<'_, R>,
     ) -> Result<Array2<R>> {
         let mut up = map(x, "up_proj", width)?;
         let gate = || map(x, "gate_proj", width);
@@ -155,18 +155,19 @@ impl Mlp {
                 });
             }
             Middle::Xielu { gated } => {
+                let number = |part: &str| params.scalar::<R>(&format!("{name}.act.{part}"));
+                let (beta, eps) = (number("beta")?, number("eps")?);
                 let learned = |part: &str| -> Result<R> {
                     Ok(softplus(params.vector(&format!("{name}.act.{part}"), 1)?[0]))
                 };
-                let (half, eps) = (R::of(0.5), R::of(-1e-6));
-                let (positive, negative) = (learned("alpha_p")?, half + learned("alpha_n")?);
+                let (positive, negative) = (learned("alpha_p")?, beta + learned("alpha_n")?);
                 let xielu = |x: R| {
                     let curve = if x > R::zero() {
                         positive * x * x
                     } else {
                         negative * (x.min(eps).exp_m1() - x)
                     };
-                    curve + half * x
+                    curve + beta * x
                 };
                 if gated {
                     Zip::from(&mut up).and(&gate()?).for_each(|up, &gate| *up *= xielu(gate));
@@ -178,6 +179,9 @@ impl Mlp {
         map(&up, "down_proj", self.hidden)
     }
 }
+
+/// A linear map by the part of its name and the width of its result.
+type Map<'a, R> = &'a dyn Fn(&Array2<R>, &str, usize) -> Result<Array2<R>>;
 
 #[cfg(test)]
 mod tests {

@@ -164,7 +164,7 @@ impl<R: Real> Disentangled<R> {
         let (q, k) = if self.share_key {
             (("q_proj", q_bias), ("k_proj", k_bias))
         } else {
-            (("rel_q_proj", Bias::Stored), ("rel_k_proj", Bias::Stored))
+            (("rel_q_proj", q_bias), ("rel_k_proj", q_bias))
         };
         let map = |(name, bias)| params.linear(&self.table, &format!("{attn}.{name}"), width, bias);
         Ok(TableMaps {
@@ -214,7 +214,8 @@ impl<R: Real> Disentangled<R> {
             let exact_f = exact as f32;
             let ratio = (distance as f32 / exact_f).ln();
             let whole = ((self.max_distance as f32 - 1.0) / exact_f).ln();
-            distance = exact + (ratio / whole * (exact_f - 1.0)).ceil() as usize;
+            let further = (ratio / whole * (exact_f - 1.0)).ceil();
+            distance = exact.saturating_add(further as usize);
         }
         if j <= i {
             self.span.saturating_add(distance).min((2 * self.span).saturating_sub(1))

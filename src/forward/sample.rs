@@ -37,6 +37,16 @@ impl Inputs {
             Ok(keys.opt_count("max_positions")?.unwrap_or(LEN).clamp(1, LEN))
         };
         let vocab_size = encoder.count("vocab_size")?;
+        // Some poolings take the vector of the last end of a sequence.
+        let eos = match model.tokens.get("eos") {
+            Some(Value::List(eos)) => eos.first(),
+            eos => eos,
+        };
+        let end = |ids: &mut Vec<i64>| {
+            if let (Some(Value::Int(eos)), Some(last)) = (eos, ids.last_mut()) {
+                *last = *eos;
+            }
+        };
         let mut random = Random(1);
         let mut inputs = Inputs::default();
         let mel_bins = encoder.count("audio.mel_bins")?;
@@ -48,20 +58,15 @@ impl Inputs {
         } else {
             let len = len(encoder)?;
             let mut ids = random.ids(len, vocab_size);
-            // Some poolings take the vector of the last end of a sequence.
-            let eos = match model.tokens.get("eos") {
-                Some(Value::List(eos)) => eos.first(),
-                eos => eos,
-            };
-            if let (Some(Value::Int(eos)), Some(last)) = (eos, ids.last_mut()) {
-                *last = *eos;
-            }
+            end(&mut ids);
             inputs.input_ids = vec![ids];
             let n_types = encoder.count("type_vocab_size")?;
             inputs.token_type_ids = (0 < n_types).then(|| vec![random.ids(len, n_types)]);
         }
         if decoder.bool("cross_attention")? {
-            inputs.decoder_input_ids = Some(vec![random.ids(len(decoder)?, vocab_size)]);
+            let mut ids = random.ids(len(decoder)?, vocab_size);
+            end(&mut ids);
+            inputs.decoder_input_ids = Some(vec![ids]);
         }
         Ok(inputs)
     }

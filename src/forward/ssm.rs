@@ -246,8 +246,8 @@ impl Ssm {
         mut y: Array2<R>,
         norm_groups: usize,
     ) -> Result<Array2<R>> {
-        if norm_groups != 0 {
-            norm::rms(&mut y, self.inner / norm_groups, self.norm_eps);
+        if let Some(width) = self.inner.checked_div(norm_groups) {
+            norm::rms(&mut y, width, self.norm_eps);
             y *= &params.vector(&format!("{name}.norm.weight"), self.inner)?;
         }
         Ok(y)

@@ -154,6 +154,13 @@ impl<'a> Params<'a> {
         dims.collect::<Option<_>>().ok_or_else(|| broken(format!("`{name}` is too large")))
     }
 
+    /// A tensor without dimensions.
+    pub(super) fn scalar<R: Real>(&self, name: &str) -> Result<R> {
+        let stored = self.get(name)?;
+        check_shape(name, &stored, &[])?;
+        Ok(numbers(name, &stored, 0..1, 1)?[0])
+    }
+
     /// A vector of that many elements.
     pub(super) fn vector<R: Real>(&self, name: &str, len: usize) -> Result<Array1<R>> {
         let stored = self.get(name)?;

@@ -10,7 +10,7 @@ use crate::json::FLOAT_TAG;
 use crate::package::{Hparams, Value};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
-use crate::spec::expr::{Names, same};
+use crate::spec::expr::{MAX_LIST, Names, same};
 use crate::spec::hparams::{ProblemKind, StackNames};
 use crate::spec::map::{KeyRule, Map, Write};
 
@@ -203,7 +203,7 @@ impl Reader<'_> {
         if let Some((count, each)) = &rule.each {
             let count = count.eval_size(self)?;
             // A config may claim any number of layers.
-            if MAX_LIST < count {
+            if (MAX_LIST as u64) < count {
                 return Err(format!("a list of {count} entries, at most {MAX_LIST} are made"));
             }
             let entry = |i: u64| {
@@ -231,9 +231,6 @@ impl Reader<'_> {
         Err("it is not there, and no default is listed".to_owned())
     }
 }
-
-/// No list of a config is made longer than this: one entry a layer.
-const MAX_LIST: u64 = 100_000;
 
 /// The standard's value of a foreign one.
 fn read_value(rule: &KeyRule, foreign: &Json, names: &dyn Names) -> Result<Value, String> {

@@ -77,7 +77,7 @@ const FUNCTIONS: &[(&str, usize)] = &[
 ];
 
 /// No list is made longer than this: one entry a layer, and a config may claim any number.
-const MAX_LIST: usize = 100_000;
+pub const MAX_LIST: usize = 100_000;
 
 impl Expr {
     /// Parses an expression.
