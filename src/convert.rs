@@ -20,7 +20,9 @@ use crate::format::folder::{self, Opened};
 use crate::format::modules::{self, MODULES_FILE};
 use crate::format::safetensors;
 use crate::forward::{self, Inputs, Outputs, Planned};
-use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorFacts, needs_text};
+use crate::manifest::{
+    FileFacts, Manifest, ManifestInput, TensorFacts, is_tokenizer_file, needs_text,
+};
 use crate::package::{
     BUFFERS_FILE, Conformance, DenseStep, Dropped, Event, ForeignConfig, ForeignFile,
     ForeignTensor, Hparams, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE,
@@ -29,6 +31,8 @@ use crate::package::{
 use crate::plan::import::Import;
 use crate::plan::program::{Content, Make, Output, whole};
 use crate::plan::{self, Exactness, Facts, Step, Tensors, export, generic, import};
+use crate::rule::subject::{Stored, Subject};
+use crate::rule::{self, Selection};
 use crate::source::Source;
 use crate::spec::Spec;
 use crate::spec::map::Map;
@@ -390,12 +394,8 @@ pub(crate) fn canonical(
     model.hyperparameters = keys.hparams;
     model.tokens = keys.tokens;
     model.ties = ties;
-    model.conformance = if !tasks.is_empty() && has_tokenizer(opened) {
-        Conformance::Full
-    } else {
-        Conformance::Schema
-    };
     model.tasks = tasks;
+    model.conformance = claim(opened, request.spec, &model, &tensors, &mut findings);
     provenance.tensors = foreign;
     provenance.copies = copies;
     provenance.dropped = dropped;
@@ -404,10 +404,31 @@ pub(crate) fn canonical(
     Ok(Canonical { tensors, buffers, model, provenance, map, findings })
 }
 
-fn has_tokenizer(opened: &Opened) -> bool {
-    crate::manifest::TOKENIZER_FILES
-        .iter()
-        .any(|name| *name != "added_tokens.json" && opened.has(name))
+/// The level that a package may claim: as far as the rules go along.
+fn claim(
+    opened: &Opened,
+    spec: &Spec,
+    model: &Model,
+    tensors: &Tensors,
+    findings: &mut Vec<Diagnostic>,
+) -> Conformance {
+    let stored = tensors.outputs.iter().map(Stored::planned).collect();
+    let root = opened.source.root();
+    let subject = Subject::planned(spec, model.clone(), stored, root, opened.files.clone());
+    let verdict = rule::verdict(&subject, Conformance::Full, &Selection::default());
+    if verdict.reached == Some(Conformance::Full) {
+        return Conformance::Full;
+    }
+    // Without tokenizer or task a model is not meant to be more; where both are there, what is
+    // wrong with them has to be told.
+    let has_tokenizer = opened.files.iter().any(|file| is_tokenizer_file(&file.name));
+    if has_tokenizer && !model.tasks.is_empty() {
+        let wrong = verdict.findings.into_iter().filter(|found| found.level == Level::Error);
+        let told = wrong.map(|found| Diagnostic { level: Level::Warning, ..found });
+        findings.extend(told);
+    }
+    // The plan is complete, which is what the level below asks.
+    Conformance::Schema
 }
 
 /// The embedding task of a sentence-transformers folder.

@@ -225,20 +225,15 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
         }
     };
     let level = options.level.unwrap_or(examined.model.conformance);
-    let tensors = examined.tensors.outputs.into_iter().map(|output| Stored {
-        len: output.n_bytes(),
-        name: output.name,
-        dtype: output.dtype,
-        shape: output.shape,
-        file: String::new(),
-        start: 0,
-    });
-    let tensors = tensors.collect();
+    let tensors = examined.tensors.outputs.iter().map(Stored::planned).collect();
+    // What the conversion tells by rules that are applied here is not told twice.
+    let mut planned = examined.findings;
+    planned.retain(|finding| rule::rule(finding.rule).is_none_or(|rule| level < rule.level));
     let root = opened.source.root().to_owned();
     let mut subject = Subject::planned(spec, examined.model, tensors, &root, opened.files);
     subject.findings = noticed;
     let verdict = rule::verdict(&subject, level, options.selection);
-    Ok(report(Kind::Foreign, &subject, level, verdict, examined.findings, options))
+    Ok(report(Kind::Foreign, &subject, level, verdict, planned, options))
 }
 
 /// The report of a foreign checkpoint that there is no plan for.

@@ -6,9 +6,6 @@
 pub mod subject;
 pub mod vocabulary;
 
-#[cfg(test)]
-mod tests;
-
 use schemars::JsonSchema;
 use serde::Serialize;
 

@@ -22,6 +22,7 @@ use crate::package::{
     Conformance, Hparams, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE, SOURCE_SCHEMA,
     TENSORS_STEM, Value,
 };
+use crate::plan::program::Output;
 use crate::source::{FileId, Source};
 use crate::spec::Spec;
 use crate::spec::arch::{Arch, Expected};
@@ -80,6 +81,20 @@ pub struct Stored {
     pub start: u64,
     /// The number of its bytes.
     pub len: u64,
+}
+
+impl Stored {
+    /// A tensor that a plan would write.
+    pub fn planned(output: &Output) -> Stored {
+        Stored {
+            name: output.name.clone(),
+            dtype: output.dtype,
+            shape: output.shape.clone(),
+            file: String::new(),
+            start: 0,
+            len: output.n_bytes(),
+        }
+    }
 }
 
 /// What rules look at.
@@ -142,8 +157,7 @@ pub fn is_package(folder: &Path, files: &[FolderFile]) -> bool {
 }
 
 impl<'a> Subject<'a> {
-    /// Reads a package as far as it can be read: headers and JSON, and every byte where `deep`
-    /// says on how many threads, and who hears of the bytes done.
+    /// Reads a package as far as it can be read: headers and JSON.
     ///
     /// # Errors
     /// The system refuses to list the folder or to open a file.
@@ -271,7 +285,7 @@ impl<'a> Subject<'a> {
     /// Reads every byte of every file, for the rules that need them.
     ///
     /// # Errors
-    /// None of its own: what cannot be read is left out, and told of by other rules.
+    /// A tensor lies outside its file; what is known to do so is left out before.
     pub fn read_bytes(&mut self, n_threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
         let mut jobs = Vec::new();
         let mut owners = Vec::new();
@@ -417,10 +431,13 @@ impl<'a> Subject<'a> {
         Ok(hparams)
     }
 
-    /// The number of layers of a stack.
+    /// The number of layers that a stack stores.
     pub fn n_layers(hparams: &Hparams, stack: &str) -> Option<u64> {
-        let own = hparams.get(&format!("{stack}.num_layers"));
-        match own.or_else(|| hparams.get("num_layers")) {
+        // Where layers share their weights, fewer are stored than run.
+        let stated = ["num_stored_layers", "num_layers"]
+            .iter()
+            .find_map(|key| hparams.get(&format!("{stack}.{key}")).or_else(|| hparams.get(*key)));
+        match stated {
             Some(Value::Int(int)) => u64::try_from(*int).ok(),
             _ => None,
         }

@@ -44,5 +44,7 @@ fn danger(name: &str, head: &[u8]) -> Option<&'static str> {
     }
     // Documents and tokenizers may begin with any byte; only what claims to be weights is asked.
     let is_weights = matches!(end, "bin" | "pt" | "pth" | "ckpt");
-    (is_weights && pytorch::probe(head)).then_some("a pickle")
+    // Protocols 2 to 5 begin so; older ones have no mark.
+    let is_pickle = matches!(head, [0x80, 2..=5, ..]) || pytorch::probe(head);
+    (is_weights && is_pickle).then_some("a pickle")
 }

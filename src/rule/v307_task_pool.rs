@@ -14,7 +14,7 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-const POOLS: &[&str] = &["first", "last", "mean", "max", "pooler"];
+const POOLS: &[&str] = &["first", "last", "eos", "mean", "max", "pooler"];
 
 fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let model = subject.model()?;
@@ -41,6 +41,10 @@ fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             Some("last") if !matches!(model.tokens.get("pad"), Some(Value::Int(_))) => found.push(
                 about(format!("the task {id} takes the last position, and there is no `tokens.pad`"))
                     .help("in a padded batch nobody can tell which position is the last: say the id of the padding token in the source's config"),
+            ),
+            Some("eos") if matches!(model.tokens.get("eos"), None | Some(Value::Null)) => found.push(
+                about(format!("the task {id} takes the end of the text, and there is no `tokens.eos`"))
+                    .help("nobody can tell which position that is: say the id of the token in the source's config"),
             ),
             Some("pooler") if !present.contains("heads.pooler.dense.weight") => found.push(
                 about(format!("the task {id} takes the pooler, which is not stored"))

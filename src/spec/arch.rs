@@ -253,7 +253,9 @@ impl Spec {
             for template in &group.names {
                 let name = template.fill(&bindings)?;
                 let role = self.role(&name).ok_or_else(|| format!("`{name}` has no role"))?;
-                let shape = role.shape(&names)?;
+                // One group may name tensors of two stacks, each with its own hyperparameters.
+                let stack = role.stack.as_deref().or(names.stack);
+                let shape = role.shape(&StackNames { stack, ..names })?;
                 expected.push(Expected { name, shape, required: !group.optional });
             }
         }
