@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
@@ -34,6 +35,9 @@ const CHUNK_LEN: usize = 2 << 20;
 const MAX_CHUNKS: usize = 16;
 /// The memory that [`fn@write`] takes for bytes under way, whatever the model.
 pub const PEAK_MEMORY: u64 = (CHUNK_LEN * MAX_CHUNKS) as u64;
+/// After so many bytes of a file the disk is told to take them, while others are still hashed:
+/// what is left for the end is short then.
+const SYNC_LEN: u64 = 64 << 20;
 /// A piece at least this long is taken from the map; shorter ones are gathered in one buffer.
 const MIN_BORROWED_LEN: u64 = 64 << 10;
 /// The longest header that the reference reader takes (safetensors 0.8).
@@ -424,9 +428,16 @@ enum Work {
     HashTensors(Box<Hash>),
     HashFile(Box<Hash>),
     /// Both on one thread, which takes less time than one after the other, but more than both
-    /// on two threads.
+    /// on two threads: for where not every stage of a file has a thread of its own.
     HashBoth(Box<[Hash; 2]>),
-    Write(Option<File>),
+    Write(Option<Unsynced>),
+}
+
+/// A file that is being written.
+struct Unsynced {
+    file: File,
+    /// The bytes since it was last handed to be synced.
+    n_bytes: u64,
 }
 
 struct State<'p> {
@@ -457,7 +468,7 @@ impl<'p> Pipeline<'p, '_> {
             let mut work = vec![Work::Write(None)];
             if !self.options.hash_files {
                 work.push(Work::HashTensors(Box::default()));
-            } else if n_lanes == n_threads {
+            } else if n_threads < 3 * n_lanes {
                 work.push(Work::HashBoth(Box::default()));
             } else {
                 work.extend([Work::HashTensors(Box::default()), Work::HashFile(Box::default())]);
@@ -477,10 +488,13 @@ impl<'p> Pipeline<'p, '_> {
         });
         let changed = Condvar::new();
         std::thread::scope(|scope| {
+            let (sync, written) = mpsc::channel();
+            scope.spawn(|| sync_each(written, &state));
             for _ in 1..n_threads {
-                scope.spawn(|| self.work(&state, &changed));
+                let sync = sync.clone();
+                scope.spawn(|| self.work(&state, &changed, sync));
             }
-            self.work(&state, &changed);
+            self.work(&state, &changed, sync);
         });
         let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = state.error {
@@ -501,7 +515,7 @@ impl<'p> Pipeline<'p, '_> {
     }
 
     /// Does what is ready until nothing is left, or until one of the threads fails.
-    fn work(&self, state: &Mutex<State<'p>>, changed: &Condvar) {
+    fn work(&self, state: &Mutex<State<'p>>, changed: &Condvar, sync: Sender<File>) {
         struct Abandon<'s, 'p>(&'s Mutex<State<'p>>, &'s Condvar);
         impl Drop for Abandon<'_, '_> {
             fn drop(&mut self) {
@@ -526,7 +540,7 @@ impl<'p> Pipeline<'p, '_> {
                 continue;
             };
             drop(guard);
-            guard = self.perform(job, state);
+            guard = self.perform(job, state, &sync);
             changed.notify_all();
         }
     }
@@ -664,7 +678,12 @@ impl<'p> Pipeline<'p, '_> {
     }
 
     /// Does a job without holding the lock, then notes what came of it.
-    fn perform<'s>(&self, job: Job<'p>, state: &'s Mutex<State<'p>>) -> MutexGuard<'s, State<'p>> {
+    fn perform<'s>(
+        &self,
+        job: Job<'p>,
+        state: &'s Mutex<State<'p>>,
+        sync: &Sender<File>,
+    ) -> MutexGuard<'s, State<'p>> {
         match job {
             Job::Make { lane, number, chunk, mut buffer } => {
                 let losses = self.make(&chunk, &mut buffer);
@@ -709,7 +728,7 @@ impl<'p> Pipeline<'p, '_> {
                             file_hash = Some((chunk.file, file.finish()));
                         }
                     }
-                    Work::Write(file) => result = self.write(file, &chunk, slice),
+                    Work::Write(file) => result = self.write(file, &chunk, slice, sync),
                 }
                 drop(bytes);
                 let mut guard = lock(state);
@@ -782,14 +801,28 @@ impl<'p> Pipeline<'p, '_> {
         }
     }
 
-    fn write(&self, file: &mut Option<File>, chunk: &Chunk, bytes: &[u8]) -> Result<()> {
+    fn write(
+        &self,
+        file: &mut Option<Unsynced>,
+        chunk: &Chunk,
+        bytes: &[u8],
+        sync: &Sender<File>,
+    ) -> Result<()> {
         let path = self.dir.join(&self.shards[chunk.file].name);
         if chunk.pieces.is_empty() {
             let created = File::options().write(true).create_new(true).open(&path);
-            *file = Some(created.map_err(|err| Error::io(&path, "create", err))?);
+            let created = created.map_err(|err| Error::io(&path, "create", err))?;
+            *file = Some(Unsynced { file: created, n_bytes: 0 });
         }
         let open = file.as_mut().expect("a header comes before all other chunks of its file");
-        open.write_all(bytes).map_err(|err| Error::io(&path, "write", err))?;
+        open.file.write_all(bytes).map_err(|err| Error::io(&path, "write", err))?;
+        open.n_bytes += bytes.len() as u64;
+        if SYNC_LEN <= open.n_bytes {
+            open.n_bytes = 0;
+            let file = open.file.try_clone().map_err(|err| Error::io(&path, "write", err))?;
+            // The other end waits for as long as there is a sender.
+            let _ = sync.send(file);
+        }
         if !chunk.pieces.is_empty() {
             let n_bytes: usize = chunk.pieces.iter().map(Piece::len).sum();
             (self.options.progress)(n_bytes as u64);
@@ -798,6 +831,16 @@ impl<'p> Pipeline<'p, '_> {
             *file = None;
         }
         Ok(())
+    }
+}
+
+/// Syncs files as they grow. An error is told here or never: the system reports it once.
+fn sync_each(files: Receiver<File>, state: &Mutex<State<'_>>) {
+    for file in files {
+        if let Err(err) = file.sync_data() {
+            let message = format!("cannot write to the disk: {err}");
+            lock(state).error.get_or_insert(Error::new(ErrorKind::Io, message));
+        }
     }
 }
 
