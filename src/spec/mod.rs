@@ -17,6 +17,7 @@ pub mod template;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use rayon::prelude::*;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -124,22 +125,27 @@ impl Spec {
             .map_err(|why| bad("encodings.toml", &why))?;
         let (keys, witnesses) = hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
 
-        let mut archs = BTreeMap::new();
-        for id in &head.architectures {
-            let arch = arch::resolve(id, &|id| parse(&files, &format!("arch/{id}.toml")))?;
-            archs.insert(id.clone(), arch);
-        }
+        // Files extend each other, so that each is parsed once, and used often.
+        let parsed = parse_below(&files, "arch/");
+        let load = |id: &str| load(&parsed, &format!("arch/{id}.toml"));
+        let archs: BTreeMap<String, Arch> = head
+            .architectures
+            .par_iter()
+            .map(|id| Ok((id.clone(), arch::resolve(id, &load)?)))
+            .collect::<Result<_>>()?;
         let mut maps = BTreeMap::new();
         for (format, names) in &head.maps {
-            for name in names {
-                let load = |name: &str| parse(&files, &format!("map/{format}/{name}.toml"));
+            let parsed = parse_below(&files, &format!("map/{format}/"));
+            let load = |name: &str| self::load(&parsed, &format!("map/{format}/{name}.toml"));
+            let resolve = |name: &String| {
                 let map = map::resolve(format, name, &load)?;
                 if !archs.contains_key(&map.arch) {
                     let why = format!("there is no architecture {:?}", map.arch);
                     return Err(bad(&format!("map/{format}/{name}.toml"), &why));
                 }
-                maps.insert((format.clone(), name.clone()), map);
-            }
+                Ok(((format.clone(), name.clone()), map))
+            };
+            maps.extend(names.par_iter().map(resolve).collect::<Result<Vec<_>>>()?);
         }
 
         let mut hasher = Sha256::new();
@@ -209,6 +215,28 @@ fn parse<T: serde::de::DeserializeOwned>(
     name: &str,
 ) -> Result<T> {
     toml::from_str(file(files, name)?).map_err(|err| bad(name, &err.to_string()))
+}
+
+/// The parsed files of a folder by path. What is wrong with one matters to those that use it.
+type Parsed<T> = BTreeMap<String, std::result::Result<T, String>>;
+
+fn parse_below<T: serde::de::DeserializeOwned + Send>(
+    files: &BTreeMap<String, String>,
+    folder: &str,
+) -> Parsed<T> {
+    let below: Vec<_> = files.iter().filter(|(name, _)| name.starts_with(folder)).collect();
+    let parse = |(name, text): (&String, &String)| {
+        (name.clone(), toml::from_str(text).map_err(|err| err.to_string()))
+    };
+    below.into_par_iter().map(parse).collect()
+}
+
+fn load<T: Clone>(parsed: &Parsed<T>, name: &str) -> Result<T> {
+    match parsed.get(name) {
+        Some(Ok(file)) => Ok(file.clone()),
+        Some(Err(why)) => Err(bad(name, why)),
+        None => Err(bad(name, "is missing")),
+    }
 }
 
 fn bad(name: &str, why: &str) -> Error {
