@@ -13,7 +13,6 @@ use crate::checkpoint::{Checkpoint, DType, Tensor};
 use crate::diagnostic::{Diagnostic, Level};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::compare::{Operand, digests, first_difference};
-use crate::exec::kernel::Loss;
 use crate::exec::staging::{Staging, free_space};
 use crate::exec::write::{self, Container, Written};
 use crate::format::folder::{self, Opened};
@@ -25,7 +24,7 @@ use crate::manifest::{
 };
 use crate::package::{
     BUFFERS_FILE, Conformance, DenseStep, Dropped, Event, ForeignConfig, ForeignFile,
-    ForeignTensor, Hparams, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE,
+    ForeignTensor, Hparams, Loss, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE,
     SOURCE_SCHEMA, TENSORS_STEM, Task, Value,
 };
 use crate::plan::import::Import;
@@ -328,6 +327,7 @@ pub(crate) fn canonical(
         tensors: Vec::new(),
         copies: Vec::new(),
         dropped: Vec::new(),
+        losses: BTreeMap::new(),
         files: files.collect(),
         config: config_text.map(|text| ForeignConfig { path: CONFIG_FILE.to_owned(), text }),
     };
@@ -539,14 +539,7 @@ fn repack(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Rep
     if let Some(kept) = read_buffers(opened)? {
         buffers = generic_copies(&kept)?;
     }
-    let files = opened.files.iter().map(|file| file.name.clone());
-    let own = [MODEL_FILE, MANIFEST_FILE, SOURCE_FILE, BUFFERS_FILE];
-    let carried = files.filter(|name| {
-        !own.contains(&name.as_str())
-            && !opened.weights.contains(name)
-            && !name.ends_with(".index.json")
-    });
-    let carried = carried.collect();
+    let carried = beside_package(opened);
     let mut report = report(opened, request, &tensors, carried, Vec::new());
     report.architecture.clone_from(&model.architecture);
     report.conformance = Some(model.conformance);
@@ -636,7 +629,13 @@ fn write_package(
     }
     if let Some(provenance) = package.provenance {
         // What says where a package came from is no part of what it is.
-        write_file(&folder.join(SOURCE_FILE), json_text(provenance).as_bytes())?;
+        let mut provenance = provenance.clone();
+        for tensor in &report.tensors {
+            if let Some(loss) = &tensor.loss {
+                provenance.losses.entry(tensor.step.name.clone()).or_default().add(loss);
+            }
+        }
+        write_file(&folder.join(SOURCE_FILE), json_text(&provenance).as_bytes())?;
     }
     files.sort_by(|left, right| left.0.cmp(&right.0));
     let tensors = package.tensors.outputs.iter().zip(&written.tensors);
@@ -729,6 +728,18 @@ fn carry(opened: &Opened, folder: &Path, name: &str) -> Result<Carried> {
     write_file(&path, bytes)?;
     let text = needs_text(name).then(|| bytes.to_vec());
     Ok((bytes.len() as u64, Sha256::digest(bytes).into(), text))
+}
+
+/// The files of a package that were carried over when it was made.
+fn beside_package(opened: &Opened) -> Vec<String> {
+    let own = [MODEL_FILE, MANIFEST_FILE, SOURCE_FILE, BUFFERS_FILE];
+    let names = opened.files.iter().map(|file| &file.name);
+    let carried = names.filter(|name| {
+        !own.contains(&name.as_str())
+            && !opened.weights.contains(name)
+            && !name.ends_with(".index.json")
+    });
+    carried.cloned().collect()
 }
 
 /// The files beside the weights: those that are carried over, and those that are left behind.
@@ -947,15 +958,7 @@ fn export_plan(
         buffers = read_buffers(opened)?;
         canonical_tensors = Tensors::of_checkpoint(&opened.checkpoint)?;
         findings = Vec::new();
-        let own = [MODEL_FILE, MANIFEST_FILE, SOURCE_FILE, BUFFERS_FILE];
-        let names = opened.files.iter().map(|file| file.name.clone());
-        carried = names
-            .filter(|name| {
-                !own.contains(&name.as_str())
-                    && !opened.weights.contains(name)
-                    && !name.ends_with(".index.json")
-            })
-            .collect();
+        carried = beside_package(opened);
         left = Vec::new();
     } else {
         // A cast belongs to the tensors that are written, not to those in between.
@@ -1204,7 +1207,7 @@ fn compare_all(
     let wanted = digests_of(&opened.source, &originals, request)?;
     let found = digests_of(back_source, back, request)?;
     let mut verified = Verified { equal: 0, changed: 0 };
-    for (index, (name, hash)) in wanted.iter().enumerate() {
+    for (name, hash) in &wanted {
         match found.get(name) {
             Some(back) if back == hash => verified.equal += 1,
             _ if changed.contains(name.as_str()) || lost(name) => verified.changed += 1,
@@ -1226,7 +1229,6 @@ fn compare_all(
                 return Err(round_trip_error(name, &format!("comes back changed{place}")).into());
             }
             None => {
-                debug_assert!(index < wanted.len());
                 return Err(round_trip_error(name, "does not come back").into());
             }
         }
@@ -1309,11 +1311,6 @@ fn round_trip_error(name: &str, what: &str) -> Diagnostic {
     Diagnostic::error("P021", format!("the way back fails: `{name}` {what}"))
         .tensor(name)
         .help("nothing was written; please report the mapping with this message")
-}
-
-/// The most severe level among findings.
-pub fn worst(findings: &[Diagnostic]) -> Option<Level> {
-    findings.iter().map(|finding| finding.level).max()
 }
 
 /// A size of the command line: `5GB`, `500MB`, `1GiB`, or bytes.

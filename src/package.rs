@@ -201,11 +201,41 @@ pub struct Provenance {
     /// Foreign tensors that the standard does not store.
     #[serde(default)]
     pub dropped: Vec<Dropped>,
+    /// What value ops and casts changed, by canonical name; tensors that were only moved have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub losses: BTreeMap<String, Loss>,
     /// The foreign files.
     pub files: Vec<ForeignFile>,
     /// The foreign config, verbatim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<ForeignConfig>,
+}
+
+/// What value ops and casts did to the elements of one tensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Loss {
+    /// How many elements there are.
+    pub elements: u64,
+    /// How many have other bits after the ops and their inverses.
+    pub changed: u64,
+    /// How many became infinite.
+    pub infinities: u64,
+    /// How many became NaN.
+    pub nans: u64,
+    /// The largest relative difference of a value that came back changed, over finite values.
+    pub max_relative_error: f64,
+}
+
+impl Loss {
+    /// Adds what happened to other elements.
+    pub fn add(&mut self, other: &Loss) {
+        self.elements += other.elements;
+        self.changed += other.changed;
+        self.infinities += other.infinities;
+        self.nans += other.nans;
+        self.max_relative_error = self.max_relative_error.max(other.max_relative_error);
+    }
 }
 
 /// The mapping that a package was made by.

@@ -69,3 +69,22 @@ fn a_bad_input_leaves_nothing_behind() {
         assert_eq!(left.len(), 1, "{name}: {left:?}");
     }
 }
+
+#[test]
+fn what_a_cast_changed_stands_in_the_source() {
+    let scratch = tempfile::tempdir().unwrap();
+    let to = scratch.path().join("narrow");
+    converted(&demo("v1"), &to, &["--dtype", "bf16", "--lossy"]);
+    let text = fs::read_to_string(to.join("source.json")).unwrap();
+    let source: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let loss = &source["losses"]["embed.tokens.weight"];
+    assert_eq!(loss["elements"], 99 * 24);
+    // Noise of 24 bits in 8: hardly a value stays.
+    assert!(2000 < loss["changed"].as_u64().unwrap(), "{loss}");
+    assert_eq!(loss["infinities"], 0);
+
+    let to = scratch.path().join("plain");
+    converted(&demo("v1"), &to, &[]);
+    let text = fs::read_to_string(to.join("source.json")).unwrap();
+    assert!(!text.contains("losses"));
+}

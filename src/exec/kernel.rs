@@ -5,43 +5,11 @@
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use schemars::JsonSchema;
-use serde::Serialize;
 
 use crate::checkpoint::DType;
 use crate::error::{Error, Result};
+use crate::package::Loss;
 use crate::plan::program::Kernel;
-
-/// What the kernels of one output did to its elements.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
-pub struct Loss {
-    /// How many elements there are.
-    pub elements: u64,
-    /// How many have other bits after the kernels and their inverses.
-    pub changed: u64,
-    /// How many became infinite.
-    pub infinities: u64,
-    /// How many became NaN.
-    pub nans: u64,
-    /// The largest relative difference of a value that came back changed, over finite values.
-    pub max_relative_error: f64,
-}
-
-impl Loss {
-    /// Adds what happened to other elements.
-    pub fn add(&mut self, other: &Loss) {
-        self.elements += other.elements;
-        self.changed += other.changed;
-        self.infinities += other.infinities;
-        self.nans += other.nans;
-        self.max_relative_error = self.max_relative_error.max(other.max_relative_error);
-    }
-
-    /// Whether every element comes back bit for bit.
-    pub fn is_lossless(&self) -> bool {
-        self.changed == 0
-    }
-}
 
 /// A chain of kernels between two float dtypes, with its inverse.
 pub struct Chain {

@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use super::gather::Gather;
-use super::kernel::{Chain, Loss};
+use super::kernel::Chain;
 use super::make::Made;
 use crate::error::{Error, ErrorKind, Result};
+use crate::package::Loss;
 use crate::plan::program::{Content, Input, Output};
 use crate::source::Source;
 

@@ -8,13 +8,14 @@ use sha2::{Digest, Sha256};
 
 use super::compare::{Operand, digest, digests, first_difference};
 use super::hash::{Hash, update_both};
-use super::kernel::{Chain, Loss};
+use super::kernel::Chain;
 use super::make::Made;
 use super::produce::Producer;
 use super::staging::{Staging, free_space};
 use super::write::{Container, Options, Shard, Written, shards, write};
 use crate::checkpoint::{DType, Payload, Tensor, View, n_elements};
 use crate::error::{ErrorKind, Result};
+use crate::package::Loss;
 use crate::plan::program::{
     Content, Copy, Dim, Input, Kernel, Make, Output, Program, Recipe, whole,
 };

@@ -20,12 +20,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use serde_json::json;
 
 use super::hash::{Hash, update_both};
-use super::kernel::Loss;
 use super::produce::Producer;
 use crate::checkpoint::{DType, Encoding};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::gguf;
 use crate::metadata::Metadata;
+use crate::package::Loss;
 use crate::plan::program::{Input, Output};
 use crate::source::Source;
 
