@@ -359,6 +359,13 @@ pub(crate) fn canonical(
         return Ok(Canonical { tensors, buffers, model, provenance, map: None, findings });
     }
     let Some(config) = config else {
+        let format = opened.checkpoint.format;
+        if !opened.checkpoint.typed_metadata.is_empty() {
+            let message = format!("no mapping leads from {format} to the standard yet");
+            return Err(Diagnostic::error("P001", message)
+                .help("keep names and bytes with --generic; `llmstd inspect` shows what is inside")
+                .into());
+        }
         let message = "there is no config.json beside the weights, and nothing else says which \
                        architecture they are of";
         return Err(Diagnostic::error("P001", message)

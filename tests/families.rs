@@ -149,3 +149,34 @@ fn every_family_goes_there_and_back() {
         failed.join("\n")
     );
 }
+
+/// A mapping without a checkpoint that transformers made is a claim, not a support.
+#[test]
+fn every_mapping_has_a_fixture() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let mut configs = Vec::new();
+    for folder in ["families", "hf"] {
+        for entry in fs::read_dir(root.join(folder)).unwrap() {
+            let case = entry.unwrap().path();
+            let config = ["config.json", "src/config.json"].map(|name| case.join(name));
+            let text = config.iter().find_map(|path| fs::read_to_string(path).ok());
+            configs
+                .extend(text.map(|text| serde_json::from_str::<serde_json::Value>(&text).unwrap()));
+        }
+    }
+    assert!(60 <= configs.len());
+    let spec = Spec::current();
+    let none = spec.maps.values().filter(|map| map.format == "hf").filter(|map| {
+        !configs.iter().any(|config| {
+            map.matches.iter().all(|(key, words)| {
+                let stated = config.get(key).map(|word| match word {
+                    serde_json::Value::String(word) => word.clone(),
+                    other => other.to_string(),
+                });
+                stated.is_some_and(|stated| words.contains(&stated))
+            })
+        })
+    });
+    let none: Vec<&str> = none.map(|map| map.name.as_str()).collect();
+    assert!(none.is_empty(), "no fixture of {}", none.join(", "));
+}
