@@ -47,6 +47,22 @@ pub struct Diagnostic {
     pub help: Option<String>,
 }
 
+/// Why a checkpoint was refused, as `--format json` prints it.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Refusal {
+    /// `llmstd.refusal/1`.
+    pub schema: &'static str,
+    /// What keeps it from being put in the standard's terms.
+    pub findings: Vec<Diagnostic>,
+}
+
+impl Refusal {
+    /// A refusal for these reasons.
+    pub fn new(findings: Vec<Diagnostic>) -> Refusal {
+        Refusal { schema: "llmstd.refusal/1", findings }
+    }
+}
+
 impl Diagnostic {
     /// Makes an error.
     pub fn error(rule: &'static str, message: impl Into<String>) -> Diagnostic {

@@ -4,6 +4,7 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::convert::Report;
+use crate::diagnostic::Refusal;
 use crate::diff::Diff;
 use crate::inspect::Inspection;
 use crate::manifest::Manifest;
@@ -21,6 +22,7 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("inspect", of::<Inspection>()),
         ("manifest", of::<Manifest>()),
         ("model", of::<Model>()),
+        ("refusal", of::<Refusal>()),
         ("run", of::<run::Report>()),
         ("source", of::<Provenance>()),
         ("spec-check", of::<Checked>()),

@@ -99,6 +99,8 @@ fn what_is_written_and_printed_keeps_the_schemas() {
     for path in [out.as_str(), "fixtures/hf/bert-maskedlm/src", "fixtures/hf/st-dense/src"] {
         check("run", &printed(&[&["run", path], &ids[..]].concat()));
     }
+    let narrow = ["convert", "fixtures/hf/llama-tied/src", &at("refused"), "--dtype", "bf16"];
+    check("refusal", &printed(&narrow));
     check("spec-list", &printed(&["spec", "list"]));
     check("spec-check", &printed(&["spec", "check", "spec/1.0"]));
 }

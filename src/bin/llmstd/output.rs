@@ -5,11 +5,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use llmstd::diagnostic::{Diagnostic, Level};
+use llmstd::diagnostic::{Diagnostic, Level, Refusal};
 use llmstd::spec::Spec;
 use serde::Serialize;
 
-use crate::Global;
+use crate::{Format, Global};
 
 /// Prints a result. A reader that went away is no error.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
@@ -53,12 +53,21 @@ pub(crate) fn findings(findings: &[Diagnostic], global: &Global) -> String {
 /// Findings that kept the work from being done, and the exit code for them.
 pub(crate) fn refuse(findings: &[Diagnostic], global: &Global) -> anyhow::Result<ExitCode> {
     let n_errors = findings.iter().filter(|finding| finding.level == Level::Error).count();
-    let text = self::findings(findings, global);
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    tell(findings, global)?;
     let s = if n_errors == 1 { "" } else { "s" };
     anyhow::bail!(
         "the conversion is not possible as it stands: {n_errors} finding{s}, nothing was written"
     )
+}
+
+/// Tells why a checkpoint is refused: people on stderr, programs on stdout.
+fn tell(findings: &[Diagnostic], global: &Global) -> anyhow::Result<()> {
+    if global.format == Format::Json {
+        return print_json(&Refusal::new(findings.to_vec()));
+    }
+    let text = self::findings(findings, global);
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+    Ok(())
 }
 
 /// Findings that keep a checkpoint from being put in the standard's terms.
@@ -67,8 +76,7 @@ pub(crate) fn unfit(
     findings: &[Diagnostic],
     global: &Global,
 ) -> anyhow::Result<ExitCode> {
-    let text = self::findings(findings, global);
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    tell(findings, global)?;
     anyhow::bail!(
         "{}: does not fit its architecture; --generic takes it under its own names",
         path.display()
