@@ -32,6 +32,7 @@
 //! | [`subject`] | any input in the terms of a manifest |
 //! | [`diff`] | what changed between two versions, and whom it breaks |
 //! | [`inspect`] | what a checkpoint is, from its headers |
+//! | [`kit`] | tools on the data files: names, tiny checkpoints, checks, drafts |
 //! | [`schema`] | the JSON Schemas of what is written and printed |
 //! | [`report`] | results to text |
 //!
@@ -69,6 +70,7 @@ pub mod forward;
 pub mod hex;
 pub mod inspect;
 pub mod json;
+pub mod kit;
 pub mod manifest;
 pub mod metadata;
 pub mod package;

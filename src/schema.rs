@@ -7,6 +7,8 @@ use crate::convert::Report;
 use crate::diagnostic::Refusal;
 use crate::diff::Diff;
 use crate::inspect::Inspection;
+use crate::kit::draft::Draft;
+use crate::kit::names::NameMap;
 use crate::manifest::Manifest;
 use crate::package::{Model, Provenance};
 use crate::run;
@@ -27,6 +29,8 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("source", of::<Provenance>()),
         ("spec-check", of::<Checked>()),
         ("spec-list", of::<Listing>()),
+        ("spec-map", of::<NameMap>()),
+        ("spec-new-arch", of::<Draft>()),
         ("validate", of::<Validation>()),
     ]
 }

@@ -880,7 +880,7 @@ fn beyond_last_layer(map: &Map, name: &str, hparams: &Hparams) -> Option<(u64, u
 ///
 /// # Errors
 /// A number it needs has no value, or the mapping names a recipe that does not exist.
-pub(super) fn make(rule: &MakeRule, dtype: DType, names: &dyn Names) -> Result<Make, String> {
+pub(crate) fn make(rule: &MakeRule, dtype: DType, names: &dyn Names) -> Result<Make, String> {
     let shape = rule.shape.iter().map(|dim| dim.eval_size(names)).collect::<Result<_, _>>()?;
     let float = |expr: &Option<crate::spec::expr::Expr>, what: &str| -> Result<f64, String> {
         let expr = expr.as_ref().ok_or_else(|| format!("it has no `{what}`"))?;

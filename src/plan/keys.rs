@@ -462,7 +462,7 @@ fn write_value(rule: &KeyRule, value: &Value, names: &dyn Names) -> Result<Json,
     }
 }
 
-fn set(config: &mut Json, path: &str, value: Json) {
+pub(crate) fn set(config: &mut Json, path: &str, value: Json) {
     let (first, rest) = match path.split_once('.') {
         Some((first, rest)) => (first, Some(rest)),
         None => (path, None),
@@ -479,7 +479,7 @@ fn set(config: &mut Json, path: &str, value: Json) {
     }
 }
 
-fn remove(config: &mut Json, path: &str) {
+pub(crate) fn remove(config: &mut Json, path: &str) {
     let Json::Object(object) = config else { return };
     match path.split_once('.') {
         None => {

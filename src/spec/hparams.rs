@@ -212,7 +212,8 @@ impl Key {
         (!right).then(|| self.wanted())
     }
 
-    fn wanted(&self) -> String {
+    /// What its values are, in words.
+    pub fn wanted(&self) -> String {
         let kind = match self.kind {
             Kind::Count => "an integer of at least 0".to_owned(),
             Kind::Float => "a number".to_owned(),

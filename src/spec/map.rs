@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::expr::Expr;
 use super::template::Template;
@@ -93,7 +94,7 @@ pub enum Each {
 }
 
 /// An operation of the way in; the way out inverts it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Op {
     /// Permutes the axes; swaps the last two if none are given; leaves 1-D tensors alone.

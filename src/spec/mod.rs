@@ -113,7 +113,7 @@ impl Spec {
         Spec::from_files(files).map_err(|err| err.in_file(dir))
     }
 
-    fn from_files(files: BTreeMap<String, String>) -> Result<Spec> {
+    pub(crate) fn from_files(files: BTreeMap<String, String>) -> Result<Spec> {
         let head: SpecFile = parse(&files, "spec.toml")?;
         let roles =
             roles::parse(file(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why))?;

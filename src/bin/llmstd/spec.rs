@@ -1,13 +1,19 @@
 //! `llmstd spec`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use llmstd::convert::Failure;
+use llmstd::exec::staging::Staging;
+use llmstd::format::folder;
+use llmstd::kit::names::NameMap;
 use llmstd::spec::Spec;
 use llmstd::spec::listing::Checked;
+use llmstd::spec::map::Map;
 
 use crate::{Format, Global, output};
 
@@ -18,11 +24,14 @@ Examples:
   llmstd spec list
   llmstd spec show llama
   llmstd spec check ./spec/1.0
+  llmstd spec map llama --format json
+  llmstd spec sample llama ./tiny-llama
+  llmstd spec new-arch ./checkpoint --name newfamily --out ./spec-new
   llmstd spec export ./spec-1.0
 
 Exit status:
   0  nothing is wrong
-  1  `check` found something
+  1  `check` found something, or a draft is not whole yet
   2  it could not be done")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -37,6 +46,50 @@ enum Command {
     Show {
         /// An architecture, a mapping, or a file
         name: String,
+    },
+    /// Print a mapping as names: foreign, standard, and what happens between them
+    Map {
+        /// An architecture or a mapping, `llama`
+        name: String,
+        /// A checkpoint, or a config.json: print the names themselves
+        path: Option<PathBuf>,
+        /// The format of the mapping
+        #[arg(long, default_value = "hf", value_name = "FORMAT")]
+        map: String,
+    },
+    /// Make a tiny synthetic checkpoint in a foreign layout from the mapping itself
+    Sample {
+        /// An architecture or a mapping, `llama`
+        name: String,
+        /// The folder to write; it must not exist
+        out: PathBuf,
+        /// The format of the mapping
+        #[arg(long, default_value = "hf", value_name = "FORMAT")]
+        map: String,
+        /// A config of any size to begin with; its sizes are made small
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Which of the samples that together use every rule, from 0; `all` writes each into a
+        /// folder of its own
+        #[arg(long, default_value = "0", value_name = "N|all")]
+        variant: String,
+    },
+    /// Draft an architecture and a mapping from a checkpoint's headers and config
+    NewArch {
+        /// The checkpoint
+        checkpoint: PathBuf,
+        /// The name of the new architecture
+        #[arg(long)]
+        name: String,
+        /// The architecture to begin with; else the closest one
+        #[arg(long, value_name = "ARCH")]
+        from: Option<String>,
+        /// The folder to write, the standard with the draft in it; it must not exist
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// The format of the mapping
+        #[arg(long, default_value = "hf", value_name = "FORMAT")]
+        map: String,
     },
     /// Check data files: every rule, every architecture, every mapping
     Check {
@@ -54,6 +107,13 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::List => list(&output::spec(global)?, global)?,
         Command::Show { name } => show(&output::spec(global)?, name)?,
+        Command::Map { name, path, map } => names(name, path.as_deref(), map, global)?,
+        Command::Sample { name, out, map, config, variant } => {
+            return sample(name, out, map, config.as_deref(), variant, global);
+        }
+        Command::NewArch { checkpoint, name, from, out, map } => {
+            return new_arch(checkpoint, name, from.as_deref(), out, map, global);
+        }
         Command::Check { dir } => return check(dir, global),
         Command::Export { dir } => export(&output::spec(global)?, dir, global)?,
     }
@@ -88,7 +148,7 @@ fn show(spec: &Spec, name: &str) -> anyhow::Result<()> {
 
 fn check(dir: &Path, global: &Global) -> anyhow::Result<ExitCode> {
     let problems = match Spec::from_dir(dir) {
-        Ok(spec) => spec.check(),
+        Ok(spec) => llmstd::kit::check::check(&spec),
         // A file that does not keep its form is what `check` is for; a folder that is not there
         // is not.
         Err(err) if err.kind() == llmstd::error::ErrorKind::Io => return Err(err.into()),
@@ -107,9 +167,125 @@ fn check(dir: &Path, global: &Global) -> anyhow::Result<ExitCode> {
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
+fn find<'a>(spec: &'a Spec, format: &str, name: &str) -> anyhow::Result<&'a Map> {
+    llmstd::kit::names::find(spec, format, name).map_err(anyhow::Error::msg)
+}
+
+fn read_json(path: &Path) -> anyhow::Result<serde_json::Value> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{} is no JSON", path.display()))
+}
+
+fn names(name: &str, path: Option<&Path>, format: &str, global: &Global) -> anyhow::Result<()> {
+    let spec = output::spec(global)?;
+    let map = find(&spec, format, name)?;
+    let mut names = NameMap::of(map);
+    if let Some(path) = path {
+        let given = if path.extension().is_some_and(|end| end == "json") {
+            names.with_names(&spec, map, &read_json(path)?, None)
+        } else {
+            let mut opened = folder::open(path)?;
+            let config = opened.json("config.json")?;
+            let config =
+                config.with_context(|| format!("{} has no config.json", path.display()))?;
+            let present =
+                opened.checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+            names.with_names(&spec, map, &config, Some(&present))
+        };
+        names = match given {
+            Ok(names) => names,
+            Err(findings) => return output::unfit(path, &findings, global).map(drop),
+        };
+    }
+    match global.format {
+        Format::Json => output::print_json(&names),
+        Format::Text => output::print(&names.to_text()),
+    }
+}
+
+fn sample(
+    name: &str,
+    out: &Path,
+    format: &str,
+    config: Option<&Path>,
+    variant: &str,
+    global: &Global,
+) -> anyhow::Result<ExitCode> {
+    let spec = output::spec(global)?;
+    let map = find(&spec, format, name)?;
+    let config = config.map(read_json).transpose()?;
+    let samples = llmstd::kit::sample::samples(&spec, map, config.as_ref())?;
+    let chosen: Vec<usize> = match variant {
+        "all" => (0..samples.len()).collect(),
+        n => vec![n.parse().with_context(|| format!("{n:?} is no number, and not `all`"))?],
+    };
+    let several = variant == "all";
+    // Of several, all appear or none.
+    let staging = if several { Some(Staging::new(out, false)?) } else { None };
+    for n in chosen {
+        let sample = samples
+            .get(n)
+            .with_context(|| format!("there are {} samples, counted from 0", samples.len()))?;
+        let folder = match &staging {
+            Some(staging) => staging.path().join(n.to_string()),
+            None => out.to_owned(),
+        };
+        let report = match llmstd::kit::sample::write(&spec, map, sample, &folder) {
+            Ok(report) => report,
+            Err(Failure::Error(err)) => return Err(err.into()),
+            Err(Failure::Findings(findings)) => return output::refuse(&findings, global),
+        };
+        let n_tensors = report.tensors.len();
+        let text =
+            format!("sample {n} of {}: {}, {n_tensors} tensors", samples.len(), sample.label);
+        output::hint(&text, global);
+    }
+    if let Some(staging) = staging {
+        staging.commit()?;
+    }
+    output::hint(&format!("wrote {}", out.display()), global);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn new_arch(
+    checkpoint: &Path,
+    name: &str,
+    from: Option<&str>,
+    out: &Path,
+    format: &str,
+    global: &Global,
+) -> anyhow::Result<ExitCode> {
+    let spec = output::spec(global)?;
+    let mut opened = folder::open(checkpoint)?;
+    let config = opened.json("config.json")?;
+    let config = config.with_context(|| format!("{} has no config.json", checkpoint.display()))?;
+    let draft = llmstd::kit::draft::draft(&spec, format, name, from, &opened.checkpoint, &config)?;
+    let mut files = spec.files().clone();
+    files.extend(draft.files.clone());
+    write_files(&files, out)?;
+    match global.format {
+        Format::Json => output::print_json(&draft)?,
+        Format::Text => output::print(&draft.to_text())?,
+    }
+    let (dir, checkpoint) = (out.display(), checkpoint.display());
+    output::hint(
+        &format!(
+            "wrote {dir}: arch/{name}.toml, map/{format}/{name}.toml\ntry: llmstd --spec {dir} convert {checkpoint} OUT --verify"
+        ),
+        global,
+    );
+    Ok(if draft.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
 fn export(spec: &Spec, dir: &Path, global: &Global) -> anyhow::Result<()> {
-    let staging = llmstd::exec::staging::Staging::new(dir, false)?;
-    for (name, text) in spec.files() {
+    write_files(spec.files(), dir)?;
+    output::hint(&format!("wrote {} files to {}", spec.files().len(), dir.display()), global);
+    Ok(())
+}
+
+fn write_files(files: &BTreeMap<String, String>, dir: &Path) -> anyhow::Result<()> {
+    let staging = Staging::new(dir, false)?;
+    for (name, text) in files {
         let path = staging.path().join(name);
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)
@@ -118,6 +294,5 @@ fn export(spec: &Spec, dir: &Path, global: &Global) -> anyhow::Result<()> {
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     staging.commit()?;
-    output::hint(&format!("wrote {} files to {}", spec.files().len(), dir.display()), global);
     Ok(())
 }

@@ -1,0 +1,591 @@
+//! Tiny synthetic checkpoints in a foreign layout, made from the mapping alone: one for each way in
+//! which a config or a class of the foreign framework switches rules on, until every rule acts.
+//!
+//! What they hold is noise. They prove that a mapping is whole and that it comes back, not that it
+//! means what the foreign framework means: that takes a checkpoint of that framework.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value as Json, json};
+
+use super::tiny::{self, Change, Tiny};
+use crate::checkpoint::{Checkpoint, DType, Payload, Tensor};
+use crate::convert::{self, Failure, Report, Request, Silent};
+use crate::diagnostic::Diagnostic;
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::staging::Staging;
+use crate::format::folder;
+use crate::metadata::Metadata;
+use crate::package::{
+    Conformance, DenseStep, Dropped, ForeignTensor, Hparams, MODEL_FILE, MapUsed, Model,
+    Provenance, SOURCE_FILE, SOURCE_SCHEMA, TENSORS_STEM, Task, Value, WayBack,
+};
+use crate::plan::names::{self, Bound, Choices};
+use crate::plan::program::Make;
+use crate::plan::{self, Facts, Tensors, export, import};
+use crate::source::{Extent, Source};
+use crate::spec::Spec;
+use crate::spec::hparams::StackNames;
+use crate::spec::map::{Each, Map, Rule, TaskRule};
+
+/// The rows of heads that no hyperparameter tells of.
+const ROWS: u64 = 3;
+
+/// The most combinations of two changes that are tried for the rules that no single one reaches.
+const MAX_PAIRS: usize = 4_000;
+
+/// A part of a mapping: a rule, and the words that its variables have.
+pub type Part = (usize, Vec<String>);
+
+/// One tiny checkpoint, before it is written.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// What sets it apart, `base` or `hidden_act="gelu"`.
+    pub label: String,
+    /// The package that it is made from.
+    pub model: Model,
+    /// Where that says it came from: names, copies and buffers that the foreign file has.
+    pub source: Provenance,
+    /// The canonical tensors with their shapes.
+    pub tensors: Vec<(String, Vec<u64>)>,
+    /// What of the mapping acts.
+    pub parts: BTreeSet<Part>,
+    /// Whether it has the files of modules beside the transformer.
+    modules: usize,
+}
+
+/// The class of a sample: its tasks, and the heads that it has.
+struct Class<'a> {
+    name: Option<&'a str>,
+    tasks: Vec<&'a TaskRule>,
+    heads: BTreeSet<String>,
+}
+
+/// The samples of a mapping: the first is the plainest, and together they use every part that any
+/// config found uses.
+///
+/// # Errors
+/// No tiny config was found, or the mapping does not bring a sample there and back.
+pub fn samples(spec: &Spec, map: &Map, start: Option<&Json>) -> Result<Vec<Sample>> {
+    let fail = |why: &str| {
+        let message = format!("the mapping {}/{}: {why}", map.format, map.name);
+        Error::new(ErrorKind::Malformed, message)
+    };
+    let base = tiny::config(spec, map, start).map_err(|findings| {
+        let why: Vec<&str> = findings.iter().map(|finding| finding.message.as_str()).collect();
+        fail(&format!("no tiny config is one it reads: {}", why.join("; ")))
+    })?;
+    let classes = classes(map);
+    let mut found = Vec::new();
+    let mut covered = BTreeSet::new();
+    let mut problem = None;
+    // The plainest comes first, whatever it covers.
+    let mut consider = |label: &str, config: &Json, covered: &mut BTreeSet<Part>| {
+        let mut any = false;
+        for class in &classes {
+            match sample(spec, map, config, class, label) {
+                Ok(sample) if sample.parts.is_subset(covered) => {}
+                Ok(sample) => match check(spec, map, &sample) {
+                    Ok(()) => {
+                        covered.extend(sample.parts.iter().cloned());
+                        found.push(sample);
+                        any = true;
+                    }
+                    Err(findings) => {
+                        problem = problem.take().or_else(|| Some(messages(label, findings)));
+                    }
+                },
+                Err(why) => problem = problem.take().or(Some(why)),
+            }
+        }
+        any
+    };
+    if !consider("base", &base.config, &mut covered) {
+        return Err(fail(&problem.unwrap_or_else(|| "no rule acts".to_owned())));
+    }
+    if start.is_none() {
+        let changes = tiny::changes(spec, map, &base);
+        let mut useful: Vec<(Change, Tiny)> = Vec::new();
+        for change in changes {
+            let config = change.apply(&base.config);
+            let Ok(keys) = read(spec, map, &config) else { continue };
+            if !tiny::alike(&keys.hparams, &base.keys.hparams) {
+                consider(&change.to_string(), &config, &mut covered);
+                useful.push((change, Tiny { config, keys }));
+            }
+        }
+        let pairs = useful.iter().enumerate().flat_map(|(index, (first, tiny))| {
+            useful[index + 1..].iter().map(move |(second, _)| (first, tiny, second))
+        });
+        let pairs = pairs.filter(|(first, _, second)| first.path != second.path);
+        for (first, tiny, second) in pairs.take(MAX_PAIRS) {
+            if unused(spec, map, &covered).is_empty() {
+                break;
+            }
+            let config = second.apply(&tiny.config);
+            if read(spec, map, &config).is_ok() {
+                consider(&format!("{first} {second}"), &config, &mut covered);
+            }
+        }
+    }
+    drop(consider);
+    Ok(found)
+}
+
+fn read(spec: &Spec, map: &Map, config: &Json) -> std::result::Result<plan::keys::Keys, ()> {
+    let arch = spec.arch(&map.arch).ok_or(())?;
+    plan::keys::read(spec, map, arch, config).map_err(|_| ())
+}
+
+/// Whether what the architecture fixes already says that a rule never holds: it is there for other
+/// mappings that share its file.
+fn is_off(spec: &Spec, map: &Map, rule: &Rule) -> bool {
+    let fixed = spec.arch(&map.arch).map(|arch| &arch.fixed);
+    let names = |name: &str| {
+        let value = fixed.and_then(|fixed| fixed.get(name));
+        value.cloned().ok_or_else(|| format!("`{name}` is free"))
+    };
+    rule.when.as_ref().is_some_and(|when| when.eval_bool(&names) == Ok(false))
+}
+
+/// The rules of a mapping that none of some samples uses, and that the architecture does not switch
+/// off, by what they read.
+pub fn unused<'a>(spec: &Spec, map: &'a Map, parts: &BTreeSet<Part>) -> Vec<&'a str> {
+    let used: BTreeSet<usize> = parts.iter().map(|(rule, _)| *rule).collect();
+    let unused = map
+        .rules
+        .iter()
+        .enumerate()
+        .filter(|(at, rule)| !used.contains(at) && !is_off(spec, map, rule));
+    unused.map(|(_, rule)| rule.from.first().map_or("", |from| from.text.as_str())).collect()
+}
+
+/// One class for each that the mapping knows, and one more with the heads that no task has.
+fn classes(map: &Map) -> Vec<Class<'_>> {
+    let heads_of = |rule: &TaskRule| rule.head.iter().chain(&rule.needs).cloned().collect();
+    let mut classes: Vec<Class<'_>> = Vec::new();
+    for rule in &map.tasks {
+        for name in rule.class.iter().take(1) {
+            let heads: Vec<String> = heads_of(rule);
+            match classes.iter_mut().find(|class| class.name == Some(name)) {
+                Some(class) => {
+                    class.heads.extend(heads);
+                    class.tasks.push(rule);
+                }
+                None => classes.push(Class {
+                    name: Some(name),
+                    tasks: vec![rule],
+                    heads: heads.into_iter().collect(),
+                }),
+            }
+        }
+    }
+    let known: BTreeSet<&String> = classes.iter().flat_map(|class| &class.heads).collect();
+    let mut rest = BTreeSet::new();
+    for rule in &map.rules {
+        for to in rule.to.iter().filter_map(|to| to.text.strip_prefix("heads.")) {
+            // A head's name may be one of the words of its rule: `{x.1}`.
+            let variable = to.strip_prefix('{').and_then(|open| open.split_once('}'));
+            match variable {
+                None => rest.extend(to.split('.').next().map(str::to_owned)),
+                Some((variable, _)) => rest.extend(words(&rule.each, variable)),
+            }
+        }
+    }
+    rest.retain(|head| !known.contains(head));
+    let name = map.base_classes.first().map(String::as_str);
+    classes.push(Class { name, tasks: Vec::new(), heads: rest });
+    classes
+}
+
+fn messages(label: &str, findings: Vec<Diagnostic>) -> String {
+    let messages: Vec<String> = findings.into_iter().map(|finding| finding.message).collect();
+    format!("{label}: {}", messages.join("; "))
+}
+
+/// The words that a variable of a rule stands for.
+fn words(each: &[(String, Each)], variable: &str) -> Vec<String> {
+    let (name, index) = variable.split_once('.').unwrap_or((variable, "0"));
+    let index: usize = index.parse().unwrap_or(0);
+    let texts = each.iter().filter(|(each, _)| each == name).flat_map(|(_, each)| match each {
+        Each::Texts(texts) => texts.iter().filter_map(|texts| texts.get(index)).collect(),
+        Each::Count(_) => Vec::new(),
+    });
+    texts.cloned().collect()
+}
+
+/// The sample of a config and a class.
+fn sample(
+    spec: &Spec,
+    map: &Map,
+    config: &Json,
+    class: &Class<'_>,
+    label: &str,
+) -> std::result::Result<Sample, String> {
+    let arch = spec.arch(&map.arch).ok_or("it leads to no architecture")?;
+    let keys = plan::keys::read(spec, map, arch, config);
+    let keys = keys.map_err(|findings| messages(label, findings))?;
+    let mut hparams = keys.hparams;
+    let names = StackNames {
+        hparams: &hparams,
+        tokens: Some(&keys.tokens),
+        stack: arch.stacks.first().map(String::as_str),
+        layer: None,
+    };
+    let own = class.tasks.iter().find_map(|task| task.prefix.as_ref());
+    let prefix = own.or(map.prefixes.first()).cloned().unwrap_or_default();
+    let choices = Choices { prefix, spellings: Vec::new() };
+    let instances = names::instances(map, &choices, &names)?;
+
+    let heads: BTreeSet<String> =
+        class.heads.iter().map(|head| format!("heads.{head}.x")).collect();
+    let present: BTreeSet<&str> = heads.iter().map(String::as_str).collect();
+    let expected = spec.expected(arch, &hparams, &present)?;
+    let tied = hparams.get("tie_embeddings") == Some(&Value::Bool(true));
+    let made: BTreeSet<&str> =
+        instances.iter().flat_map(|instance| &instance.to).map(String::as_str).collect();
+    let mut tensors: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for tensor in &expected {
+        if tensor.required || made.contains(tensor.name.as_str()) {
+            let shape = shape(&tensor.name, &tensor.shape, &hparams);
+            tensors.insert(tensor.name.clone(), shape);
+        }
+    }
+    let mut ties = Vec::new();
+    let mut parts = BTreeSet::new();
+    let mut foreign = Vec::new();
+    for instance in &instances {
+        if let (Some(target), true) = (&instance.rule.tie, tied || instance.rule.flagless)
+            && let Some(name) = instance.to.first()
+            && class.heads.iter().any(|head| name.starts_with(&format!("heads.{head}.")))
+        {
+            tensors.remove(name);
+            ties.push([name.clone(), target.clone()]);
+        } else if !instance.to.iter().all(|name| tensors.contains_key(name)) {
+            continue;
+        }
+        let rule = map.rules.iter().position(|rule| std::ptr::eq(rule, instance.rule));
+        let words = instance.bindings.iter().filter(|(name, _)| {
+            let texts = |(each, values): &(String, Each)| {
+                matches!(values, Each::Texts(_)) && name.split('.').next() == Some(each)
+            };
+            instance.rule.each.iter().any(texts)
+        });
+        let words = words.map(|(_, word)| word.clone()).collect();
+        parts.insert((rule.ok_or("a rule of another mapping")?, words));
+        foreign.extend(instance.from.iter().chain(&instance.also).cloned());
+    }
+    let modules = (1..)
+        .take_while(|n| foreign.iter().any(|name| name.starts_with(&format!("dense.{n}/"))))
+        .count();
+    let dropped = buffers(map, &choices, &names)?;
+    foreign.extend(dropped.iter().map(|dropped| dropped.name.clone()));
+    if hparams.contains_key("tie_embeddings") {
+        hparams.insert("tie_embeddings".to_owned(), Value::Bool(!ties.is_empty() || tied));
+    }
+    let tasks = tasks(spec, &hparams, class, &tensors, modules);
+    let foreign = foreign.into_iter();
+    let source = Provenance {
+        schema: SOURCE_SCHEMA.to_owned(),
+        format: map.format.clone(),
+        container: "safetensors".to_owned(),
+        map: Some(MapUsed {
+            name: map.name.clone(),
+            revision: map.revision,
+            spec_hash: spec.hash.clone(),
+            prefix: choices.prefix,
+            spellings: Vec::new(),
+        }),
+        tool: concat!("llmstd ", env!("CARGO_PKG_VERSION")).to_owned(),
+        tensors: foreign.map(|name| ForeignTensor { name, dtype: "F32".to_owned() }).collect(),
+        copies: Vec::new(),
+        dropped,
+        losses: BTreeMap::new(),
+        files: Vec::new(),
+        config: None,
+    };
+    let model = Model {
+        spec: spec.version.clone(),
+        requires: Vec::new(),
+        conformance: Conformance::Schema,
+        architecture: Some(arch.id.clone()),
+        hyperparameters: hparams,
+        tokens: keys.tokens,
+        ties,
+        encodings: BTreeMap::new(),
+        tasks,
+        history: Vec::new(),
+    };
+    let label = match class.name {
+        Some(name) => format!("{label}, {name}"),
+        None => label.to_owned(),
+    };
+    let tensors = tensors.into_iter().collect();
+    Ok(Sample { label, model, source, tensors, parts, modules })
+}
+
+/// The shape of a canonical tensor; of dimensions that are open, those of heads are rows of labels,
+/// and the inner ones are as wide as the model.
+fn shape(name: &str, expected: &[Option<u64>], hparams: &Hparams) -> Vec<u64> {
+    let hidden = tiny::count(hparams, "hidden_size").unwrap_or(1);
+    // Modules that follow one another are as wide as each other; a head's projection has labels.
+    let open = |axis: usize| match (
+        name.ends_with(".proj.weight") || name.ends_with(".proj.bias"),
+        axis,
+    ) {
+        (true, 0) => ROWS,
+        _ => hidden,
+    };
+    expected.iter().enumerate().map(|(axis, dim)| dim.unwrap_or_else(|| open(axis))).collect()
+}
+
+/// The buffers of the foreign layout, in the dtype that frameworks keep each in.
+fn buffers(
+    map: &Map,
+    choices: &Choices,
+    names: &StackNames<'_>,
+) -> std::result::Result<Vec<Dropped>, String> {
+    let mut dropped = Vec::new();
+    for drop in names::drops(map, choices, names)? {
+        let Some(rule) = &drop.drop.make else { continue };
+        let dtype = if rule.function == "iota" { DType::I64 } else { DType::F32 };
+        let bound = Bound { names, bindings: &drop.bindings };
+        // A buffer of what this config does not have has no shape.
+        let Ok(made) = import::make(rule, dtype, &bound) else { continue };
+        if made.shape.contains(&0) || dropped.iter().any(|other: &Dropped| other.name == drop.name)
+        {
+            continue;
+        }
+        dropped.push(Dropped {
+            name: drop.name.clone(),
+            dtype: dtype.name().to_owned(),
+            shape: made.shape,
+            why: drop.drop.why.clone(),
+            back: WayBack::Made,
+        });
+    }
+    Ok(dropped)
+}
+
+fn tasks(
+    spec: &Spec,
+    hparams: &Hparams,
+    class: &Class<'_>,
+    tensors: &BTreeMap<String, Vec<u64>>,
+    modules: usize,
+) -> Vec<Task> {
+    let mut tasks = Vec::new();
+    for rule in &class.tasks {
+        if tasks.iter().any(|task: &Task| task.id == rule.id && task.head == rule.head) {
+            continue; // Another pooling, which the config chooses.
+        }
+        let rows = rule
+            .head
+            .as_ref()
+            .and_then(|head| tensors.get(&format!("heads.{head}.proj.weight"))?.first().copied());
+        let Some((inputs, outputs)) = spec.task_ports(&rule.id, hparams, rows) else { continue };
+        let labels = rows.filter(|_| rule.labels);
+        let label = |rows| (0..rows).map(|row| format!("LABEL_{row}")).collect();
+        tasks.push(Task {
+            id: rule.id.clone(),
+            head: rule.head.clone(),
+            pool: rule.pool.clone(),
+            normalize: None,
+            activation: rule.activation.clone(),
+            dense: Vec::new(),
+            problem: labels.map(|_| "single".to_owned()),
+            labels: labels.map(label),
+            inputs,
+            outputs,
+        });
+    }
+    let hidden = tiny::count(hparams, "hidden_size");
+    if let (1.., Some((inputs, outputs))) = (modules, spec.task_ports("embedding", hparams, hidden))
+    {
+        let head = |n: usize| match n {
+            0 => "embedding".to_owned(),
+            n => format!("embedding_{}", n + 1),
+        };
+        let step = |n| DenseStep { head: head(n), activation: Some("tanh".to_owned()) };
+        tasks.push(Task {
+            id: "embedding".to_owned(),
+            head: None,
+            pool: Some("mean".to_owned()),
+            normalize: Some(false),
+            activation: None,
+            dense: (0..modules).map(step).collect(),
+            problem: None,
+            labels: None,
+            inputs,
+            outputs,
+        });
+    }
+    tasks
+}
+
+/// Nothing is read: what was planned as a copy is one.
+pub(crate) struct AsPlanned;
+
+impl Facts for AsPlanned {
+    fn equal(&self, _: &Tensor, _: &Tensor) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn made(&self, _: &Tensor, _: &Make) -> Result<bool> {
+        Ok(true)
+    }
+}
+
+/// Plans the way out and the way in again, from names and shapes alone.
+fn check(spec: &Spec, map: &Map, sample: &Sample) -> std::result::Result<(), Vec<Diagnostic>> {
+    let arch = spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
+    let source = Source::from_bytes("sample", &[]);
+    let storage = source.files().next().map(|file| source.extent(file));
+    let storage = storage.expect("it has one file");
+    let canonical = header(&sample.tensors, storage);
+    let canonical = Tensors::of_checkpoint(&canonical).map_err(|finding| vec![finding])?;
+    let plan = plan::Options::default();
+    let (model, from) = (&sample.model, Some(&sample.source));
+    let out = export::export(spec, map, model, &canonical, None, from, plan)?;
+    let outputs = out.tensors.outputs.iter();
+    let foreign: Vec<Tensor> = outputs
+        .map(|output| Tensor {
+            dtype: output.dtype,
+            ..tensor(&output.name, &output.shape, storage)
+        })
+        .collect();
+    let foreign = Checkpoint { tensors: foreign, ..header(&[], storage) };
+    let back = import::import(spec, map, &foreign, &out.config, &AsPlanned, plan)?;
+    let mut found: Vec<(String, Vec<u64>)> =
+        back.tensors.outputs.iter().map(|out| (out.name.clone(), out.shape.clone())).collect();
+    found.sort();
+    let wrong =
+        |message: String| Err(vec![Diagnostic::error("P021", message).key(arch.id.clone())]);
+    if found != sample.tensors {
+        return wrong("other tensors come back".to_owned());
+    }
+    if back.arch != arch.id || !tiny::alike(&back.keys.hparams, &model.hyperparameters) {
+        return wrong("other hyperparameters come back".to_owned());
+    }
+    Ok(())
+}
+
+fn header(tensors: &[(String, Vec<u64>)], storage: Extent) -> Checkpoint {
+    Checkpoint {
+        format: "safetensors",
+        tensors: tensors.iter().map(|(name, shape)| tensor(name, shape, storage)).collect(),
+        metadata: BTreeMap::new(),
+        typed_metadata: Metadata::default(),
+        findings: Vec::new(),
+    }
+}
+
+fn tensor(name: &str, shape: &[u64], storage: Extent) -> Tensor {
+    Tensor {
+        name: name.to_owned(),
+        dtype: DType::F32,
+        shape: shape.to_vec(),
+        encoding: None,
+        payload: Payload::Range(storage),
+    }
+}
+
+/// Writes a sample in its foreign layout.
+///
+/// # Errors
+/// The destination exists or cannot be written, or the sample does not come back bit for bit.
+pub fn write(
+    spec: &Spec,
+    map: &Map,
+    sample: &Sample,
+    destination: &Path,
+) -> std::result::Result<Report, Failure> {
+    if destination.symlink_metadata().is_ok() {
+        return Err(Error::new(ErrorKind::Io, "already exists").in_file(destination).into());
+    }
+    // The package that it is made from; it is never given its name.
+    let mut name = destination.file_name().unwrap_or_default().to_owned();
+    name.push("-package");
+    let package = Staging::new(&destination.with_file_name(name), false)?;
+    write_package(sample, package.path())?;
+    let request = Request {
+        spec,
+        destination,
+        to: &map.format,
+        arch: None,
+        generic: false,
+        plan: plan::Options::default(),
+        max_shard_bytes: None,
+        n_threads: 1,
+        force: false,
+        verify: true,
+        check_outputs: false,
+        dry_run: false,
+        progress: &Silent,
+    };
+    convert::convert(folder::open(package.path())?, &request)
+}
+
+fn write_package(sample: &Sample, folder: &Path) -> Result<()> {
+    let write = |name: &str, bytes: &[u8]| -> Result<()> {
+        let path: PathBuf = folder.join(name);
+        let parent = path.parent().unwrap_or(folder);
+        fs::create_dir_all(parent).map_err(|err| Error::io(parent, "create the folder", err))?;
+        fs::write(&path, bytes).map_err(|err| Error::io(&path, "write", err))
+    };
+    let text = |json: &Json| json.to_string().into_bytes();
+    let to_json = |value: serde_json::Result<Json>| value.unwrap_or(Json::Null);
+    write(MODEL_FILE, &text(&to_json(serde_json::to_value(&sample.model))))?;
+    write(SOURCE_FILE, &text(&to_json(serde_json::to_value(&sample.source))))?;
+    let mut header = serde_json::Map::new();
+    header.insert("__metadata__".to_owned(), json!({"llmstd": sample.model.spec}));
+    let mut data = Vec::new();
+    for (name, shape) in &sample.tensors {
+        let start = data.len();
+        data.extend(noise(name, shape).flat_map(f32::to_le_bytes));
+        let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]});
+        header.insert(name.clone(), entry);
+    }
+    let mut header = text(&Json::Object(header));
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header);
+    file.extend(data);
+    write(&format!("{TENSORS_STEM}.safetensors"), &file)?;
+    if 0 < sample.modules {
+        let dense = (0..sample.modules).map(|n| (n + 2, format!("{}_Dense", n + 2), "Dense"));
+        let first = [(0, String::new(), "Transformer"), (1, "1_Pooling".to_owned(), "Pooling")];
+        let modules = first.into_iter().chain(dense.clone()).map(|(idx, path, kind)| {
+            let kind = format!("sentence_transformers.models.{kind}");
+            json!({"idx": idx, "name": idx.to_string(), "path": path, "type": kind})
+        });
+        write("modules.json", &text(&Json::Array(modules.collect())))?;
+        write("1_Pooling/config.json", &text(&json!({"pooling_mode_mean_tokens": true})))?;
+        let width = tiny::count(&sample.model.hyperparameters, "hidden_size");
+        for (_, path, _) in dense {
+            let config = json!({"in_features": width, "out_features": width, "bias": true,
+                "activation_function": "torch.nn.modules.activation.Tanh"});
+            write(&format!("{path}/config.json"), &text(&config))?;
+        }
+    }
+    Ok(())
+}
+
+/// Numbers between -1 and 1 that depend on the name and the place alone: no two tensors are alike,
+/// and no row is like another.
+fn noise(name: &str, shape: &[u64]) -> impl Iterator<Item = f32> {
+    // FNV-1a of the name, then SplitMix64.
+    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    (0..shape.iter().product::<u64>()).map(move |index| {
+        let mut bits = seed.wrapping_add((index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^= bits >> 31;
+        // 24 bits: what a float of 32 bits has.
+        ((bits >> 40) as f32 + 0.5) / (1_u32 << 23) as f32 - 1.0
+    })
+}

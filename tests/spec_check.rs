@@ -1,0 +1,247 @@
+//! `llmstd spec check`: nothing is wrong with the standard, and a data file with one thing wrong in
+//! it is refused, with file, key and words.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use llmstd::kit::check::check;
+use llmstd::spec::Spec;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            fs::copy(&path, &to).unwrap();
+        }
+    }
+}
+
+/// A standard of one architecture and one mapping, so that what is wrong is found at once.
+fn small(to: &Path) {
+    copy(&root().join("spec/1.0"), to);
+    for folder in ["arch", "map/hf"] {
+        for entry in fs::read_dir(to.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            if !name.starts_with('_') && name != "llama" && name != "mistral" {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    }
+    let text = "version = \"1.0.0\"\narchitectures = [\"llama\", \"mistral\"]\n[maps]\nhf = [\"llama\", \"mistral\"]\n";
+    fs::write(to.join("spec.toml"), text).unwrap();
+}
+
+/// What is wrong after one text of one file is another.
+#[track_caller]
+fn expect(file: &str, find: &str, put: &str, wanted: &str) {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("spec");
+    small(&dir);
+    let path = dir.join(file);
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    assert!(text.contains(find), "{file} has no {find:?}");
+    fs::write(&path, text.replacen(find, put, 1)).unwrap();
+    let problems = match Spec::from_dir(&dir) {
+        Ok(spec) => check(&spec),
+        Err(err) => vec![err.to_string()],
+    };
+    assert!(
+        problems.iter().any(|problem| problem.contains(wanted)),
+        "{file}: {put:?}\nwanted: {wanted}\nfound: {problems:#?}"
+    );
+}
+
+const LLAMA: &str = "map/hf/llama.toml";
+
+#[test]
+fn names_that_nothing_binds_are_refused() {
+    let put = "from = [\"@layers.{j}.input_layernorm.weight\"]";
+    let find = "from = [\"@layers.{i}.input_layernorm.weight\"]";
+    expect(LLAMA, find, put, "map/hf/llama: `@layers.{j}.input_layernorm.weight`");
+    expect(LLAMA, find, put, "{j} is not bound");
+    let find = "value = \"hidden_size\"";
+    expect(LLAMA, find, "value = \"hidden_syze\"", "`embed_dim`: `hidden_syze`: there is no");
+    expect(
+        LLAMA,
+        "shape = [\"rope_dim / 2\"]",
+        "shape = [\"rope_dims / 2\"]",
+        "inv_freq`: `rope_dims / 2`: there is no `rope_dims`",
+    );
+    expect(
+        "arch/llama.toml",
+        "when  = \"attn_o_bias and",
+        "when  = \"o_bias and",
+        "arch/llama: `o_bias and",
+    );
+    let find = "expr   = \"vocab_size\"";
+    expect("hparams.toml", find, "expr = \"vocab\"", "`vocab`: there is no `vocab` here");
+}
+
+#[test]
+fn ops_that_do_not_fit_their_names_are_refused() {
+    let from = "from = [\"@norm.weight\"]";
+    let put = |ops: &str| format!("{from}\nops = [{ops}]");
+    expect(LLAMA, from, &put("{ op = \"qkv_concat\" }"), "its ops make 3 tensors, and 1 are named");
+    let two = "{ op = \"qkv_concat\" }, { op = \"pairs\", axis = 0 }";
+    expect(LLAMA, from, &put(two), "pairs cuts one tensor, and is given 3");
+    let perm = "{ op = \"transpose\", perm = [0, 0] }";
+    expect(LLAMA, from, &put(perm), "transpose [0, 0] is no order of its axes");
+    let scale = "{ op = \"scale\", c = 0.0 }";
+    expect(LLAMA, from, &put(scale), "scale by 0 does not come back");
+    let each = "{ op = \"each\", ops = [[], []] }";
+    expect(LLAMA, from, &put(each), "each has 2 chains for 1 tensors");
+    let over = format!("{from}\nover = {{ e = \"num_layers\" }}");
+    expect(LLAMA, from, &over, "it is a list over {e}, which no foreign name has");
+    expect(LLAMA, from, &put("{ op = \"turn\" }"), "map/hf/llama.toml");
+}
+
+#[test]
+fn names_without_a_role_are_refused() {
+    let find = "to   = [\"decoder.final_norm.weight\"]";
+    expect(
+        LLAMA,
+        find,
+        "to   = [\"decoder.last_norm.weight\"]",
+        "`decoder.last_norm.weight` is the name of no role",
+    );
+    let find = "tie  = \"embed.tokens.weight\"";
+    expect(LLAMA, find, "tie = \"embed.token.weight\"", "there is no role `embed.token.weight`");
+    let find = "names = [\"decoder.final_norm.weight\"]";
+    expect(
+        "arch/llama.toml",
+        find,
+        "names = [\"decoder.end_norm.weight\"]",
+        "arch/llama: there is no role `decoder.end_norm.weight`",
+    );
+}
+
+#[test]
+fn keys_that_cannot_be_had_are_refused() {
+    let find = "to   = \"norm_eps\"\nfrom = [\"rms_norm_eps\"]\ndefault = [{ value = 1e-6 }]";
+    expect(LLAMA, find, "to = \"norm_eps\"", "`norm_eps`: nothing says what it is");
+    let put = |default: &str| {
+        format!("to = \"norm_eps\"\nfrom = [\"rms_norm_eps\"]\ndefault = [{default}]")
+    };
+    let text = put("{ value = \"small\" }");
+    expect(LLAMA, find, &text, "`norm_eps`: \"small\" is no value of it: a number, at least 0");
+    let text = put("{ when = \"transformers before 5\", value = 1e-6 }");
+    expect(LLAMA, find, &text, "`transformers before 5` is no condition on a writer's version");
+    expect(LLAMA, find, "", "map/hf/llama: nothing gives `norm_eps`");
+    let put = "to = \"norm_epsilon\"\nfrom = [\"rms_norm_eps\"]";
+    expect(LLAMA, find, put, "map/hf/llama: there is no key `norm_epsilon`");
+    let find = "words = { silu = \"silu\",";
+    expect(
+        LLAMA,
+        find,
+        "words = { silu = \"swish\",",
+        "`activation`: \"swish\" is no value of it: one of",
+    );
+    expect(
+        "arch/llama.toml",
+        "norm_placement  = \"pre\"",
+        "norm_placement = \"front\"",
+        "arch/llama: `norm_placement` is \"front\", and has to be",
+    );
+}
+
+#[test]
+fn tasks_that_nothing_serves_are_refused() {
+    let find = "id    = \"causal-lm\"\nhead  = \"lm\"";
+    expect(
+        LLAMA,
+        find,
+        "id = \"causal-lm\"\nhead = \"lmm\"",
+        "map/hf/llama: no rule makes the head `lmm`",
+    );
+    expect(
+        LLAMA,
+        find,
+        "id = \"masked-lm\"\nhead = \"lm\"",
+        "map/hf/llama: llama does not serve masked-lm",
+    );
+    let find = "prefix = \"transformer.\"";
+    expect(LLAMA, find, "prefix = \"body.\"", "map/hf/llama: \"body.\" is none of its prefixes");
+    let find = "tasks   = [\"causal-lm\",";
+    expect(
+        "arch/llama.toml",
+        find,
+        "tasks = [\"chat\", \"causal-lm\",",
+        "arch/llama: there is no task `chat`",
+    );
+}
+
+#[test]
+fn what_two_claim_or_nobody_lists_is_refused() {
+    let find = "model_type = \"mistral\" }";
+    expect(
+        "map/hf/mistral.toml",
+        find,
+        "model_type = \"llama\" }",
+        "map/hf/mistral: one config is also llama's",
+    );
+    expect("map/hf/stray.toml", "", "[map]\n", "map/hf/stray.toml: spec.toml does not list it");
+    expect("arch/stray.toml", "", "[arch]\n", "arch/stray.toml: spec.toml does not list it");
+    let find = "fn = \"rope_inv_freq\"";
+    expect(LLAMA, find, "fn = \"rope_freq\"", "inv_freq`: there is no recipe `rope_freq`");
+}
+
+/// What no file shows by itself: tiny models do.
+#[test]
+fn what_only_a_model_shows_is_refused() {
+    // The roles of other architectures would end the check before.
+    let scratch = tempfile::tempdir().unwrap();
+    let expect = |find: &str, put: &str, wanted: &str| {
+        let dir = scratch.path().join("spec");
+        let _ = fs::remove_dir_all(&dir);
+        copy(&root().join("spec/1.0"), &dir);
+        let path = dir.join(LLAMA);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(find), "{find}");
+        fs::write(&path, text.replacen(find, put, 1)).unwrap();
+        let spec = Spec::from_dir(&dir).unwrap();
+        assert_eq!(spec.check(), Vec::<String>::new());
+        let problems = llmstd::kit::check::acts(&spec, spec.map("hf", "llama").unwrap());
+        let found = problems.iter().any(|problem| problem.contains(wanted));
+        assert!(found, "{put:?}\nwanted: {wanted}\nfound: {problems:#?}");
+    };
+    // Two rules make one tensor.
+    let find = "to   = [\"decoder.layers.{i}.mlp.pre_norm.weight\"]";
+    let put = "to   = [\"decoder.layers.{i}.attn.pre_norm.weight\"]";
+    expect(find, put, "map/hf/llama: ");
+    // A tensor of the architecture that no rule makes.
+    let find = "[[rule]]\nfrom = [\"@norm.weight\"]\nto   = [\"decoder.final_norm.weight\"]\n";
+    expect(find, "", "`decoder.final_norm.weight`");
+    // A rule that never acts.
+    let dead = format!("{find}\n[[rule]]\nfrom = [\"x\"]\nto = [\"decoder.embed.norm.weight\"]\n");
+    expect(find, &dead, "`x`: no config makes this rule act");
+    // A tensor of another shape than its role.
+    let find = "from = [\"@norm.weight\"]";
+    let put =
+        "from = [\"@norm.weight\"]\nops = [{ op = \"reshape\", from = [\"7\"], to = [\"7\"] }]";
+    expect(find, put, "map/hf/llama: ");
+    // A config that cannot say what it says.
+    let find = "from = [\"rms_norm_eps\"]";
+    expect(find, "from = [\"rms_norm_eps\"]\nexpr = \"x * 2\"", "norm_eps");
+}
+
+#[test]
+fn nothing_is_wrong_with_the_standard() {
+    let output = Command::new(env!("CARGO_BIN_EXE_llmstd"))
+        .args(["spec", "check", "spec/1.0"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(text, "spec/1.0: nothing is wrong\n");
+}
