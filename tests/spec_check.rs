@@ -136,7 +136,8 @@ fn keys_that_cannot_be_had_are_refused() {
     expect(LLAMA, find, &text, "`norm_eps`: \"small\" is no value of it: a number, at least 0");
     let text = put("{ when = \"transformers before 5\", value = 1e-6 }");
     expect(LLAMA, find, &text, "`transformers before 5` is no condition on a writer's version");
-    expect(LLAMA, find, "", "map/hf/llama: nothing gives `norm_eps`");
+    let whole = format!("[[key]]\n{find}");
+    expect(LLAMA, &whole, "", "map/hf/llama: nothing gives `norm_eps`");
     let put = "to = \"norm_epsilon\"\nfrom = [\"rms_norm_eps\"]";
     expect(LLAMA, find, put, "map/hf/llama: there is no key `norm_epsilon`");
     let find = "words = { silu = \"silu\",";

@@ -108,19 +108,27 @@ pub fn samples(spec: &Spec, map: &Map, start: Option<&Json>) -> Result<Vec<Sampl
     if start.is_none() {
         let changes = tiny::changes(spec, map, &base);
         let mut useful: Vec<(Change, Tiny)> = Vec::new();
+        let mut silent = Vec::new();
         for change in changes {
             let config = change.apply(&base.config);
             let Ok(keys) = read(spec, map, &config) else { continue };
             if !tiny::alike(&keys.hparams, &base.keys.hparams) {
                 consider(&change.to_string(), &config, &mut covered);
                 useful.push((change, Tiny { config, keys }));
+            } else {
+                silent.push(change);
             }
         }
-        let pairs = useful.iter().enumerate().flat_map(|(index, (first, tiny))| {
-            useful[index + 1..].iter().map(move |(second, _)| (first, tiny, second))
+        let all = useful.iter().flat_map(|(first, tiny)| {
+            useful.iter().map(move |(second, _)| (first, tiny, second))
         });
+        // Of two one may say nothing without the other.
+        let rest = useful
+            .iter()
+            .flat_map(|(first, tiny)| silent.iter().map(move |second| (first, tiny, second)));
+        let pairs = all.take(MAX_PAIRS).chain(rest.take(MAX_PAIRS));
         let pairs = pairs.filter(|(first, _, second)| first.path != second.path);
-        for (first, tiny, second) in pairs.take(MAX_PAIRS) {
+        for (first, tiny, second) in pairs {
             if unused(spec, map, &covered).is_empty() {
                 break;
             }
@@ -167,8 +175,9 @@ fn classes(map: &Map) -> Vec<Class<'_>> {
     let heads_of = |rule: &TaskRule| rule.head.iter().chain(&rule.needs).cloned().collect();
     let mut classes: Vec<Class<'_>> = Vec::new();
     for rule in &map.tasks {
-        for name in rule.class.iter().take(1) {
-            let heads: Vec<String> = heads_of(rule);
+        let heads: Vec<String> = heads_of(rule);
+        for name in &rule.class {
+            let heads = heads.clone();
             match classes.iter_mut().find(|class| class.name == Some(name)) {
                 Some(class) => {
                     class.heads.extend(heads);

@@ -3,9 +3,10 @@
 mod names;
 mod rule;
 
+use std::collections::BTreeSet;
+
 use super::Spec;
 use super::map::{Each, KeyRule, Map, Rule};
-use super::template::alternatives;
 use crate::package::Value;
 
 impl Spec {
@@ -73,29 +74,15 @@ impl Spec {
         }
         problems.extend(self.check_matches());
         problems.extend(self.check_files());
-        // A role that no architecture uses is dead.
-        for role in &self.roles {
-            let pattern = |text: &str| text.replace("{stack}", "*").replace("{name}", "*");
-            let used = self.archs.values().any(|arch| {
-                arch.templates().any(|template| {
-                    alternatives(template).iter().any(|text| {
-                        let mut text = text.clone();
-                        for stack in &arch.stacks {
-                            if let Some(rest) = text.strip_prefix(&format!("{stack}.")) {
-                                text = format!("*.{rest}");
-                            }
-                        }
-                        pattern(&text) == pattern(&role.template.text)
-                            || self
-                                .role(&text)
-                                .is_some_and(|known| known.role.template == role.template)
-                    })
-                })
-            });
-            if !used {
-                problems.push(format!("roles: no architecture has `{}`", role.template.text));
-            }
+        // A role that no architecture uses is dead; a bias has its role from its weight.
+        let mut used = BTreeSet::new();
+        for template in self.archs.values().flat_map(|arch| arch.templates()) {
+            let name = template.replace("{i}", "0").replace("{name}", "x");
+            used.extend(self.role(&name).map(|found| stem(&found.role.template.text)));
         }
+        let dead = self.roles.iter().map(|role| &role.template.text);
+        let dead = dead.filter(|role| !used.contains(stem(role)));
+        problems.extend(dead.map(|role| format!("roles: no architecture has `{role}`")));
         problems
     }
 
@@ -164,6 +151,11 @@ impl Spec {
         });
         unlisted.map(|path| format!("{path}: spec.toml does not list it")).collect()
     }
+}
+
+/// A name without its leaf.
+fn stem(name: &str) -> &str {
+    name.strip_suffix(".bias").or_else(|| name.strip_suffix(".weight")).unwrap_or(name)
 }
 
 /// Whether a rule makes tensors of a head.
