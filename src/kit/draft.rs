@@ -22,8 +22,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{self, import, keys};
 use crate::spec::Spec;
 
-use self::cover::{cover, idle, leaves, pattern, reads};
+use self::cover::{Cover, cover, idle, leaves, pattern, reads};
 use self::guess::guess;
+
+/// How many mappings are tried as the one to extend.
+const MAX_DRAFTS: usize = 8;
 
 /// What was drafted, as `llmstd spec new-arch` prints it.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -93,16 +96,39 @@ pub fn draft(
     let candidates = spec.maps.values().filter(|map| map.format == format);
     let candidates =
         candidates.filter(|map| from.is_none_or(|from| map.name == from || map.arch == from));
-    let best =
-        candidates.map(|map| cover(map, &names, config)).max_by(|a, b| a.rank().cmp(&b.rank()));
-    let best = best.ok_or_else(|| {
+    let mut covers: Vec<Cover<'_>> = candidates.map(|map| cover(map, &names, config)).collect();
+    covers.sort_by(|a, b| b.rank().cmp(&a.rank()));
+    // Of the closest by name, that one whose draft the planner finds the least wrong with.
+    let most = covers.first().map_or(0, Cover::n_known);
+    covers.retain(|cover| cover.n_known() == most);
+    covers.truncate(MAX_DRAFTS);
+    let input = Input { spec, format, name, checkpoint, config, names: &names };
+    let drafts =
+        covers.iter().map(|cover| draft_from(&input, cover)).collect::<Result<Vec<_>>>()?;
+    drafts.into_iter().min_by_key(|draft| draft.findings.len()).ok_or_else(|| {
         fail(format!("there is no {format} mapping of {:?}", from.unwrap_or_default()))
-    })?;
+    })
+}
+
+/// What a draft is made for.
+struct Input<'a> {
+    spec: &'a Spec,
+    format: &'a str,
+    name: &'a str,
+    checkpoint: &'a Checkpoint,
+    config: &'a Json,
+    /// The patterns of the tensors' names.
+    names: &'a [String],
+}
+
+/// The draft that extends one mapping.
+fn draft_from(input: &Input<'_>, best: &Cover<'_>) -> Result<Draft> {
+    let Input { spec, format, name, checkpoint, config, names } = *input;
     let map = best.map;
     let arch = spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
     let keys = keys::read(spec, map, arch, config).unwrap_or_default();
 
-    let unknown = checkpoint.tensors.iter().zip(&names).zip(&best.known);
+    let unknown = checkpoint.tensors.iter().zip(names).zip(&best.known);
     let mut guesses: Vec<Guess> = Vec::new();
     for ((tensor, pattern), _) in unknown.filter(|(_, known)| !**known) {
         let foreign = match pattern.strip_prefix(&best.prefix) {
@@ -116,7 +142,7 @@ pub fn draft(
         let guess = guess(spec, map, &keys.hparams, &foreign, &tensor.shape);
         guesses.push(guess);
     }
-    let idle = idle(map, &names, &best.prefix);
+    let idle = idle(map, names, &best.prefix);
     let unread: Vec<String> = leaves(config).into_iter().filter(|path| !reads(map, path)).collect();
     let assumed = keys.origins.iter().filter(|(key, from)| {
         !key.starts_with("tokens.") && !key.starts_with('_') && from.starts_with("the default")
@@ -126,7 +152,7 @@ pub fn draft(
 
     let mut texts = BTreeMap::new();
     texts.insert(format!("arch/{name}.toml"), files::arch(name, arch, &guesses, &idle));
-    let text = files::map(name, map, config, &guesses, &idle, &unread);
+    let text = files::map(name, best, config, &guesses, &idle, &unread);
     texts.insert(format!("map/{format}/{name}.toml"), text);
     let listed = spec.files().get("spec.toml").map_or("", String::as_str);
     texts.insert("spec.toml".to_owned(), files::spec(listed, format, name));

@@ -122,9 +122,17 @@ pub(super) fn cover<'a>(map: &'a Map, names: &[String], config: &Json) -> Cover<
         (prefix.clone(), known, n_idle)
     };
     let count = |known: &[bool]| known.iter().filter(|known| **known).count();
+    // What most names begin with may be the family's own prefix.
+    let first = |name: &String| name.split_once('.').map(|(first, _)| format!("{first}."));
+    let firsts: BTreeSet<String> = names.iter().filter_map(first).collect();
+    let own = firsts.into_iter().find(|own| {
+        let n_own = names.iter().filter(|name| name.starts_with(own.as_str())).count();
+        names.len() < 2 * n_own && !map.prefixes.contains(own)
+    });
     let best = map
         .prefixes
         .iter()
+        .chain(&own)
         .map(with)
         .reduce(|best, other| if count(&best.1) < count(&other.1) { other } else { best });
     let (prefix, known, n_idle) = best.unwrap_or_else(|| with(&String::new()));

@@ -6,10 +6,9 @@ use std::fmt::Write as _;
 use serde_json::Value as Json;
 
 use super::Guess;
-use super::cover::Idle;
+use super::cover::{Cover, Idle};
 use crate::plan::{keys, tasks};
 use crate::spec::arch::Arch;
-use crate::spec::map::Map;
 
 fn quoted(texts: &[String]) -> String {
     let texts: Vec<String> = texts.iter().map(|text| format!("{text:?}")).collect();
@@ -45,12 +44,13 @@ pub(super) fn arch(name: &str, parent: &Arch, guesses: &[Guess], idle: &Idle) ->
 /// The file of the mapping.
 pub(super) fn map(
     name: &str,
-    map: &Map,
+    cover: &Cover<'_>,
     config: &Json,
     guesses: &[Guess],
     idle: &Idle,
     unread: &[String],
 ) -> String {
+    let map = cover.map;
     let model_type = config.get("model_type").and_then(Json::as_str).unwrap_or(name);
     let stem = |class: &str| class.split("For").next().unwrap_or_default().to_owned();
     let ours = tasks::class(config).map(stem).unwrap_or_default();
@@ -61,6 +61,9 @@ pub(super) fn map(
          base_class = [\"{ours}Model\"]\nsource     = \"TODO: project, version, file\"\n",
         map.name
     );
+    if !map.prefixes.contains(&cover.prefix) {
+        let _ = writeln!(text, "prefix     = [{:?}, \"\"]", cover.prefix);
+    }
     if !idle.without.is_empty() {
         let _ = writeln!(text, "without    = [{}]", quoted(&idle.without));
     }

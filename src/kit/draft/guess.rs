@@ -105,10 +105,13 @@ pub(super) fn guess(
             ("i".to_owned(), "{i}".to_owned()),
         ]);
         let name = role.template.fill(&bindings).ok()?;
-        (0 < alike).then_some((fits, alike, name))
+        // One word of a shape that is not the role's says nothing.
+        (if fits { 0 } else { 1 } < alike).then_some((fits, alike, name))
     });
-    // By words first; the shape decides among equals.
-    let best = scored.max_by_key(|(fits, alike, _)| (*alike, *fits));
+    // By words first; the shape decides among equals. A second index is no layer: experts are told
+    // by hand.
+    let best =
+        scored.filter(|_| !foreign.contains('#')).max_by_key(|(fits, alike, _)| (*alike, *fits));
     let (shape_fits, standard) = match best {
         Some((fits, _, name)) => (fits, Some(name)),
         None => (false, None),
