@@ -103,4 +103,9 @@ fn what_is_written_and_printed_keeps_the_schemas() {
     check("refusal", &printed(&narrow));
     check("spec-list", &printed(&["spec", "list"]));
     check("spec-check", &printed(&["spec", "check", "spec/1.0"]));
+    check("spec-map", &printed(&["spec", "map", "falcon"]));
+    check("spec-map", &printed(&["spec", "map", "gpt2", "fixtures/hf/gpt2-noprefix/src"]));
+    let draft =
+        ["spec", "new-arch", "fixtures/families/mixtral", "--name", "new", "--from", "llama"];
+    check("spec-new-arch", &printed(&[&draft[..], &["--out", &at("draft")]].concat()));
 }

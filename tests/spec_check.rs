@@ -235,6 +235,47 @@ fn what_only_a_model_shows_is_refused() {
     expect(find, "from = [\"rms_norm_eps\"]\nexpr = \"x * 2\"", "norm_eps");
 }
 
+/// A family of one's own: the draft of a checkpoint that no mapping is for reads all of it, where the
+/// standard has everything that it is made of.
+#[test]
+fn a_draft_reads_the_checkpoint_it_is_made_from() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (known, drafted) = (scratch.path().join("known"), scratch.path().join("drafted"));
+    copy(&root().join("spec/1.0"), &known);
+    for path in ["arch/vaultgemma.toml", "map/hf/vaultgemma.toml"] {
+        fs::remove_file(known.join(path)).unwrap();
+    }
+    let list = fs::read_to_string(known.join("spec.toml")).unwrap();
+    fs::write(known.join("spec.toml"), list.replace("\"vaultgemma\", ", "")).unwrap();
+    let checkpoint = root().join("fixtures/families/vaultgemma");
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_llmstd"));
+        let output = command.args(args).output().unwrap();
+        let text = [&output.stdout[..], &output.stderr[..]].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    };
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let (known, drafted, checkpoint) = (text(&known), text(&drafted), text(&checkpoint));
+    let out = text(&scratch.path().join("out"));
+    let convert = ["convert", &checkpoint, &out, "--verify"];
+    let (code, refused) = run(&[&["--spec", &known][..], &convert].concat());
+    assert_eq!(code, Some(2), "{refused}");
+    assert!(refused.contains("there is no hf mapping for the model type"), "{refused}");
+    let draft = ["spec", "new-arch", &checkpoint, "--name", "new", "--out", &drafted];
+    let (code, told) = run(&[&["--spec", &known][..], &draft].concat());
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("new extends hf/gemma2, which knows 29 of 29 tensors"), "{told}");
+    assert!(told.contains("Not proven yet"), "{told}");
+    let (code, told) = run(&[&["--spec", &drafted][..], &convert].concat());
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("29 tensors come back with the same SHA-256"), "{told}");
+    // Nothing is written over, and a name is not taken twice.
+    assert_eq!(run(&draft).0, Some(2));
+    let (code, told) = run(&["spec", "new-arch", &checkpoint, "--name", "gemma2", "--out", &out]);
+    assert_eq!(code, Some(2));
+    assert!(told.contains("the standard has \"gemma2\" already"), "{told}");
+}
+
 #[test]
 fn nothing_is_wrong_with_the_standard() {
     let output = Command::new(env!("CARGO_BIN_EXE_llmstd"))
