@@ -63,13 +63,10 @@ pub struct RuleNames {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tie: Option<String>,
     /// Foreign names that may hold the same bytes again.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<String>,
     /// Foreign names of which one has to be in the file.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub beside: Vec<String>,
     /// Foreign names of which none may be in the file.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unless: Vec<String>,
 }
 
@@ -82,7 +79,6 @@ pub struct Variable {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<String>,
     /// The texts that it takes; of several at once, the first is `{name.0}`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub texts: Vec<Vec<String>>,
 }
 

@@ -137,7 +137,6 @@ pub fn samples(spec: &Spec, map: &Map, start: Option<&Json>) -> Result<Vec<Sampl
             }
         }
     }
-    drop(consider);
     Ok(found)
 }
 
