@@ -11,30 +11,34 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Checkpoint, DType, Tensor};
 use crate::diagnostic::{Diagnostic, Level};
+use crate::encoding::{BLOCK_TYPES, BlockType};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::compare::{Operand, digests, first_difference};
 use crate::exec::staging::{Staging, free_space};
-use crate::exec::write::{self, Container, Written};
+use crate::exec::write::{self, Container, Shard, Written};
 use crate::format::folder::{self, Opened};
 use crate::format::modules::{self, MODULES_FILE};
 use crate::format::safetensors;
 use crate::forward::{self, Inputs, Outputs, Planned};
+use crate::metadata::Metadata;
 use crate::manifest::{
     FileFacts, Manifest, ManifestInput, TensorFacts, is_tokenizer_file, needs_text,
 };
 use crate::package::{
     BUFFERS_FILE, Conformance, DenseStep, Dropped, Event, ForeignConfig, ForeignFile,
-    ForeignTensor, Hparams, Loss, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE,
-    SOURCE_SCHEMA, TENSORS_STEM, Task, Value,
+    ForeignTensor, Hparams, Loss, MANIFEST_FILE, METADATA_FILE, MODEL_FILE, Model, Provenance,
+    SOURCE_FILE, SOURCE_SCHEMA, TENSORS_STEM, Task, Value,
 };
 use crate::plan::import::Import;
 use crate::plan::program::{Content, Make, Output, whole};
-use crate::plan::{self, Exactness, Facts, Step, Tensors, export, generic, import};
+use crate::plan::{self, Exactness, Facts, Step, Tensors, export, generic, import, typed};
 use crate::rule::subject::{Stored, Subject};
 use crate::rule::{self, Selection};
 use crate::source::Source;
 use crate::spec::Spec;
 use crate::spec::map::Map;
+
+mod gguf;
 
 /// What to convert, and how.
 pub struct Request<'a> {
@@ -219,6 +223,12 @@ pub fn convert(mut opened: Opened, request: &Request<'_>) -> std::result::Result
         // Planning asks nothing of the destination; the refusal comes early all the same.
         check_destination(request)?;
     }
+    if let Some(blocks) = request.plan.quantize
+        && request.to != export::GGUF
+    {
+        let message = format!("{} is packed in GGUF files only: add --to gguf", blocks.id);
+        return Err(Error::unsupported(message).into());
+    }
     match (request.to, opened.is_package) {
         ("std", true) => repack(&mut opened, request),
         ("std", false) => to_std(&mut opened, request),
@@ -312,15 +322,18 @@ pub(crate) fn canonical(
     request: &Request<'_>,
 ) -> std::result::Result<Canonical, Failure> {
     let mut findings = Vec::new();
-    let config_text = opened.text(CONFIG_FILE)?;
-    let config = opened.json(CONFIG_FILE)?;
+    let format = foreign_format(opened);
+    let (config, config_text) = match format {
+        export::GGUF => (Some(typed::config(&opened.checkpoint)), None),
+        _ => (opened.json(CONFIG_FILE)?, opened.text(CONFIG_FILE)?),
+    };
     let files = opened.weights.iter().map(|name| {
         let len = opened.source.find(name).map_or(0, |file| opened.source.extent(file).len);
         ForeignFile { path: name.clone(), len }
     });
     let mut provenance = Provenance {
         schema: SOURCE_SCHEMA.to_owned(),
-        format: if request.generic { "generic" } else { "hf" }.to_owned(),
+        format: if request.generic { "generic" } else { format }.to_owned(),
         container: opened.checkpoint.format.to_owned(),
         map: None,
         tool: concat!("llmstd ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -345,7 +358,7 @@ pub(crate) fn canonical(
     };
     if request.generic {
         let tensors = generic::import(&opened.checkpoint, request.plan)?;
-        model.encodings = generic::encodings(&opened.checkpoint);
+        model.encodings = encodings(&tensors);
         provenance.tensors = opened
             .checkpoint
             .tensors
@@ -359,13 +372,6 @@ pub(crate) fn canonical(
         return Ok(Canonical { tensors, buffers, model, provenance, map: None, findings });
     }
     let Some(config) = config else {
-        let format = opened.checkpoint.format;
-        if !opened.checkpoint.typed_metadata.is_empty() {
-            let message = format!("no mapping leads from {format} to the standard yet");
-            return Err(Diagnostic::error("P001", message)
-                .help("keep names and bytes with --generic; `llmstd inspect` shows what is inside")
-                .into());
-        }
         let message = "there is no config.json beside the weights, and nothing else says which \
                        architecture they are of";
         return Err(Diagnostic::error("P001", message)
@@ -375,7 +381,7 @@ pub(crate) fn canonical(
     };
     let map = import::choose(
         request.spec,
-        "hf",
+        format,
         &opened.checkpoint,
         &config,
         request.arch,
@@ -401,6 +407,7 @@ pub(crate) fn canonical(
     model.hyperparameters = keys.hparams;
     model.tokens = keys.tokens;
     model.ties = ties;
+    model.encodings = encodings(&tensors);
     model.tasks = tasks;
     model.conformance = claim(opened, request.spec, &model, &tensors, &mut findings);
     provenance.tensors = foreign;
@@ -409,6 +416,19 @@ pub(crate) fn canonical(
     provenance.map = Some(used);
     let map = Some(format!("{}/{}", map.format, map.name));
     Ok(Canonical { tensors, buffers, model, provenance, map, findings })
+}
+
+/// The format of a checkpoint that is no package.
+fn foreign_format(opened: &Opened) -> &'static str {
+    if opened.checkpoint.format == export::GGUF { export::GGUF } else { "hf" }
+}
+
+/// What the tensors of bytes are, as `model.json` says it.
+fn encodings(tensors: &Tensors) -> BTreeMap<String, Json> {
+    let entries = tensors.encodings.iter().map(|(name, encoding)| {
+        (name.clone(), serde_json::to_value(encoding).expect("strings and numbers"))
+    });
+    entries.collect()
 }
 
 /// The level that a package may claim: as far as the rules go along.
@@ -539,6 +559,7 @@ fn repack(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Rep
         tensors.write(&tensor.name, strand, dtype, request.plan, step)?;
     }
     tensors.sort_by_key(|name| request.spec.order(name));
+    model.encodings = encodings(&tensors);
     if request.plan.dtype.is_some() {
         model.history.push(Event { op: "cast".to_owned(), ..event(request) });
     }
@@ -631,6 +652,12 @@ fn write_package(
         text_file(&format!("{TENSORS_STEM}.safetensors.index.json"), index.clone())?;
     }
     text_file(MODEL_FILE, json_text(package.model))?;
+    if !opened.is_package && foreign_format(opened) == export::GGUF {
+        let bytes = gguf::vocabulary(&opened.checkpoint)?;
+        write_file(&folder.join(METADATA_FILE), &bytes)?;
+        let sha256: [u8; 32] = Sha256::digest(&bytes).into();
+        files.push((METADATA_FILE.to_owned(), (bytes.len() as u64, sha256, None)));
+    }
     for name in &report.carried {
         files.push((name.clone(), carry(opened, folder, name)?));
     }
@@ -684,6 +711,21 @@ fn write_tensors(
 ) -> Result<Written> {
     let shards =
         write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM, "safetensors");
+    let container = Container::Safetensors(metadata);
+    write_shards(opened, request, folder, tensors, &shards, container, hash_files, report)
+}
+
+#[allow(clippy::too_many_arguments)] // What a file is made of.
+fn write_shards(
+    opened: &Opened,
+    request: &Request<'_>,
+    folder: &Path,
+    tensors: &Tensors,
+    shards: &[Shard],
+    container: Container<'_>,
+    hash_files: bool,
+    report: &mut Report,
+) -> Result<Written> {
     request.progress.begin("converting", tensors.n_bytes());
     let advance = |n_bytes| request.progress.advance(n_bytes);
     let options = write::Options { n_threads: request.n_threads, hash_files, progress: &advance };
@@ -691,8 +733,8 @@ fn write_tensors(
         &opened.source,
         &tensors.inputs,
         &tensors.outputs,
-        &shards,
-        Container::Safetensors(metadata),
+        shards,
+        container,
         folder,
         &options,
     );
@@ -788,7 +830,7 @@ fn report(
             loss: None,
         }
     });
-    let kind = if opened.is_package { "std" } else { "hf" };
+    let kind = if opened.is_package { "std" } else { foreign_format(opened) };
     Report {
         schema: "llmstd.convert/1",
         source: opened.source.root().display().to_string(),
@@ -839,7 +881,12 @@ fn to_foreign(
     format: &str,
 ) -> std::result::Result<Report, Failure> {
     let plan = export_plan(opened, request, format)?;
-    let ExportPlan { mut tensors, config, carried, left, findings, architecture, map } = plan;
+    if let Some(metadata) = &plan.metadata
+        && format == export::GGUF
+    {
+        return gguf::write(opened, request, metadata, &plan);
+    }
+    let ExportPlan { mut tensors, config, carried, left, findings, architecture, map, .. } = plan;
     // Modules beside the transformer have files of their own.
     tensors.move_last(|name| modules::parse_dense_name(name).is_some());
     let is_main = |output: &&Output| modules::parse_dense_name(&output.name).is_none();
@@ -938,6 +985,8 @@ fn inside(folder: &Path, path: &str) -> Result<PathBuf> {
 struct ExportPlan {
     tensors: Tensors,
     config: Option<String>,
+    /// The keys of a GGUF file.
+    metadata: Option<Metadata>,
     carried: Vec<String>,
     left: Vec<String>,
     findings: Vec<Diagnostic>,
@@ -959,7 +1008,9 @@ fn export_plan(
         return Err(Error::unsupported(message).into());
     }
     let (model, provenance, canonical_tensors, buffers, mut findings, carried, left);
+    let metadata;
     if opened.is_package {
+        metadata = gguf::kept(opened)?;
         model = read_model(opened)?;
         provenance = read_provenance(opened)?;
         buffers = read_buffers(opened)?;
@@ -977,6 +1028,8 @@ fn export_plan(
         canonical_tensors = canonical.tensors;
         findings = canonical.findings;
         (carried, left) = beside(opened, request.spec);
+        metadata = (foreign_format(opened) == export::GGUF)
+            .then(|| copy_checkpoint(&opened.checkpoint));
     }
     let source = provenance.as_ref().filter(|source| source.format == format);
     let Some(architecture) = &model.architecture else {
@@ -985,6 +1038,7 @@ fn export_plan(
         return Ok(ExportPlan {
             tensors,
             config,
+            metadata: metadata.map(|kept| kept.typed_metadata),
             carried,
             left,
             findings,
@@ -993,6 +1047,10 @@ fn export_plan(
         });
     };
     let map = export_map(request.spec, format, architecture, source)?;
+    let original = match format {
+        export::GGUF if source.is_some() => metadata.as_ref().map(typed::config),
+        _ => source.and_then(|source| source.config.as_ref()).and_then(|config| serde_json::from_str(&config.text).ok()),
+    };
     // Buffers that no recipe gives are read from where they are: the package, or the source.
     let own_buffers = (!opened.is_package).then(|| copy_checkpoint(&opened.checkpoint));
     let exported = export::export(
@@ -1002,14 +1060,22 @@ fn export_plan(
         &canonical_tensors,
         buffers.as_ref().or(own_buffers.as_ref()),
         source,
+        original.as_ref(),
         request.plan,
     )?;
-    findings.extend(exported.findings);
-    let mut config = serde_json::to_string_pretty(&exported.config).unwrap_or_default();
-    config.push('\n');
+    findings.extend(exported.findings.iter().cloned());
+    let (mut config, mut keys) = (None, None);
+    if format == export::GGUF {
+        let kept = metadata.map(|kept| kept.typed_metadata).filter(|_| source.is_some());
+        keys = Some(gguf::metadata(opened, request, kept, &exported, map, &mut findings)?);
+    } else {
+        let text = serde_json::to_string_pretty(&exported.config).unwrap_or_default();
+        config = Some(format!("{text}\n"));
+    }
     Ok(ExportPlan {
         tensors: exported.tensors,
-        config: Some(config),
+        config,
+        metadata: keys,
         carried,
         left,
         findings,
@@ -1026,6 +1092,7 @@ fn copy_checkpoint(checkpoint: &Checkpoint) -> Checkpoint {
     Checkpoint {
         format: checkpoint.format,
         tensors: checkpoint.tensors.clone(),
+        typed_metadata: checkpoint.typed_metadata.clone(),
         ..Checkpoint::default()
     }
 }
@@ -1123,7 +1190,7 @@ fn verify(
     let mut package = folder::open(folder)?;
     let back_request =
         Request { plan: plan::Options::default(), generic: false, ..copy_of(request) };
-    let plan = export_plan(&mut package, &back_request, "hf")?;
+    let plan = export_plan(&mut package, &back_request, foreign_format(opened))?;
     // What was changed on purpose does not come back.
     let changed: BTreeSet<&str> = written
         .steps
@@ -1361,6 +1428,19 @@ pub fn parse_dtype(text: &str) -> std::result::Result<DType, String> {
         _ => return Err(format!("{text:?} is no dtype to cast to: f16, bf16, f32, f64")),
     };
     Ok(dtype)
+}
+
+/// A type of blocks of the command line: `q8_0`, `Q4_K`.
+///
+/// # Errors
+/// The text names none that this program packs numbers in.
+pub fn parse_quant(text: &str) -> std::result::Result<&'static BlockType, String> {
+    let id = format!("ggml.{}", text.to_ascii_lowercase());
+    let can = |blocks: &&BlockType| blocks.can_quantize();
+    BlockType::find(&id).filter(can).ok_or_else(|| {
+        let known = BLOCK_TYPES.iter().filter(can).map(|blocks| blocks.id.trim_start_matches("ggml."));
+        format!("{text:?} is no type to pack in: {}", known.collect::<Vec<_>>().join(", "))
+    })
 }
 
 /// The path of a request's destination without a trailing slash.

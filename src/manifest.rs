@@ -64,6 +64,7 @@ pub const TOKENIZER_FILES: &[&str] = &[
     "spm.model",
     "target.spm",
     "tekken.json",
+    "tokenizer.gguf",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer.model.v3",

@@ -4,6 +4,7 @@
 //! model: bytes that do not change go from the map of the source to the destination, all others
 //! are made in buffers of a few MiB.
 
+mod blocks;
 pub mod compare;
 pub mod gather;
 pub mod hash;

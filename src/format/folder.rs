@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::modules::{self, MODULES_FILE};
 use super::{gguf, pytorch, safetensors};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Encoding};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::json;
@@ -47,8 +47,9 @@ const MAX_DEPTH: usize = 3;
 /// A text file that is read whole is not longer than this.
 const MAX_TEXT_LEN: u64 = 256 << 20;
 
-/// Files of trainers that have the endings of weights and are none.
+/// Files that have the endings of weights and are none: of trainers, and of packages.
 const NOT_WEIGHTS: &[&str] = &[
+    package::METADATA_FILE,
     "training_args.bin",
     "optimizer.bin",
     "optimizer.pt",
@@ -132,7 +133,9 @@ fn open_folder(path: &Path, files: Vec<FolderFile>) -> Result<Opened> {
         }
     };
     let mut weights = weights;
-    if !is_package {
+    if is_package {
+        read_encodings(path, &mut checkpoint);
+    } else {
         read_modules(&mut source, &files, &mut checkpoint, &mut weights)?;
     }
     note_others(&files, &weights, &mut checkpoint);
@@ -150,6 +153,23 @@ fn is_model_file(folder: &Path) -> bool {
     let json: Option<Json> = serde_json::from_slice(&text).ok();
     let has = |key: &str| json.as_ref().is_some_and(|json| json.get(key).is_some());
     json.is_none() || (has("spec") && has("conformance"))
+}
+
+/// Tells the tensors of a package that are blocks what they are. What `model.json` says wrongly is
+/// left alone: the rules of the package find it.
+fn read_encodings(folder: &Path, checkpoint: &mut Checkpoint) {
+    let text = std::fs::read(folder.join(package::MODEL_FILE)).unwrap_or_default();
+    let json: Json = serde_json::from_slice(&text).unwrap_or_default();
+    let Some(Json::Object(entries)) = json.get("encodings") else { return };
+    for tensor in &mut checkpoint.tensors {
+        let entry = entries.get(&tensor.name).cloned().unwrap_or_default();
+        let Ok(encoding) = serde_json::from_value::<Encoding>(entry) else { continue };
+        let block = gguf::types::TYPES.block(&encoding.id).map(gguf::types::Type::Block);
+        let bytes = block.and_then(|block| block.physical(&encoding.shape).ok());
+        if bytes.is_some_and(|(dtype, shape, _)| (dtype, &shape) == (tensor.dtype, &tensor.shape)) {
+            tensor.encoding = Some(encoding);
+        }
+    }
 }
 
 enum Choice {

@@ -7,9 +7,9 @@ use serde_json::Value as Json;
 use super::import::make;
 use super::names::{self, Bound, Choices, Instance};
 use super::ops::{Strand, Way, describe, is_exact, run};
-use super::{Exactness, Options, Step, Tensors, keys, tasks};
+use super::{Exactness, Options, Step, Tensors, keys, tasks, typed};
 use crate::checkpoint::{Checkpoint, DType};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Level};
 use crate::package::{MapUsed, Model, Provenance, Value, WayBack};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
@@ -40,16 +40,27 @@ pub fn export(
     canonical: &Tensors,
     buffers: Option<&Checkpoint>,
     provenance: Option<&Provenance>,
+    original: Option<&Json>,
     options: Options,
 ) -> Result<Export, Vec<Diagnostic>> {
     let arch = spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
-    let original = provenance.and_then(|source| source.config.as_ref());
-    let original: Option<Json> =
-        original.and_then(|config| serde_json::from_str(&config.text).ok());
     let stored = |name: &str| canonical.strands.contains_key(name);
     let (hparams, tokens) = (&model.hyperparameters, &model.tokens);
-    let mut config = keys::write(spec, map, arch, hparams, tokens, original.as_ref(), &stored)?;
-    tasks::write(map, &model.tasks, &mut config);
+    let is_typed = map.format == GGUF;
+    // Keys of a GGUF file have no defaults that differ by reader: where the file says what the
+    // model is, it is repeated as it was.
+    let holds = |config: &&Json| {
+        is_typed
+            && keys::read(spec, map, arch, config)
+                .is_ok_and(|read| read.hparams == *hparams && read.tokens == *tokens)
+    };
+    let mut config = match original.filter(holds) {
+        Some(original) => original.clone(),
+        None => keys::write(spec, map, arch, hparams, tokens, original, &stored)?,
+    };
+    if !is_typed {
+        tasks::write(map, &model.tasks, &mut config);
+    }
 
     let names = StackNames {
         hparams: &model.hyperparameters,
@@ -68,6 +79,7 @@ pub fn export(
         spec,
         names: &names,
         options,
+        vectors: map.vectors,
         stored: &canonical.strands,
         ties: model.ties.iter().map(|[tied, stored]| (tied.as_str(), stored.as_str())).collect(),
         recorded: provenance
@@ -111,9 +123,30 @@ pub fn export(
         }
         None => tensors.sort_by_key(str::to_owned),
     }
-    write_dtype(&mut config, &tensors, options);
-    check_config(spec, map, arch, model, &config)?;
+    if is_typed {
+        typed::add_sizes(&mut config, &tensors);
+    } else {
+        refuse_blocks(map, &tensors)?;
+        write_dtype(&mut config, &tensors, options);
+    }
+    findings.extend(check_config(spec, map, arch, model, &config)?);
     Ok(Export { tensors, config, findings })
+}
+
+/// The format whose configs are keys with kinds, and whose tensors may be blocks.
+pub const GGUF: &str = "gguf";
+
+/// Refuses tensors of blocks in a format whose readers know none.
+fn refuse_blocks(map: &Map, tensors: &Tensors) -> Result<(), Vec<Diagnostic>> {
+    let Some((name, encoding)) = tensors.encodings.first_key_value() else { return Ok(()) };
+    let n = tensors.encodings.len();
+    let message =
+        format!("`{name}` is in {}, which no reader of {} knows ({n} such)", encoding.id, map.format);
+    Err(vec![
+        Diagnostic::error("P012", message)
+            .tensor(name)
+            .help("add --decode to write the numbers that the blocks stand for"),
+    ])
 }
 
 /// Reads the config that was written: it must say what the package says.
@@ -123,7 +156,7 @@ fn check_config(
     arch: &Arch,
     model: &Model,
     config: &Json,
-) -> Result<(), Vec<Diagnostic>> {
+) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
     let read = keys::read(spec, map, arch, config)?;
     let wanted = &model.hyperparameters;
     let names: BTreeSet<&String> = wanted.keys().chain(read.hparams.keys()).collect();
@@ -133,15 +166,19 @@ fn check_config(
             return false; // The tensors say it, not the config.
         }
         let values = (wanted.get(*name), read.hparams.get(*name));
+        let same = if map.format == GGUF { same_single } else { same };
         !matches!(values, (Some(wanted), Some(read)) if same(wanted, read))
     });
+    let unsaid = |name: &str| map.keys.iter().any(|key| key.to == name && key.unsaid);
     let findings: Vec<Diagnostic> = differ
         .map(|name| {
             let text = |value: Option<&Value>| {
                 value.map_or_else(|| "nothing".to_owned(), Value::to_string)
             };
-            Diagnostic::error(
+            let level = if unsaid(name) { Level::Warning } else { Level::Error };
+            Diagnostic::new(
                 "P005",
+                level,
                 format!(
                     "the {} config of {} cannot say that `{name}` is {}",
                     map.format,
@@ -153,7 +190,26 @@ fn check_config(
             .mismatch(text(wanted.get(name)), text(read.hparams.get(name)))
         })
         .collect();
-    if findings.is_empty() { Ok(()) } else { Err(findings) }
+    if findings.iter().all(|found| found.level == Level::Warning) {
+        Ok(findings)
+    } else {
+        Err(findings)
+    }
+}
+
+/// Whether two values are the same where numbers are kept as F32.
+fn same_single(left: &Value, right: &Value) -> bool {
+    let single = |value: &Value| match value {
+        Value::Float(value) => Value::Float(f64::from(*value as f32)),
+        value => value.clone(),
+    };
+    match (left, right) {
+        (Value::List(left), Value::List(right)) => {
+            left.len() == right.len()
+                && left.iter().zip(right).all(|(left, right)| same_single(left, right))
+        }
+        (left, right) => same(&single(left), &single(right)),
+    }
 }
 
 /// The prefix and spellings to write: those of the source, or of the class, or the mapping's first.
@@ -197,6 +253,8 @@ struct Exporter<'a> {
     spec: &'a Spec,
     names: &'a StackNames<'a>,
     options: Options,
+    /// The dtype that tensors of one axis have.
+    vectors: Option<DType>,
     stored: &'a BTreeMap<String, (Strand, DType)>,
     ties: BTreeMap<&'a str, &'a str>,
     /// The foreign names of the source, if there was one.
@@ -306,9 +364,20 @@ impl Exporter<'_> {
                 ops: describe(&instance.rule.ops),
                 class,
             };
-            self.tensors.write(name, strand, dtype, self.options, step)?;
+            let options = self.options_for(instance, name, &strand);
+            self.tensors.write(name, strand, dtype, options, step)?;
         }
         Ok(())
+    }
+
+    /// What is asked for, but where the format leaves no choice. What the source had stays.
+    fn options_for(&self, instance: &Instance<'_>, name: &str, strand: &Strand) -> Options {
+        let is_vector = strand.layout.shape.len() < 2;
+        let only = instance.rule.dtype.or(self.vectors.filter(|_| is_vector));
+        let Some(only) = only else { return self.options };
+        let kept = self.recorded.as_ref().is_some_and(|names| names.contains(name));
+        let dtype = (!kept).then_some(only);
+        Options { dtype, lossy: true, quantize: None, ..self.options }
     }
 
     /// Makes the buffers that readers of the foreign layout miss, in the dtype of the token table.

@@ -174,6 +174,13 @@ pub fn choose<'a>(
                     other => words.contains(&other.to_string()),
                 })
             })
+            && map.when.as_ref().is_none_or(|when| {
+                let names = |name: &str| match name.strip_prefix("config.") {
+                    Some(path) => keys::stated(config, path),
+                    None => Err(format!("`{name}` is nothing of the config")),
+                };
+                when.eval_bool(&names) == Ok(true)
+            })
     };
     let mut fitting: Vec<&Map> = maps.iter().filter(says).copied().collect();
     let most = fitting.iter().map(|map| map.matches.len()).max().unwrap_or(0);

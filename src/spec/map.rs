@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::expr::Expr;
 use super::template::Template;
 use super::{bad, from_toml};
+use crate::checkpoint::DType;
 use crate::error::Result;
 use crate::package::Value;
 
@@ -23,8 +24,15 @@ pub struct Map {
     pub revision: u32,
     /// Which values of the foreign config choose it: all of one line must hold.
     pub matches: BTreeMap<String, Vec<String>>,
+    /// Of several mappings that the foreign config chooses by the same values, which one: a
+    /// condition on the config.
+    pub when: Option<Expr>,
     /// When a config that names no family is of this one, though the names fit others as well.
     pub untyped: Option<Expr>,
+    /// The dtype that tensors of one axis have in files of the format, whatever the others have.
+    pub vectors: Option<DType>,
+    /// What the format's own keys and words say of the tokenizer.
+    pub tokenizer: BTreeMap<String, toml::Value>,
     /// What every name that starts with `@` has in front, in the order to try.
     pub prefixes: Vec<String>,
     /// Other spellings of names' ends.
@@ -79,6 +87,8 @@ pub struct Rule {
     pub flagless: bool,
     /// What happens on the way in.
     pub ops: Vec<Op>,
+    /// The only dtype that readers of the foreign format take there.
+    pub dtype: Option<DType>,
     /// When the rule holds.
     pub when: Option<Expr>,
 }
@@ -245,6 +255,9 @@ pub struct KeyRule {
     pub when: Option<Expr>,
     /// Where it is written; to the first path of `from` if nothing is said.
     pub write: Option<Vec<Write>>,
+    /// Whether the foreign format has no place for the value, but for the one that is read back: a
+    /// model with another one is written all the same, with a warning.
+    pub unsaid: bool,
     /// For a value `_`: canonical tensors of which any one being stored is what is written, as
     /// true or false, where no source says it.
     pub stored: Vec<String>,
@@ -313,6 +326,8 @@ pub(super) struct MapFile {
     #[serde(default)]
     config: BTreeMap<String, toml::Value>,
     #[serde(default)]
+    tokenizer: BTreeMap<String, toml::Value>,
+    #[serde(default)]
     rule: Vec<RuleFile>,
     #[serde(default)]
     drop: Vec<DropFile>,
@@ -332,7 +347,11 @@ struct MapHead {
     revision: Option<u32>,
     #[serde(default, rename = "match")]
     matches: BTreeMap<String, Words>,
+    when: Option<Expr>,
     untyped: Option<Expr>,
+    vectors: Option<String>,
+    /// What stands for the `@` that paths of keys begin with.
+    keys: Option<String>,
     #[serde(default)]
     prefix: Vec<String>,
     #[serde(default)]
@@ -387,6 +406,7 @@ struct RuleFile {
     flagless: bool,
     #[serde(default)]
     ops: Vec<Op>,
+    dtype: Option<String>,
     when: Option<Expr>,
 }
 
@@ -431,6 +451,8 @@ struct KeyFile {
     when: Option<Expr>,
     write: Option<Vec<Write>>,
     #[serde(default)]
+    unsaid: bool,
+    #[serde(default)]
     stored: Vec<String>,
 }
 
@@ -454,12 +476,40 @@ pub(super) fn resolve(
     load: &dyn Fn(&str) -> Result<MapFile>,
 ) -> Result<Map> {
     let mut map = Map { format: format.to_owned(), name: name.to_owned(), ..Map::default() };
-    merge(&mut map, name, load, 0)?;
+    let mut place = String::new();
+    merge(&mut map, name, load, 0, &mut place)?;
     map.name = name.to_owned();
+    map.place_keys(&place);
     if map.prefixes.is_empty() {
         map.prefixes.push(String::new());
     }
     Ok(map)
+}
+
+impl Map {
+    /// Puts the text that `@` stands for into the paths of keys.
+    fn place_keys(&mut self, place: &str) {
+        let put = |path: &mut String| {
+            if let Some(rest) = path.strip_prefix('@') {
+                *path = format!("{place}{rest}");
+            }
+        };
+        for key in &mut self.keys {
+            key.from.iter_mut().for_each(put);
+            for write in key.write.iter_mut().flatten() {
+                match write {
+                    Write::Path(path) | Write::Rule { path, .. } => put(path),
+                }
+            }
+        }
+        let config = std::mem::take(&mut self.config).into_iter();
+        self.config = config
+            .map(|(mut path, value)| {
+                put(&mut path);
+                (path, value)
+            })
+            .collect();
+    }
 }
 
 /// Lays the file `name` over what `map` has, after the files it extends.
@@ -468,16 +518,17 @@ fn merge(
     name: &str,
     load: &dyn Fn(&str) -> Result<MapFile>,
     depth: usize,
+    place: &mut String,
 ) -> Result<()> {
     let fail = |why: &str| bad(&format!("map/{}/{name}.toml", map.format), why);
     if 8 < depth {
         return Err(fail("mappings extend each other too deep, or in a circle"));
     }
-    let MapFile { map: head, config, rule, drop, key, task } = load(name)?;
+    let MapFile { map: head, config, tokenizer, rule, drop, key, task } = load(name)?;
     let format = map.format.clone();
     let fail = |why: &str| bad(&format!("map/{format}/{name}.toml"), why);
     for parent in &head.extends {
-        merge(map, parent, load, depth + 1)?;
+        merge(map, parent, load, depth + 1, place)?;
     }
     for text in &head.without {
         let before = map.rules.len() + map.drops.len() + map.keys.len() + map.tasks.len();
@@ -496,6 +547,13 @@ fn merge(
     // A family is never recognised by what recognises the one it extends.
     map.matches = head.matches.into_iter().map(|(path, words)| (path, words.into_vec())).collect();
     map.untyped = head.untyped;
+    map.when = head.when;
+    if let Some(name) = &head.vectors {
+        map.vectors = Some(dtype(name).map_err(|why| fail(&why))?);
+    }
+    if let Some(keys) = head.keys {
+        *place = keys;
+    }
     for (ours, theirs) in [
         (&mut map.prefixes, head.prefix),
         (&mut map.base_classes, head.base_class),
@@ -509,6 +567,7 @@ fn merge(
         map.spells = head.spell;
     }
     map.config.extend(config);
+    map.tokenizer.extend(tokenizer);
     for rule in rule {
         map.rules.push(rule_of(rule).map_err(|why| fail(&why))?);
     }
@@ -559,8 +618,13 @@ fn rule_of(file: RuleFile) -> std::result::Result<Rule, String> {
         tie: file.tie,
         flagless: file.flagless,
         ops: file.ops,
+        dtype: file.dtype.as_deref().map(dtype).transpose()?,
         when: file.when,
     })
+}
+
+fn dtype(name: &str) -> std::result::Result<DType, String> {
+    DType::parse(name).ok_or_else(|| format!("there is no dtype {name:?}"))
 }
 
 fn each_of(file: BTreeMap<String, EachFile>) -> std::result::Result<Vec<(String, Each)>, String> {
@@ -596,6 +660,7 @@ fn key_of(file: KeyFile) -> std::result::Result<KeyRule, String> {
         value: file.value,
         when: file.when,
         write: file.write,
+        unsaid: file.unsaid,
         stored: file.stored,
     })
 }

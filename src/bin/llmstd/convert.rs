@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use llmstd::checkpoint::DType;
+use llmstd::encoding::BlockType;
 use llmstd::convert::{self, Failure, Report, Request};
 use llmstd::format::folder;
 use llmstd::package::WayBack;
@@ -19,6 +20,7 @@ use crate::{Format, Global, output};
 Examples:
   llmstd convert ./bert-base ./bert-base.std            from Hugging Face to the standard
   llmstd convert ./bert-base.std ./back --to hf         and back, every tensor bit for bit
+  llmstd convert ./llama ./llama.gguf --to gguf --quant q8_0   for llama.cpp, quantized
   llmstd convert model.bin ./out --dry-run              print the plan, write nothing
   llmstd convert ./odd.ckpt ./odd.std --generic         an architecture that is not known
 
@@ -28,7 +30,7 @@ Exit status:
 pub(crate) struct Args {
     /// A folder, a weight file, or a shard index
     src: PathBuf,
-    /// The folder to write; it must not exist
+    /// The folder to write, or the .gguf file; it must not exist
     dst: PathBuf,
     /// The format to write: std, or a foreign format that `llmstd spec list` names
     #[arg(long, default_value = "std")]
@@ -45,6 +47,12 @@ pub(crate) struct Args {
     /// Allow a cast that loses information; what changes is counted
     #[arg(long)]
     lossy: bool,
+    /// Write the numbers that blocks stand for: F32, or what --dtype says
+    #[arg(long)]
+    decode: bool,
+    /// Pack the matrices of a GGUF file in blocks: q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k, mxfp4
+    #[arg(long, value_name = "TYPE", value_parser = convert::parse_quant)]
+    quant: Option<&'static BlockType>,
     /// The most bytes of tensors in one file
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = convert::parse_size)]
     max_shard_size: u64,
@@ -91,7 +99,12 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         to: &args.to,
         arch: args.arch.as_deref(),
         generic: args.generic,
-        plan: plan::Options { dtype: args.dtype, lossy: args.lossy },
+        plan: plan::Options {
+            dtype: args.dtype,
+            lossy: args.lossy,
+            decode: args.decode,
+            quantize: args.quant,
+        },
         max_shard_bytes: Some(args.max_shard_size),
         n_threads: n_threads.max(1),
         force: args.force,

@@ -39,6 +39,10 @@ pub struct Block {
     pub len: u64,
     /// Bytes of a block.
     pub bytes: u64,
+    /// The number that `general.file_type` has where most tensors are of this type.
+    pub file_type: Option<u32>,
+    /// What rows become that are no whole number of these blocks.
+    pub fallback: Option<String>,
 }
 
 /// A type whose values are numbers of their own.
@@ -50,6 +54,8 @@ pub struct Plain {
     pub dtype: DType,
     /// Its number in a file.
     pub ggml: u32,
+    /// The number that `general.file_type` has where most tensors are of this type.
+    pub file_type: Option<u32>,
 }
 
 /// A type that there was once.
@@ -150,6 +156,14 @@ impl Type<'_> {
         match self {
             Type::Plain(plain) => plain.ggml,
             Type::Block(block) => block.ggml,
+        }
+    }
+
+    /// The number that `general.file_type` has where most tensors are of this type.
+    pub fn file_type(self) -> Option<u32> {
+        match self {
+            Type::Plain(plain) => plain.file_type,
+            Type::Block(block) => block.file_type,
         }
     }
 

@@ -1,0 +1,161 @@
+//! What a GGUF file has beside its tensors: its keys, and a name of its own.
+
+use super::{Failure, Report, Request, check_outputs, check_space, report, verify_foreign, write_shards};
+use crate::checkpoint::Checkpoint;
+use crate::diagnostic::Diagnostic;
+use crate::error::Result;
+use crate::exec::staging::Staging;
+use crate::exec::write::{self, Container};
+use crate::format::folder::Opened;
+use crate::format::gguf::{self, types::TYPES};
+use crate::metadata::{Metadata, Value};
+use crate::package::METADATA_FILE;
+use crate::plan::{Tensors, export::Export, typed};
+use crate::spec::map::Map;
+
+/// The version of the block formats that files of today have.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// The keys of a checkpoint, as a file without tensors.
+///
+/// # Errors
+/// A key is one that readers refuse.
+pub(super) fn vocabulary(checkpoint: &Checkpoint) -> Result<Vec<u8>> {
+    gguf::write::header(&checkpoint.typed_metadata, &[])
+}
+
+/// The keys that a package keeps.
+///
+/// # Errors
+/// The file is damaged.
+pub(super) fn kept(opened: &mut Opened) -> Result<Option<Checkpoint>> {
+    if !opened.has(METADATA_FILE) {
+        return Ok(None);
+    }
+    let file = opened.source.add(METADATA_FILE)?;
+    gguf::read(&opened.source, file).map(Some)
+}
+
+/// The keys of the file to write: those of the source, where it was such a file, with what the
+/// mapping says and with what the tensors are.
+///
+/// # Errors
+/// The mapping gives a value that no kind of key has.
+pub(super) fn metadata(
+    opened: &mut Opened,
+    request: &Request<'_>,
+    kept: Option<Metadata>,
+    exported: &Export,
+    map: &Map,
+    findings: &mut Vec<Diagnostic>,
+) -> std::result::Result<Metadata, Failure> {
+    let is_new = kept.is_none();
+    let mut metadata = kept.unwrap_or_default();
+    typed::set_keys(&mut metadata, &exported.config).map_err(|(key, why)| {
+        let message = format!("the key `{key}` cannot be written: {why}");
+        Diagnostic::error("P005", message).key(key)
+    })?;
+    let recoded = request.plan.decode || request.plan.quantize.is_some();
+    if is_new {
+        metadata.set("general.type", Value::from("model"));
+        let stem = opened.source.root().file_name().map(|name| name.to_string_lossy().into_owned());
+        if let Some(stem) = stem.filter(|stem| !stem.is_empty()) {
+            metadata.set("general.name", Value::from(stem.as_str()));
+        }
+        add_tokenizer(opened, map, &mut metadata, findings)?;
+    }
+    if is_new || recoded || request.plan.dtype.is_some() {
+        if let Some(file_type) = file_type(&exported.tensors) {
+            metadata.set("general.file_type", Value::U32(file_type));
+        }
+        if !exported.tensors.encodings.is_empty() {
+            metadata.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
+        }
+    }
+    Ok(metadata)
+}
+
+/// The number of the type that most bytes of the tensors are of.
+fn file_type(tensors: &Tensors) -> Option<u32> {
+    let mut sizes: Vec<(u32, u64)> = Vec::new();
+    for output in tensors.outputs.iter().filter(|output| 1 < output.shape.len()) {
+        let kind = TYPES.of(output.dtype, tensors.encodings.get(&output.name))?;
+        let Some(number) = kind.file_type() else { continue };
+        match sizes.iter_mut().find(|(known, _)| *known == number) {
+            Some((_, size)) => *size += output.n_bytes(),
+            None => sizes.push((number, output.n_bytes())),
+        }
+    }
+    sizes.into_iter().max_by_key(|(_, size)| *size).map(|(number, _)| number)
+}
+
+fn add_tokenizer(
+    _opened: &mut Opened,
+    _map: &Map,
+    _metadata: &mut Metadata,
+    findings: &mut Vec<Diagnostic>,
+) -> std::result::Result<(), Failure> {
+    findings.push(
+        Diagnostic::warning("P024", "the file has no tokenizer")
+            .help("llama.cpp loads it for its weights only"),
+    );
+    Ok(())
+}
+
+/// Writes one file, or, where the destination is no `.gguf` name, a folder of parts.
+pub(super) fn write(
+    opened: &mut Opened,
+    request: &Request<'_>,
+    metadata: &Metadata,
+    plan: &super::ExportPlan,
+) -> std::result::Result<Report, Failure> {
+    let tensors = &plan.tensors;
+    let mut report = report(opened, request, tensors, Vec::new(), Vec::new());
+    report.architecture.clone_from(&plan.architecture);
+    report.map.clone_from(&plan.map);
+    report.findings.extend(plan.findings.iter().cloned());
+    let is_file = request.destination.extension().is_some_and(|end| end == "gguf");
+    let name = request.destination.file_name().map(|name| name.to_string_lossy().into_owned());
+    let stem = match &name {
+        Some(name) if is_file => name.trim_end_matches(".gguf"),
+        _ => "model",
+    };
+    // A single file is meant to be one, whatever the limit that folders are cut by.
+    let max_shard_bytes = request.max_shard_bytes.filter(|_| !is_file);
+    let shards = write::shards(&tensors.outputs, max_shard_bytes, stem, "gguf");
+    check_space(&report)?;
+    if request.dry_run {
+        return Ok(report);
+    }
+    let staging = match is_file {
+        true => Staging::of_file(request.destination, request.force)?,
+        false => Staging::new(request.destination, request.force)?,
+    };
+    let container = Container::Gguf { metadata, encodings: &tensors.encodings };
+    let folder = staging.path().to_owned();
+    write_shards(opened, request, &folder, tensors, &shards, container, false, &mut report)?;
+    refuse_not_finite(&report)?;
+    if request.verify {
+        report.verified = Some(verify_foreign(opened, request, &folder, tensors)?);
+    }
+    if request.check_outputs {
+        check_outputs(opened, request, &folder, &mut report)?;
+    }
+    staging.commit()?;
+    Ok(report)
+}
+
+/// Refuses a tensor whose values no block can hold.
+fn refuse_not_finite(report: &Report) -> std::result::Result<(), Failure> {
+    let lost = |loss: &crate::package::Loss| loss.nans != 0;
+    for tensor in &report.tensors {
+        if tensor.loss.as_ref().is_some_and(lost) && tensor.step.ops.contains("quantize(") {
+            let name = &tensor.step.name;
+            let message = format!("`{name}` has values that are infinite or NaN, which no block holds");
+            return Err(Diagnostic::error("P023", message).tensor(name).help(
+                "find out how they came into the model: `llmstd validate --deep` names their places",
+            ).into());
+        }
+    }
+    Ok(())
+}
