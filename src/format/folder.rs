@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::modules::{self, MODULES_FILE};
 use super::{gguf, pytorch, safetensors};
-use crate::checkpoint::{Checkpoint, Encoding};
+use crate::checkpoint::Checkpoint;
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::json;
@@ -162,13 +162,9 @@ fn read_encodings(folder: &Path, checkpoint: &mut Checkpoint) {
     let json: Json = serde_json::from_slice(&text).unwrap_or_default();
     let Some(Json::Object(entries)) = json.get("encodings") else { return };
     for tensor in &mut checkpoint.tensors {
-        let entry = entries.get(&tensor.name).cloned().unwrap_or_default();
-        let Ok(encoding) = serde_json::from_value::<Encoding>(entry) else { continue };
-        let block = gguf::types::TYPES.block(&encoding.id).map(gguf::types::Type::Block);
-        let bytes = block.and_then(|block| block.physical(&encoding.shape).ok());
-        if bytes.is_some_and(|(dtype, shape, _)| (dtype, &shape) == (tensor.dtype, &tensor.shape)) {
-            tensor.encoding = Some(encoding);
-        }
+        let Some(entry) = entries.get(&tensor.name) else { continue };
+        let encoding = gguf::types::TYPES.encoding(entry, tensor.dtype, &tensor.shape);
+        tensor.encoding = encoding.ok();
     }
 }
 

@@ -428,7 +428,7 @@ impl<'a> Planner<'a> {
             let (strand, dtype) = read.map_err(|why| fail(unreadable(name, &why)))?;
             strands.push(strand);
             dtypes.insert(dtype);
-            shapes.push(tensor.shape.clone());
+            shapes.push(tensor.logical_shape().to_vec());
         }
         let dtype = *dtypes.first().expect("a rule reads one tensor at least");
         if 1 < dtypes.len() {

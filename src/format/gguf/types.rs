@@ -6,6 +6,7 @@
 use std::sync::LazyLock;
 
 use serde::Deserialize;
+use serde_json::Value as Json;
 
 use crate::checkpoint::{DType, Encoding, n_elements};
 
@@ -131,6 +132,25 @@ impl Types {
     /// The encoding of this id.
     pub fn block(&self, id: &str) -> Option<&Block> {
         self.blocks.iter().find(|block| block.id == id)
+    }
+
+    /// What a package says of a tensor of this dtype and shape, held against the tensor.
+    ///
+    /// # Errors
+    /// The entry has another form, names no encoding, or makes another tensor; the reason.
+    pub fn encoding(&self, entry: &Json, dtype: DType, shape: &[u64]) -> Result<Encoding, String> {
+        let encoding: Encoding =
+            serde_json::from_value(entry.clone()).map_err(|err| err.to_string())?;
+        let id = &encoding.id;
+        let block = self.block(id).ok_or_else(|| format!("there is no encoding {id:?}"))?;
+        let (bytes, dims, _) = Type::Block(block).physical(&encoding.shape)?;
+        if (bytes, dims.as_slice()) != (dtype, shape) {
+            let values = &encoding.shape;
+            return Err(format!(
+                "{values:?} values of {id} are {bytes} {dims:?}, the tensor is {dtype} {shape:?}"
+            ));
+        }
+        Ok(encoding)
     }
 
     /// The type of a tensor of this dtype or encoding, if a GGUF file has one.
