@@ -907,7 +907,28 @@ pub(super) fn make(rule: &MakeRule, dtype: DType, names: &dyn Names) -> Result<M
             let dim = rule.dim.as_ref().ok_or("it has no `dim`")?.eval_size(names)?;
             Recipe::RopeInvFreq { theta: float(&rule.theta, "theta")?, dim }
         }
+        "llama3_factors" => {
+            let number = |name: &str| {
+                let value = names.value(&format!("rope_scaling.{name}"))?;
+                as_float(&value).ok_or_else(|| format!("`rope_scaling.{name}` is {value}"))
+            };
+            let dim = rule.dim.as_ref().ok_or("it has no `dim`")?.eval_size(names)?;
+            Recipe::Llama3Factors {
+                theta: float(&rule.theta, "theta")?,
+                dim,
+                factor: number("factor")?,
+                turns: [number("low_freq_factor")?, number("high_freq_factor")?],
+                original: number("original_max_positions")? as u64,
+            }
+        }
+        "values" => {
+            let values = rule.values.as_ref().ok_or("it has no `values`")?.eval(names)?;
+            let Value::List(items) = &values else { return Err(format!("{values} is no list")) };
+            let numbers = items.iter().map(as_float).collect::<Option<_>>();
+            Recipe::Values(numbers.ok_or_else(|| format!("{values} is no list of numbers"))?)
+        }
         other => return Err(format!("there is no recipe `{other}`")),
     };
+    let dtype = rule.dtype.map_or(dtype, |name| name.0);
     Ok(Make { dtype, shape, recipe })
 }

@@ -137,6 +137,12 @@ pub fn drops<'a>(
     let mut instances = Vec::new();
     for drop in &map.drops {
         for bindings in choose(&drop.each, names)? {
+            let bound = Bound { names, bindings: &bindings };
+            if let Some(when) = &drop.when
+                && !when.eval_bool(&bound)?
+            {
+                continue;
+            }
             let name = spell(&drop.name.fill(&bindings)?, choices);
             instances.push(DropInstance { drop, name, bindings });
         }

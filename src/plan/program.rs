@@ -251,6 +251,23 @@ pub enum Recipe {
         /// The rotary dimensions of a head.
         dim: u64,
     },
+    /// By how much each rotary frequency of `rope_inv_freq` is divided under llama3 scaling, in
+    /// F32 as torch computes it.
+    Llama3Factors {
+        /// The base.
+        theta: f64,
+        /// The rotary dimensions of a head.
+        dim: u64,
+        /// By how much the lowest frequencies are divided.
+        factor: f64,
+        /// How often a frequency turns in the original context below which it is divided, and
+        /// above which it stays.
+        turns: [f64; 2],
+        /// The positions of the original context.
+        original: u64,
+    },
+    /// Given numbers, one for each element of the last axis.
+    Values(Vec<f64>),
     /// Sinusoidal positions over a whole table: row p has `sin(p / 10000^(2k/dim))`, k = 0 …
     /// dim/2 − 1, then the cosines of the same, in F64 as NumPy computes them.
     Sinusoid,

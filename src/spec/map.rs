@@ -201,6 +201,8 @@ pub struct Drop {
     pub each: Vec<(String, Each)>,
     /// The foreign name.
     pub name: Template,
+    /// When there is such a buffer.
+    pub when: Option<Expr>,
     /// How to compute it; without one it is dropped for good.
     pub make: Option<MakeRule>,
     /// Whether readers miss it: then it is written where no source says what to write.
@@ -213,19 +215,38 @@ pub struct Drop {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MakeRule {
-    /// The recipe: `constant`, `iota`, `causal_mask`, `rope_inv_freq`, `sinusoid`.
+    /// The recipe: `constant`, `iota`, `causal_mask`, `rope_inv_freq`, `llama3_factors`, `values`,
+    /// `sinusoid`.
     #[serde(rename = "fn")]
     pub function: String,
     /// The shape.
     pub shape: Vec<Expr>,
     /// The value of a constant.
     pub value: Option<Expr>,
+    /// The numbers of `values`.
+    pub values: Option<Expr>,
+    /// The dtype, where readers take one only.
+    pub dtype: Option<DTypeName>,
     /// The window of a mask.
     pub window: Option<Expr>,
     /// The rotary base.
     pub theta: Option<Expr>,
     /// The rotary dimensions.
     pub dim: Option<Expr>,
+}
+
+/// A dtype by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct DTypeName(pub DType);
+
+impl TryFrom<String> for DTypeName {
+    type Error = String;
+
+    fn try_from(name: String) -> std::result::Result<DTypeName, String> {
+        let dtype = DType::parse(&name).ok_or_else(|| format!("there is no dtype {name:?}"))?;
+        Ok(DTypeName(dtype))
+    }
 }
 
 /// How a hyperparameter is read from and written to the foreign config.
@@ -349,7 +370,7 @@ struct MapHead {
     matches: BTreeMap<String, Words>,
     when: Option<Expr>,
     untyped: Option<Expr>,
-    vectors: Option<String>,
+    vectors: Option<DTypeName>,
     /// What stands for the `@` that paths of keys begin with.
     keys: Option<String>,
     #[serde(default)]
@@ -406,7 +427,7 @@ struct RuleFile {
     flagless: bool,
     #[serde(default)]
     ops: Vec<Op>,
-    dtype: Option<String>,
+    dtype: Option<DTypeName>,
     when: Option<Expr>,
 }
 
@@ -424,6 +445,7 @@ struct DropFile {
     #[serde(default)]
     each: BTreeMap<String, EachFile>,
     name: String,
+    when: Option<Expr>,
     make: Option<MakeRule>,
     #[serde(default)]
     missed: bool,
@@ -548,9 +570,7 @@ fn merge(
     map.matches = head.matches.into_iter().map(|(path, words)| (path, words.into_vec())).collect();
     map.untyped = head.untyped;
     map.when = head.when;
-    if let Some(name) = &head.vectors {
-        map.vectors = Some(dtype(name).map_err(|why| fail(&why))?);
-    }
+    map.vectors = head.vectors.map(|name| name.0).or(map.vectors);
     if let Some(keys) = head.keys {
         *place = keys;
     }
@@ -575,8 +595,8 @@ fn merge(
         let name = Template::parse(&file.name).map_err(|why| fail(&why))?;
         let each = each_of(file.each).map_err(|why| fail(&why))?;
         map.drops.retain(|drop| drop.name != name);
-        let (make, missed, why) = (file.make, file.missed, file.why);
-        map.drops.push(Drop { each, name, make, missed, why });
+        let DropFile { when, make, missed, why, .. } = file;
+        map.drops.push(Drop { each, name, when, make, missed, why });
     }
     for file in key {
         let key = key_of(file).map_err(|why| fail(&why))?;
@@ -618,13 +638,9 @@ fn rule_of(file: RuleFile) -> std::result::Result<Rule, String> {
         tie: file.tie,
         flagless: file.flagless,
         ops: file.ops,
-        dtype: file.dtype.as_deref().map(dtype).transpose()?,
+        dtype: file.dtype.map(|name| name.0),
         when: file.when,
     })
-}
-
-fn dtype(name: &str) -> std::result::Result<DType, String> {
-    DType::parse(name).ok_or_else(|| format!("there is no dtype {name:?}"))
 }
 
 fn each_of(file: BTreeMap<String, EachFile>) -> std::result::Result<Vec<(String, Each)>, String> {
