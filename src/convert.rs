@@ -20,10 +20,10 @@ use crate::format::folder::{self, Opened};
 use crate::format::modules::{self, MODULES_FILE};
 use crate::format::safetensors;
 use crate::forward::{self, Inputs, Outputs, Planned};
-use crate::metadata::Metadata;
 use crate::manifest::{
     FileFacts, Manifest, ManifestInput, TensorFacts, is_tokenizer_file, needs_text,
 };
+use crate::metadata::Metadata;
 use crate::package::{
     BUFFERS_FILE, Conformance, DenseStep, Dropped, Event, ForeignConfig, ForeignFile,
     ForeignTensor, Hparams, Loss, MANIFEST_FILE, METADATA_FILE, MODEL_FILE, Model, Provenance,
@@ -1028,8 +1028,8 @@ fn export_plan(
         canonical_tensors = canonical.tensors;
         findings = canonical.findings;
         (carried, left) = beside(opened, request.spec);
-        metadata = (foreign_format(opened) == export::GGUF)
-            .then(|| copy_checkpoint(&opened.checkpoint));
+        metadata =
+            (foreign_format(opened) == export::GGUF).then(|| copy_checkpoint(&opened.checkpoint));
     }
     let source = provenance.as_ref().filter(|source| source.format == format);
     let Some(architecture) = &model.architecture else {
@@ -1049,7 +1049,9 @@ fn export_plan(
     let map = export_map(request.spec, format, architecture, source)?;
     let original = match format {
         export::GGUF if source.is_some() => metadata.as_ref().map(typed::config),
-        _ => source.and_then(|source| source.config.as_ref()).and_then(|config| serde_json::from_str(&config.text).ok()),
+        _ => source
+            .and_then(|source| source.config.as_ref())
+            .and_then(|config| serde_json::from_str(&config.text).ok()),
     };
     // Buffers that no recipe gives are read from where they are: the package, or the source.
     let own_buffers = (!opened.is_package).then(|| copy_checkpoint(&opened.checkpoint));
@@ -1438,7 +1440,8 @@ pub fn parse_quant(text: &str) -> std::result::Result<&'static BlockType, String
     let id = format!("ggml.{}", text.to_ascii_lowercase());
     let can = |blocks: &&BlockType| blocks.can_quantize();
     BlockType::find(&id).filter(can).ok_or_else(|| {
-        let known = BLOCK_TYPES.iter().filter(can).map(|blocks| blocks.id.trim_start_matches("ggml."));
+        let known =
+            BLOCK_TYPES.iter().filter(can).map(|blocks| blocks.id.trim_start_matches("ggml."));
         format!("{text:?} is no type to pack in: {}", known.collect::<Vec<_>>().join(", "))
     })
 }

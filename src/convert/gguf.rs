@@ -1,6 +1,8 @@
 //! What a GGUF file has beside its tensors: its keys, and a name of its own.
 
-use super::{Failure, Report, Request, check_outputs, check_space, report, verify_foreign, write_shards};
+use super::{
+    Failure, Report, Request, check_outputs, check_space, report, verify_foreign, write_shards,
+};
 use crate::checkpoint::Checkpoint;
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
@@ -151,7 +153,8 @@ fn refuse_not_finite(report: &Report) -> std::result::Result<(), Failure> {
     for tensor in &report.tensors {
         if tensor.loss.as_ref().is_some_and(lost) && tensor.step.ops.contains("quantize(") {
             let name = &tensor.step.name;
-            let message = format!("`{name}` has values that are infinite or NaN, which no block holds");
+            let message =
+                format!("`{name}` has values that are infinite or NaN, which no block holds");
             return Err(Diagnostic::error("P023", message).tensor(name).help(
                 "find out how they came into the model: `llmstd validate --deep` names their places",
             ).into());

@@ -140,8 +140,10 @@ pub const GGUF: &str = "gguf";
 fn refuse_blocks(map: &Map, tensors: &Tensors) -> Result<(), Vec<Diagnostic>> {
     let Some((name, encoding)) = tensors.encodings.first_key_value() else { return Ok(()) };
     let n = tensors.encodings.len();
-    let message =
-        format!("`{name}` is in {}, which no reader of {} knows ({n} such)", encoding.id, map.format);
+    let message = format!(
+        "`{name}` is in {}, which no reader of {} knows ({n} such)",
+        encoding.id, map.format
+    );
     Err(vec![
         Diagnostic::error("P012", message)
             .tensor(name)

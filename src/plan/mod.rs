@@ -319,9 +319,12 @@ impl Tensors {
 const DECODE_HELP: &str = "add --decode to write the numbers that the blocks stand for";
 
 fn inside_blocks(name: &str, blocks: &BlockType, what: &str) -> Diagnostic {
-    Diagnostic::error("P012", format!("`{name}` is in {}, and {what} values inside of blocks", blocks.id))
-        .tensor(name)
-        .help(DECODE_HELP)
+    Diagnostic::error(
+        "P012",
+        format!("`{name}` is in {}, and {what} values inside of blocks", blocks.id),
+    )
+    .tensor(name)
+    .help(DECODE_HELP)
 }
 
 /// The shape of the bytes of a tensor of blocks, if its rows are whole blocks.
@@ -332,9 +335,8 @@ fn physical(shape: &[u64], blocks: &BlockType) -> Option<Vec<u64>> {
 
 /// The first of a type of blocks and those that stand in for it that rows are a whole number of.
 fn fitting(shape: &[u64], blocks: &'static BlockType) -> Option<(&'static BlockType, Vec<u64>)> {
-    let next = |blocks: &&'static BlockType| {
-        BlockType::find(TYPES.block(blocks.id)?.fallback.as_deref()?)
-    };
+    let next =
+        |blocks: &&'static BlockType| BlockType::find(TYPES.block(blocks.id)?.fallback.as_deref()?);
     let mut chain = std::iter::successors(Some(blocks), next).take(TYPES.blocks.len());
     chain.find_map(|blocks| Some((blocks, physical(shape, blocks)?)))
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use llmstd::checkpoint::DType;
-use llmstd::encoding::BlockType;
 use llmstd::convert::{self, Failure, Report, Request};
+use llmstd::encoding::BlockType;
 use llmstd::format::folder;
 use llmstd::package::WayBack;
 use llmstd::plan;

@@ -1,0 +1,276 @@
+//! GGUF files held against what llama.cpp's own converter makes of the same checkpoints:
+//! `fixtures/gguf/reference`, by `reference.py`. What differs on purpose is listed, with reasons,
+//! in `fixtures/gguf/allow.toml`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use llmstd::checkpoint::{Checkpoint, Payload};
+use llmstd::convert::{Failure, Report, Request, Silent, convert};
+use llmstd::encoding::BlockType;
+use llmstd::format::folder;
+use llmstd::format::gguf::types::TYPES;
+use llmstd::plan;
+use llmstd::spec::Spec;
+use serde::Deserialize;
+use serde_json::Value as Json;
+use sha2::{Digest, Sha256};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    fixture: String,
+    keys: BTreeMap<String, (String, Json)>,
+    tensors: BTreeMap<String, (String, Vec<u64>, String)>,
+}
+
+#[derive(Deserialize)]
+struct Allowances {
+    allow: Vec<Allowance>,
+}
+
+#[derive(Deserialize)]
+struct Allowance {
+    what: String,
+    name: String,
+    /// The reference that it is for; all without one.
+    case: Option<String>,
+    reason: String,
+}
+
+fn references() -> Vec<(String, Reference)> {
+    let only = std::env::var("CASE").ok();
+    let mut paths: Vec<PathBuf> = fs::read_dir(root().join("gguf/reference"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    let named = paths.into_iter().map(|path| {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        (name, serde_json::from_slice(&fs::read(&path).unwrap()).unwrap())
+    });
+    named.filter(|(name, _)| only.as_ref().is_none_or(|only| only == name)).collect()
+}
+
+fn request<'a>(spec: &'a Spec, to: &'a Path, format: &'a str) -> Request<'a> {
+    Request {
+        spec,
+        destination: to,
+        to: format,
+        arch: None,
+        generic: false,
+        plan: plan::Options::default(),
+        max_shard_bytes: None,
+        n_threads: 1,
+        force: false,
+        verify: true,
+        check_outputs: true,
+        dry_run: false,
+        progress: &Silent,
+    }
+}
+
+fn run(request: &Request<'_>, from: &Path) -> Result<Report, String> {
+    let opened = folder::open(from).map_err(|err| err.to_string())?;
+    convert(opened, request).map_err(|failure| match failure {
+        Failure::Error(err) => err.to_string(),
+        Failure::Findings(findings) => format!("{:#?}", &findings[..findings.len().min(4)]),
+    })
+}
+
+/// The keys that a reference has, with the kinds as gguf-py names them.
+fn keys(checkpoint: &Checkpoint) -> BTreeMap<String, (String, Json)> {
+    let kept = checkpoint.typed_metadata.iter().filter(|(key, _)| {
+        *key == "general.architecture"
+            || !key.starts_with("general.") && !key.starts_with("tokenizer.")
+    });
+    kept.map(|(key, value)| {
+        let kind = value.kind_name().replace("[", "array[");
+        let kind = kind.replace("u32", "uint32").replace("i32", "int32").replace("f32", "float32");
+        (key.to_owned(), (kind, value.to_plain(usize::MAX)))
+    })
+    .collect()
+}
+
+fn tensors(opened: &folder::Opened) -> BTreeMap<String, (String, Vec<u64>, String)> {
+    let tensors = opened.checkpoint.tensors.iter().map(|tensor| {
+        let kind = TYPES.of(tensor.dtype, tensor.encoding.as_ref()).unwrap().name();
+        let Payload::Range(extent) = &tensor.payload else { panic!("{}", tensor.name) };
+        let hash = Sha256::digest(opened.source.slice(*extent).unwrap());
+        let shape = tensor.logical_shape().to_vec();
+        (tensor.name.clone(), (kind, shape, llmstd::hex::encode(&hash)))
+    });
+    tensors.collect()
+}
+
+/// Numbers are the same where the F32 are.
+fn same(left: &Json, right: &Json) -> bool {
+    match (left, right) {
+        (Json::Number(left), Json::Number(right)) => {
+            left.as_f64().map(|x| x as f32) == right.as_f64().map(|x| x as f32)
+        }
+        (Json::Array(left), Json::Array(right)) => {
+            left.len() == right.len()
+                && left.iter().zip(right).all(|(left, right)| same(left, right))
+        }
+        (left, right) => left == right,
+    }
+}
+
+/// Every difference, as `class name: ours, theirs`.
+fn differences(opened: &folder::Opened, reference: &Reference) -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    let mut differ = |what: &str, name: &str, text: String| {
+        found.push((what.to_owned(), name.to_owned(), text));
+    };
+    let ours = keys(&opened.checkpoint);
+    for name in ours.keys().chain(reference.keys.keys()).collect::<BTreeSet<_>>() {
+        match (ours.get(name), reference.keys.get(name)) {
+            (Some(ours), None) => differ("key.extra", name, format!("{ours:?}")),
+            (None, Some(theirs)) => differ("key.missing", name, format!("{theirs:?}")),
+            (Some(ours), Some(theirs)) if ours.0 != theirs.0 => {
+                differ("key.kind", name, format!("{} {}", ours.0, theirs.0));
+            }
+            (Some(ours), Some(theirs)) if !same(&ours.1, &theirs.1) => {
+                differ("key.value", name, format!("{} {}", ours.1, theirs.1));
+            }
+            _ => {}
+        }
+    }
+    let ours = tensors(opened);
+    for name in ours.keys().chain(reference.tensors.keys()).collect::<BTreeSet<_>>() {
+        match (ours.get(name), reference.tensors.get(name)) {
+            (Some(_), None) => differ("tensor.extra", name, String::new()),
+            (None, Some(_)) => differ("tensor.missing", name, String::new()),
+            (Some(ours), Some(theirs)) if ours != theirs => {
+                let what = if ours.0 != theirs.0 {
+                    "tensor.type"
+                } else if ours.1 != theirs.1 {
+                    "tensor.shape"
+                } else {
+                    "tensor.values"
+                };
+                differ(what, name, format!("{ours:?} {theirs:?}"));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Whether a name is of a pattern, in which `*` stands for anything.
+fn fits(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((start, rest)) => name.strip_prefix(start).is_some_and(|name| {
+            let mut ends = name.char_indices().map(|(at, _)| at).chain([name.len()]);
+            ends.any(|at| fits(rest, &name[at..]))
+        }),
+    }
+}
+
+fn there_and_back(
+    spec: &Spec,
+    name: &str,
+    reference: &Reference,
+) -> Result<BTreeSet<usize>, String> {
+    let allowed = fs::read_to_string(root().join("gguf/allow.toml")).unwrap();
+    let allowed: Allowances = toml::from_str(&allowed).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let (file, package) = (scratch.path().join("model.gguf"), scratch.path().join("std"));
+    run(&request(spec, &file, "gguf"), &root().join(&reference.fixture))?;
+    let mut used = BTreeSet::new();
+    for (what, key, text) in differences(&folder::open(&file).unwrap(), reference) {
+        let allowance = allowed.allow.iter().position(|allowance| {
+            let here = allowance.case.as_deref().is_none_or(|case| fits(case, name));
+            here && fits(&allowance.what, &what) && fits(&allowance.name, &key)
+        });
+        let index = allowance.ok_or_else(|| format!("{what} {key}: {text}"))?;
+        assert!(!allowed.allow[index].reason.is_empty());
+        used.insert(index);
+    }
+    // What was written is read again, gives the same outputs, and comes back byte for byte.
+    run(&request(spec, &package, "std"), &file)?;
+    let back = scratch.path().join("back").join("model.gguf");
+    fs::create_dir(back.parent().unwrap()).unwrap();
+    run(&request(spec, &back, "gguf"), &package)?;
+    if fs::read(&file).unwrap() != fs::read(&back).unwrap() {
+        return Err("the file does not come back byte for byte".to_owned());
+    }
+    Ok(used)
+}
+
+#[test]
+fn files_are_those_of_llama_cpp() {
+    let spec = &Spec::current();
+    let mut failures = Vec::new();
+    for (name, reference) in references() {
+        if let Err(why) = there_and_back(spec, &name, &reference) {
+            failures.push(format!("{name}: {why}"));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn every_mapping_has_a_reference() {
+    let spec = &Spec::current();
+    let mut tried = BTreeSet::new();
+    for (name, reference) in references() {
+        let scratch = tempfile::tempdir().unwrap();
+        let out = scratch.path().join("model.gguf");
+        let report = run(
+            &Request {
+                dry_run: true,
+                verify: false,
+                check_outputs: false,
+                ..request(spec, &out, "gguf")
+            },
+            &root().join(&reference.fixture),
+        );
+        tried.insert(report.unwrap_or_else(|why| panic!("{name}: {why}")).map.unwrap());
+    }
+    let maps = spec.maps.values().filter(|map| map.format == "gguf");
+    let untried: Vec<_> = maps
+        .map(|map| format!("gguf/{}", map.name))
+        .filter(|name| std::env::var("CASE").is_err() && !tried.contains(name))
+        .collect();
+    assert!(untried.is_empty(), "no reference for {}", untried.join(", "));
+}
+
+#[test]
+fn matrices_are_packed_and_read_again() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let fixture = root().join("gguf/wide");
+    for (id, least) in [("ggml.q8_0", 2), ("ggml.q4_0", 2), ("ggml.q4_k", 2), ("ggml.mxfp4", 2)] {
+        let file = scratch.path().join(format!("{id}.gguf"));
+        let mut wanted = request(spec, &file, "gguf");
+        wanted.plan.quantize = BlockType::find(id);
+        wanted.check_outputs = false;
+        let report = run(&wanted, &fixture).unwrap();
+        assert!(report.loss.is_some_and(|loss| loss.changed != 0 && loss.nans == 0), "{id}");
+        let opened = folder::open(&file).unwrap();
+        let packed = opened.checkpoint.tensors.iter().filter(|tensor| tensor.encoding.is_some());
+        let packed = packed.count();
+        let flat = opened.checkpoint.tensors.iter().filter(|tensor| tensor.shape.len() == 1);
+        assert!(flat.into_iter().all(|tensor| tensor.dtype.name() == "F32"));
+        if packed < least {
+            // No row of the fixture is a whole block: nothing was packed, and nothing is claimed.
+            panic!("{id}: {packed} tensors are packed");
+        }
+        // Blocks stay blocks in a package, and become numbers where that is asked for.
+        let package = scratch.path().join(format!("{id}.std"));
+        run(&Request { check_outputs: true, ..request(spec, &package, "std") }, &file).unwrap();
+        let plain = scratch.path().join(format!("{id}.hf"));
+        let refused = run(&request(spec, &plain, "hf"), &package).unwrap_err();
+        assert!(refused.contains("--decode"), "{refused}");
+        let mut decoded = request(spec, &plain, "hf");
+        decoded.plan.decode = true;
+        run(&decoded, &package).unwrap();
+    }
+}
