@@ -103,9 +103,9 @@ pub(super) fn put(folder: &Folder, table: &mut Table) -> Result<(), Diagnostic> 
     for added in read(folder)? {
         let token = added.token();
         // What the vocabulary has under this id is spelled as the file has it.
-        let same = usize::try_from(added.id).ok().filter(|&id| {
-            table.get(id).is_some_and(|old| old.text == added.text)
-        });
+        let same = usize::try_from(added.id)
+            .ok()
+            .filter(|&id| table.get(id).is_some_and(|old| old.text == added.text));
         match same {
             Some(id) => {
                 table.replace(id, token);

@@ -32,9 +32,11 @@ pub(super) fn from_json(
     for affix in ["continuing_subword_prefix", "end_of_word_suffix"] {
         if json["model"][affix].as_str().is_some_and(|affix| !affix.is_empty()) {
             let key = format!("/model/{affix}");
-            let message = "no program that reads GGUF marks the parts of words where tokens are bytes";
-            return Err(unsupported(TOKENIZER_JSON, &key, message)
-                .mismatch("null", &json["model"][affix]));
+            let message =
+                "no program that reads GGUF marks the parts of words where tokens are bytes";
+            return Err(
+                unsupported(TOKENIZER_JSON, &key, message).mismatch("null", &json["model"][affix])
+            );
         }
     }
     let vocab = json["model"].get("vocab").unwrap_or(&Json::Null);
@@ -97,7 +99,8 @@ pub(super) fn table(
 fn merges(merges: &Json, table: &Table) -> Result<Texts, Diagnostic> {
     let mut texts = Texts::default();
     let list = merges.as_array().ok_or_else(|| {
-        malformed(TOKENIZER_JSON, "/model/merges", "merges are a list").mismatch("[…]", brief(merges))
+        malformed(TOKENIZER_JSON, "/model/merges", "merges are a list")
+            .mismatch("[…]", brief(merges))
     })?;
     for (index, merge) in list.iter().enumerate() {
         let (left, right) = pair(merge).ok_or_else(|| {

@@ -49,15 +49,20 @@ impl Folder {
         let mut pieces = None;
         for name in ["tokenizer.model", "spiece.model"] {
             if pieces.is_none() {
-                pieces = read(name).map_err(|err| unreadable(name, &err))?.map(|bytes| (name, bytes));
+                pieces =
+                    read(name).map_err(|err| unreadable(name, &err))?.map(|bytes| (name, bytes));
             }
         }
         // Its ids are not those of the model: programs move them, each in its own way.
         let name = "sentencepiece.bpe.model";
         if pieces.is_none() && tokenizer.is_none() && read(name).is_ok_and(|file| file.is_some()) {
-            return Err(unsupported(name, "", "the file alone does not say which ids its pieces have")
-                .mismatch(format!("{TOKENIZER_JSON} beside it"), "none")
-                .help("save the tokenizer with transformers, which writes tokenizer.json"));
+            return Err(unsupported(
+                name,
+                "",
+                "the file alone does not say which ids its pieces have",
+            )
+            .mismatch(format!("{TOKENIZER_JSON} beside it"), "none")
+            .help("save the tokenizer with transformers, which writes tokenizer.json"));
         }
         Ok(Folder {
             tokenizer,
@@ -113,7 +118,8 @@ pub(super) fn model_kind(tokenizer: &Json) -> &str {
 
 fn read_json(read: Read<'_>, name: &str) -> Result<Option<Json>, Diagnostic> {
     let file = read(name).map_err(|err| unreadable(name, &err))?;
-    let parse = |bytes: Vec<u8>| json::parse_python(&bytes, 0).map_err(|err| unreadable(name, &err));
+    let parse =
+        |bytes: Vec<u8>| json::parse_python(&bytes, 0).map_err(|err| unreadable(name, &err));
     file.map(parse).transpose()
 }
 
@@ -122,7 +128,9 @@ fn object(read: Read<'_>, name: &str) -> Result<Json, Diagnostic> {
     match read_json(read, name)? {
         None => Ok(Json::Null),
         Some(json) if json.is_object() => Ok(json),
-        Some(json) => Err(malformed(name, "", "the file is an object").mismatch("{…}", brief(&json))),
+        Some(json) => {
+            Err(malformed(name, "", "the file is an object").mismatch("{…}", brief(&json)))
+        }
     }
 }
 

@@ -142,7 +142,8 @@ fn keys(
     made.table.check(made.file)?;
 
     let mut keys = Keys { metadata: Metadata::default(), findings };
-    let mut put = |name: &str, value: Value| keys.metadata.set(&format!("tokenizer.ggml.{name}"), value);
+    let mut put =
+        |name: &str, value: Value| keys.metadata.set(&format!("tokenizer.ggml.{name}"), value);
     put("model", made.model.name().into());
     put("pre", made.pre.as_str().into());
     made.table.put(&mut put, matches!(made.model, Model::Llama | Model::T5));

@@ -8,8 +8,7 @@ use crate::diagnostic::Diagnostic;
 use crate::spec::pretokenizers::Pretokenizer;
 
 /// The words of a byte-level step that cuts (`ByteLevel` with `use_regex`, tokenizers 0.23).
-const WORDS: &str =
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 /// What its step for punctuation takes as such: ASCII's, and that of Unicode.
 const PUNCTUATION: &str = r"[\p{P}$+<=>^`|~]";
 
@@ -130,7 +129,9 @@ fn steps(step: &Json, splits: &mut Option<Vec<String>>, findings: &mut Vec<Diagn
             }
             Some(WORDS.to_owned())
         }
-        Some("Digits") => Some(format!(r"\p{{N}}{}", if flag("individual_digits", false) { "" } else { "+" })),
+        Some("Digits") => {
+            Some(format!(r"\p{{N}}{}", if flag("individual_digits", false) { "" } else { "+" }))
+        }
         Some("Punctuation") => match step["behavior"].as_str() {
             None | Some("Isolated") => Some(PUNCTUATION.to_owned()),
             Some("Contiguous") => Some(format!("{PUNCTUATION}+")),

@@ -105,7 +105,8 @@ fn piece(field: &Field<'_>) -> Result<Piece> {
             2 => score = field.float("the score of a piece")?,
             3 => {
                 let number = field.number("the type of a piece")?;
-                let known = i32::try_from(number).ok().filter(|kind| (NORMAL..=BYTE).contains(kind));
+                let known =
+                    i32::try_from(number).ok().filter(|kind| (NORMAL..=BYTE).contains(kind));
                 kind = known.ok_or_else(|| {
                     let message = format!("the type of a piece is 1 to 6, found {number}");
                     Error::malformed(field.offset, message)
@@ -170,11 +171,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    fn message(
-        &self,
-        name: &str,
-        read: impl FnMut(u64, &Field<'a>) -> Result<()>,
-    ) -> Result<()> {
+    fn message(&self, name: &str, read: impl FnMut(u64, &Field<'a>) -> Result<()>) -> Result<()> {
         let (bytes, offset) = self.bytes(name)?;
         fields(bytes, offset, name, read)
     }
@@ -273,8 +270,14 @@ mod tests {
         check(&[0x0b], "field 1 of model has the wire type 3 (at byte 0x0)");
         check(&[0x08, 1], "piece is bytes with a length, found a number (at byte 0x1)");
         check(&[0x0a, 2, 0x18, 1], "a piece has a text (at byte 0x2)");
-        check(&[0x0a, 3, 0x0a, 1, 0xff], "the text of a piece is UTF-8, and this is none (at byte 0x4)");
-        check(&[0x0a, 5, 0x0a, 1, b'a', 0x18, 9], "the type of a piece is 1 to 6, found 9 (at byte 0x6)");
+        check(
+            &[0x0a, 3, 0x0a, 1, 0xff],
+            "the text of a piece is UTF-8, and this is none (at byte 0x4)",
+        );
+        check(
+            &[0x0a, 5, 0x0a, 1, b'a', 0x18, 9],
+            "the type of a piece is 1 to 6, found 9 (at byte 0x6)",
+        );
         // What is cut anywhere is an error, and never a panic.
         let whole = [0x0a, 8, 0x0a, 1, b'a', 0x15, 0, 0, 0x80, 0xbf];
         assert!(Model::parse(&whole).is_ok());

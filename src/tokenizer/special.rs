@@ -178,7 +178,14 @@ impl Roles {
 
 /// Writes the ids: by the names of added tokens, as `config.json` has them, by the names of any
 /// tokens, as the vocabulary has them, as a list of several has them first.
-fn ids(folder: &Folder, roles: &Roles, known: &Known, table: &Table, hints: &Hints, keys: &mut Keys) {
+fn ids(
+    folder: &Folder,
+    roles: &Roles,
+    known: &Known,
+    table: &Table,
+    hints: &Hints,
+    keys: &mut Keys,
+) {
     let tokenizer = folder.tokenizer.as_ref().and_then(|json| json.get("added_tokens"));
     let added: &[Json] = tokenizer.and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
     for (index, (role, key)) in ROLES.iter().enumerate() {
@@ -192,7 +199,9 @@ fn ids(folder: &Folder, roles: &Roles, known: &Known, table: &Table, hints: &Hin
             id.as_u64().or_else(|| id.get(0)?.as_u64())
         };
         let id = name
-            .and_then(|name| added.iter().find(|token| content(token) == Some(name))?.get("id")?.as_u64())
+            .and_then(|name| {
+                added.iter().find(|token| content(token) == Some(name))?.get("id")?.as_u64()
+            })
             .or_else(|| configured(&folder.config))
             .or_else(|| configured(folder.config.get("text_config")?))
             .or_else(|| name.and_then(|name| table.id(name)).map(|id| id as u64))
@@ -202,7 +211,8 @@ fn ids(folder: &Folder, roles: &Roles, known: &Known, table: &Table, hints: &Hin
         match u32::try_from(id).ok().filter(|_| id < table.len() as u64) {
             Some(id) => keys.metadata.set(&id_key(key), Value::U32(id)),
             None => {
-                let message = format!("the id of {role} has no row in the embedding and is left out");
+                let message =
+                    format!("the id of {role} has no row in the embedding and is left out");
                 keys.findings.push(
                     Diagnostic::warning(rule::APPROXIMATE, message)
                         .key(format!("{role}_token_id"))

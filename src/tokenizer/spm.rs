@@ -37,8 +37,9 @@ pub(super) fn from_model(
         pieces::BPE => true,
         kind => {
             let message = "no program that reads GGUF splits texts into words or characters alone";
-            return Err(unsupported(name, "trainer_spec.model_type", message)
-                .mismatch("1 or 2", kind));
+            return Err(
+                unsupported(name, "trainer_spec.model_type", message).mismatch("1 or 2", kind)
+            );
         }
     };
     let mut table = Table::new(rows);
@@ -67,7 +68,8 @@ pub(super) fn from_model(
         // `added_tokens.json` says less than `added_tokens_decoder`, which replaces it.
         token.score = ADDED_SCORE;
         if !table.replace(id, token) {
-            let message = format!("the token {:?} has no row in the embedding and is left out", added.text);
+            let message =
+                format!("the token {:?} has no row in the embedding and is left out", added.text);
             findings.push(
                 Diagnostic::warning(rule::APPROXIMATE, message)
                     .file(CONFIG)
@@ -108,11 +110,14 @@ pub(super) fn from_json(
     if !escapes {
         let message = "no program that reads GGUF has such merges of characters: spaces are \
                        neither mapped to bytes nor to \u{2581}";
-        return Err(unsupported(TOKENIZER_JSON, "/pre_tokenizer", message)
-            .mismatch("ByteLevel, Metaspace or a Replace of spaces", brief(&json["pre_tokenizer"])));
+        return Err(unsupported(TOKENIZER_JSON, "/pre_tokenizer", message).mismatch(
+            "ByteLevel, Metaspace or a Replace of spaces",
+            brief(&json["pre_tokenizer"]),
+        ));
     }
     let model = &json["model"];
-    let mut table = if merges { merged(model, rows)? } else { scored(model, rows)? };
+    let added: HashSet<u64> = added::read(folder)?.iter().map(|added| added.id).collect();
+    let mut table = if merges { merged(model, rows, &added)? } else { scored(model, rows)? };
     let scores: HashMap<String, f32> =
         table.tokens_mut().map(|token| (token.text.clone(), token.score)).collect();
     added::put(folder, &mut table)?;
@@ -130,10 +135,8 @@ pub(super) fn from_json(
         token.kind = UNKNOWN;
         table.replace(id, token);
     }
-    let special = Known {
-        ids: unk.map(|id| ("unk", id as u64)).into_iter().collect(),
-        ..Known::default()
-    };
+    let special =
+        Known { ids: unk.map(|id| ("unk", id as u64)).into_iter().collect(), ..Known::default() };
     Ok(made(folder, TOKENIZER_JSON, merges, table, spaces, special, hints))
 }
 
@@ -174,8 +177,12 @@ fn made(
 fn scored(model: &Json, rows: usize) -> Result<Table, Diagnostic> {
     let vocab = &model["vocab"];
     let Some(list) = vocab.as_array() else {
-        return Err(malformed(TOKENIZER_JSON, "/model/vocab", "the vocabulary is tokens with scores")
-            .mismatch("[[token, score], …]", brief(vocab)));
+        return Err(malformed(
+            TOKENIZER_JSON,
+            "/model/vocab",
+            "the vocabulary is tokens with scores",
+        )
+        .mismatch("[[token, score], …]", brief(vocab)));
     };
     let mut table = Table::new(rows);
     for (id, entry) in list.iter().enumerate() {
@@ -193,12 +200,14 @@ fn scored(model: &Json, rows: usize) -> Result<Table, Diagnostic> {
 
 /// `{token: id}` with merges. SentencePiece merges the pair that makes the token of the best
 /// score, so the score of a token is how early merges make it: as in the model that the merges
-/// were made from. What no merge makes, characters, comes after those, in the order of ids.
-fn merged(model: &Json, rows: usize) -> Result<Table, Diagnostic> {
+/// were made from. What no merge makes, characters, comes after those, in the order of ids; `added`
+/// are those that are no part of the trained vocabulary.
+fn merged(model: &Json, rows: usize, added: &HashSet<u64>) -> Result<Table, Diagnostic> {
     let mut table = bytelevel::table(&model["vocab"], TOKENIZER_JSON, "/model/vocab", rows)?;
     let merges = &model["merges"];
     let list = merges.as_array().ok_or_else(|| {
-        malformed(TOKENIZER_JSON, "/model/merges", "merges are a list").mismatch("[…]", brief(merges))
+        malformed(TOKENIZER_JSON, "/model/merges", "merges are a list")
+            .mismatch("[…]", brief(merges))
     })?;
     let mut places: HashMap<usize, usize> = HashMap::new();
     for (index, merge) in list.iter().enumerate() {
@@ -223,7 +232,7 @@ fn merged(model: &Json, rows: usize) -> Result<Table, Diagnostic> {
         let place = places.get(&id).copied();
         if byte_fallback && is_byte(&token.text) {
             token.kind = BYTE;
-        } else {
+        } else if !added.contains(&(id as u64)) {
             let place = place.unwrap_or_else(|| {
                 next += 1;
                 next - 1
@@ -238,7 +247,9 @@ fn merged(model: &Json, rows: usize) -> Result<Table, Diagnostic> {
 /// Whether a token stands for one byte, `<0x0A>`.
 fn is_byte(text: &str) -> bool {
     let digits = text.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
-    digits.is_some_and(|digits| digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+    digits.is_some_and(|digits| {
+        digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+    })
 }
 
 /// Reads one step before the split, or those in it.
@@ -295,4 +306,3 @@ fn read_step(
     }
     Ok(())
 }
-

@@ -49,7 +49,13 @@ impl Table {
     ///
     /// # Errors
     /// There is no such row, or another token has it.
-    pub(super) fn add(&mut self, id: u64, token: Token, file: &str, key: &str) -> Result<(), Diagnostic> {
+    pub(super) fn add(
+        &mut self,
+        id: u64,
+        token: Token,
+        file: &str,
+        key: &str,
+    ) -> Result<(), Diagnostic> {
         let rows = self.rows.len();
         let row = usize::try_from(id).ok().and_then(|id| self.rows.get_mut(id));
         let Some(row) = row else {
@@ -84,18 +90,27 @@ impl Table {
         true
     }
 
+    /// Gives the rows without a token the name that they get.
+    pub(super) fn fill(&mut self) {
+        for (id, row) in self.rows.iter_mut().enumerate() {
+            row.get_or_insert_with(|| unused(id));
+        }
+    }
+
     /// Looks for two rows of one text: llama.cpp aborts on them.
     pub(super) fn check(&self, file: &str) -> Result<(), Diagnostic> {
         let mut owners = HashMap::new();
         for (id, row) in self.rows.iter().enumerate() {
-            let text = text(id, row.as_ref());
+            let text = row.as_ref().map_or_else(|| unused(id).text, |token| token.text.clone());
             // An empty one gets a name of its own there.
             if text.is_empty() {
                 continue;
             }
             if let Some(other) = owners.insert(text.clone(), id) {
                 let message = format!("two ids stand for the token {text:?}");
-                return Err(malformed(file, "", message).mismatch("one id", format!("{other} and {id}")));
+                return Err(
+                    malformed(file, "", message).mismatch("one id", format!("{other} and {id}"))
+                );
             }
         }
         Ok(())
@@ -106,11 +121,10 @@ impl Table {
         let mut texts = Texts::default();
         let (mut scores, mut kinds) = (Vec::new(), Vec::new());
         for (id, row) in self.rows.iter().enumerate() {
-            texts.push(text(id, row.as_ref()).as_bytes());
-            let (score, kind) =
-                row.as_ref().map_or((UNUSED_SCORE, UNUSED), |token| (token.score, token.kind));
-            scores.push(score);
-            kinds.push(kind);
+            let token = row.clone().unwrap_or_else(|| unused(id));
+            texts.push(token.text.as_bytes());
+            scores.push(token.score);
+            kinds.push(token.kind);
         }
         put("tokens", Value::Array(Array::String(Box::new(texts))));
         if has_scores {
@@ -120,6 +134,7 @@ impl Table {
     }
 }
 
-fn text(id: usize, row: Option<&Token>) -> String {
-    row.map_or_else(|| format!("[PAD{id}]"), |token| token.text.clone())
+/// What stands in a row without a token.
+fn unused(id: usize) -> Token {
+    Token { text: format!("[PAD{id}]"), score: UNUSED_SCORE, kind: UNUSED }
 }

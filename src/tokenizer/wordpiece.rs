@@ -77,11 +77,20 @@ fn made(
             table.replace(*id as usize, token);
         }
     }
+    // Rows without a token are words here like others, so that they are spelled so.
+    table.fill();
     for token in table.tokens_mut().filter(|token| token.kind != CONTROL) {
         token.text = match token.text.strip_prefix(CONTINUES) {
             Some(piece) => piece.to_owned(),
             None => format!("{SPACE}{}", token.text),
         };
     }
-    Ok(Made { file, model: Model::Bert, pre: "default".to_owned(), table, extra: Vec::new(), special })
+    Ok(Made {
+        file,
+        model: Model::Bert,
+        pre: "default".to_owned(),
+        table,
+        extra: Vec::new(),
+        special,
+    })
 }
