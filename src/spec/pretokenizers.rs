@@ -1,0 +1,35 @@
+//! How byte-level vocabularies cut texts into words: `pretokenizers.toml`.
+
+use serde::Deserialize;
+
+/// Ids of `tokenizer.ggml.pre` that mean the same.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pretokenizer {
+    /// The ids; the first is written where nothing prefers another.
+    pub ids: Vec<String>,
+    /// The regular expressions in the order they are applied, for each known spelling.
+    pub splits: Vec<Vec<String>>,
+    /// Whether a word that is a token is taken whole, though no merges lead to it.
+    pub ignore_merges: bool,
+    /// Whether spaces before punctuation go when ids become text.
+    pub clean_spaces: bool,
+    /// Whether a text begins with the token of beginnings where no key says so.
+    pub add_bos: bool,
+    /// Whether every text is cut alike.
+    #[serde(default = "yes")]
+    pub exact: bool,
+    /// Tokenizer classes that cut so and have no `tokenizer.json`.
+    #[serde(default)]
+    pub classes: Vec<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PretokenizersFile {
+    pub(super) pretokenizer: Vec<Pretokenizer>,
+}
