@@ -42,7 +42,9 @@ pub(super) struct Attention<'a, R> {
     window: Window,
     qkv_bias: Bias,
     k_bias: Bias,
-    o_bias: Bias,
+    o_bias: bool,
+    /// The layers whose output map has a bias, where not all have.
+    o_bias_layers: Option<Vec<usize>>,
     clip: Option<f64>,
     sinks: bool,
     out_gate: bool,
@@ -132,7 +134,11 @@ impl<'a, R: Real> Attention<'a, R> {
             },
             qkv_bias: Bias::Is(qkv_bias),
             k_bias: Bias::Is(qkv_bias && keys.bool("attn_k_bias")?),
-            o_bias: Bias::Is(keys.bool("attn_o_bias")?),
+            o_bias: keys.bool("attn_o_bias")?,
+            o_bias_layers: match keys.bool("attn_o_bias")? {
+                true => keys.opt_counts("attn_o_bias_layers")?,
+                false => None,
+            },
             clip: keys.opt_float("qkv_clip")?,
             sinks: keys.bool("attn_sinks")?,
             out_gate: keys.bool("attn_out_gate")?,
@@ -234,7 +240,9 @@ impl<'a, R: Real> Attention<'a, R> {
             let gate = self.params.linear(x, &name, width, self.qkv_bias)?;
             mixed.zip_mut_with(&gate, |mixed, &gate| *mixed *= sigmoid(gate));
         }
-        self.project_out(place.name, &mixed)
+        let layers = self.o_bias_layers.as_ref();
+        let bias = self.o_bias && layers.is_none_or(|layers| layers.contains(&place.layer));
+        self.project_out(place.name, &mixed, bias)
     }
 
     /// The attention of `x`, `[batch · n, hidden]`, to another stack's output,
@@ -266,7 +274,7 @@ impl<'a, R: Real> Attention<'a, R> {
                 },
             ));
         }
-        self.project_out(name, &stacked(mixed, heads.q * heads.v_dim))
+        self.project_out(name, &stacked(mixed, heads.q * heads.v_dim), self.o_bias)
     }
 
     /// What is added to scores, `[heads, n, n]`: by ALiBi, or by a relative bias, which all layers
@@ -307,8 +315,8 @@ impl<'a, R: Real> Attention<'a, R> {
         ))
     }
 
-    fn project_out(&self, name: &str, x: &Array2<R>) -> Result<Array2<R>> {
-        self.params.linear(x, &format!("{name}.o_proj"), self.hidden, self.o_bias)
+    fn project_out(&self, name: &str, x: &Array2<R>, bias: bool) -> Result<Array2<R>> {
+        self.params.linear(x, &format!("{name}.o_proj"), self.hidden, Bias::Is(bias))
     }
 }
 
