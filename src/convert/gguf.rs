@@ -4,7 +4,7 @@ use super::{
     Failure, Report, Request, check_outputs, check_space, report, verify_foreign, write_shards,
 };
 use crate::checkpoint::Checkpoint;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Level};
 use crate::error::Result;
 use crate::exec::staging::Staging;
 use crate::exec::write::{self, Container};
@@ -13,7 +13,9 @@ use crate::format::gguf::{self, types::TYPES};
 use crate::metadata::{Metadata, Value};
 use crate::package::METADATA_FILE;
 use crate::plan::{Tensors, export::Export, typed};
+use crate::source::Source;
 use crate::spec::map::Map;
+use crate::tokenizer::{self, Hints};
 
 /// The version of the block formats that files of today have.
 const QUANTIZATION_VERSION: u32 = 2;
@@ -44,7 +46,7 @@ pub(super) fn kept(opened: &mut Opened) -> Result<Option<Checkpoint>> {
 /// # Errors
 /// The mapping gives a value that no kind of key has.
 pub(super) fn metadata(
-    opened: &mut Opened,
+    opened: &Opened,
     request: &Request<'_>,
     kept: Option<Metadata>,
     exported: &Export,
@@ -64,7 +66,9 @@ pub(super) fn metadata(
         if let Some(stem) = stem.filter(|stem| !stem.is_empty()) {
             metadata.set("general.name", Value::from(stem.as_str()));
         }
-        add_tokenizer(opened, map, &mut metadata, findings)?;
+        let n_rows = exported.config.get("rows").and_then(|rows| rows.get("token_embd.weight"));
+        let n_rows = n_rows.and_then(serde_json::Value::as_u64).unwrap_or(0);
+        add_tokenizer(opened, request, map, n_rows, &mut metadata, findings)?;
     }
     if is_new || recoded || request.plan.dtype.is_some() {
         if let Some(file_type) = file_type(&exported.tensors) {
@@ -91,16 +95,46 @@ fn file_type(tensors: &Tensors) -> Option<u32> {
     sizes.into_iter().max_by_key(|(_, size)| *size).map(|(number, _)| number)
 }
 
+/// Adds the keys of the tokenizer whose files stand beside the checkpoint. A tokenizer that no
+/// program of this format has is no reason to keep the weights back: the file says that it has none.
 fn add_tokenizer(
-    _opened: &mut Opened,
-    _map: &Map,
-    _metadata: &mut Metadata,
+    opened: &Opened,
+    request: &Request<'_>,
+    map: &Map,
+    n_rows: u64,
+    metadata: &mut Metadata,
     findings: &mut Vec<Diagnostic>,
 ) -> std::result::Result<(), Failure> {
-    findings.push(
-        Diagnostic::warning("P024", "the file has no tokenizer")
-            .help("llama.cpp loads it for its weights only"),
-    );
+    let hints = toml::Value::Table(map.tokenizer.clone().into_iter().collect());
+    let hints: Hints = hints.try_into().map_err(|err: toml::de::Error| {
+        let message = format!("the mapping {}/{}: {}", map.format, map.name, err.message());
+        Diagnostic::error("P003", message)
+    })?;
+    let read = |name: &str| -> Result<Option<Vec<u8>>> {
+        if !opened.has(name) {
+            return Ok(None);
+        }
+        let mut source = Source::new(opened.source.root());
+        let file = source.add(name)?;
+        Ok(Some(source.bytes(file).to_vec()))
+    };
+    match tokenizer::to_gguf(&read, n_rows, &hints, &request.spec.pretokenizers) {
+        Ok(keys) => {
+            findings.extend(keys.findings);
+            // What the mapping has said stands.
+            for (key, value) in keys.metadata.iter() {
+                let _ = metadata.push(key.to_owned(), value.clone());
+            }
+        }
+        Err(errors) => {
+            metadata.set("tokenizer.ggml.model", Value::from("none"));
+            findings.extend(errors.into_iter().map(|error| Diagnostic {
+                level: Level::Warning,
+                message: format!("the file gets no tokenizer: {}", error.message),
+                ..error
+            }));
+        }
+    }
     Ok(())
 }
 

@@ -384,7 +384,7 @@ impl Exporter<'_> {
 
     /// Makes the buffers that readers of the foreign layout miss, in the dtype of the token table.
     fn plan_missed(&mut self, map: &Map, choices: &Choices) {
-        let drops = names::drops(map, choices, self.names).unwrap_or_default();
+        let drops = names::drops(map, choices, self.names, &BTreeSet::new()).unwrap_or_default();
         let dtype = self.stored.get("embed.tokens.weight").map_or(DType::F32, |(_, dtype)| *dtype);
         for drop in drops.iter().filter(|drop| drop.drop.missed) {
             let Some(rule) = &drop.drop.make else { continue };
@@ -416,7 +416,7 @@ impl Exporter<'_> {
         buffers: Option<&Checkpoint>,
         findings: &mut Vec<Diagnostic>,
     ) {
-        let drops = names::drops(map, choices, self.names).unwrap_or_default();
+        let drops = names::drops(map, choices, self.names, &BTreeSet::new()).unwrap_or_default();
         for dropped in &source.dropped {
             let step = |from: &str, ops: &str| Step {
                 name: dropped.name.clone(),

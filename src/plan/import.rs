@@ -72,7 +72,7 @@ pub fn import(
     let data = |why: String| vec![data_error(map, &why)];
     let mut instances = names::instances(map, &choices, &names).map_err(data)?;
     instances.retain(|instance| instance.holds(&present));
-    let drops = names::drops(map, &choices, &names).map_err(data)?;
+    let drops = names::drops(map, &choices, &names, &present).map_err(data)?;
 
     let mut planner = Planner {
         spec,
@@ -659,6 +659,11 @@ impl<'a> Planner<'a> {
             why: drop.drop.why.clone(),
             back,
         };
+        if drop.drop.kept {
+            self.dropped.push(dropped(WayBack::Kept));
+            self.keep(tensor);
+            return;
+        }
         let Some(rule) = &drop.drop.make else {
             self.findings.push(
                 Diagnostic::warning(
@@ -703,6 +708,11 @@ impl<'a> Planner<'a> {
             .help("its bytes are kept beside the package; a wrong one may mean a wrong config"),
         );
         self.dropped.push(dropped(WayBack::Kept));
+        self.keep(tensor);
+    }
+
+    /// Keeps a tensor's bytes beside the package.
+    fn keep(&mut self, tensor: &Tensor) {
         let step = Step {
             name: tensor.name.clone(),
             from: vec![tensor.name.clone()],

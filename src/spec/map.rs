@@ -199,12 +199,14 @@ impl<'de> Deserialize<'de> for Expr {
 pub struct Drop {
     /// The variables it is repeated over.
     pub each: Vec<(String, Each)>,
-    /// The foreign name.
+    /// The foreign name; with `*` at its end every name that begins so.
     pub name: Template,
     /// When there is such a buffer.
     pub when: Option<Expr>,
-    /// How to compute it; without one it is dropped for good.
+    /// How to compute it; without one it is dropped for good, or kept.
     pub make: Option<MakeRule>,
+    /// Whether its bytes are kept beside the package, as nothing computes them.
+    pub kept: bool,
     /// Whether readers miss it: then it is written where no source says what to write.
     pub missed: bool,
     /// Why it is no part of the model.
@@ -448,6 +450,8 @@ struct DropFile {
     when: Option<Expr>,
     make: Option<MakeRule>,
     #[serde(default)]
+    kept: bool,
+    #[serde(default)]
     missed: bool,
     why: String,
 }
@@ -595,8 +599,11 @@ fn merge(
         let name = Template::parse(&file.name).map_err(|why| fail(&why))?;
         let each = each_of(file.each).map_err(|why| fail(&why))?;
         map.drops.retain(|drop| drop.name != name);
-        let DropFile { when, make, missed, why, .. } = file;
-        map.drops.push(Drop { each, name, when, make, missed, why });
+        if file.kept && (file.make.is_some() || file.missed) {
+            return Err(fail("what is kept is not made"));
+        }
+        let DropFile { when, make, kept, missed, why, .. } = file;
+        map.drops.push(Drop { each, name, when, make, kept, missed, why });
     }
     for file in key {
         let key = key_of(file).map_err(|why| fail(&why))?;
