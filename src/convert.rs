@@ -1331,6 +1331,11 @@ fn check_outputs(
     let source = outputs(opened, request)?;
     let result = outputs(&mut written, request)?;
     let result = result.named();
+    // A cast was asked for, or was told of what the format does not keep.
+    let plan = &request.plan;
+    let is_meant = plan.dtype.is_some()
+        || plan.quantize.is_some()
+        || report.findings.iter().any(|found| found.rule == "P005");
     let mut differences = Vec::new();
     for (name, source) in source.named() {
         let result = result.iter().find(|(other, _)| *other == name).map(|(_, result)| result);
@@ -1344,7 +1349,7 @@ fn check_outputs(
         let max_abs = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, greater);
         let scale = source.data.iter().map(|x| x.abs()).fold(0.0, greater);
         if max_abs.is_nan() || OUTPUT_TOLERANCE * scale < max_abs {
-            let level = if request.plan.dtype.is_some() { Level::Warning } else { Level::Error };
+            let level = if is_meant { Level::Warning } else { Level::Error };
             let what = format!("differs by up to {max_abs:e} where the greatest number is {scale}");
             let finding = outputs_error(level, &name, &what);
             if level == Level::Error {
@@ -1378,8 +1383,8 @@ fn outputs(
 
 fn outputs_error(level: Level, name: &str, what: &str) -> Diagnostic {
     Diagnostic::new("P022", level, format!("the output {name} {what}")).help(
-        "without a cast nothing was written, and the mapping is wrong: please report it with this \
-         message; with one, this is what the cast costs",
+        "an error means that nothing was written and the mapping is wrong: please report it with \
+         this message; a warning tells what a cast costs, or what the format does not keep",
     )
 }
 
