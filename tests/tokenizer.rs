@@ -1,5 +1,6 @@
 //! The keys of tokenizers against those that llama.cpp's converter writes: `fixtures/tokenizer`,
-//! or the folders below the one that `LLMSTD_TOKENIZERS` names, as `make.py` lays them out.
+//! or the folders below the one that `LLMSTD_TOKENIZERS` names, as `make.py` lays them out. There
+//! the keys are written beside the files, as `ours.json`, which `check_ids.py` reads.
 
 use std::path::{Path, PathBuf};
 
@@ -52,7 +53,9 @@ fn difference(ours: Option<&Value>, theirs: &Value) -> String {
 
 #[test]
 fn keys_are_those_of_the_converter() {
-    let root = std::env::var_os("LLMSTD_TOKENIZERS").map_or_else(
+    let elsewhere = std::env::var_os("LLMSTD_TOKENIZERS");
+    let is_elsewhere = elsewhere.is_some();
+    let root = elsewhere.map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tokenizer"),
         PathBuf::from,
     );
@@ -75,6 +78,10 @@ fn keys_are_those_of_the_converter() {
                 continue;
             }
         };
+        if is_elsewhere {
+            let text = serde_json::to_vec(&keys).unwrap();
+            std::fs::write(folder.join("ours.json"), text).unwrap();
+        }
         for (key, theirs) in expected.iter() {
             let ours = keys.get(key);
             if ours != Some(theirs) {

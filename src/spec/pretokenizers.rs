@@ -33,3 +33,23 @@ fn yes() -> bool {
 pub(super) struct PretokenizersFile {
     pub(super) pretokenizer: Vec<Pretokenizer>,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use crate::spec::Spec;
+
+    #[test]
+    fn no_id_and_no_class_means_two_things() {
+        let entries = Spec::current().pretokenizers;
+        let mut seen = BTreeSet::new();
+        for entry in &entries {
+            assert!(!entry.ids.is_empty() && !entry.splits.is_empty(), "{entry:?}");
+            for name in entry.ids.iter().chain(&entry.classes) {
+                assert!(seen.insert(name.clone()), "{name}");
+            }
+        }
+        assert!(50 < seen.len());
+    }
+}

@@ -68,7 +68,7 @@ pub(super) fn put(folder: &Folder, known: &Known, table: &Table, hints: &Hints, 
         }
     }
     for (index, (role, _)) in ROLES.iter().enumerate() {
-        let said = folder.settings.get(&format!("add_{role}_token")).and_then(Json::as_bool);
+        let said = folder.settings.get(format!("add_{role}_token")).and_then(Json::as_bool);
         roles.adds[index] = roles.adds[index].or(said);
     }
     for (index, hint) in [(BOS, hints.add_bos), (EOS, hints.add_eos), (SEP, hints.add_sep)] {

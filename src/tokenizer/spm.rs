@@ -84,6 +84,12 @@ pub(super) fn from_model(
         [UNKNOWN, CONTROL].contains(&kind).then_some((role, id))
     });
     let special = Known { ids: special.collect(), ..Known::default() };
+    if merges && model.remove_extra_whitespaces {
+        let message = "the tokenizer takes spaces that follow spaces away, and programs that read \
+                       GGUF keep them where pairs are merged";
+        let finding = Diagnostic::warning(rule::APPROXIMATE, message).file(name);
+        findings.push(finding.key("normalizer_spec.remove_extra_whitespaces"));
+    }
     let spaces = Spaces {
         add_prefix: Some(model.add_dummy_prefix),
         remove_extra: model.remove_extra_whitespaces,

@@ -1,12 +1,15 @@
 //! What fixtures of whole tokenizers do not show: files that are wrong, and choices between files.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde_json::{Value as Json, json};
 
 use super::{Hints, Keys, Model, to_gguf};
 use crate::diagnostic::Diagnostic;
 use crate::spec::Spec;
+
+static SPEC: LazyLock<Spec> = LazyLock::new(Spec::current);
 
 /// Converts files by name with `rows` rows.
 fn convert_hinted(
@@ -16,7 +19,7 @@ fn convert_hinted(
 ) -> Result<Keys, Vec<Diagnostic>> {
     let files: BTreeMap<&str, &[u8]> = files.iter().copied().collect();
     let read = |name: &str| Ok(files.get(name).map(|bytes| bytes.to_vec()));
-    to_gguf(&read, rows, hints, &Spec::current().pretokenizers)
+    to_gguf(&read, rows, hints, &SPEC.pretokenizers)
 }
 
 fn convert(files: &[(&str, &[u8])], rows: u64) -> Result<Keys, Vec<Diagnostic>> {
@@ -280,6 +283,10 @@ fn pieces_keep_what_they_are() {
     assert_eq!(value(&keys, "tokenizer.ggml.eos_token_id"), Json::Null);
     let fewer = convert(&[("tokenizer.model", &model)], 3).unwrap();
     assert_eq!(fewer.findings[0].rule, "T003");
+    // Merges, by `model_type`: spaces that the normalizer takes away stay.
+    let merges: Vec<u8> = model.iter().copied().chain([0x12, 2, 0x18, 2]).collect();
+    let keys = convert(&[("tokenizer.model", &merges)], 6).unwrap();
+    assert_eq!(keys.findings[0].key.as_deref(), Some("normalizer_spec.remove_extra_whitespaces"));
 }
 
 #[test]
