@@ -1,6 +1,7 @@
 //! Static checks of the data files.
 
 use super::Spec;
+use super::expr::Expr;
 use super::map::Each;
 use super::template::alternatives;
 
@@ -47,7 +48,11 @@ impl Spec {
                 let templates =
                     rule.from.iter().chain(&rule.also).chain(&rule.to).chain(conditions);
                 for template in templates {
-                    for variable in template.variables().filter(|variable| !bound(variable)) {
+                    let computed = |text: &str| {
+                        Expr::parse(text).is_ok_and(|expr| expr.names().into_iter().all(bound))
+                    };
+                    let unbound = |variable: &&str| !bound(variable) && !computed(variable);
+                    for variable in template.variables().filter(unbound) {
                         problems.push(format!(
                             "{at}: `{}`: {{{variable}}} is not bound",
                             template.text
