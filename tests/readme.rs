@@ -20,8 +20,9 @@ fn words<'a>(words: impl Iterator<Item = &'a str>) -> String {
 }
 
 fn table(spec: &Spec) -> String {
-    let mut text =
-        String::from("| Architecture | Hugging Face `model_type` | GGUF | Tasks |\n| --- | --- | --- | --- |\n");
+    let mut text = String::from(
+        "| Architecture | Hugging Face `model_type` | GGUF | Tasks |\n| --- | --- | --- | --- |\n",
+    );
     for arch in spec.archs.values() {
         let maps = |format: &'static str| {
             spec.maps.values().filter(move |map| map.arch == arch.id && map.format == format)
@@ -29,7 +30,8 @@ fn table(spec: &Spec) -> String {
         let types = maps("hf").flat_map(|map| map.matches.get("model_type").into_iter().flatten());
         let types = words(types.map(String::as_str));
         // What is written; several of ours may be one architecture there.
-        let written = maps("gguf").filter_map(|map| map.config.get("general.architecture")?.as_str());
+        let written =
+            maps("gguf").filter_map(|map| map.config.get("general.architecture")?.as_str());
         let written = words(written);
         text += &format!("| `{}` | {types} | {written} | {} |\n", arch.id, arch.tasks.join(", "));
     }
