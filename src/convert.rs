@@ -29,6 +29,7 @@ use crate::package::{
     ForeignTensor, Hparams, Loss, MANIFEST_FILE, METADATA_FILE, MODEL_FILE, Model, Provenance,
     SOURCE_FILE, SOURCE_SCHEMA, TENSORS_STEM, Task, Value,
 };
+use crate::plan::export::Origin;
 use crate::plan::import::Import;
 use crate::plan::program::{Content, Make, Output, whole};
 use crate::plan::{self, Exactness, Facts, Step, Tensors, export, generic, import, typed};
@@ -1047,12 +1048,16 @@ fn export_plan(
         });
     };
     let map = export_map(request.spec, format, architecture, source)?;
-    let original = match format {
-        export::GGUF if source.is_some() => metadata.as_ref().map(typed::config),
-        _ => source
-            .and_then(|source| source.config.as_ref())
-            .and_then(|config| serde_json::from_str(&config.text).ok()),
-    };
+    let origin = source.map(|provenance| {
+        let config = match format {
+            export::GGUF => metadata.as_ref().map(typed::config),
+            _ => provenance
+                .config
+                .as_ref()
+                .and_then(|config| serde_json::from_str(&config.text).ok()),
+        };
+        Origin { provenance, config }
+    });
     // Buffers that no recipe gives are read from where they are: the package, or the source.
     let own_buffers = (!opened.is_package).then(|| copy_checkpoint(&opened.checkpoint));
     let exported = export::export(
@@ -1061,8 +1066,7 @@ fn export_plan(
         &model,
         &canonical_tensors,
         buffers.as_ref().or(own_buffers.as_ref()),
-        source,
-        original.as_ref(),
+        origin.as_ref(),
         request.plan,
     )?;
     findings.extend(exported.findings.iter().cloned());

@@ -72,7 +72,7 @@ impl<'a> Blocks<'a> {
 
 /// The little-endian bytes of numbers, without the first `skip`.
 fn copy(values: &[f32], skip: usize, out: &mut [u8]) {
-    if skip % F32_LEN == 0 && out.len() % F32_LEN == 0 {
+    if skip.is_multiple_of(F32_LEN) && out.len().is_multiple_of(F32_LEN) {
         for (value, out) in values[skip / F32_LEN..].iter().zip(out.as_chunks_mut().0) {
             *out = value.to_le_bytes();
         }

@@ -165,6 +165,7 @@ fn random_case(numbers: &mut Numbers, extent: Extent) -> (Vec<Input>, Output) {
             dtype,
             unit,
             big_endian: big_endian ^ (numbers.below(4) == 0),
+            blocks: None,
         });
         first += len;
     }

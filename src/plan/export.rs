@@ -27,9 +27,16 @@ pub struct Export {
     pub findings: Vec<Diagnostic>,
 }
 
+/// Where canonical tensors came from, when that was the format that is written.
+pub struct Origin<'a> {
+    /// What the exact way back needs.
+    pub provenance: &'a Provenance,
+    /// The foreign config.
+    pub config: Option<Json>,
+}
+
 /// Plans the way out by one mapping, from canonical tensors that lie in a package or are in the
-/// making. `buffers` are what the package keeps beside its tensors; `provenance` is where it came
-/// from, if that was this format.
+/// making. `buffers` are what the package keeps beside its tensors.
 ///
 /// # Errors
 /// Everything that keeps the plan from being complete.
@@ -39,10 +46,11 @@ pub fn export(
     model: &Model,
     canonical: &Tensors,
     buffers: Option<&Checkpoint>,
-    provenance: Option<&Provenance>,
-    original: Option<&Json>,
+    origin: Option<&Origin<'_>>,
     options: Options,
 ) -> Result<Export, Vec<Diagnostic>> {
+    let provenance = origin.map(|origin| origin.provenance);
+    let original = origin.and_then(|origin| origin.config.as_ref());
     let arch = spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
     let stored = |name: &str| canonical.strands.contains_key(name);
     let (hparams, tokens) = (&model.hyperparameters, &model.tokens);
