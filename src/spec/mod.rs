@@ -57,8 +57,8 @@ pub struct Spec {
     pub ops: Vec<ops::OpType>,
     /// The files beside the tensors.
     pub beside: Vec<files::FileRole>,
-    /// How byte-level vocabularies cut texts, by the ids of GGUF.
-    pub pretokenizers: Vec<pretokenizers::Pretokenizer>,
+    /// How GGUF calls tokenizers.
+    pub pretokenizers: pretokenizers::Pretokenizers,
     /// How quantized tensors are packed.
     pub encodings: encodings::Encodings,
     /// The architectures by id.
@@ -124,7 +124,7 @@ impl Spec {
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
         let ops: ops::OpsFile = parse(&files, "ops.toml")?;
         let beside: files::FilesFile = parse(&files, "files.toml")?;
-        let pretokenizers: pretokenizers::PretokenizersFile = parse(&files, "pretokenizers.toml")?;
+        let pretokenizers = parse(&files, "pretokenizers.toml")?;
         let encodings = encodings::Encodings::parse(file(&files, "encodings.toml")?)
             .map_err(|why| bad("encodings.toml", &why))?;
         let (keys, witnesses) = hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
@@ -170,7 +170,7 @@ impl Spec {
             tasks: tasks.task,
             ops: ops.op,
             beside: beside.file,
-            pretokenizers: pretokenizers.pretokenizer,
+            pretokenizers,
             encodings,
             archs,
             maps,

@@ -28,10 +28,29 @@ fn yes() -> bool {
     true
 }
 
-#[derive(Deserialize)]
+/// The names of GGUF for the ways to split a text.
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct PretokenizersFile {
-    pub(super) pretokenizer: Vec<Pretokenizer>,
+pub struct Models {
+    /// Merges over bytes.
+    pub bytes: String,
+    /// Pieces, the pair of the best score first.
+    pub merges: String,
+    /// Pieces, the split of the best sum of scores.
+    pub scores: String,
+    /// Words, and the longest pieces of them.
+    pub words: String,
+}
+
+/// How tokenizers are called in GGUF.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pretokenizers {
+    /// The ways to split.
+    pub models: Models,
+    /// Of those over bytes, the ways to cut first; what comes first is preferred.
+    #[serde(rename = "pretokenizer")]
+    pub list: Vec<Pretokenizer>,
 }
 
 #[cfg(test)]
@@ -42,7 +61,7 @@ mod tests {
 
     #[test]
     fn no_id_and_no_class_means_two_things() {
-        let entries = Spec::current().pretokenizers;
+        let entries = Spec::current().pretokenizers.list;
         let mut seen = BTreeSet::new();
         for entry in &entries {
             assert!(!entry.ids.is_empty() && !entry.splits.is_empty(), "{entry:?}");

@@ -1,4 +1,4 @@
-//! Vocabularies of merges over bytes, each of which a character stands for: `gpt2`.
+//! Vocabularies of merges over bytes, each of which a character stands for.
 
 use serde_json::Value as Json;
 
@@ -66,7 +66,7 @@ pub(super) fn from_pair(
 fn made(file: &'static str, table: Table, merges: Texts, pre: pre::Pre) -> Made {
     let extra = vec![("merges", Value::Array(Array::String(Box::new(merges))))];
     let special = Known { adds_bos: Some(pre.adds_bos), ..Known::default() };
-    Made { file, model: Model::Gpt2, pre: pre.id, table, extra, special }
+    Made { file, model: Model::Bytes, pre: pre.id, table, extra, special }
 }
 
 /// The table of `{token: id}`.

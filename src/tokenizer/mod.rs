@@ -33,7 +33,7 @@ use serde::Deserialize;
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
 use crate::metadata::{Metadata, Value};
-use crate::spec::pretokenizers::Pretokenizer;
+use crate::spec::pretokenizers::{Pretokenizer, Pretokenizers};
 
 use folder::Folder;
 use table::Table;
@@ -48,29 +48,18 @@ mod rule {
 /// More tokens than any vocabulary has.
 const MAX_ROWS: u64 = 1 << 24;
 
-/// Which of its tokenizers a program is to use, as `tokenizer.ggml.model` says it.
+/// How a text is split; [`Models`](crate::spec::pretokenizers::Models) has the names of GGUF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Model {
     /// Merges over bytes.
-    Gpt2,
+    Bytes,
     /// SentencePiece: the pair of the best score is merged first.
-    Llama,
-    /// Words, and the longest pieces of them.
-    Bert,
+    Merges,
     /// SentencePiece: the split of the best sum of scores.
-    T5,
-}
-
-impl Model {
-    fn name(self) -> &'static str {
-        match self {
-            Model::Gpt2 => "gpt2",
-            Model::Llama => "llama",
-            Model::Bert => "bert",
-            Model::T5 => "t5",
-        }
-    }
+    Scores,
+    /// Words, and the longest pieces of them.
+    Words,
 }
 
 /// What a mapping knows and the files do not say.
@@ -108,7 +97,7 @@ pub struct Keys {
 
 /// The keys of the tokenizer whose files `read` gives by name (`None`: there is none of it).
 ///
-/// `n_rows` is the number of rows of the embedding: rows without a token get `[PAD…]`. `pre` is
+/// `n_rows` is the number of rows of the embedding: rows without a token get `[PAD…]`. `names` is
 /// [`Spec::pretokenizers`](crate::spec::Spec::pretokenizers).
 ///
 /// # Errors
@@ -119,16 +108,16 @@ pub fn to_gguf(
     read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>,
     n_rows: u64,
     hints: &Hints,
-    pre: &[Pretokenizer],
+    names: &Pretokenizers,
 ) -> Result<Keys, Vec<Diagnostic>> {
-    keys(read, n_rows, hints, pre).map_err(|finding| vec![finding])
+    keys(read, n_rows, hints, names).map_err(|finding| vec![finding])
 }
 
 fn keys(
     read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>,
     n_rows: u64,
     hints: &Hints,
-    pre: &[Pretokenizer],
+    names: &Pretokenizers,
 ) -> Result<Keys, Diagnostic> {
     if MAX_ROWS < n_rows {
         let message = "an embedding of so many rows belongs to no vocabulary";
@@ -138,22 +127,28 @@ fn keys(
     let folder = Folder::read(read)?;
     let rows = n_rows as usize;
     let mut findings = Vec::new();
-    let made = choose(&folder, rows, hints, pre, &mut findings)?;
+    let made = choose(&folder, rows, hints, &names.list, &mut findings)?;
     made.table.check(made.file)?;
 
     let mut keys = Keys { metadata: Metadata::default(), findings };
     let mut put =
         |name: &str, value: Value| keys.metadata.set(&format!("tokenizer.ggml.{name}"), value);
-    put("model", made.model.name().into());
+    let model = match made.model {
+        Model::Bytes => &names.models.bytes,
+        Model::Merges => &names.models.merges,
+        Model::Scores => &names.models.scores,
+        Model::Words => &names.models.words,
+    };
+    put("model", model.as_str().into());
     put("pre", made.pre.as_str().into());
-    made.table.put(&mut put, matches!(made.model, Model::Llama | Model::T5));
+    made.table.put(&mut put, matches!(made.model, Model::Merges | Model::Scores));
     for (name, value) in made.extra {
         put(name, value);
     }
     let segments = folder.config.get("type_vocab_size").and_then(serde_json::Value::as_u64);
     let segments = hints.token_type_count.map(u64::from).or(segments);
     // Only such models have segments at all.
-    let segments = segments.or((made.model == Model::Bert).then_some(1));
+    let segments = segments.or((made.model == Model::Words).then_some(1));
     if let Some(count) = segments.and_then(|count| u32::try_from(count).ok()) {
         put("token_type_count", Value::U32(count));
     }
@@ -182,7 +177,7 @@ fn choose(
     pre: &[Pretokenizer],
     findings: &mut Vec<Diagnostic>,
 ) -> Result<Made, Diagnostic> {
-    let by_bytes = hints.model == Some(Model::Gpt2);
+    let by_bytes = hints.model == Some(Model::Bytes);
     if let Some((name, bytes)) = folder.pieces.as_ref().filter(|_| !by_bytes) {
         return spm::from_model(folder, name, bytes, rows, hints, findings);
     }

@@ -95,7 +95,7 @@ fn about(entry: &Pretokenizer, id: &str, ignores: bool, findings: &mut Vec<Diagn
     };
     if !entry.exact {
         warn(format!(
-            "llama.cpp cuts some words otherwise than the tokenizer where `tokenizer.ggml.pre` is {id:?}"
+            "programs cut some words otherwise than the tokenizer where `tokenizer.ggml.pre` is {id:?}"
         ));
     }
     if entry.ignore_merges != ignores {

@@ -1,4 +1,4 @@
-//! Vocabularies of SentencePiece, from its model or from `tokenizer.json`: `llama` and `t5`.
+//! Vocabularies of SentencePiece, from its model or from `tokenizer.json`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -156,12 +156,12 @@ fn made(
     hints: &Hints,
 ) -> Made {
     let model = match hints.model {
-        Some(model @ (Model::Llama | Model::T5)) => model,
-        _ if merges => Model::Llama,
-        _ => Model::T5,
+        Some(model @ (Model::Merges | Model::Scores)) => model,
+        _ if merges => Model::Merges,
+        _ => Model::Scores,
     };
     let mut extra = Vec::new();
-    if model == Model::Llama {
+    if model == Model::Merges {
         // Texts begin with a space there where no key says otherwise.
         let said = folder.settings.get("add_prefix_space").and_then(Json::as_bool);
         let said = hints.add_space_prefix.or(said);

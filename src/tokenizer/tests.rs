@@ -269,7 +269,7 @@ fn pieces_keep_what_they_are() {
     };
     let pieces = [("<unk>", 2), ("<s>", 3), ("\u{2581}x", 4), ("<0x0A>", 6), ("y", 5)];
     let model: Vec<u8> = pieces.iter().flat_map(|(text, kind)| piece(text, *kind)).collect();
-    let hints = Hints { model: Some(Model::Llama), ..Hints::default() };
+    let hints = Hints { model: Some(Model::Merges), ..Hints::default() };
     let keys = convert_hinted(&[("tokenizer.model", &model)], 6, &hints).unwrap();
     assert_eq!(value(&keys, "tokenizer.ggml.model"), json!({"string": "llama"}));
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Vocabularies of words and of the pieces that continue them: `bert`.
+//! Vocabularies of words and of the pieces that continue them.
 
 use std::collections::HashMap;
 
@@ -87,7 +87,7 @@ fn made(
     }
     Ok(Made {
         file,
-        model: Model::Bert,
+        model: Model::Words,
         pre: "default".to_owned(),
         table,
         extra: Vec::new(),
