@@ -195,6 +195,8 @@ pub struct Drop {
     pub make: Option<MakeRule>,
     /// Whether its bytes are kept beside the package, as nothing computes them.
     pub kept: bool,
+    /// Foreign names of which one has to be in the file.
+    pub beside: Vec<Template>,
     /// Whether readers miss it: then it is written where no source says what to write.
     pub missed: bool,
     /// Why it is no part of the model.
@@ -410,6 +412,8 @@ struct DropFile {
     #[serde(default)]
     kept: bool,
     #[serde(default)]
+    beside: Vec<String>,
+    #[serde(default)]
     missed: bool,
     why: String,
 }
@@ -524,7 +528,9 @@ fn merge(
             return Err(fail("what is kept is not made"));
         }
         let (make, kept, missed, why) = (file.make, file.kept, file.missed, file.why);
-        map.drops.push(Drop { each, name, make, kept, missed, why });
+        let beside = file.beside.iter().map(|text| Template::parse(text));
+        let beside = beside.collect::<std::result::Result<_, _>>().map_err(|why| fail(&why))?;
+        map.drops.push(Drop { each, name, make, kept, beside, missed, why });
     }
     for file in key {
         let key = key_of(file).map_err(|why| fail(&why))?;
