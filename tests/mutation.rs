@@ -199,7 +199,8 @@ fn a_mapping_with_one_thing_wrong_is_noticed() {
         of_map.entry(key).or_default().push((fixture, loaded.model().hyperparameters.clone()));
     }
     // By name, the mappings that have it, each with its rules.
-    let mut all: BTreeMap<String, Vec<(&(String, String), Vec<Rule>)>> = BTreeMap::new();
+    type Places<'a> = Vec<(&'a (String, String), Vec<Rule>)>;
+    let mut all: BTreeMap<String, Places<'_>> = BTreeMap::new();
     for (key, fixtures) in &of_map {
         let models: Vec<Hparams> = fixtures.iter().map(|(_, hparams)| hparams.clone()).collect();
         for mutation in mutations(&spec, &spec.maps[key], &models) {
@@ -225,10 +226,6 @@ fn a_mapping_with_one_thing_wrong_is_noticed() {
                         noticed
                     });
                     if !noticed {
-                        if std::env::var_os("MAPS").is_some() {
-                            let maps: Vec<_> = places.iter().map(|(key, _)| &*key.1).collect();
-                            println!("{what}\n    in {}", maps.join(", "));
-                        }
                         survivors.lock().unwrap().insert(what.as_str());
                     }
                 }

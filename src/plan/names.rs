@@ -145,7 +145,12 @@ pub fn drops<'a>(
             {
                 continue;
             }
-            let name = spell(&drop.name.fill(&bindings)?, choices);
+            let fill = |template: &Template| Ok(spell(&template.fill(&bindings)?, choices));
+            let beside = drop.beside.iter().map(fill).collect::<Result<Vec<_>, String>>()?;
+            if !beside.is_empty() && !beside.iter().any(|name| present.contains(name.as_str())) {
+                continue;
+            }
+            let name = fill(&drop.name)?;
             let Some(start) = name.strip_suffix('*') else {
                 instances.push(DropInstance { drop, name, bindings });
                 continue;

@@ -207,6 +207,8 @@ pub struct Drop {
     pub make: Option<MakeRule>,
     /// Whether its bytes are kept beside the package, as nothing computes them.
     pub kept: bool,
+    /// Foreign names of which one has to be in the file.
+    pub beside: Vec<Template>,
     /// Whether readers miss it: then it is written where no source says what to write.
     pub missed: bool,
     /// Why it is no part of the model.
@@ -452,6 +454,8 @@ struct DropFile {
     #[serde(default)]
     kept: bool,
     #[serde(default)]
+    beside: Vec<String>,
+    #[serde(default)]
     missed: bool,
     why: String,
 }
@@ -602,8 +606,10 @@ fn merge(
         if file.kept && (file.make.is_some() || file.missed) {
             return Err(fail("what is kept is not made"));
         }
+        let beside = file.beside.iter().map(|text| Template::parse(text));
+        let beside = beside.collect::<std::result::Result<_, _>>().map_err(|why| fail(&why))?;
         let DropFile { when, make, kept, missed, why, .. } = file;
-        map.drops.push(Drop { each, name, when, make, kept, missed, why });
+        map.drops.push(Drop { each, name, when, make, kept, beside, missed, why });
     }
     for file in key {
         let key = key_of(file).map_err(|why| fail(&why))?;
