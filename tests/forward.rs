@@ -298,7 +298,7 @@ fn a_conversion_can_be_held_to_the_outputs() {
             to,
             arch: None,
             generic: false,
-            plan: plan::Options { dtype, lossy: true },
+            plan: plan::Options { dtype, lossy: true, ..plan::Options::default() },
             max_shard_bytes: None,
             n_threads: 1,
             force: false,
