@@ -106,8 +106,12 @@ fn there_and_back(spec: &Spec, fixture: &Path) -> Result<(), String> {
         fs::copy(fixture.join("model.safetensors"), folder.join("model.safetensors")).unwrap();
         let v4 = scratch.path().join("v4-std");
         run(spec, &folder, &v4, "std").map_err(|why| format!("config-v4.json: {why}"))?;
-        same_model(&model(&package), &model(&v4))
-            .map_err(|why| format!("config-v4.json: {why}"))?;
+        let (mut ours, mut theirs) = (model(&package), model(&v4));
+        // transformers 5 fills in the class's count where 4 says nothing; the files have no such layer.
+        for model in [&mut ours, &mut theirs] {
+            model.hyperparameters.remove("mtp_layers");
+        }
+        same_model(&ours, &theirs).map_err(|why| format!("config-v4.json: {why}"))?;
     }
     Ok(())
 }
