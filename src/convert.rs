@@ -17,6 +17,7 @@ use crate::exec::compare::{Operand, digests, first_difference};
 use crate::exec::staging::{Staging, free_space};
 use crate::exec::write::{self, Container, Shard, Written};
 use crate::format::folder::{self, Opened};
+use crate::format::gguf::types::TYPES;
 use crate::format::modules::{self, MODULES_FILE};
 use crate::format::safetensors;
 use crate::forward::{self, Inputs, Outputs, Planned};
@@ -69,6 +70,27 @@ pub struct Request<'a> {
     pub dry_run: bool,
     /// Hears of progress.
     pub progress: &'a dyn Progress,
+}
+
+impl<'a> Request<'a> {
+    /// A plain conversion on one thread: nothing is cast, proven or replaced.
+    pub fn new(spec: &'a Spec, destination: &'a Path, to: &'a str) -> Request<'a> {
+        Request {
+            spec,
+            destination,
+            to,
+            arch: None,
+            generic: false,
+            plan: plan::Options::default(),
+            max_shard_bytes: None,
+            n_threads: 1,
+            force: false,
+            verify: false,
+            check_outputs: false,
+            dry_run: false,
+            progress: &Silent,
+        }
+    }
 }
 
 /// Hears of the progress of long work.
@@ -284,21 +306,7 @@ pub fn terms(
     if opened.is_package {
         return Ok((read_model(opened)?, None));
     }
-    let request = Request {
-        spec,
-        destination: Path::new(""),
-        to: "std",
-        arch,
-        generic: false,
-        plan: plan::Options::default(),
-        max_shard_bytes: None,
-        n_threads: 1,
-        force: false,
-        verify: false,
-        check_outputs: false,
-        dry_run: true,
-        progress: &Silent,
-    };
+    let request = Request { arch, dry_run: true, ..Request::new(spec, Path::new(""), "std") };
     let canonical = canonical(opened, &request)?;
     Ok((canonical.model, Some(canonical.tensors)))
 }
@@ -561,8 +569,11 @@ fn repack(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Rep
     }
     tensors.sort_by_key(|name| request.spec.order(name));
     model.encodings = encodings(&tensors);
-    if request.plan.dtype.is_some() {
-        model.history.push(Event { op: "cast".to_owned(), ..event(request) });
+    for (op, is_asked) in [("decode", request.plan.decode), ("cast", request.plan.dtype.is_some())]
+    {
+        if is_asked {
+            model.history.push(Event { op: op.to_owned(), ..event(request) });
+        }
     }
     let mut buffers = Tensors::default();
     if let Some(kept) = read_buffers(opened)? {
@@ -585,7 +596,7 @@ fn repack(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Rep
     };
     write_package(opened, request, staging.path(), &package, &mut report)?;
     if request.verify {
-        report.verified = Some(verify_same(opened, request, staging.path())?);
+        report.verified = Some(verify_same(opened, request, staging.path(), &tensors)?);
     }
     if request.check_outputs {
         check_outputs(opened, request, staging.path(), &mut report)?;
@@ -921,6 +932,9 @@ fn to_foreign(
     for name in &report.carried {
         carry(opened, staging.path(), name)?;
     }
+    if !opened.is_package && foreign_format(opened) == export::GGUF {
+        write_file(&staging.path().join(METADATA_FILE), &gguf::vocabulary(&opened.checkpoint)?)?;
+    }
     if request.verify {
         report.verified = Some(verify_foreign(opened, request, staging.path(), &tensors)?);
     }
@@ -1009,9 +1023,9 @@ fn export_plan(
         return Err(Error::unsupported(message).into());
     }
     let (model, provenance, canonical_tensors, buffers, mut findings, carried, left);
-    let metadata;
+    let kept;
     if opened.is_package {
-        metadata = gguf::kept(opened)?;
+        kept = gguf::kept(opened)?;
         model = read_model(opened)?;
         provenance = read_provenance(opened)?;
         buffers = read_buffers(opened)?;
@@ -1029,17 +1043,25 @@ fn export_plan(
         canonical_tensors = canonical.tensors;
         findings = canonical.findings;
         (carried, left) = beside(opened, request.spec);
-        metadata =
-            (foreign_format(opened) == export::GGUF).then(|| copy_checkpoint(&opened.checkpoint));
+        kept = (foreign_format(opened) == export::GGUF)
+            .then(|| opened.checkpoint.typed_metadata.clone());
     }
     let source = provenance.as_ref().filter(|source| source.format == format);
     let Some(architecture) = &model.architecture else {
         let tensors = generic_export(&canonical_tensors, provenance.as_ref(), request.plan)?;
+        if format != export::GGUF {
+            export::refuse_blocks(format, &tensors.encodings)?;
+        } else if kept.is_none() {
+            let message = "a GGUF file says which architecture it is of, and nothing says it here";
+            return Err(Diagnostic::error("P001", message)
+                .help("convert the source without --generic, with --arch if need be")
+                .into());
+        }
         let config = provenance.and_then(|source| source.config).map(|config| config.text);
         return Ok(ExportPlan {
             tensors,
             config,
-            metadata: metadata.map(|kept| kept.typed_metadata),
+            metadata: kept,
             carried,
             left,
             findings,
@@ -1050,7 +1072,7 @@ fn export_plan(
     let map = export_map(request.spec, format, architecture, source)?;
     let origin = source.map(|provenance| {
         let config = match format {
-            export::GGUF => metadata.as_ref().map(typed::config),
+            export::GGUF => kept.as_ref().map(typed::keys),
             _ => provenance
                 .config
                 .as_ref()
@@ -1072,7 +1094,7 @@ fn export_plan(
     findings.extend(exported.findings.iter().cloned());
     let (mut config, mut keys) = (None, None);
     if format == export::GGUF {
-        let kept = metadata.map(|kept| kept.typed_metadata).filter(|_| source.is_some());
+        let kept = kept.filter(|_| source.is_some());
         keys = Some(gguf::metadata(opened, request, kept, &exported, map, &mut findings)?);
     } else {
         let text = serde_json::to_string_pretty(&exported.config).unwrap_or_default();
@@ -1098,7 +1120,6 @@ fn copy_checkpoint(checkpoint: &Checkpoint) -> Checkpoint {
     Checkpoint {
         format: checkpoint.format,
         tensors: checkpoint.tensors.clone(),
-        typed_metadata: checkpoint.typed_metadata.clone(),
         ..Checkpoint::default()
     }
 }
@@ -1242,13 +1263,12 @@ fn verify_same(
     opened: &Opened,
     request: &Request<'_>,
     folder: &Path,
+    tensors: &Tensors,
 ) -> std::result::Result<Verified, Failure> {
     let written = folder::open(folder)?;
     let whole = whole_tensors(&written.checkpoint)?;
-    let changed: BTreeSet<&str> = match request.plan.dtype {
-        Some(_) => opened.checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect(),
-        None => BTreeSet::new(),
-    };
+    let changed = tensors.steps.iter().filter(|step| Exactness::E < step.class);
+    let changed: BTreeSet<&str> = changed.map(|step| step.name.as_str()).collect();
     compare_all(opened, &written.source, &whole, request, &changed, &|_| false)
 }
 
@@ -1447,7 +1467,9 @@ pub fn parse_dtype(text: &str) -> std::result::Result<DType, String> {
 /// The text names none that this program packs numbers in.
 pub fn parse_quant(text: &str) -> std::result::Result<&'static BlockType, String> {
     let id = format!("ggml.{}", text.to_ascii_lowercase());
-    let can = |blocks: &&BlockType| blocks.can_quantize();
+    // Others are of activations, or are no blocks.
+    let is_of_weights = |id| TYPES.block(id).is_some_and(|block| block.file_type.is_some());
+    let can = |blocks: &&BlockType| blocks.can_quantize() && is_of_weights(blocks.id);
     BlockType::find(&id).filter(can).ok_or_else(|| {
         let known =
             BLOCK_TYPES.iter().filter(can).map(|blocks| blocks.id.trim_start_matches("ggml."));

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Payload, n_elements};
-use crate::convert::{self, CONFIG_FILE, Failure, Progress, Request, Silent};
+use crate::convert::{self, CONFIG_FILE, Failure, Progress, Request};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::compare::digests;
@@ -255,19 +255,9 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Sub
         None
     } else {
         let request = Request {
-            spec: options.spec,
-            destination: Path::new(""),
-            to: "std",
             arch: options.arch,
-            generic: false,
-            plan: plan::Options::default(),
-            max_shard_bytes: None,
-            n_threads: options.n_threads,
-            force: false,
-            verify: false,
-            check_outputs: false,
             dry_run: true,
-            progress: &Silent,
+            ..Request::new(options.spec, Path::new(""), "std")
         };
         match convert::canonical(&mut opened, &request) {
             Ok(canonical) => Some(canonical),

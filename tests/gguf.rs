@@ -7,11 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use llmstd::checkpoint::{Checkpoint, Payload};
-use llmstd::convert::{Failure, Report, Request, Silent, convert};
+use llmstd::convert::{Failure, Report, Request, convert};
 use llmstd::encoding::BlockType;
 use llmstd::format::folder;
 use llmstd::format::gguf::types::TYPES;
-use llmstd::plan;
+use llmstd::format::gguf::write::Entry;
 use llmstd::spec::Spec;
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -56,22 +56,9 @@ fn references() -> Vec<(String, Reference)> {
     named.filter(|(name, _)| only.as_ref().is_none_or(|only| only == name)).collect()
 }
 
+/// A conversion that proves the way back, and that source and result compute the same.
 fn request<'a>(spec: &'a Spec, to: &'a Path, format: &'a str) -> Request<'a> {
-    Request {
-        spec,
-        destination: to,
-        to: format,
-        arch: None,
-        generic: false,
-        plan: plan::Options::default(),
-        max_shard_bytes: None,
-        n_threads: 1,
-        force: false,
-        verify: true,
-        check_outputs: true,
-        dry_run: false,
-        progress: &Silent,
-    }
+    Request { verify: true, check_outputs: true, ..Request::new(spec, to, format) }
 }
 
 fn run(request: &Request<'_>, from: &Path) -> Result<Report, String> {
@@ -217,6 +204,65 @@ fn files_are_those_of_llama_cpp() {
 }
 
 #[test]
+fn a_file_that_says_less_comes_back_as_it_was() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    run(&request(spec, &at("model.gguf"), "gguf"), &root().join("hf/llama-untied/src")).unwrap();
+    let opened = folder::open(&at("model.gguf")).unwrap();
+    // Readers take the rows of the token table, and that there is a head says that it is not tied.
+    let mut metadata = opened.checkpoint.typed_metadata.clone();
+    metadata.retain(|key| key != "llama.vocab_size" && key != "llama.rope.dimension_count");
+    let tensors = &opened.checkpoint.tensors;
+    let entries: Vec<_> = tensors
+        .iter()
+        .map(|tensor| Entry {
+            name: &tensor.name,
+            kind: TYPES.of(tensor.dtype, None).unwrap(),
+            shape: &tensor.shape,
+        })
+        .collect();
+    let mut bytes = llmstd::format::gguf::write::header(&metadata, &entries).unwrap();
+    let Payload::Range(first) = &tensors[0].payload else { panic!("a file has ranges") };
+    bytes.extend(&fs::read(at("model.gguf")).unwrap()[usize::try_from(first.start).unwrap()..]);
+    fs::write(at("less.gguf"), &bytes).unwrap();
+    run(&request(spec, &at("std"), "std"), &at("less.gguf")).unwrap();
+    run(&request(spec, &at("back.gguf"), "gguf"), &at("std")).unwrap();
+    assert!(bytes == fs::read(at("back.gguf")).unwrap());
+}
+
+#[test]
+fn what_cannot_be_written_leaves_nothing() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    let fixture = root().join("gguf/wide");
+    run(&Request { generic: true, ..Request::new(spec, &at("std"), "std") }, &fixture).unwrap();
+    let (alone, small, infinite) = (at("alone.gguf"), at("small.gguf"), at("infinite.gguf"));
+    let refused = run(&Request::new(spec, &alone, "gguf"), &at("std")).unwrap_err();
+    assert!(refused.contains("which architecture"), "{refused}");
+    let small = Request { max_shard_bytes: Some(4096), ..Request::new(spec, &small, "gguf") };
+    let refused = run(&small, &fixture).unwrap_err();
+    assert!(refused.contains("no single file"), "{refused}");
+    // A value that no block holds: the last of the file becomes infinite, in BF16.
+    fs::create_dir(at("infinite")).unwrap();
+    fs::copy(fixture.join("config.json"), at("infinite/config.json")).unwrap();
+    let mut bytes = fs::read(fixture.join("model.safetensors")).unwrap();
+    let n = bytes.len();
+    let matrix = n - 2 * 32 - 2;
+    bytes[matrix..matrix + 2].copy_from_slice(&0x7f80u16.to_le_bytes());
+    fs::write(at("infinite/model.safetensors"), &bytes).unwrap();
+    let mut packed = Request::new(spec, &infinite, "gguf");
+    packed.plan.quantize = BlockType::find("ggml.q8_0");
+    let refused = run(&packed, &at("infinite")).unwrap_err();
+    assert!(refused.contains("P023"), "{refused}");
+    let left = fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut left: Vec<_> = left.collect();
+    left.sort();
+    assert_eq!(left, ["infinite", "std"]);
+}
+
+#[test]
 fn every_mapping_has_a_reference() {
     let spec = &Spec::current();
     let mut tried = BTreeSet::new();
@@ -224,12 +270,7 @@ fn every_mapping_has_a_reference() {
         let scratch = tempfile::tempdir().unwrap();
         let out = scratch.path().join("model.gguf");
         let report = run(
-            &Request {
-                dry_run: true,
-                verify: false,
-                check_outputs: false,
-                ..request(spec, &out, "gguf")
-            },
+            &Request { dry_run: true, ..Request::new(spec, &out, "gguf") },
             &root().join(&reference.fixture),
         );
         tried.insert(report.unwrap_or_else(|why| panic!("{name}: {why}")).map.unwrap());

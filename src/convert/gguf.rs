@@ -5,7 +5,7 @@ use super::{
 };
 use crate::checkpoint::Checkpoint;
 use crate::diagnostic::{Diagnostic, Level};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exec::staging::Staging;
 use crate::exec::write::{self, Container};
 use crate::format::folder::Opened;
@@ -32,12 +32,12 @@ pub(super) fn vocabulary(checkpoint: &Checkpoint) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// The file is damaged.
-pub(super) fn kept(opened: &mut Opened) -> Result<Option<Checkpoint>> {
+pub(super) fn kept(opened: &mut Opened) -> Result<Option<Metadata>> {
     if !opened.has(METADATA_FILE) {
         return Ok(None);
     }
     let file = opened.source.add(METADATA_FILE)?;
-    gguf::read(&opened.source, file).map(Some)
+    gguf::read(&opened.source, file).map(|kept| Some(kept.typed_metadata))
 }
 
 /// The keys of the file to write: those of the source, where it was such a file, with what the
@@ -146,7 +146,13 @@ pub(super) fn write(
     plan: &super::ExportPlan,
 ) -> std::result::Result<Report, Failure> {
     let tensors = &plan.tensors;
-    let mut report = report(opened, request, tensors, Vec::new(), Vec::new());
+    // The tokenizer goes into the file; what else stands beside the source does not.
+    let is_in = |name: &&String| {
+        let role = request.spec.file_role(name);
+        role.is_some_and(|role| ["tokenizer", "template", "config"].contains(&role))
+    };
+    let left = plan.carried.iter().filter(|name| !is_in(name)).chain(&plan.left).cloned();
+    let mut report = report(opened, request, tensors, Vec::new(), left.collect());
     report.architecture.clone_from(&plan.architecture);
     report.map.clone_from(&plan.map);
     report.findings.extend(plan.findings.iter().cloned());
@@ -156,9 +162,12 @@ pub(super) fn write(
         Some(name) if is_file => name.trim_end_matches(".gguf"),
         _ => "model",
     };
-    // A single file is meant to be one, whatever the limit that folders are cut by.
-    let max_shard_bytes = request.max_shard_bytes.filter(|_| !is_file);
-    let shards = write::shards(&tensors.outputs, max_shard_bytes, stem, "gguf");
+    let shards = write::shards(&tensors.outputs, request.max_shard_bytes, stem, "gguf");
+    if is_file && 1 < shards.len() {
+        let n = shards.len();
+        let message = format!("{n} files of that size are no single file {}", report.destination);
+        return Err(Error::unsupported(message + ": name a folder, or take a larger size").into());
+    }
     check_space(&report)?;
     if request.dry_run {
         return Ok(report);
@@ -170,7 +179,7 @@ pub(super) fn write(
     let container = Container::Gguf { metadata, encodings: &tensors.encodings };
     let folder = staging.path().to_owned();
     write_shards(opened, request, &folder, tensors, &shards, container, false, &mut report)?;
-    refuse_not_finite(&report)?;
+    refuse_not_finite(&report, tensors)?;
     if request.verify {
         report.verified = Some(verify_foreign(opened, request, &folder, tensors)?);
     }
@@ -182,17 +191,14 @@ pub(super) fn write(
 }
 
 /// Refuses a tensor whose values no block can hold.
-fn refuse_not_finite(report: &Report) -> std::result::Result<(), Failure> {
-    let lost = |loss: &crate::package::Loss| loss.nans != 0;
-    for tensor in &report.tensors {
-        if tensor.loss.as_ref().is_some_and(lost) && tensor.step.ops.contains("quantize(") {
-            let name = &tensor.step.name;
-            let message =
-                format!("`{name}` has values that are infinite or NaN, which no block holds");
-            return Err(Diagnostic::error("P023", message).tensor(name).help(
-                "find out how they came into the model: `llmstd validate --deep` names their places",
-            ).into());
-        }
-    }
-    Ok(())
+fn refuse_not_finite(report: &Report, tensors: &Tensors) -> std::result::Result<(), Failure> {
+    let lost = report.tensors.iter().find(|tensor| {
+        tensors.encodings.contains_key(&tensor.step.name)
+            && tensor.loss.is_some_and(|loss| loss.nans != 0)
+    });
+    let Some(tensor) = lost else { return Ok(()) };
+    let name = &tensor.step.name;
+    let message = format!("`{name}` has values that are infinite or NaN, which no block holds");
+    let help = "find out how they came into the model: `llmstd validate --deep` names their places";
+    Err(Diagnostic::error("P023", message).tensor(name).help(help).into())
 }

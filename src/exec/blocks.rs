@@ -4,8 +4,9 @@ use std::sync::OnceLock;
 
 use crate::encoding::BlockType;
 
-/// How many bytes of numbers are decoded at a time: what stays in the nearest cache.
-const DECODED_LEN: usize = 16 << 10;
+/// How many numbers are decoded at a time: a few blocks, which stay in the nearest cache. No block
+/// has more than 256.
+const N_DECODED: usize = 1024;
 /// The bytes of a number.
 const F32_LEN: usize = 4;
 
@@ -42,8 +43,8 @@ impl<'a> Blocks<'a> {
     pub(super) fn fill(&self, start: usize, out: &mut [u8]) {
         let BlockType { block_len, block_bytes, .. } = *self.kind;
         let decoded_len = block_len * F32_LEN;
-        let step = (DECODED_LEN / decoded_len).max(1);
-        let mut values = vec![0f32; step * block_len];
+        let step = N_DECODED / block_len;
+        let mut values = [0f32; N_DECODED];
         let mut block = start / decoded_len;
         let mut skip = start % decoded_len;
         let mut out = out;
@@ -81,5 +82,36 @@ fn copy(values: &[f32], skip: usize, out: &mut [u8]) {
     let bytes = values.iter().flat_map(|value| value.to_le_bytes()).skip(skip);
     for (byte, out) in bytes.zip(out) {
         *out = byte;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encoding::BLOCK_TYPES;
+
+    #[test]
+    fn any_part_holds_the_numbers_that_the_whole_has_there() {
+        for kind in BLOCK_TYPES {
+            assert!(kind.block_len <= 256, "{}", kind.id);
+            let n_blocks = 2 * N_DECODED / kind.block_len + 3;
+            // Any bytes are blocks, but for scales that are not finite.
+            let bytes: Vec<u8> =
+                (0..n_blocks * kind.block_bytes).map(|i| (i * 7 % 64) as u8).collect();
+            let mut values = vec![0f32; n_blocks * kind.block_len];
+            kind.dequantize(&bytes, &mut values).unwrap();
+            let whole: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let blocks = Blocks::new(kind, &bytes);
+            assert_eq!(blocks.len(), whole.len() as u64);
+            assert!(blocks.all() == whole, "{}", kind.id);
+            for start in [0, 4, 5, 4 * kind.block_len, 4 * N_DECODED - 2] {
+                for len in [0, 1, 4, 6, 4 * kind.block_len, 4 * N_DECODED + 9] {
+                    let end = (start + len).min(whole.len());
+                    let mut out = vec![0; end - start];
+                    blocks.fill(start, &mut out);
+                    assert!(out == whole[start..end], "{} {start} {len}", kind.id);
+                }
+            }
+        }
     }
 }

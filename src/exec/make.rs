@@ -32,13 +32,6 @@ impl Made {
         let rows = make.shape.iter().rev().nth(1).copied().unwrap_or(1);
         let mut constant = Element::default();
         match make.recipe {
-            Recipe::Values(ref values) => {
-                if last != values.len() as u64 {
-                    let message = format!("{} numbers, the buffer has {last}", values.len());
-                    return Err(Error::unsupported(message));
-                }
-                values.iter().try_for_each(|&value| element(dtype, value).map(drop))?;
-            }
             Recipe::Constant(value) => constant = element(dtype, value)?,
             Recipe::Iota => {
                 element(dtype, last.saturating_sub(1) as f64)?;
@@ -89,7 +82,6 @@ impl Made {
         for (index, bytes) in (first..).zip(buffer.chunks_exact_mut(self.unit)) {
             let element = match self.recipe {
                 Recipe::Constant(_) => self.constant,
-                Recipe::Values(ref values) => self.number(values[(index % self.last) as usize]),
                 Recipe::Llama3Factors { theta, dim, factor, turns, original } => {
                     let frequency = rope_inv_freq(theta as f32, dim, index % self.last);
                     self.number(f64::from(llama3_factor(frequency, factor, turns, original)))

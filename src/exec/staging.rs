@@ -43,6 +43,10 @@ impl Staging {
             return Err(Error::new(ErrorKind::Io, message).in_file(&destination));
         }
         check_destination(&destination, file.is_some(), force)?;
+        let parent = parent(&destination);
+        if !parent.is_dir() {
+            return Err(Error::new(ErrorKind::Io, "there is no such folder").in_file(parent));
+        }
         let partial = sibling(&destination, "partial");
         if partial.symlink_metadata().is_ok() {
             // Left by a process that was killed: no other one has this process id.

@@ -7,8 +7,8 @@ use serde_json::Value as Json;
 use super::import::make;
 use super::names::{self, Bound, Choices, Instance};
 use super::ops::{Strand, Way, describe, is_exact, run};
-use super::{Exactness, Options, Step, Tensors, keys, tasks, typed};
-use crate::checkpoint::{Checkpoint, DType};
+use super::{DECODE_HELP, Exactness, Options, Step, Tensors, keys, tasks, typed};
+use crate::checkpoint::{Checkpoint, DType, Encoding};
 use crate::diagnostic::{Diagnostic, Level};
 use crate::package::{MapUsed, Model, Provenance, Value, WayBack};
 use crate::spec::Spec;
@@ -55,18 +55,11 @@ pub fn export(
     let stored = |name: &str| canonical.strands.contains_key(name);
     let (hparams, tokens) = (&model.hyperparameters, &model.tokens);
     let is_typed = map.format == GGUF;
-    // Keys of a GGUF file have no defaults that differ by reader: where the file says what the
-    // model is, it is repeated as it was.
-    let holds = |config: &&Json| {
-        is_typed
-            && keys::read(spec, map, arch, config)
-                .is_ok_and(|read| read.hparams == *hparams && read.tokens == *tokens)
-    };
-    let mut config = match original.filter(holds) {
-        Some(original) => original.clone(),
-        None => keys::write(spec, map, arch, hparams, tokens, original, &stored)?,
-    };
+    let write = |original| keys::write(spec, map, arch, hparams, tokens, original, &stored);
+    // Keys of a GGUF file say together with the tensors what the model is: they come last.
+    let mut config = Json::Null;
     if !is_typed {
+        config = write(original)?;
         tasks::write(map, &model.tasks, &mut config);
     }
 
@@ -132,9 +125,21 @@ pub fn export(
         None => tensors.sort_by_key(str::to_owned),
     }
     if is_typed {
-        typed::add_sizes(&mut config, &tensors);
+        let sized = |mut config: Json| {
+            typed::add_sizes(&mut config, &tensors);
+            config
+        };
+        // Where the source says what the model is, it is repeated as it was.
+        let says = |config: &Json| {
+            keys::read(spec, map, arch, config)
+                .is_ok_and(|read| read.hparams == *hparams && read.tokens == *tokens)
+        };
+        config = match original.cloned().map(sized).filter(says) {
+            Some(original) => original,
+            None => sized(write(original)?),
+        };
     } else {
-        refuse_blocks(map, &tensors)?;
+        refuse_blocks(&map.format, &tensors.encodings)?;
         write_dtype(&mut config, &tensors, options);
     }
     findings.extend(check_config(spec, map, arch, model, &config)?);
@@ -145,18 +150,18 @@ pub fn export(
 pub const GGUF: &str = "gguf";
 
 /// Refuses tensors of blocks in a format whose readers know none.
-fn refuse_blocks(map: &Map, tensors: &Tensors) -> Result<(), Vec<Diagnostic>> {
-    let Some((name, encoding)) = tensors.encodings.first_key_value() else { return Ok(()) };
-    let n = tensors.encodings.len();
-    let message = format!(
-        "`{name}` is in {}, which no reader of {} knows ({n} such)",
-        encoding.id, map.format
-    );
-    Err(vec![
-        Diagnostic::error("P012", message)
-            .tensor(name)
-            .help("add --decode to write the numbers that the blocks stand for"),
-    ])
+///
+/// # Errors
+/// There are some.
+pub fn refuse_blocks(
+    format: &str,
+    encodings: &BTreeMap<String, Encoding>,
+) -> Result<(), Vec<Diagnostic>> {
+    let Some((name, encoding)) = encodings.first_key_value() else { return Ok(()) };
+    let n = encodings.len();
+    let id = &encoding.id;
+    let message = format!("`{name}` is in {id}, which no reader of {format} knows ({n} such)");
+    Err(vec![Diagnostic::error("P012", message).tensor(name).help(DECODE_HELP)])
 }
 
 /// Reads the config that was written: it must say what the package says.

@@ -197,13 +197,16 @@ pub fn choose<'a>(
         }
         [] => {}
     }
-    let model_type = config.get("model_type").and_then(Json::as_str);
-    if let (Some(model_type), None) = (model_type, arch) {
+    // What mappings of the format are chosen by, and the config's word for it.
+    let paths: BTreeSet<&String> = maps.iter().flat_map(|map| map.matches.keys()).collect();
+    let stated =
+        paths.iter().find_map(|path| Some((path.as_str(), keys::lookup(config, path)?.as_str()?)));
+    if let (Some((path, word)), None) = (stated, arch) {
         return Err(Diagnostic::error(
             "P001",
-            format!("there is no {format} mapping for the model type {model_type:?}"),
+            format!("there is no {format} mapping for the {path} {word:?}"),
         )
-        .key("model_type")
+        .key(path)
         .help(
             "`llmstd spec list` shows what there is; --arch tries the mapping of another \
              architecture, --generic keeps names and bytes as they are",
@@ -930,12 +933,6 @@ pub(super) fn make(rule: &MakeRule, dtype: DType, names: &dyn Names) -> Result<M
                 turns: [number("low_freq_factor")?, number("high_freq_factor")?],
                 original: number("original_max_positions")? as u64,
             }
-        }
-        "values" => {
-            let values = rule.values.as_ref().ok_or("it has no `values`")?.eval(names)?;
-            let Value::List(items) = &values else { return Err(format!("{values} is no list")) };
-            let numbers = items.iter().map(as_float).collect::<Option<_>>();
-            Recipe::Values(numbers.ok_or_else(|| format!("{values} is no list of numbers"))?)
         }
         other => return Err(format!("there is no recipe `{other}`")),
     };

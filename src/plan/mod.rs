@@ -26,7 +26,7 @@ use crate::checkpoint::{Checkpoint, DType, Encoding, Payload, Tensor, row_major_
 use crate::diagnostic::Diagnostic;
 use crate::encoding::BlockType;
 use crate::error::Result;
-use crate::format::gguf::types::TYPES;
+use crate::format::gguf::types::{TYPES, Type};
 
 /// What only the bytes can tell, asked while planning.
 pub trait Facts {
@@ -174,19 +174,17 @@ impl Tensors {
     ) -> Result<(), Diagnostic> {
         self.strands.insert(name.to_owned(), (strand.clone(), dtype));
         let Strand { layout, mut kernels } = strand;
-        let mut copies = layout.copies();
+        let copies = layout.copies();
         let packed = self.blocks_of(name, &copies)?;
         if let (Some(blocks), false) = (packed, options.decode) {
-            if kernels.is_empty() {
-                copies = program::whole_blocks(copies, blocks).ok_or_else(|| {
-                    inside_blocks(name, blocks, &format!("its rule, {}, moves", step.ops))
-                })?;
-            } else {
+            if !kernels.is_empty() {
                 return Err(inside_blocks(name, blocks, "its rule computes with"));
             }
-            let encoding = Encoding { id: blocks.id.to_owned(), shape: layout.shape.clone() };
-            let shape = physical(&layout.shape, blocks)
-                .ok_or_else(|| inside_blocks(name, blocks, "its rows cut"))?;
+            let moves = format!("its rule, {}, moves", step.ops);
+            let copies = program::whole_blocks(copies, blocks)
+                .ok_or_else(|| inside_blocks(name, blocks, &moves))?;
+            let (shape, encoding) = packed_in(&layout.shape, blocks)
+                .ok_or_else(|| inside_blocks(name, blocks, &moves))?;
             self.encodings.insert(name.to_owned(), encoding);
             let unit = blocks.block_bytes as u64;
             let program = Program { gathered: DType::U8, unit, copies, kernels };
@@ -194,7 +192,6 @@ impl Tensors {
             return Ok(());
         }
         let mut written = dtype;
-        // Numbers that blocks stood for are F32 only as long as nobody asks for less.
         let wanted = options.dtype.filter(|&wanted| dtype.is_float() && wanted != dtype);
         if let Some(wanted) = wanted {
             let widens = widens(dtype, wanted);
@@ -217,8 +214,7 @@ impl Tensors {
         }
         let mut shape = layout.shape.clone();
         let quantize = options.quantize.filter(|_| dtype.is_float());
-        if let Some((blocks, rows)) = quantize.and_then(|blocks| fitting(&shape, blocks)) {
-            let encoding = Encoding { id: blocks.id.to_owned(), shape };
+        if let Some((blocks, rows, encoding)) = quantize.and_then(|kind| fitting(&shape, kind)) {
             self.encodings.insert(name.to_owned(), encoding);
             kernels.push(Kernel::Quantize(blocks));
             step.class = Exactness::L;
@@ -316,7 +312,7 @@ impl Tensors {
     }
 }
 
-const DECODE_HELP: &str = "add --decode to write the numbers that the blocks stand for";
+pub(crate) const DECODE_HELP: &str = "add --decode to write the numbers that the blocks stand for";
 
 fn inside_blocks(name: &str, blocks: &BlockType, what: &str) -> Diagnostic {
     Diagnostic::error(
@@ -327,18 +323,25 @@ fn inside_blocks(name: &str, blocks: &BlockType, what: &str) -> Diagnostic {
     .help(DECODE_HELP)
 }
 
-/// The shape of the bytes of a tensor of blocks, if its rows are whole blocks.
-fn physical(shape: &[u64], blocks: &BlockType) -> Option<Vec<u64>> {
-    let (last, rows) = shape.split_last().filter(|(_, rows)| !rows.is_empty())?;
-    Some([rows, &[blocks.n_bytes(*last)?]].concat())
+/// The shape of the bytes of a tensor in blocks, if it has rows and they are whole blocks.
+fn packed_in(shape: &[u64], blocks: &BlockType) -> Option<(Vec<u64>, Encoding)> {
+    let kind = TYPES.block(blocks.id).filter(|_| 1 < shape.len())?;
+    let (_, bytes, encoding) = Type::Block(kind).physical(shape).ok()?;
+    Some((bytes, encoding?))
 }
 
 /// The first of a type of blocks and those that stand in for it that rows are a whole number of.
-fn fitting(shape: &[u64], blocks: &'static BlockType) -> Option<(&'static BlockType, Vec<u64>)> {
+fn fitting(
+    shape: &[u64],
+    blocks: &'static BlockType,
+) -> Option<(&'static BlockType, Vec<u64>, Encoding)> {
     let next =
         |blocks: &&'static BlockType| BlockType::find(TYPES.block(blocks.id)?.fallback.as_deref()?);
     let mut chain = std::iter::successors(Some(blocks), next).take(TYPES.blocks.len());
-    chain.find_map(|blocks| Some((blocks, physical(shape, blocks)?)))
+    chain.find_map(|blocks| {
+        let (bytes, encoding) = packed_in(shape, blocks)?;
+        Some((blocks, bytes, encoding))
+    })
 }
 
 /// Whether every value of one float dtype is a value of another.

@@ -266,8 +266,6 @@ pub enum Recipe {
         /// The positions of the original context.
         original: u64,
     },
-    /// Given numbers, one for each element of the last axis.
-    Values(Vec<f64>),
     /// Sinusoidal positions over a whole table: row p has `sin(p / 10000^(2k/dim))`, k = 0 …
     /// dim/2 − 1, then the cosines of the same, in F64 as NumPy computes them.
     Sinusoid,

@@ -4,8 +4,6 @@
 //! Beside the keys of the file a mapping reads `rows.NAME` and `columns.NAME`: the first and the
 //! last dimension of a tensor, which say what no key does.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Map, Value as Json};
 
 use super::Tensors;
@@ -17,21 +15,21 @@ const MAX_ITEMS: usize = 4096;
 
 /// The keys of a checkpoint and the sizes of its tensors, as a mapping reads them.
 pub fn config(checkpoint: &Checkpoint) -> Json {
-    let mut config = Map::new();
-    for (key, value) in checkpoint.typed_metadata.iter() {
-        if let Some(json) = to_json(value) {
-            config.insert(key.to_owned(), json);
-        }
-    }
+    let mut config = keys(&checkpoint.typed_metadata);
     let shapes = checkpoint.tensors.iter();
     let shapes = shapes.map(|tensor| (tensor.name.as_str(), tensor.logical_shape()));
     add_shapes(&mut config, shapes);
-    Json::Object(config)
+    config
+}
+
+/// The keys alone.
+pub fn keys(metadata: &Metadata) -> Json {
+    let keys = metadata.iter().filter_map(|(key, value)| Some((key.to_owned(), to_json(value)?)));
+    Json::Object(keys.collect())
 }
 
 /// Adds the sizes of the tensors that are going to be written.
 pub fn add_sizes(config: &mut Json, tensors: &Tensors) {
-    let Json::Object(config) = config else { return };
     let shapes = tensors.outputs.iter().map(|output| {
         let encoding = tensors.encodings.get(&output.name);
         (output.name.as_str(), encoding.map_or(&*output.shape, |encoding| &*encoding.shape))
@@ -39,10 +37,8 @@ pub fn add_sizes(config: &mut Json, tensors: &Tensors) {
     add_shapes(config, shapes);
 }
 
-fn add_shapes<'a>(
-    config: &mut Map<String, Json>,
-    shapes: impl Iterator<Item = (&'a str, &'a [u64])>,
-) {
+fn add_shapes<'a>(config: &mut Json, shapes: impl Iterator<Item = (&'a str, &'a [u64])>) {
+    let Json::Object(config) = config else { return };
     let (mut rows, mut columns) = (Map::new(), Map::new());
     for (name, shape) in shapes {
         if let (Some(first), Some(last)) = (shape.first(), shape.last()) {
@@ -84,7 +80,10 @@ fn single(value: f32) -> Option<Json> {
 /// # Errors
 /// A value has no kind; the key and the reason.
 pub fn set_keys(metadata: &mut Metadata, config: &Json) -> Result<(), (String, String)> {
-    for (key, json) in flat(config) {
+    // Sizes of tensors are read, and no keys of a file.
+    let is_key =
+        |(key, _): &(String, &Json)| !key.starts_with("rows.") && !key.starts_with("columns.");
+    for (key, json) in flat(config).into_iter().filter(is_key) {
         let known = metadata.get(&key);
         // What is there already and says the same keeps its kind.
         if known.and_then(to_json).is_some_and(|known| known == *json) {
@@ -102,9 +101,7 @@ pub fn set_keys(metadata: &mut Metadata, config: &Json) -> Result<(), (String, S
 fn flat(config: &Json) -> Vec<(String, &Json)> {
     let mut keys = Vec::new();
     let Json::Object(object) = config else { return keys };
-    // Sizes of tensors are read, and no keys of a file.
-    let sizes: BTreeSet<&str> = ["rows", "columns"].into();
-    for (key, json) in object.iter().filter(|(key, _)| !sizes.contains(key.as_str())) {
+    for (key, json) in object {
         match json {
             Json::Object(_) => {
                 let inner = flat(json).into_iter();

@@ -219,7 +219,7 @@ pub struct Drop {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MakeRule {
-    /// The recipe: `constant`, `iota`, `causal_mask`, `rope_inv_freq`, `llama3_factors`, `values`,
+    /// The recipe: `constant`, `iota`, `causal_mask`, `rope_inv_freq`, `llama3_factors`,
     /// `sinusoid`.
     #[serde(rename = "fn")]
     pub function: String,
@@ -227,8 +227,6 @@ pub struct MakeRule {
     pub shape: Vec<Expr>,
     /// The value of a constant.
     pub value: Option<Expr>,
-    /// The numbers of `values`.
-    pub values: Option<Expr>,
     /// The dtype, where readers take one only.
     pub dtype: Option<DTypeName>,
     /// The window of a mask.

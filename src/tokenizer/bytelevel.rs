@@ -108,7 +108,7 @@ fn merges(merges: &Json, table: &Table) -> Result<Texts, Diagnostic> {
             malformed(TOKENIZER_JSON, &key, "a merge is two parts")
                 .mismatch("\"a b\" or [\"a\", \"b\"]", brief(merge))
         })?;
-        known(left, right, table).map_err(|part| {
+        join(left, right, table).map_err(|part| {
             let key = format!("/model/merges/{index}");
             malformed(TOKENIZER_JSON, &key, "a merge joins tokens to a token")
                 .mismatch("a token", format!("{part:?}"))
@@ -130,13 +130,15 @@ pub(super) fn pair(merge: &Json) -> Option<(&str, &str)> {
     }
 }
 
-/// Whether both parts and what they make are tokens; else which is none.
-fn known(left: &str, right: &str, table: &Table) -> Result<(), String> {
-    let made = format!("{left}{right}");
-    match [left, right, &made].into_iter().find(|part| table.id(part).is_none()) {
-        Some(part) => Err(part.to_owned()),
-        None => Ok(()),
-    }
+/// The id of the token that two parts make.
+///
+/// # Errors
+/// One of the three is no token: its text.
+pub(super) fn join(left: &str, right: &str, table: &Table) -> Result<usize, String> {
+    let id = |part: &str| table.id(part).ok_or_else(|| part.to_owned());
+    id(left)?;
+    id(right)?;
+    id(&format!("{left}{right}"))
 }
 
 /// The merges of `merges.txt`: two parts on a line, and a first line that may say the version.
@@ -157,7 +159,7 @@ fn merges_text(text: &str, table: &Table) -> Result<Texts, Diagnostic> {
             [] => {}
             _ if number == 0 && line.starts_with("#version") => {}
             [left, right] => {
-                known(left, right, table).map_err(|part| {
+                join(left, right, table).map_err(|part| {
                     wrong("a merge joins tokens to a token", "a token", format!("{part:?}"))
                 })?;
                 texts.push(format!("{left} {right}").as_bytes());

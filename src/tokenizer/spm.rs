@@ -222,14 +222,12 @@ fn merged(model: &Json, rows: usize, added: &HashSet<u64>) -> Result<Table, Diag
             return Err(malformed(TOKENIZER_JSON, &key, "a merge is two parts")
                 .mismatch("\"a b\" or [\"a\", \"b\"]", brief(merge)));
         };
-        let made = format!("{left}{right}");
-        let unknown = [left, right, &made].into_iter().find(|part| table.id(part).is_none());
-        if let Some(part) = unknown {
-            return Err(malformed(TOKENIZER_JSON, &key, "a merge joins tokens to a token")
-                .mismatch("a token", format!("{part:?}")));
-        }
+        let made = bytelevel::join(left, right, &table).map_err(|part| {
+            malformed(TOKENIZER_JSON, &key, "a merge joins tokens to a token")
+                .mismatch("a token", format!("{part:?}"))
+        })?;
         let next = places.len();
-        places.entry(table.id(&made).unwrap_or_default()).or_insert(next);
+        places.entry(made).or_insert(next);
     }
     let mut next = places.len();
     let byte_fallback = model["byte_fallback"].as_bool().unwrap_or(false);

@@ -14,6 +14,9 @@ use llmstd::plan;
 use crate::progress::Bar;
 use crate::{Format, Global, output};
 
+/// The most bytes of tensors in one file of a folder, where nothing else is asked for.
+const MAX_SHARD_BYTES: u64 = 5_000_000_000;
+
 /// Convert a checkpoint into the standard, or out of it
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -53,9 +56,9 @@ pub(crate) struct Args {
     /// Pack the matrices of a GGUF file in blocks: q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k, mxfp4
     #[arg(long, value_name = "TYPE", value_parser = convert::parse_quant)]
     quant: Option<&'static BlockType>,
-    /// The most bytes of tensors in one file
-    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = convert::parse_size)]
-    max_shard_size: u64,
+    /// The most bytes of tensors in one file: 5GB if nothing is said, and no limit for a .gguf file
+    #[arg(long, value_name = "SIZE", value_parser = convert::parse_size)]
+    max_shard_size: Option<u64>,
     /// Keep names and bytes as they are, without an architecture
     #[arg(long)]
     generic: bool,
@@ -105,7 +108,11 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
             decode: args.decode,
             quantize: args.quant,
         },
-        max_shard_bytes: Some(args.max_shard_size),
+        max_shard_bytes: args.max_shard_size.or_else(|| {
+            let is_file =
+                args.to == "gguf" && destination.extension().is_some_and(|end| end == "gguf");
+            (!is_file).then_some(MAX_SHARD_BYTES)
+        }),
         n_threads: n_threads.max(1),
         force: args.force,
         verify: args.verify,
