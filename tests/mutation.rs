@@ -253,6 +253,8 @@ fn a_mapping_with_one_thing_wrong_is_noticed() {
         .filter(|alike| !survivors.iter().any(|what| is(what, alike)))
         .map(|(_, _, why)| *why)
         .collect();
+    // Each of the pairs survives in one way only.
+    assert_eq!(survivors.len() - new.len() - untried.len(), ALIKE.len() - gone.len());
     assert!(1000 < all.len(), "{}", all.len());
     assert!(
         new.is_empty() && gone.is_empty(),
