@@ -27,8 +27,8 @@ use crate::manifest::{
 use crate::metadata::Metadata;
 use crate::package::{
     BUFFERS_FILE, Conformance, DenseStep, Dropped, Event, ForeignConfig, ForeignFile,
-    ForeignTensor, Hparams, Loss, MANIFEST_FILE, METADATA_FILE, MODEL_FILE, Model, Provenance,
-    SOURCE_FILE, SOURCE_SCHEMA, TENSORS_STEM, Task, Value,
+    ForeignTensor, Hparams, Loss, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE,
+    SOURCE_SCHEMA, TENSORS_STEM, Task, Value,
 };
 use crate::plan::export::Origin;
 use crate::plan::import::Import;
@@ -40,7 +40,7 @@ use crate::source::Source;
 use crate::spec::Spec;
 use crate::spec::map::Map;
 
-mod gguf;
+pub(crate) mod gguf;
 
 /// What to convert, and how.
 pub struct Request<'a> {
@@ -197,6 +197,9 @@ pub struct TensorReport {
     pub dtype: String,
     /// Its shape.
     pub shape: Vec<u64>,
+    /// What its bytes are, where they are blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
     /// The storages it is read from.
     pub read: Vec<ReadRange>,
     /// Its SHA-256, when it is written.
@@ -664,11 +667,10 @@ fn write_package(
         text_file(&format!("{TENSORS_STEM}.safetensors.index.json"), index.clone())?;
     }
     text_file(MODEL_FILE, json_text(package.model))?;
-    if !opened.is_package && foreign_format(opened) == export::GGUF {
-        let bytes = gguf::vocabulary(&opened.checkpoint)?;
-        write_file(&folder.join(METADATA_FILE), &bytes)?;
+    if let Some((name, bytes)) = gguf::keys_file(opened)? {
+        write_file(&folder.join(name), &bytes)?;
         let sha256: [u8; 32] = Sha256::digest(&bytes).into();
-        files.push((METADATA_FILE.to_owned(), (bytes.len() as u64, sha256, None)));
+        files.push((name.to_owned(), (bytes.len() as u64, sha256, Some(bytes))));
     }
     for name in &report.carried {
         files.push((name.clone(), carry(opened, folder, name)?));
@@ -837,6 +839,7 @@ fn report(
             step: step.clone(),
             dtype: output.dtype.name().to_owned(),
             shape: output.shape.clone(),
+            encoding: tensors.encodings.get(&output.name).map(|encoding| encoding.id.clone()),
             read: read.into_iter().collect(),
             sha256: None,
             loss: None,
@@ -932,8 +935,8 @@ fn to_foreign(
     for name in &report.carried {
         carry(opened, staging.path(), name)?;
     }
-    if !opened.is_package && foreign_format(opened) == export::GGUF {
-        write_file(&staging.path().join(METADATA_FILE), &gguf::vocabulary(&opened.checkpoint)?)?;
+    if let Some((name, bytes)) = gguf::keys_file(opened)? {
+        write_file(&staging.path().join(name), &bytes)?;
     }
     if request.verify {
         report.verified = Some(verify_foreign(opened, request, staging.path(), &tensors)?);

@@ -7,12 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use llmstd::checkpoint::{Checkpoint, Payload};
-use llmstd::convert::{Failure, Report, Request, convert};
+use llmstd::convert::{Failure, Report, Request, Silent, convert};
+use llmstd::diff;
 use llmstd::encoding::BlockType;
 use llmstd::format::folder;
 use llmstd::format::gguf::types::TYPES;
 use llmstd::format::gguf::write::Entry;
+use llmstd::metadata::Metadata;
 use llmstd::spec::Spec;
+use llmstd::subject::{self, Subject};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
@@ -211,6 +214,21 @@ fn files_are_those_of_llama_cpp() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// The file of a checkpoint of plain tensors with other keys.
+fn with_keys(opened: &folder::Opened, metadata: &Metadata, file: &Path) -> Vec<u8> {
+    let tensors = &opened.checkpoint.tensors;
+    let entries = tensors.iter().map(|tensor| Entry {
+        name: &tensor.name,
+        kind: TYPES.of(tensor.dtype, None).unwrap(),
+        shape: &tensor.shape,
+    });
+    let entries: Vec<_> = entries.collect();
+    let mut bytes = llmstd::format::gguf::write::header(metadata, &entries).unwrap();
+    let Payload::Range(first) = &tensors[0].payload else { panic!("a file has ranges") };
+    bytes.extend(&fs::read(file).unwrap()[usize::try_from(first.start).unwrap()..]);
+    bytes
+}
+
 #[test]
 fn a_file_that_says_less_comes_back_as_it_was() {
     let spec = &Spec::current();
@@ -221,22 +239,50 @@ fn a_file_that_says_less_comes_back_as_it_was() {
     // Readers take the rows of the token table, and that there is a head says that it is not tied.
     let mut metadata = opened.checkpoint.typed_metadata.clone();
     metadata.retain(|key| key != "llama.vocab_size" && key != "llama.rope.dimension_count");
-    let tensors = &opened.checkpoint.tensors;
-    let entries: Vec<_> = tensors
-        .iter()
-        .map(|tensor| Entry {
-            name: &tensor.name,
-            kind: TYPES.of(tensor.dtype, None).unwrap(),
-            shape: &tensor.shape,
-        })
-        .collect();
-    let mut bytes = llmstd::format::gguf::write::header(&metadata, &entries).unwrap();
-    let Payload::Range(first) = &tensors[0].payload else { panic!("a file has ranges") };
-    bytes.extend(&fs::read(at("model.gguf")).unwrap()[usize::try_from(first.start).unwrap()..]);
+    let bytes = with_keys(&opened, &metadata, &at("model.gguf"));
     fs::write(at("less.gguf"), &bytes).unwrap();
     run(&request(spec, &at("std"), "std"), &at("less.gguf")).unwrap();
     run(&request(spec, &at("back.gguf"), "gguf"), &at("std")).unwrap();
     assert!(bytes == fs::read(at("back.gguf")).unwrap());
+}
+
+#[test]
+fn a_file_is_its_package_and_its_keys_are_compared() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    run(&Request::new(spec, &at("a.gguf"), "gguf"), &root().join("hf/llama-tied/src")).unwrap();
+    run(&Request::new(spec, &at("std"), "std"), &at("a.gguf")).unwrap();
+    let options = subject::Options {
+        spec,
+        arch: None,
+        generic: false,
+        rehash: false,
+        n_threads: 1,
+        progress: &Silent,
+    };
+    let compare = |old: &str, new: &str| {
+        let open = |name: &str| match Subject::open(&at(name), &options) {
+            Ok(subject) => subject,
+            Err(_) => panic!("{name}"),
+        };
+        let diff = diff::compare(&open(old), &open(new), spec);
+        let changes = diff.changes.iter();
+        changes.map(|change| format!("{} {}", change.rule, change.subject)).collect::<Vec<_>>()
+    };
+    assert_eq!(compare("a.gguf", "std"), [""; 0]);
+    // Another name, another way to cut texts, another template; what follows the header stays.
+    let opened = folder::open(&at("a.gguf")).unwrap();
+    let mut metadata = opened.checkpoint.typed_metadata.clone();
+    metadata.set("general.name", "another".into());
+    metadata.set("tokenizer.ggml.pre", "another".into());
+    metadata.set("tokenizer.chat_template", "{{ messages }}".into());
+    fs::write(at("b.gguf"), with_keys(&opened, &metadata, &at("a.gguf"))).unwrap();
+    let changes = compare("a.gguf", "b.gguf");
+    for wanted in ["D140 tokenizer.gguf", "D150 default", "D184 general.name"] {
+        assert!(changes.iter().any(|change| change == wanted), "{wanted}: {changes:?}");
+    }
+    assert_eq!(changes.len(), 3, "{changes:?}");
 }
 
 #[test]

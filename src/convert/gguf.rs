@@ -1,9 +1,9 @@
 //! What a GGUF file has beside its tensors: its keys, and a name of its own.
 
 use super::{
-    Failure, Report, Request, check_outputs, check_space, report, verify_foreign, write_shards,
+    Failure, Report, Request, check_outputs, check_space, foreign_format, report, verify_foreign,
+    write_shards,
 };
-use crate::checkpoint::Checkpoint;
 use crate::diagnostic::{Diagnostic, Level};
 use crate::error::{Error, Result};
 use crate::exec::staging::Staging;
@@ -12,7 +12,8 @@ use crate::format::folder::Opened;
 use crate::format::gguf::{self, types::TYPES};
 use crate::metadata::{Metadata, Value};
 use crate::package::METADATA_FILE;
-use crate::plan::{Tensors, export::Export, typed};
+use crate::plan::export::{self, Export};
+use crate::plan::{Tensors, typed};
 use crate::source::Source;
 use crate::spec::map::Map;
 use crate::tokenizer::{self, Hints};
@@ -20,12 +21,17 @@ use crate::tokenizer::{self, Hints};
 /// The version of the block formats that files of today have.
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// The keys of a checkpoint, as a file without tensors.
+/// The file that stands for a source's keys beside its tensors, if it has keys with kinds: its name
+/// and its bytes.
 ///
 /// # Errors
 /// A key is one that readers refuse.
-pub(super) fn vocabulary(checkpoint: &Checkpoint) -> Result<Vec<u8>> {
-    gguf::write::header(&checkpoint.typed_metadata, &[])
+pub(crate) fn keys_file(opened: &Opened) -> Result<Option<(&'static str, Vec<u8>)>> {
+    if opened.is_package || foreign_format(opened) != export::GGUF {
+        return Ok(None);
+    }
+    let bytes = gguf::write::header(&opened.checkpoint.typed_metadata, &[])?;
+    Ok(Some((METADATA_FILE, bytes)))
 }
 
 /// The keys that a package keeps.
@@ -37,7 +43,8 @@ pub(super) fn kept(opened: &mut Opened) -> Result<Option<Metadata>> {
         return Ok(None);
     }
     let file = opened.source.add(METADATA_FILE)?;
-    gguf::read(&opened.source, file).map(|kept| Some(kept.typed_metadata))
+    let keys = gguf::keys(opened.source.bytes(file));
+    keys.map(Some).map_err(|err| err.in_file(opened.source.path(file)))
 }
 
 /// The keys of the file to write: those of the source, where it was such a file, with what the

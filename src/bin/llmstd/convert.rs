@@ -215,7 +215,7 @@ fn plan_table(report: &Report) -> String {
             .map(|range| format!("{}:{}..{}", range.file, range.bytes[0], range.bytes[1]));
         table.add_row([
             tensor.step.name.clone(),
-            tensor.dtype.clone(),
+            tensor.encoding.as_ref().unwrap_or(&tensor.dtype).clone(),
             format!("{:?}", tensor.shape),
             tensor.step.ops.clone(),
             format!("{:?}", tensor.step.class),
