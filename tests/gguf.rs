@@ -271,6 +271,9 @@ fn a_file_is_its_package_and_its_keys_are_compared() {
         changes.map(|change| format!("{} {}", change.rule, change.subject)).collect::<Vec<_>>()
     };
     assert_eq!(compare("a.gguf", "std"), [""; 0]);
+    // What lies beside a file is of other models.
+    fs::write(at("tokenizer.json"), "{}").unwrap();
+    assert_eq!(compare("a.gguf", "std"), [""; 0]);
     // Another name, another way to cut texts, another template; what follows the header stays.
     let opened = folder::open(&at("a.gguf")).unwrap();
     let mut metadata = opened.checkpoint.typed_metadata.clone();

@@ -103,6 +103,13 @@ pub fn open(path: &Path) -> Result<Opened> {
         let parts = weights.iter().map(|name| read_part(&mut source, name));
         let parts = parts.collect::<Result<_>>()?;
         checkpoint = gguf::split::join(parts).map_err(|err| err.in_file(&parent))?;
+        // Config and tokenizer are inside: what lies around it may be of other models.
+        let files = weights.iter().filter_map(|name| {
+            let len = source.extent(source.find(name)?).len;
+            Some(FolderFile { name: name.clone(), len })
+        });
+        let files = files.collect();
+        return Ok(Opened { source, checkpoint, is_package: false, files, weights });
     }
     let files = list(&parent).unwrap_or_default();
     Ok(Opened { source, checkpoint, is_package: false, files, weights })
