@@ -11,30 +11,36 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Checkpoint, DType, Tensor};
 use crate::diagnostic::{Diagnostic, Level};
+use crate::encoding::{BLOCK_TYPES, BlockType};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::compare::{Operand, digests, first_difference};
 use crate::exec::staging::{Staging, free_space};
-use crate::exec::write::{self, Container, Written};
+use crate::exec::write::{self, Container, Shard, Written};
 use crate::format::folder::{self, Opened};
+use crate::format::gguf::types::TYPES;
 use crate::format::modules::{self, MODULES_FILE};
 use crate::format::safetensors;
 use crate::forward::{self, Inputs, Outputs, Planned};
 use crate::manifest::{
     FileFacts, Manifest, ManifestInput, TensorFacts, is_tokenizer_file, needs_text,
 };
+use crate::metadata::Metadata;
 use crate::package::{
     BUFFERS_FILE, Conformance, DenseStep, Dropped, Event, ForeignConfig, ForeignFile,
     ForeignTensor, Hparams, Loss, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE,
     SOURCE_SCHEMA, TENSORS_STEM, Task, Value,
 };
+use crate::plan::export::Origin;
 use crate::plan::import::Import;
 use crate::plan::program::{Content, Make, Output, whole};
-use crate::plan::{self, Exactness, Facts, Step, Tensors, export, generic, import};
+use crate::plan::{self, Exactness, Facts, Step, Tensors, export, generic, import, typed};
 use crate::rule::subject::{Stored, Subject};
 use crate::rule::{self, Selection};
 use crate::source::Source;
 use crate::spec::Spec;
 use crate::spec::map::Map;
+
+pub(crate) mod gguf;
 
 /// What to convert, and how.
 pub struct Request<'a> {
@@ -64,6 +70,27 @@ pub struct Request<'a> {
     pub dry_run: bool,
     /// Hears of progress.
     pub progress: &'a dyn Progress,
+}
+
+impl<'a> Request<'a> {
+    /// A plain conversion on one thread: nothing is cast, proven or replaced.
+    pub fn new(spec: &'a Spec, destination: &'a Path, to: &'a str) -> Request<'a> {
+        Request {
+            spec,
+            destination,
+            to,
+            arch: None,
+            generic: false,
+            plan: plan::Options::default(),
+            max_shard_bytes: None,
+            n_threads: 1,
+            force: false,
+            verify: false,
+            check_outputs: false,
+            dry_run: false,
+            progress: &Silent,
+        }
+    }
 }
 
 /// Hears of the progress of long work.
@@ -170,6 +197,9 @@ pub struct TensorReport {
     pub dtype: String,
     /// Its shape.
     pub shape: Vec<u64>,
+    /// What its bytes are, where they are blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
     /// The storages it is read from.
     pub read: Vec<ReadRange>,
     /// Its SHA-256, when it is written.
@@ -218,6 +248,12 @@ pub fn convert(mut opened: Opened, request: &Request<'_>) -> std::result::Result
     if request.dry_run {
         // Planning asks nothing of the destination; the refusal comes early all the same.
         check_destination(request)?;
+    }
+    if let Some(blocks) = request.plan.quantize
+        && request.to != export::GGUF
+    {
+        let message = format!("{} is packed in GGUF files only: add --to gguf", blocks.id);
+        return Err(Error::unsupported(message).into());
     }
     match (request.to, opened.is_package) {
         ("std", true) => repack(&mut opened, request),
@@ -273,21 +309,7 @@ pub fn terms(
     if opened.is_package {
         return Ok((read_model(opened)?, None));
     }
-    let request = Request {
-        spec,
-        destination: Path::new(""),
-        to: "std",
-        arch,
-        generic: false,
-        plan: plan::Options::default(),
-        max_shard_bytes: None,
-        n_threads: 1,
-        force: false,
-        verify: false,
-        check_outputs: false,
-        dry_run: true,
-        progress: &Silent,
-    };
+    let request = Request { arch, dry_run: true, ..Request::new(spec, Path::new(""), "std") };
     let canonical = canonical(opened, &request)?;
     Ok((canonical.model, Some(canonical.tensors)))
 }
@@ -312,15 +334,18 @@ pub(crate) fn canonical(
     request: &Request<'_>,
 ) -> std::result::Result<Canonical, Failure> {
     let mut findings = Vec::new();
-    let config_text = opened.text(CONFIG_FILE)?;
-    let config = opened.json(CONFIG_FILE)?;
+    let format = foreign_format(opened);
+    let (config, config_text) = match format {
+        export::GGUF => (Some(typed::config(&opened.checkpoint)), None),
+        _ => (opened.json(CONFIG_FILE)?, opened.text(CONFIG_FILE)?),
+    };
     let files = opened.weights.iter().map(|name| {
         let len = opened.source.find(name).map_or(0, |file| opened.source.extent(file).len);
         ForeignFile { path: name.clone(), len }
     });
     let mut provenance = Provenance {
         schema: SOURCE_SCHEMA.to_owned(),
-        format: if request.generic { "generic" } else { "hf" }.to_owned(),
+        format: if request.generic { "generic" } else { format }.to_owned(),
         container: opened.checkpoint.format.to_owned(),
         map: None,
         tool: concat!("llmstd ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -345,7 +370,7 @@ pub(crate) fn canonical(
     };
     if request.generic {
         let tensors = generic::import(&opened.checkpoint, request.plan)?;
-        model.encodings = generic::encodings(&opened.checkpoint);
+        model.encodings = encodings(&tensors);
         provenance.tensors = opened
             .checkpoint
             .tensors
@@ -359,13 +384,6 @@ pub(crate) fn canonical(
         return Ok(Canonical { tensors, buffers, model, provenance, map: None, findings });
     }
     let Some(config) = config else {
-        let format = opened.checkpoint.format;
-        if !opened.checkpoint.typed_metadata.is_empty() {
-            let message = format!("no mapping leads from {format} to the standard yet");
-            return Err(Diagnostic::error("P001", message)
-                .help("keep names and bytes with --generic; `llmstd inspect` shows what is inside")
-                .into());
-        }
         let message = "there is no config.json beside the weights, and nothing else says which \
                        architecture they are of";
         return Err(Diagnostic::error("P001", message)
@@ -375,7 +393,7 @@ pub(crate) fn canonical(
     };
     let map = import::choose(
         request.spec,
-        "hf",
+        format,
         &opened.checkpoint,
         &config,
         request.arch,
@@ -401,6 +419,7 @@ pub(crate) fn canonical(
     model.hyperparameters = keys.hparams;
     model.tokens = keys.tokens;
     model.ties = ties;
+    model.encodings = encodings(&tensors);
     model.tasks = tasks;
     model.conformance = claim(opened, request.spec, &model, &tensors, &mut findings);
     provenance.tensors = foreign;
@@ -409,6 +428,19 @@ pub(crate) fn canonical(
     provenance.map = Some(used);
     let map = Some(format!("{}/{}", map.format, map.name));
     Ok(Canonical { tensors, buffers, model, provenance, map, findings })
+}
+
+/// The format of a checkpoint that is no package.
+fn foreign_format(opened: &Opened) -> &'static str {
+    if opened.checkpoint.format == export::GGUF { export::GGUF } else { "hf" }
+}
+
+/// What the tensors of bytes are, as `model.json` says it.
+fn encodings(tensors: &Tensors) -> BTreeMap<String, Json> {
+    let entries = tensors.encodings.iter().map(|(name, encoding)| {
+        (name.clone(), serde_json::to_value(encoding).expect("strings and numbers"))
+    });
+    entries.collect()
 }
 
 /// The level that a package may claim: as far as the rules go along.
@@ -539,8 +571,12 @@ fn repack(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Rep
         tensors.write(&tensor.name, strand, dtype, request.plan, step)?;
     }
     tensors.sort_by_key(|name| request.spec.order(name));
-    if request.plan.dtype.is_some() {
-        model.history.push(Event { op: "cast".to_owned(), ..event(request) });
+    model.encodings = encodings(&tensors);
+    for (op, is_asked) in [("decode", request.plan.decode), ("cast", request.plan.dtype.is_some())]
+    {
+        if is_asked {
+            model.history.push(Event { op: op.to_owned(), ..event(request) });
+        }
     }
     let mut buffers = Tensors::default();
     if let Some(kept) = read_buffers(opened)? {
@@ -563,7 +599,7 @@ fn repack(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Rep
     };
     write_package(opened, request, staging.path(), &package, &mut report)?;
     if request.verify {
-        report.verified = Some(verify_same(opened, request, staging.path())?);
+        report.verified = Some(verify_same(opened, request, staging.path(), &tensors)?);
     }
     if request.check_outputs {
         check_outputs(opened, request, staging.path(), &mut report)?;
@@ -631,6 +667,11 @@ fn write_package(
         text_file(&format!("{TENSORS_STEM}.safetensors.index.json"), index.clone())?;
     }
     text_file(MODEL_FILE, json_text(package.model))?;
+    if let Some((name, bytes)) = gguf::keys_file(opened)? {
+        write_file(&folder.join(name), &bytes)?;
+        let sha256: [u8; 32] = Sha256::digest(&bytes).into();
+        files.push((name.to_owned(), (bytes.len() as u64, sha256, Some(bytes))));
+    }
     for name in &report.carried {
         files.push((name.clone(), carry(opened, folder, name)?));
     }
@@ -684,6 +725,21 @@ fn write_tensors(
 ) -> Result<Written> {
     let shards =
         write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM, "safetensors");
+    let container = Container::Safetensors(metadata);
+    write_shards(opened, request, folder, tensors, &shards, container, hash_files, report)
+}
+
+#[allow(clippy::too_many_arguments)] // What a file is made of.
+fn write_shards(
+    opened: &Opened,
+    request: &Request<'_>,
+    folder: &Path,
+    tensors: &Tensors,
+    shards: &[Shard],
+    container: Container<'_>,
+    hash_files: bool,
+    report: &mut Report,
+) -> Result<Written> {
     request.progress.begin("converting", tensors.n_bytes());
     let advance = |n_bytes| request.progress.advance(n_bytes);
     let options = write::Options { n_threads: request.n_threads, hash_files, progress: &advance };
@@ -691,8 +747,8 @@ fn write_tensors(
         &opened.source,
         &tensors.inputs,
         &tensors.outputs,
-        &shards,
-        Container::Safetensors(metadata),
+        shards,
+        container,
         folder,
         &options,
     );
@@ -783,12 +839,13 @@ fn report(
             step: step.clone(),
             dtype: output.dtype.name().to_owned(),
             shape: output.shape.clone(),
+            encoding: tensors.encodings.get(&output.name).map(|encoding| encoding.id.clone()),
             read: read.into_iter().collect(),
             sha256: None,
             loss: None,
         }
     });
-    let kind = if opened.is_package { "std" } else { "hf" };
+    let kind = if opened.is_package { "std" } else { foreign_format(opened) };
     Report {
         schema: "llmstd.convert/1",
         source: opened.source.root().display().to_string(),
@@ -839,7 +896,12 @@ fn to_foreign(
     format: &str,
 ) -> std::result::Result<Report, Failure> {
     let plan = export_plan(opened, request, format)?;
-    let ExportPlan { mut tensors, config, carried, left, findings, architecture, map } = plan;
+    if let Some(metadata) = &plan.metadata
+        && format == export::GGUF
+    {
+        return gguf::write(opened, request, metadata, &plan);
+    }
+    let ExportPlan { mut tensors, config, carried, left, findings, architecture, map, .. } = plan;
     // Modules beside the transformer have files of their own.
     tensors.move_last(|name| modules::parse_dense_name(name).is_some());
     let is_main = |output: &&Output| modules::parse_dense_name(&output.name).is_none();
@@ -872,6 +934,9 @@ fn to_foreign(
     }
     for name in &report.carried {
         carry(opened, staging.path(), name)?;
+    }
+    if let Some((name, bytes)) = gguf::keys_file(opened)? {
+        write_file(&staging.path().join(name), &bytes)?;
     }
     if request.verify {
         report.verified = Some(verify_foreign(opened, request, staging.path(), &tensors)?);
@@ -938,6 +1003,8 @@ fn inside(folder: &Path, path: &str) -> Result<PathBuf> {
 struct ExportPlan {
     tensors: Tensors,
     config: Option<String>,
+    /// The keys of a GGUF file.
+    metadata: Option<Metadata>,
     carried: Vec<String>,
     left: Vec<String>,
     findings: Vec<Diagnostic>,
@@ -959,7 +1026,9 @@ fn export_plan(
         return Err(Error::unsupported(message).into());
     }
     let (model, provenance, canonical_tensors, buffers, mut findings, carried, left);
+    let kept;
     if opened.is_package {
+        kept = gguf::kept(opened)?;
         model = read_model(opened)?;
         provenance = read_provenance(opened)?;
         buffers = read_buffers(opened)?;
@@ -977,14 +1046,25 @@ fn export_plan(
         canonical_tensors = canonical.tensors;
         findings = canonical.findings;
         (carried, left) = beside(opened, request.spec);
+        kept = (foreign_format(opened) == export::GGUF)
+            .then(|| opened.checkpoint.typed_metadata.clone());
     }
     let source = provenance.as_ref().filter(|source| source.format == format);
     let Some(architecture) = &model.architecture else {
         let tensors = generic_export(&canonical_tensors, provenance.as_ref(), request.plan)?;
+        if format != export::GGUF {
+            export::refuse_blocks(format, &tensors.encodings)?;
+        } else if kept.is_none() {
+            let message = "a GGUF file says which architecture it is of, and nothing says it here";
+            return Err(Diagnostic::error("P001", message)
+                .help("convert the source without --generic, with --arch if need be")
+                .into());
+        }
         let config = provenance.and_then(|source| source.config).map(|config| config.text);
         return Ok(ExportPlan {
             tensors,
             config,
+            metadata: kept,
             carried,
             left,
             findings,
@@ -993,6 +1073,16 @@ fn export_plan(
         });
     };
     let map = export_map(request.spec, format, architecture, source)?;
+    let origin = source.map(|provenance| {
+        let config = match format {
+            export::GGUF => kept.as_ref().map(typed::keys),
+            _ => provenance
+                .config
+                .as_ref()
+                .and_then(|config| serde_json::from_str(&config.text).ok()),
+        };
+        Origin { provenance, config }
+    });
     // Buffers that no recipe gives are read from where they are: the package, or the source.
     let own_buffers = (!opened.is_package).then(|| copy_checkpoint(&opened.checkpoint));
     let exported = export::export(
@@ -1001,15 +1091,22 @@ fn export_plan(
         &model,
         &canonical_tensors,
         buffers.as_ref().or(own_buffers.as_ref()),
-        source,
+        origin.as_ref(),
         request.plan,
     )?;
-    findings.extend(exported.findings);
-    let mut config = serde_json::to_string_pretty(&exported.config).unwrap_or_default();
-    config.push('\n');
+    findings.extend(exported.findings.iter().cloned());
+    let (mut config, mut keys) = (None, None);
+    if format == export::GGUF {
+        let kept = kept.filter(|_| source.is_some());
+        keys = Some(gguf::metadata(opened, request, kept, &exported, map, &mut findings)?);
+    } else {
+        let text = serde_json::to_string_pretty(&exported.config).unwrap_or_default();
+        config = Some(format!("{text}\n"));
+    }
     Ok(ExportPlan {
         tensors: exported.tensors,
-        config: Some(config),
+        config,
+        metadata: keys,
         carried,
         left,
         findings,
@@ -1123,7 +1220,7 @@ fn verify(
     let mut package = folder::open(folder)?;
     let back_request =
         Request { plan: plan::Options::default(), generic: false, ..copy_of(request) };
-    let plan = export_plan(&mut package, &back_request, "hf")?;
+    let plan = export_plan(&mut package, &back_request, foreign_format(opened))?;
     // What was changed on purpose does not come back.
     let changed: BTreeSet<&str> = written
         .steps
@@ -1169,13 +1266,12 @@ fn verify_same(
     opened: &Opened,
     request: &Request<'_>,
     folder: &Path,
+    tensors: &Tensors,
 ) -> std::result::Result<Verified, Failure> {
     let written = folder::open(folder)?;
     let whole = whole_tensors(&written.checkpoint)?;
-    let changed: BTreeSet<&str> = match request.plan.dtype {
-        Some(_) => opened.checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect(),
-        None => BTreeSet::new(),
-    };
+    let changed = tensors.steps.iter().filter(|step| Exactness::E < step.class);
+    let changed: BTreeSet<&str> = changed.map(|step| step.name.as_str()).collect();
     compare_all(opened, &written.source, &whole, request, &changed, &|_| false)
 }
 
@@ -1262,6 +1358,11 @@ fn check_outputs(
     let source = outputs(opened, request)?;
     let result = outputs(&mut written, request)?;
     let result = result.named();
+    // A cast was asked for, or was told of what the format does not keep.
+    let plan = &request.plan;
+    let is_meant = plan.dtype.is_some()
+        || plan.quantize.is_some()
+        || report.findings.iter().any(|found| found.rule == "P005");
     let mut differences = Vec::new();
     for (name, source) in source.named() {
         let result = result.iter().find(|(other, _)| *other == name).map(|(_, result)| result);
@@ -1275,7 +1376,7 @@ fn check_outputs(
         let max_abs = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, greater);
         let scale = source.data.iter().map(|x| x.abs()).fold(0.0, greater);
         if max_abs.is_nan() || OUTPUT_TOLERANCE * scale < max_abs {
-            let level = if request.plan.dtype.is_some() { Level::Warning } else { Level::Error };
+            let level = if is_meant { Level::Warning } else { Level::Error };
             let what = format!("differs by up to {max_abs:e} where the greatest number is {scale}");
             let finding = outputs_error(level, &name, &what);
             if level == Level::Error {
@@ -1309,8 +1410,8 @@ fn outputs(
 
 fn outputs_error(level: Level, name: &str, what: &str) -> Diagnostic {
     Diagnostic::new("P022", level, format!("the output {name} {what}")).help(
-        "without a cast nothing was written, and the mapping is wrong: please report it with this \
-         message; with one, this is what the cast costs",
+        "an error means that nothing was written and the mapping is wrong: please report it with \
+         this message; a warning tells what a cast costs, or what the format does not keep",
     )
 }
 
@@ -1361,6 +1462,22 @@ pub fn parse_dtype(text: &str) -> std::result::Result<DType, String> {
         _ => return Err(format!("{text:?} is no dtype to cast to: f16, bf16, f32, f64")),
     };
     Ok(dtype)
+}
+
+/// A type of blocks of the command line: `q8_0`, `Q4_K`.
+///
+/// # Errors
+/// The text names none that this program packs numbers in.
+pub fn parse_quant(text: &str) -> std::result::Result<&'static BlockType, String> {
+    let id = format!("ggml.{}", text.to_ascii_lowercase());
+    // Others are of activations, or are no blocks.
+    let is_of_weights = |id| TYPES.block(id).is_some_and(|block| block.file_type.is_some());
+    let can = |blocks: &&BlockType| blocks.can_quantize() && is_of_weights(blocks.id);
+    BlockType::find(&id).filter(can).ok_or_else(|| {
+        let known =
+            BLOCK_TYPES.iter().filter(can).map(|blocks| blocks.id.trim_start_matches("ggml."));
+        format!("{text:?} is no type to pack in: {}", known.collect::<Vec<_>>().join(", "))
+    })
 }
 
 /// The path of a request's destination without a trailing slash.

@@ -21,6 +21,7 @@
 //! | [`container`] | byte containers that several formats use |
 //! | [`mod@format`] | one file or folder a format: bytes to a checkpoint |
 //! | [`spec`] | the data files of the standard, parsed: roles, keys, architectures, mappings, tasks |
+//! | [`tokenizer`] | the files of a tokenizer as the keys of GGUF |
 //! | [`plan`] | checkpoint, config and spec to a complete plan, or to findings |
 //! | [`exec`] | a plan to bytes: gathered, hashed, written, compared |
 //! | [`forward`] | the outputs of a model, from its tensors and hyperparameters |
@@ -82,4 +83,5 @@ pub mod schema;
 pub mod source;
 pub mod spec;
 pub mod subject;
+pub mod tokenizer;
 pub mod validate;

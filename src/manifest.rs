@@ -34,8 +34,8 @@
 //!
 //! The files of a tokenizer are [`TOKENIZER_FILES`]: those that decide which ids a text becomes.
 //! Of `tokenizer_config.json` only the keys [`TOKENIZER_SETTINGS`] count, as the rest decides
-//! nothing about ids. A template is the text of `chat_template.jinja`, or the value
-//! of `chat_template` in `tokenizer_config.json`; both spellings give one digest.
+//! nothing about ids. A template is the text of `chat_template.jinja`, the value of `chat_template`
+//! in `tokenizer_config.json`, or that of the key in `tokenizer.gguf`; all spellings give one digest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,8 +46,12 @@ use sha2::{Digest, Sha256};
 
 use crate::canonical_json;
 use crate::checkpoint::{DType, n_elements};
+use crate::format::gguf;
 use crate::hex;
-use crate::package::{Conformance, Hparams, MANIFEST_FILE, MODEL_FILE, Model, SOURCE_FILE, Task};
+use crate::metadata::Value;
+use crate::package::{
+    Conformance, Hparams, MANIFEST_FILE, METADATA_FILE, MODEL_FILE, Model, SOURCE_FILE, Task,
+};
 
 /// The schema of [`Manifest`].
 pub const SCHEMA: &str = "llmstd.manifest/1";
@@ -64,6 +68,7 @@ pub const TOKENIZER_FILES: &[&str] = &[
     "spm.model",
     "target.spm",
     "tekken.json",
+    "tokenizer.gguf",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer.model.v3",
@@ -389,10 +394,13 @@ pub struct FileFacts<'a> {
     pub text: Option<&'a [u8]>,
 }
 
+/// The key of a GGUF file that has the chat template.
+pub const TEMPLATE_KEY: &str = "tokenizer.chat_template";
+
 /// Whether [`Manifest::build`] looks into a file of this path.
 pub fn needs_text(path: &str) -> bool {
     let role = FileRole::of(path);
-    role == FileRole::Template || path == TOKENIZER_CONFIG
+    role == FileRole::Template || path == TOKENIZER_CONFIG || path == METADATA_FILE
 }
 
 impl Manifest {
@@ -688,6 +696,10 @@ fn texts(files: &[FileFacts<'_>]) -> (Option<Tokenizer>, BTreeMap<String, String
             }
             _ => {}
         }
+    }
+    let keys = text(METADATA_FILE).and_then(|bytes| gguf::keys(bytes).ok());
+    if let Some(Value::String(text)) = keys.as_ref().and_then(|keys| keys.get(TEMPLATE_KEY)) {
+        templates.insert("default".to_owned(), hash(&text.0));
     }
     for file in files {
         let named = file.path.strip_prefix("additional_chat_templates/");

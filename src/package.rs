@@ -293,6 +293,10 @@ pub enum WayBack {
     Lost,
 }
 
+/// Every key of the GGUF file that a package came from, as a GGUF file without tensors. The
+/// tokenizer is among them, and llama.cpp reads such files as vocabularies.
+pub const METADATA_FILE: &str = "tokenizer.gguf";
+
 /// Where dropped tensors that no recipe gives are kept.
 pub const BUFFERS_FILE: &str = "source/buffers.safetensors";
 

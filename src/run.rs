@@ -8,10 +8,11 @@ use serde::Serialize;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
+use crate::checkpoint::DType;
 use crate::convert::{self, Failure};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::folder::{self, Opened};
-use crate::forward::{self, Inputs, Outputs, Planned, Tensor};
+use crate::forward::{self, Inputs, Outputs, Planned, Tensor, Weights};
 use crate::hex;
 use crate::package::{Model, Task, Value};
 use crate::plan::Tensors;
@@ -51,6 +52,41 @@ impl Loaded {
             None => Planned::of_checkpoint(&self.opened.source, &self.opened.checkpoint),
         }
     }
+}
+
+/// A spectrogram, `[mel_bins][frames]`: the one tensor of a file, F32 and of that shape.
+///
+/// # Errors
+/// The file cannot be read, or it holds something else.
+pub fn spectrogram(path: &Path) -> Result<Vec<Vec<f32>>> {
+    let opened = folder::open(path)?;
+    let fail = |found: String| {
+        let message =
+            format!("a spectrogram is one F32 tensor [mel_bins, frames]; this is {found}");
+        Err(Error::new(ErrorKind::Malformed, message).in_file(path))
+    };
+    let [tensor] = opened.checkpoint.tensors.as_slice() else {
+        return fail(format!("{} tensors", opened.checkpoint.tensors.len()));
+    };
+    let planned = Planned::of_checkpoint(&opened.source, &opened.checkpoint)?;
+    let Some(stored) = planned.tensor(&tensor.name)? else {
+        return fail("one that has no values".to_owned());
+    };
+    let (DType::F32, [_, frames]) = (stored.dtype, stored.shape.as_slice()) else {
+        return fail(format!("{} {:?}", stored.dtype, stored.shape));
+    };
+    let Some(row_len) = usize::try_from(*frames).ok().and_then(|frames| frames.checked_mul(4))
+    else {
+        return fail(format!("one of {frames} frames"));
+    };
+    if row_len == 0 {
+        return fail("empty".to_owned());
+    }
+    let rows = stored.bytes.chunks_exact(row_len).map(|row| {
+        let (numbers, _) = row.as_chunks::<4>();
+        numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    });
+    Ok(rows.collect())
 }
 
 /// What to compute and to show.

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Payload, n_elements};
-use crate::convert::{self, CONFIG_FILE, Failure, Progress, Request, Silent};
+use crate::convert::{self, CONFIG_FILE, Failure, Progress, Request};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::compare::digests;
@@ -69,6 +69,8 @@ pub struct Subject {
     /// What is worth knowing about how it was read.
     pub findings: Vec<Diagnostic>,
     root: Option<PathBuf>,
+    /// Files that a conversion would write beside the tensors, and that are not there.
+    made: BTreeMap<String, Vec<u8>>,
 }
 
 /// The weights of an input.
@@ -89,6 +91,7 @@ impl Subject {
             weights: None,
             findings: Vec::new(),
             root: None,
+            made: BTreeMap::new(),
         }
     }
 
@@ -131,6 +134,9 @@ impl Subject {
     /// that was hashed.
     pub fn read(&self, path: &str) -> Option<Vec<u8>> {
         let entry = self.file(path)?;
+        if let Some(bytes) = self.made.get(path) {
+            return Some(bytes.clone());
+        }
         let mut source = Source::new(self.root.as_ref()?);
         let file = source.add(path).ok()?;
         let bytes = source.bytes(file);
@@ -246,7 +252,8 @@ fn package(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Sub
     });
     let weights = Some(Weights { source: opened.source, tensors });
     let label = String::new();
-    Ok(Subject { label, kind: Kind::Package, manifest, weights, findings, root: Some(root) })
+    let (root, made) = (Some(root), BTreeMap::new());
+    Ok(Subject { label, kind: Kind::Package, manifest, weights, findings, root, made })
 }
 
 fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Subject, Failure> {
@@ -255,19 +262,9 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Sub
         None
     } else {
         let request = Request {
-            spec: options.spec,
-            destination: Path::new(""),
-            to: "std",
             arch: options.arch,
-            generic: false,
-            plan: plan::Options::default(),
-            max_shard_bytes: None,
-            n_threads: options.n_threads,
-            force: false,
-            verify: false,
-            check_outputs: false,
             dry_run: true,
-            progress: &Silent,
+            ..Request::new(options.spec, Path::new(""), "std")
         };
         match convert::canonical(&mut opened, &request) {
             Ok(canonical) => Some(canonical),
@@ -300,7 +297,12 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Sub
     let n_tensors = tensors.outputs.len();
     let hashes = fill_hashes(&opened.source, &tensors, vec![None; n_tensors], options)?;
     let root = opened.source.root().to_owned();
-    let files = read_files(&root, &carried, &|_, _| None)?;
+    let mut files = read_files(&root, &carried, &|_, _| None)?;
+    let keys = convert::gguf::keys_file(&opened)?;
+    let made = keys.map(|(name, bytes)| (name.to_owned(), bytes));
+    let made: BTreeMap<String, Vec<u8>> = made.into_iter().collect();
+    files.extend(made.iter().map(|(path, bytes)| Beside::of(path, bytes, None)));
+    files.sort_by(|left, right| left.path.cmp(&right.path));
     let manifest = Manifest::build(ManifestInput {
         spec: &options.spec.version,
         model: model.as_ref(),
@@ -308,7 +310,8 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Sub
         files: files.iter().map(Beside::facts).collect(),
     });
     let weights = Some(Weights { source: opened.source, tensors });
-    Ok(Subject { label: String::new(), kind, manifest, weights, findings, root: Some(root) })
+    let (label, root) = (String::new(), Some(root));
+    Ok(Subject { label, kind, manifest, weights, findings, root, made })
 }
 
 /// The hashes that are known, and those of the other tensors from their bytes.
@@ -359,6 +362,13 @@ struct Beside {
 }
 
 impl Beside {
+    /// A file of these bytes, whose hash may be known.
+    fn of(path: &str, bytes: &[u8], sha256: Option<[u8; 32]>) -> Beside {
+        let text = needs_text(path).then(|| bytes.to_vec());
+        let sha256 = sha256.unwrap_or_else(|| Sha256::digest(bytes).into());
+        Beside { path: path.to_owned(), len: bytes.len() as u64, sha256, text }
+    }
+
     fn facts(&self) -> FileFacts<'_> {
         let text = self.text.as_deref();
         FileFacts { path: self.path.clone(), len: self.len, sha256: self.sha256, text }
@@ -374,10 +384,7 @@ fn read_files(
         let mut source = Source::new(root);
         let file = source.add(name)?;
         let bytes = source.bytes(file);
-        let len = bytes.len() as u64;
-        let sha256 = known(name, len).unwrap_or_else(|| Sha256::digest(bytes).into());
-        let text = needs_text(name).then(|| bytes.to_vec());
-        Ok(Beside { path: name.clone(), len, sha256, text })
+        Ok(Beside::of(name, bytes, known(name, bytes.len() as u64)))
     };
     names.par_iter().map(read).collect()
 }

@@ -10,7 +10,6 @@ use crate::diagnostic::{Diagnostic, Level};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::folder;
 use crate::package::Conformance;
-use crate::plan;
 use crate::rule::subject::{Stored, Subject, is_package};
 use crate::rule::{self, Check, Outcome, RULES, Selection, Verdict};
 use crate::spec::Spec;
@@ -196,19 +195,11 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
     let noticed = opened.checkpoint.findings.clone();
     let n_tensors = opened.checkpoint.tensors.len();
     let request = Request {
-        spec,
-        destination: Path::new(""),
-        to: "std",
-        arch: None,
         generic: options.level == Some(Conformance::Container),
-        plan: plan::Options::default(),
-        max_shard_bytes: None,
         n_threads: options.n_threads,
-        force: false,
-        verify: false,
-        check_outputs: false,
         dry_run: true,
         progress: options.progress,
+        ..Request::new(spec, Path::new(""), "std")
     };
     let examined = match convert::canonical(&mut opened, &request) {
         Ok(examined) => examined,

@@ -10,7 +10,6 @@ use llmstd::diff::rules::{Class, RULES};
 use llmstd::diff::{Diff, compare, deepen};
 use llmstd::format::folder;
 use llmstd::manifest::Manifest;
-use llmstd::plan;
 use llmstd::report::diff as report;
 use llmstd::spec::Spec;
 use llmstd::subject::{Kind, Options, Subject};
@@ -21,21 +20,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn package(spec: &Spec, from: &Path, to: &Path, max_shard_bytes: Option<u64>) {
-    let request = Request {
-        spec,
-        destination: to,
-        to: "std",
-        arch: None,
-        generic: false,
-        plan: plan::Options::default(),
-        max_shard_bytes,
-        n_threads: 1,
-        force: false,
-        verify: false,
-        check_outputs: false,
-        dry_run: false,
-        progress: &Silent,
-    };
+    let request = Request { max_shard_bytes, ..Request::new(spec, to, "std") };
     if convert(folder::open(from).unwrap(), &request).is_err() {
         panic!("{} does not convert", from.display());
     }

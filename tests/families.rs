@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use llmstd::convert::{Failure, Report, Request, Silent, convert, read_model};
+use llmstd::convert::{Failure, Report, Request, convert, read_model};
 use llmstd::format::folder;
 use llmstd::package::Model;
-use llmstd::plan;
 use llmstd::spec::Spec;
 use safetensors::SafeTensors;
 
@@ -26,21 +25,7 @@ fn fixtures() -> Vec<PathBuf> {
 
 fn run(spec: &Spec, from: &Path, to: &Path, format: &str) -> Result<Report, String> {
     let opened = folder::open(from).map_err(|err| err.to_string())?;
-    let request = Request {
-        spec,
-        destination: to,
-        to: format,
-        arch: None,
-        generic: false,
-        plan: plan::Options::default(),
-        max_shard_bytes: None,
-        n_threads: 1,
-        force: false,
-        verify: true,
-        check_outputs: true,
-        dry_run: false,
-        progress: &Silent,
-    };
+    let request = Request { verify: true, check_outputs: true, ..Request::new(spec, to, format) };
     convert(opened, &request).map_err(|failure| match failure {
         Failure::Error(err) => err.to_string(),
         Failure::Findings(findings) => {
@@ -106,8 +91,12 @@ fn there_and_back(spec: &Spec, fixture: &Path) -> Result<(), String> {
         fs::copy(fixture.join("model.safetensors"), folder.join("model.safetensors")).unwrap();
         let v4 = scratch.path().join("v4-std");
         run(spec, &folder, &v4, "std").map_err(|why| format!("config-v4.json: {why}"))?;
-        same_model(&model(&package), &model(&v4))
-            .map_err(|why| format!("config-v4.json: {why}"))?;
+        let (mut ours, mut theirs) = (model(&package), model(&v4));
+        // transformers 5 fills in the class's count where 4 says nothing; the files have no such layer.
+        for model in [&mut ours, &mut theirs] {
+            model.hyperparameters.remove("mtp_layers");
+        }
+        same_model(&ours, &theirs).map_err(|why| format!("config-v4.json: {why}"))?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 mod oracle;
 
 use llmstd::checkpoint::DType;
-use llmstd::convert::{self, Request, Silent};
+use llmstd::convert::{self, Request};
 use llmstd::format::folder;
 use llmstd::forward::{self, Inputs, Planned, Stored, Weights};
 use llmstd::package::Value;
@@ -293,19 +293,9 @@ fn a_conversion_can_be_held_to_the_outputs() {
         let destination = scratch.path().join(format!("{to}{dtype:?}"));
         let opened = folder::open(&root().join("fixtures/hf/llama-tied/src")).unwrap();
         let request = Request {
-            spec: &spec,
-            destination: &destination,
-            to,
-            arch: None,
-            generic: false,
-            plan: plan::Options { dtype, lossy: true },
-            max_shard_bytes: None,
-            n_threads: 1,
-            force: false,
-            verify: false,
+            plan: plan::Options { dtype, lossy: true, ..plan::Options::default() },
             check_outputs: true,
-            dry_run: false,
-            progress: &Silent,
+            ..Request::new(&spec, &destination, to)
         };
         convert::convert(opened, &request).unwrap()
     };

@@ -14,17 +14,26 @@ fn read(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
+fn words<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    let words: BTreeSet<&str> = words.collect();
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
 fn table(spec: &Spec) -> String {
-    let mut text =
-        String::from("| Architecture | Hugging Face `model_type` | Tasks |\n| --- | --- | --- |\n");
+    let mut text = String::from(
+        "| Architecture | Hugging Face `model_type` | GGUF | Tasks |\n| --- | --- | --- | --- |\n",
+    );
     for arch in spec.archs.values() {
-        let maps = spec.maps.values().filter(|map| map.arch == arch.id && map.format == "hf");
-        let types: BTreeSet<&str> = maps
-            .flat_map(|map| map.matches.get("model_type").into_iter().flatten())
-            .map(String::as_str)
-            .collect();
-        let types: Vec<String> = types.iter().map(|word| format!("`{word}`")).collect();
-        text += &format!("| `{}` | {} | {} |\n", arch.id, types.join(", "), arch.tasks.join(", "));
+        let maps = |format: &'static str| {
+            spec.maps.values().filter(move |map| map.arch == arch.id && map.format == format)
+        };
+        let types = maps("hf").flat_map(|map| map.matches.get("model_type").into_iter().flatten());
+        let types = words(types.map(String::as_str));
+        // What is written; several of ours may be one architecture there.
+        let written =
+            maps("gguf").filter_map(|map| map.config.get("general.architecture")?.as_str());
+        let written = words(written);
+        text += &format!("| `{}` | {types} | {written} | {} |\n", arch.id, arch.tasks.join(", "));
     }
     text
 }

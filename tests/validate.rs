@@ -16,7 +16,6 @@ use llmstd::manifest::{
     FileEntry, FileFacts, FileRole, Manifest, ManifestInput, TensorFacts, needs_text,
 };
 use llmstd::package::{Conformance, Model};
-use llmstd::plan;
 use llmstd::rule::{Outcome, RULES, Selection};
 use llmstd::spec::Spec;
 use llmstd::validate::{Kind, Options, Report, Validation, validate};
@@ -52,19 +51,9 @@ fn package(base: Base) -> (TempDir, PathBuf) {
     let destination = scratch.path().join("package");
     let name = if let Base::Classifier = base { "bert-seqcls" } else { "llama-tied" };
     let request = Request {
-        spec: &SPEC,
-        destination: &destination,
-        to: "std",
-        arch: None,
         generic: matches!(base, Base::Generic),
-        plan: plan::Options::default(),
         max_shard_bytes: matches!(base, Base::Shards).then_some(20_000),
-        n_threads: 1,
-        force: false,
-        verify: false,
-        check_outputs: false,
-        dry_run: false,
-        progress: &Silent,
+        ..Request::new(&SPEC, &destination, "std")
     };
     convert::convert(folder::open(&fixture(name)).unwrap(), &request).unwrap();
     (scratch, destination)
@@ -544,21 +533,7 @@ fn what_convert_claims_holds() {
         assert_eq!(foreign.kind, Kind::Foreign);
         let scratch = TempDir::new().unwrap();
         let destination = scratch.path().join("package");
-        let request = Request {
-            spec: &SPEC,
-            destination: &destination,
-            to: "std",
-            arch: None,
-            generic: false,
-            plan: plan::Options::default(),
-            max_shard_bytes: None,
-            n_threads: 1,
-            force: false,
-            verify: false,
-            check_outputs: false,
-            dry_run: false,
-            progress: &Silent,
-        };
+        let request = Request::new(&SPEC, &destination, "std");
         convert::convert(folder::open(&source).unwrap(), &request).unwrap();
         let report = run(&destination, None, true);
         assert!(report.valid, "{}: {:#?}", source.display(), report.findings);
@@ -787,7 +762,7 @@ fn printed() -> BTreeSet<String> {
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
         let words = code.split('"').filter(|word| {
             word.len() == 4
-                && word.starts_with(['D', 'P', 'R', 'V'])
+                && word.starts_with(['D', 'P', 'R', 'T', 'V'])
                 && word[1..].bytes().all(|byte| byte.is_ascii_digit())
         });
         found.extend(words.map(str::to_owned));

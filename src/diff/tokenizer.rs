@@ -8,7 +8,10 @@ use super::model::both;
 use super::rules::{self, Rule};
 use super::{Change, architecture};
 use crate::convert::CONFIG_FILE;
-use crate::manifest::{FileEntry, FileRole, Manifest, TOKENIZER_SETTINGS, Tokenizer};
+use crate::format::gguf;
+use crate::format::gguf::tokenizer::{TOKENS, tokens};
+use crate::manifest::{FileEntry, FileRole, Manifest, TEMPLATE_KEY, TOKENIZER_SETTINGS, Tokenizer};
+use crate::package::METADATA_FILE;
 use crate::subject::{Subject, is_packing};
 
 const CONFIG: &str = "tokenizer_config.json";
@@ -36,6 +39,7 @@ pub(super) fn compare(old: &Subject, new: &Subject, changes: &mut Vec<Change>) {
     templates(&old.manifest, &new.manifest, changes);
     let templates_changed = changes.len() != n_before;
     configs(old, new, templates_changed, changes);
+    other_keys(old, new, changes);
     files(&old.manifest, &new.manifest, changes);
 }
 
@@ -108,6 +112,37 @@ fn file(name: &str, old: &[u8], new: &[u8]) -> Change {
 /// What the key of an added token begins with, among the rest of a file.
 const ADDED: &str = "added token ";
 
+/// Whether a key of a GGUF file decides which ids a text becomes.
+fn is_of_tokenizer(key: &str) -> bool {
+    key.starts_with("tokenizer.") && !key.starts_with(TEMPLATE_KEY)
+}
+
+/// The keys that are neither of the tokenizer nor told of by templates and hyperparameters.
+fn other_keys(old: &Subject, new: &Subject, changes: &mut Vec<Change>) {
+    let keys = |subject: &Subject| -> Option<BTreeMap<String, Json>> {
+        let keys = gguf::keys(&subject.read(METADATA_FILE)?).ok()?;
+        let arch = format!("{}.", keys.get("general.architecture")?.as_str()?);
+        let known = architecture(&subject.manifest).is_some();
+        let others = keys
+            .iter()
+            .filter(|(key, _)| !(key.starts_with("tokenizer.") || known && key.starts_with(&arch)));
+        Some(others.map(|(key, value)| (key.to_owned(), value.to_json())).collect())
+    };
+    let (Some(before), Some(after)) = (keys(old), keys(new)) else { return };
+    for (key, before, after) in both(&before, &after) {
+        if before == after {
+            continue;
+        }
+        let what = match (before, after) {
+            (Some(_), Some(_)) => "has changed",
+            (Some(_), None) => "is gone",
+            _ => "is new",
+        };
+        let change = Change::new(rules::FILE_CHANGED, key, format!("the key `{key}` {what}"));
+        changes.push(change.values(before.cloned(), after.cloned()));
+    }
+}
+
 /// What a file says about tokens.
 #[derive(PartialEq)]
 struct Vocabulary {
@@ -166,6 +201,15 @@ impl Vocabulary {
                 file.remove("model");
                 rest.extend(file);
                 own
+            }
+            METADATA_FILE => {
+                let keys = gguf::keys(text).ok()?;
+                for (key, value) in keys.iter().filter(|(key, _)| is_of_tokenizer(key)) {
+                    rest.insert(key.to_owned(), value.to_json());
+                }
+                rest.remove(TOKENS);
+                let text = |token| String::from_utf8_lossy(token).into_owned();
+                tokens(&keys)?.iter().map(text).zip(0..).collect()
             }
             _ => return None,
         };

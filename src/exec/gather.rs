@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use super::blocks::Blocks;
 use crate::checkpoint::DType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::program::{Copy, Input, Program};
@@ -21,7 +22,7 @@ pub struct Gather<'a> {
 
 /// One copy, counted in bytes.
 struct Prepared<'a> {
-    storage: &'a [u8],
+    storage: Storage<'a>,
     input: usize,
     output: usize,
     /// Slowest in the output first.
@@ -30,6 +31,23 @@ struct Prepared<'a> {
     run: usize,
     /// The bytes of the number to turn, for storages with the high byte first; 1 where not.
     turn: usize,
+}
+
+/// What a copy reads.
+enum Storage<'a> {
+    /// Bytes as they are.
+    Plain(&'a [u8]),
+    /// The numbers of blocks, as F32.
+    Blocks(Blocks<'a>),
+}
+
+impl Storage<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Storage::Plain(bytes) => bytes.len() as u64,
+            Storage::Blocks(blocks) => blocks.len(),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -104,8 +122,10 @@ impl<'a> Gather<'a> {
     pub fn contiguous(&self) -> Option<&'a [u8]> {
         match self.copies.as_slice() {
             [] => Some(&[]),
-            [copy] if copy.dims.is_empty() && copy.turn == 1 => {
-                Some(&copy.storage[copy.input..][..copy.run])
+            [Prepared { storage: Storage::Plain(bytes), input, dims, run, turn: 1, .. }]
+                if dims.is_empty() =>
+            {
+                Some(&bytes[*input..][..*run])
             }
             _ => None,
         }
@@ -147,12 +167,22 @@ fn prepare<'a>(
     len: u64,
 ) -> Result<Prepared<'a>> {
     let unit = program.unit;
-    if input.unit != unit || input.dtype != program.gathered {
+    let whole_blocks = input.blocks.filter(|_| program.gathered == DType::U8);
+    let (dtype, input_unit) = match whole_blocks {
+        Some(blocks) => (DType::U8, blocks.block_bytes as u64),
+        None => (input.dtype, input.unit),
+    };
+    if input_unit != unit || dtype != program.gathered {
         return Err(broken(format!(
-            "`{}` has {} elements of {} bytes, the program gathers {} of {unit}",
-            input.name, input.dtype, input.unit, program.gathered
+            "`{}` has {dtype} elements of {input_unit} bytes, the program gathers {} of {unit}",
+            input.name, program.gathered
         )));
     }
+    let bytes = source.slice(input.storage)?;
+    let storage = match input.blocks {
+        Some(blocks) if whole_blocks.is_none() => Storage::Blocks(Blocks::new(blocks, bytes)),
+        _ => Storage::Plain(bytes),
+    };
     let inside = |offset: u64, stride: fn(&crate::plan::program::Dim) -> u64, limit: u64| {
         let mut last = Some(offset);
         for dim in &copy.dims {
@@ -162,7 +192,7 @@ fn prepare<'a>(
         let end = last.and_then(|last| last.checked_add(1)?.checked_mul(unit));
         end.is_some_and(|end| end <= limit)
     };
-    if !inside(copy.input_offset, |dim| dim.input_stride, input.storage.len) {
+    if !inside(copy.input_offset, |dim| dim.input_stride, storage.len()) {
         let message =
             format!("`{}` reads past its storage of {} bytes", input.name, input.storage.len);
         return Err(
@@ -204,7 +234,7 @@ fn prepare<'a>(
     }
     merged.reverse();
     Ok(Prepared {
-        storage: source.slice(input.storage)?,
+        storage,
         input: bytes(copy.input_offset),
         output: bytes(copy.output_offset),
         dims: merged,
@@ -279,9 +309,15 @@ impl Window<'_, '_> {
     /// Copies a box that lies in the range as a whole.
     fn fill_box(&mut self, dims: &[Stride], input: usize, output: usize) {
         let output = output - self.range.start;
-        let storage = self.copy.storage;
+        if dims.is_empty() {
+            return self.copy_run(input, output, self.copy.run);
+        }
+        let storage = match &self.copy.storage {
+            Storage::Plain(bytes) => *bytes,
+            Storage::Blocks(blocks) if blocks.holds(self.copy.run) => &[],
+            Storage::Blocks(blocks) => blocks.all(),
+        };
         match (self.copy.run, self.copy.turn) {
-            _ if dims.is_empty() => self.copy_run(input, output, self.copy.run),
             (1, _) => copy_elements::<1>(storage, self.buffer, dims, input, output),
             (2, 1) => copy_elements::<2>(storage, self.buffer, dims, input, output),
             (4, 1) => copy_elements::<4>(storage, self.buffer, dims, input, output),
@@ -296,7 +332,10 @@ impl Window<'_, '_> {
     /// Copies contiguous bytes to the buffer, and turns their numbers if need be.
     fn copy_run(&mut self, input: usize, output: usize, len: usize) {
         let run = &mut self.buffer[output..][..len];
-        run.copy_from_slice(&self.copy.storage[input..][..len]);
+        match &self.copy.storage {
+            Storage::Plain(bytes) => run.copy_from_slice(&bytes[input..][..len]),
+            Storage::Blocks(blocks) => blocks.fill(input, run),
+        }
         match self.copy.turn {
             1 => {}
             2 => turn::<2>(run),

@@ -7,16 +7,19 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::checkpoint::DType;
+use crate::encoding::BlockType;
 use crate::error::{Error, Result};
 use crate::package::Loss;
 use crate::plan::program::Kernel;
 
-/// A chain of kernels between two float dtypes, with its inverse.
+/// A chain of kernels between two float dtypes, with its inverse; or from one to blocks.
 pub struct Chain {
     from: DType,
     to: DType,
     kernels: Vec<Kernel>,
     inverse: Vec<Kernel>,
+    /// What the numbers, F32 at the end of the kernels, are packed in.
+    blocks: Option<&'static BlockType>,
 }
 
 /// How many elements pass through the kernels at a time: what stays in the nearest cache.
@@ -29,11 +32,21 @@ impl Chain {
     /// A dtype that takes part is none that this program computes with, or the kernels do not
     /// end at `to`.
     pub fn new(from: DType, kernels: &[Kernel], to: DType) -> Result<Chain> {
+        let (kernels, to, blocks) = match kernels.split_last() {
+            Some((Kernel::Quantize(blocks), before)) if to == DType::U8 => {
+                (before, DType::F32, Some(*blocks))
+            }
+            _ => (kernels, to, None),
+        };
         let mut dtype = from;
         let mut inverse = Vec::with_capacity(kernels.len());
         for &kernel in kernels {
             if !dtype.is_float() {
                 return Err(Error::unsupported(format!("computing with {dtype} elements")));
+            }
+            if let Kernel::Quantize(blocks) = kernel {
+                let message = format!("anything but the end behind {}", blocks.id);
+                return Err(Error::unsupported(message));
             }
             inverse.push(kernel.inverse(dtype));
             if let Kernel::Cast(next) = kernel {
@@ -43,16 +56,21 @@ impl Chain {
         if !dtype.is_float() {
             return Err(Error::unsupported(format!("computing with {dtype} elements")));
         }
-        if dtype != to {
+        // Numbers of fewer bits become blocks without a cast between.
+        if dtype != to && (blocks.is_none() || dtype == DType::F64) {
             return Err(Error::unsupported(format!("the kernels end at {dtype}, not at {to}")));
         }
         inverse.reverse();
-        Ok(Chain { from, to, kernels: kernels.to_vec(), inverse })
+        Ok(Chain { from, to, kernels: kernels.to_vec(), inverse, blocks })
     }
 
-    /// The bytes of an element before and after.
+    /// The bytes of the least that passes alone, before and after: an element, or a block.
     pub fn units(&self) -> (usize, usize) {
-        ((self.from.bits() / 8) as usize, (self.to.bits() / 8) as usize)
+        let from = (self.from.bits() / 8) as usize;
+        match self.blocks {
+            Some(blocks) => (blocks.block_len * from, blocks.block_bytes),
+            None => (from, (self.to.bits() / 8) as usize),
+        }
     }
 
     /// Takes every element of `input` to its place in `output`, and counts what is lost.
@@ -60,12 +78,46 @@ impl Chain {
     /// # Panics
     /// The two have not the same number of elements.
     pub fn apply(&self, input: &[u8], output: &mut [u8]) -> Loss {
+        if let Some(blocks) = self.blocks {
+            return self.quantize(blocks, input, output);
+        }
         let casts = self.kernels.contains(&Kernel::Cast(DType::F64));
         if casts || self.from == DType::F64 {
             self.apply_in::<f64>(input, output)
         } else {
             self.apply_in::<f32>(input, output)
         }
+    }
+
+    /// A block with a value that is not finite becomes zeros, and its NaNs are counted: no block
+    /// type holds such values, so the caller has to refuse the tensor.
+    fn quantize(&self, blocks: &'static BlockType, input: &[u8], output: &mut [u8]) -> Loss {
+        let (from, to) = self.units();
+        assert_eq!(input.len() / from, output.len() / to, "as many blocks out as in");
+        let mut loss = Loss::default();
+        let step = (BLOCK / blocks.block_len).max(1);
+        let (mut values, mut back) = ([0f32; BLOCK], [0f32; BLOCK]);
+        for (input, output) in input.chunks(step * from).zip(output.chunks_mut(step * to)) {
+            let n = input.len() / from * blocks.block_len;
+            let (values, back) = (&mut values[..n], &mut back[..n]);
+            decode(self.from, input, values);
+            run(&self.kernels, self.from, values);
+            loss.elements += n as u64;
+            if blocks.quantize(values, output).is_err() {
+                output.fill(0);
+                loss.nans += values.iter().filter(|value| !value.is_finite()).count() as u64;
+                continue;
+            }
+            blocks.dequantize(output, back).expect("the blocks that were just made");
+            for (value, back) in values.iter().zip(&*back) {
+                loss.changed += u64::from(value != back);
+                let error = f64::from(back.relative_error(*value));
+                if error.is_finite() {
+                    loss.max_relative_error = loss.max_relative_error.max(error);
+                }
+            }
+        }
+        loss
     }
 
     fn apply_in<V: Value>(&self, input: &[u8], output: &mut [u8]) -> Loss {
@@ -235,6 +287,8 @@ fn run<V: Value>(kernels: &[Kernel], mut dtype: DType, values: &mut [V]) {
                 }
                 dtype = next;
             }
+            // It stands at the end of a chain and is done there.
+            Kernel::Quantize(_) => {}
         }
     }
 }

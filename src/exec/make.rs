@@ -48,7 +48,7 @@ impl Made {
                     return Err(Error::unsupported(message));
                 }
             }
-            Recipe::RopeInvFreq { theta, dim } => {
+            Recipe::RopeInvFreq { theta, dim } | Recipe::Llama3Factors { theta, dim, .. } => {
                 if last != dim.div_ceil(2) {
                     let message = format!(
                         "{dim} rotary dimensions have {} frequencies, the buffer {last}",
@@ -82,6 +82,10 @@ impl Made {
         for (index, bytes) in (first..).zip(buffer.chunks_exact_mut(self.unit)) {
             let element = match self.recipe {
                 Recipe::Constant(_) => self.constant,
+                Recipe::Llama3Factors { theta, dim, factor, turns, original } => {
+                    let frequency = rope_inv_freq(theta as f32, dim, index % self.last);
+                    self.number(f64::from(llama3_factor(frequency, factor, turns, original)))
+                }
                 Recipe::Iota => self.number((index % self.last) as f64),
                 Recipe::CausalMask { window } => {
                     let (row, column) = (index / self.last % self.rows, index % self.last);
@@ -163,6 +167,22 @@ fn rope_inv_freq(theta: f32, dim: u64, j: u64) -> f32 {
         f64::from(theta).powf(f64::from(exponent)) as f32
     };
     1.0 / power
+}
+
+/// By how much a rotary frequency is divided, rounded as torch rounds: a number over a tensor is the
+/// tensor's reciprocal times the number.
+fn llama3_factor(frequency: f32, factor: f64, [low, high]: [f64; 2], original: u64) -> f32 {
+    let original = original as f64;
+    let wavelen = (1.0 / frequency) * (2.0 * std::f64::consts::PI) as f32;
+    if f64::from(wavelen) < original / high {
+        return 1.0;
+    }
+    if original / low < f64::from(wavelen) {
+        return factor as f32;
+    }
+    let turns = (1.0 / wavelen) * original as f32;
+    let smooth = (turns - low as f32) / (high - low) as f32;
+    1.0 / ((1.0 - smooth) / factor as f32 + smooth)
 }
 
 /// A number as an unevaluated sum of two F32, the second far smaller.

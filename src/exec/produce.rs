@@ -153,11 +153,14 @@ fn prepare<'a>(source: &'a Source, inputs: &[Input], output: &Output) -> Result<
     }
     let chain = Chain::new(program.gathered, &program.kernels, output.dtype)?;
     let (from, to) = chain.units();
-    if program.unit != from as u64 {
+    if program.unit != program.gathered.bits() / 8 {
         let message = format!("kernels on {} in units of {}", program.gathered, program.unit);
         return Err(broken(message));
     }
-    let gathered_len = n_elements.and_then(|n| program.gathered.n_bytes(n));
+    if !len.is_multiple_of(to as u64) {
+        return Err(broken(format!("{len} bytes are no whole number of blocks of {to}")));
+    }
+    let gathered_len = (len / to as u64).checked_mul(from as u64);
     let gathered_len = gathered_len.ok_or_else(|| broken("its bytes pass 2^64".to_owned()))?;
     let gather = Gather::new(source, inputs, program, gathered_len)?;
     Ok(Producer { len, unit: to as u64, kind: Kind::Kernels(gather, chain) })

@@ -1,4 +1,4 @@
-//! A folder that appears under its name when it is whole, or not at all.
+//! A folder, or a file, that appears under its name when it is whole, or not at all.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Staging {
     destination: PathBuf,
     partial: PathBuf,
+    /// The file of the folder that the destination is to be; the folder itself if none.
+    file: Option<String>,
     force: bool,
     is_committed: bool,
 }
@@ -20,13 +22,31 @@ impl Staging {
     /// `destination` exists and `force` is not set, or is a file, or has no name; or the system
     /// refuses.
     pub fn new(destination: &Path, force: bool) -> Result<Staging> {
+        Staging::begin(destination, None, force)
+    }
+
+    /// The same folder, of which the file with the name of `destination` gets that name, and what
+    /// else is in it is removed.
+    ///
+    /// # Errors
+    /// As of [`Staging::new`]; with `force`, `destination` is a folder.
+    pub fn of_file(destination: &Path, force: bool) -> Result<Staging> {
+        let name = destination.file_name().map(|name| name.to_string_lossy().into_owned());
+        Staging::begin(destination, Some(name.unwrap_or_default()), force)
+    }
+
+    fn begin(destination: &Path, file: Option<String>, force: bool) -> Result<Staging> {
         // `dst/` and `dst` are the same.
         let destination: PathBuf = destination.components().collect();
         if destination.file_name().is_none() {
             let message = "the destination needs a name of its own";
             return Err(Error::new(ErrorKind::Io, message).in_file(&destination));
         }
-        check_destination(&destination, force)?;
+        check_destination(&destination, file.is_some(), force)?;
+        let parent = parent(&destination);
+        if !parent.is_dir() {
+            return Err(Error::new(ErrorKind::Io, "there is no such folder").in_file(parent));
+        }
         let partial = sibling(&destination, "partial");
         if partial.symlink_metadata().is_ok() {
             // Left by a process that was killed: no other one has this process id.
@@ -34,7 +54,7 @@ impl Staging {
                 .map_err(|err| Error::io(&partial, "remove the folder", err))?;
         }
         fs::create_dir(&partial).map_err(|err| Error::io(&partial, "create the folder", err))?;
-        Ok(Staging { destination, partial, force, is_committed: false })
+        Ok(Staging { destination, partial, file, force, is_committed: false })
     }
 
     /// The folder to write into.
@@ -52,7 +72,12 @@ impl Staging {
     /// removed, and what had the name before has it again.
     pub fn commit(mut self) -> Result<()> {
         sync_tree(&self.partial)?;
-        check_destination(&self.destination, self.force)?;
+        check_destination(&self.destination, self.file.is_some(), self.force)?;
+        if let Some(file) = &self.file {
+            // A file is replaced in one step.
+            rename(&self.partial.join(file), &self.destination)?;
+            return sync_folder(parent(&self.destination));
+        }
         let old = self.destination.symlink_metadata().is_ok();
         let aside = sibling(&self.destination, "replaced");
         if old {
@@ -83,13 +108,17 @@ impl Drop for Staging {
     }
 }
 
-fn check_destination(destination: &Path, force: bool) -> Result<()> {
+fn check_destination(destination: &Path, is_file: bool, force: bool) -> Result<()> {
     let Ok(metadata) = destination.symlink_metadata() else { return Ok(()) };
     if !force {
         let message = "already exists; --force replaces it";
         return Err(Error::new(ErrorKind::Io, message).in_file(destination));
     }
-    if !metadata.is_dir() {
+    if is_file && !metadata.is_file() {
+        let message = "is no file, and --force only replaces a file by this one";
+        return Err(Error::new(ErrorKind::Io, message).in_file(destination));
+    }
+    if !is_file && !metadata.is_dir() {
         let message = "is no folder, and --force only replaces folders";
         return Err(Error::new(ErrorKind::Io, message).in_file(destination));
     }

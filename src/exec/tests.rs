@@ -67,7 +67,8 @@ fn gathered(dtype: DType, shape: &[u64], copies: Vec<Copy>, kernels: &[Kernel]) 
 }
 
 fn input(storage: Extent, dtype: DType, big_endian: bool) -> Input {
-    Input { name: "in".to_owned(), storage, dtype, unit: dtype.bits() / 8, big_endian }
+    let unit = dtype.bits() / 8;
+    Input { name: "in".to_owned(), storage, dtype, unit, big_endian, blocks: None }
 }
 
 fn all(source: &Source, inputs: &[Input], output: &Output) -> Result<Vec<u8>> {
@@ -164,6 +165,7 @@ fn random_case(numbers: &mut Numbers, extent: Extent) -> (Vec<Input>, Output) {
             dtype,
             unit,
             big_endian: big_endian ^ (numbers.below(4) == 0),
+            blocks: None,
         });
         first += len;
     }

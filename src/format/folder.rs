@@ -47,8 +47,9 @@ const MAX_DEPTH: usize = 3;
 /// A text file that is read whole is not longer than this.
 const MAX_TEXT_LEN: u64 = 256 << 20;
 
-/// Files of trainers that have the endings of weights and are none.
+/// Files that have the endings of weights and are none: of trainers, and of packages.
 const NOT_WEIGHTS: &[&str] = &[
+    package::METADATA_FILE,
     "training_args.bin",
     "optimizer.bin",
     "optimizer.pt",
@@ -102,6 +103,13 @@ pub fn open(path: &Path) -> Result<Opened> {
         let parts = weights.iter().map(|name| read_part(&mut source, name));
         let parts = parts.collect::<Result<_>>()?;
         checkpoint = gguf::split::join(parts).map_err(|err| err.in_file(&parent))?;
+        // Config and tokenizer are inside: what lies around it may be of other models.
+        let files = weights.iter().filter_map(|name| {
+            let len = source.extent(source.find(name)?).len;
+            Some(FolderFile { name: name.clone(), len })
+        });
+        let files = files.collect();
+        return Ok(Opened { source, checkpoint, is_package: false, files, weights });
     }
     let files = list(&parent).unwrap_or_default();
     Ok(Opened { source, checkpoint, is_package: false, files, weights })
@@ -132,7 +140,9 @@ fn open_folder(path: &Path, files: Vec<FolderFile>) -> Result<Opened> {
         }
     };
     let mut weights = weights;
-    if !is_package {
+    if is_package {
+        read_encodings(path, &mut checkpoint);
+    } else {
         read_modules(&mut source, &files, &mut checkpoint, &mut weights)?;
     }
     note_others(&files, &weights, &mut checkpoint);
@@ -150,6 +160,19 @@ fn is_model_file(folder: &Path) -> bool {
     let json: Option<Json> = serde_json::from_slice(&text).ok();
     let has = |key: &str| json.as_ref().is_some_and(|json| json.get(key).is_some());
     json.is_none() || (has("spec") && has("conformance"))
+}
+
+/// Tells the tensors of a package that are blocks what they are. What `model.json` says wrongly is
+/// left alone: the rules of the package find it.
+fn read_encodings(folder: &Path, checkpoint: &mut Checkpoint) {
+    let text = std::fs::read(folder.join(package::MODEL_FILE)).unwrap_or_default();
+    let json: Json = serde_json::from_slice(&text).unwrap_or_default();
+    let Some(Json::Object(entries)) = json.get("encodings") else { return };
+    for tensor in &mut checkpoint.tensors {
+        let Some(entry) = entries.get(&tensor.name) else { continue };
+        let encoding = gguf::types::TYPES.encoding(entry, tensor.dtype, &tensor.shape);
+        tensor.encoding = encoding.ok();
+    }
 }
 
 enum Choice {

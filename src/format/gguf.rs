@@ -18,7 +18,7 @@
 
 mod header;
 pub mod split;
-mod tokenizer;
+pub mod tokenizer;
 pub mod types;
 pub mod write;
 
@@ -80,6 +80,18 @@ pub fn read(source: &Source, file: FileId) -> Result<Checkpoint> {
         finding.file.get_or_insert_with(|| source.name(file).to_owned());
     }
     Ok(checkpoint)
+}
+
+/// The keys of a file, whatever tensors it has.
+///
+/// # Errors
+/// The header does not keep the format, up to the end of the keys.
+pub fn keys(bytes: &[u8]) -> Result<Metadata> {
+    let mut reader = Reader::new(bytes)?;
+    let sizes = VersionedSizes::of(reader.version);
+    reader.count("the tensors", sizes.min_tensor)?;
+    let n_keys = reader.count("the keys", sizes.min_key)?;
+    read_metadata(&mut reader, n_keys)
 }
 
 /// A tensor as the header has it.

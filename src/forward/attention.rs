@@ -13,15 +13,16 @@
 //!    the stack is causal, and inside the window in sliding layers. With sinks, the head's sink is
 //!    one more score whose probability goes nowhere.
 //! 5. `o = Σ p·v`, `[n, h·e]`; the result is `o Woᵀ + bo`, `[n, hidden]`.
+//! 6. With `attn_out_gate`, o is multiplied by `σ(x Wgᵀ + bg)`, `[n, h·e]`, before `Wo`.
 //!
-//! Latent attention (`mla.kv_lora_rank` > 0) makes q, k and v otherwise: `c = norm(x Waᵀ)`,
-//! `[n, rank]`; a head's key is `[c Kbᵀ, x Krᵀ]`, whose first part is not turned and whose second
-//! part all heads share; `v = c Vbᵀ`; and queries are `norm(x Qaᵀ) Qbᵀ` where they are compressed.
+//! Latent attention makes q, k and v otherwise: see `latent`.
 
 use ndarray::{Array1, Array2, Array3, Axis, concatenate, s};
 
 use super::Batch;
 use super::keys::{Keys, broken};
+use super::latent::Latent;
+use super::mlp::sigmoid;
 use super::norm::Norm;
 use super::position::{Alibi, Disentangled, RelativeBias};
 use super::real::Real;
@@ -41,9 +42,12 @@ pub(super) struct Attention<'a, R> {
     window: Window,
     qkv_bias: Bias,
     k_bias: Bias,
-    o_bias: Bias,
+    o_bias: bool,
+    /// The layers whose output map has a bias, where not all have.
+    o_bias_layers: Option<Vec<usize>>,
     clip: Option<f64>,
     sinks: bool,
+    out_gate: bool,
     qk_norm: Option<QkNorm>,
     rope: Option<Rope>,
     latent: Option<Latent>,
@@ -56,11 +60,11 @@ pub(super) struct Attention<'a, R> {
 }
 
 #[derive(Clone, Copy)]
-struct Heads {
-    q: usize,
-    kv: usize,
-    dim: usize,
-    v_dim: usize,
+pub(super) struct Heads {
+    pub(super) q: usize,
+    pub(super) kv: usize,
+    pub(super) dim: usize,
+    pub(super) v_dim: usize,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -82,14 +86,6 @@ enum Per {
     HeadDistinct,
     /// Over all heads at once.
     All,
-}
-
-struct Latent {
-    q_rank: usize,
-    kv_rank: usize,
-    nope: usize,
-    rope: usize,
-    norm: Norm,
 }
 
 /// What a layer's attention is about.
@@ -138,9 +134,14 @@ impl<'a, R: Real> Attention<'a, R> {
             },
             qkv_bias: Bias::Is(qkv_bias),
             k_bias: Bias::Is(qkv_bias && keys.bool("attn_k_bias")?),
-            o_bias: Bias::Is(keys.bool("attn_o_bias")?),
+            o_bias: keys.bool("attn_o_bias")?,
+            o_bias_layers: match keys.bool("attn_o_bias")? {
+                true => keys.opt_counts("attn_o_bias_layers")?,
+                false => None,
+            },
             clip: keys.opt_float("qkv_clip")?,
             sinks: keys.bool("attn_sinks")?,
+            out_gate: keys.bool("attn_out_gate")?,
             qk_norm: QkNorm::read(keys)?,
             rope: Rope::read(keys)?,
             latent: Latent::read(keys, heads)?,
@@ -159,7 +160,7 @@ impl<'a, R: Real> Attention<'a, R> {
         batch: &Batch,
     ) -> Result<Array2<R>> {
         let (mut q, mut k, mut v) = match &self.latent {
-            Some(latent) => self.latent(latent, place.name, x)?,
+            Some(latent) => latent.apply(self.params, place.name, x, self.qkv_bias)?,
             None => self.project(place.name, x, x)?,
         };
         let norm_first = self.qk_norm.as_ref().filter(|norm| !norm.after_rope);
@@ -232,7 +233,16 @@ impl<'a, R: Real> Attention<'a, R> {
                 },
             ));
         }
-        self.project_out(place.name, &stacked(mixed, self.heads.q * self.heads.v_dim))
+        let width = self.heads.q * self.heads.v_dim;
+        let mut mixed = stacked(mixed, width);
+        if self.out_gate {
+            let name = format!("{}.gate_proj", place.name);
+            let gate = self.params.linear(x, &name, width, self.qkv_bias)?;
+            mixed.zip_mut_with(&gate, |mixed, &gate| *mixed *= sigmoid(gate));
+        }
+        let layers = self.o_bias_layers.as_ref();
+        let bias = self.o_bias && layers.is_none_or(|layers| layers.contains(&place.layer));
+        self.project_out(place.name, &mixed, bias)
     }
 
     /// The attention of `x`, `[batch · n, hidden]`, to another stack's output,
@@ -264,7 +274,7 @@ impl<'a, R: Real> Attention<'a, R> {
                 },
             ));
         }
-        self.project_out(name, &stacked(mixed, heads.q * heads.v_dim))
+        self.project_out(name, &stacked(mixed, heads.q * heads.v_dim), self.o_bias)
     }
 
     /// What is added to scores, `[heads, n, n]`: by ALiBi, or by a relative bias, which all layers
@@ -305,45 +315,8 @@ impl<'a, R: Real> Attention<'a, R> {
         ))
     }
 
-    fn project_out(&self, name: &str, x: &Array2<R>) -> Result<Array2<R>> {
-        self.params.linear(x, &format!("{name}.o_proj"), self.hidden, self.o_bias)
-    }
-
-    fn latent(
-        &self,
-        latent: &Latent,
-        name: &str,
-        x: &Array2<R>,
-    ) -> Result<(Array2<R>, Array2<R>, Array2<R>)> {
-        let Heads { q: n_heads, dim, v_dim, .. } = self.heads;
-        let map_with = |bias| {
-            move |x: &Array2<R>, part: &str, width| {
-                self.params.linear(x, &format!("{name}.{part}"), width, bias)
-            }
-        };
-        // Only the maps from the stream to the compressed forms may have biases.
-        let (compress, map) = (map_with(self.qkv_bias), map_with(Bias::Is(false)));
-        let norm = |part: &str, x: &Array2<R>| {
-            latent.norm.apply(self.params, &format!("{name}.{part}"), x)
-        };
-        let q = if latent.q_rank == 0 {
-            map(x, "q_proj", n_heads * dim)?
-        } else {
-            let compressed = norm("q_a_norm", &compress(x, "q_a_proj", latent.q_rank)?)?;
-            map(&compressed, "q_b_proj", n_heads * dim)?
-        };
-        let compressed = norm("kv_a_norm", &compress(x, "kv_a_proj", latent.kv_rank)?)?;
-        let k_nope = map(&compressed, "k_b_proj", n_heads * latent.nope)?;
-        let k_rope = compress(x, "k_rope_proj", latent.rope)?;
-        let v = map(&compressed, "v_b_proj", n_heads * v_dim)?;
-        let mut k = Array2::zeros((x.nrows(), n_heads * dim));
-        for head in 0..n_heads {
-            let (start, turned) = (head * dim, head * dim + latent.nope);
-            let nope = k_nope.slice(s![.., head * latent.nope..(head + 1) * latent.nope]);
-            k.slice_mut(s![.., start..turned]).assign(&nope);
-            k.slice_mut(s![.., turned..start + dim]).assign(&k_rope);
-        }
-        Ok((q, k, v))
+    fn project_out(&self, name: &str, x: &Array2<R>, bias: bool) -> Result<Array2<R>> {
+        self.params.linear(x, &format!("{name}.o_proj"), self.hidden, Bias::Is(bias))
     }
 }
 
@@ -388,28 +361,6 @@ impl QkNorm {
             *x = self.norm.apply_per_group(params, &name, x, width, n_weights)?;
         }
         Ok(())
-    }
-}
-
-impl Latent {
-    fn read(keys: Keys<'_>, heads: Heads) -> Result<Option<Latent>> {
-        let kv_rank = keys.count("mla.kv_lora_rank")?;
-        if kv_rank == 0 {
-            return Ok(None);
-        }
-        let latent = Latent {
-            q_rank: keys.count("mla.q_lora_rank")?,
-            kv_rank,
-            nope: keys.count("mla.qk_nope_head_dim")?,
-            rope: keys.count("mla.qk_rope_head_dim")?,
-            norm: Norm::read(keys)?.with_eps(keys.float("mla.norm_eps")?),
-        };
-        if latent.nope + latent.rope != heads.dim || heads.kv != heads.q {
-            return Err(broken(
-                "the heads of the latent attention do not fit `head_dim` and heads",
-            ));
-        }
-        Ok(Some(latent))
     }
 }
 

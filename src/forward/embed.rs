@@ -2,7 +2,8 @@
 //!
 //! The sum of the rows of the token table times `embed_scale`, of the position table (position p is
 //! row `p + position_offset`, or a sinusoid, which is computed), and of the token type table; then
-//! the norm, where there is one. Where the token table is narrower than the stream, `in_proj` widens
+//! the norm, where there is one, or, where `embed_norm_of` says so, the norm of the tokens alone
+//! before anything is added to them. Where the token table is narrower than the stream, `in_proj` widens
 //! it: before the position is added where positions are as wide as the stream, else last.
 //!
 //! A sinusoid of n = hidden/2 frequencies is `[sin(r·f_0), …, sin(r·f_(n−1)), cos(r·f_0), …]` at
@@ -63,6 +64,20 @@ pub(super) fn embed<R: Real>(
         x = widen(x)?;
         widened = true;
     }
+    let norm_first = match keys.bool("embed_norm")? {
+        true => match keys.word("embed_norm_of")?.as_str() {
+            "tokens" => Some(true),
+            "sum" => Some(false),
+            other => return Err(broken(format!("`embed_norm_of` is {other:?}"))),
+        },
+        false => None,
+    };
+    let norm = |x: &Array2<R>| -> Result<Array2<R>> {
+        Norm::read(keys)?.apply(params, &format!("{stack}.embed.norm"), x)
+    };
+    if norm_first == Some(true) {
+        x = norm(&x)?;
+    }
     if let Some(positions) = positions(params, keys, stack, x.ncols(), batch)? {
         x += &positions;
     }
@@ -77,8 +92,8 @@ pub(super) fn embed<R: Real>(
             return Err(broken("the model has no token types"));
         }
     }
-    if keys.bool("embed_norm")? {
-        x = Norm::read(keys)?.apply(params, &format!("{stack}.embed.norm"), &x)?;
+    if norm_first == Some(false) {
+        x = norm(&x)?;
     }
     if widened { Ok(x) } else { widen(x) }
 }

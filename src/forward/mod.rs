@@ -12,7 +12,7 @@
 //! | `attention` | every kind of attention |
 //! | `rope`, `position` | how positions are told apart |
 //! | `mlp`, `moe` | MLPs, activations, mixtures of experts |
-//! | `ssm`, `conv` | state spaces, convolutions |
+//! | `ssm`, `conv`, `linear` | state spaces, convolutions, linear attention |
 //! | `norm` | norms |
 //! | `heads` | heads and poolings |
 //!
@@ -28,6 +28,8 @@ mod conv;
 mod embed;
 mod heads;
 mod keys;
+mod latent;
+mod linear;
 mod mlp;
 mod moe;
 mod norm;

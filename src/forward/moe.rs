@@ -1,6 +1,7 @@
 //! Mixtures of experts.
 //!
-//! Of X experts each token goes to `top_k`. Router logits are `l = x Wrᵀ + b`, `[n, X]`. Scores are
+//! Of X experts, the last `zero_experts` of which give back what they get, each token goes to
+//! `top_k`. Router logits are `l = x Wrᵀ + b`, `[n, X]`. Scores are
 //! `softmax(l)` over all experts, `σ(l)` each apart, or `l` itself (`softmax_of_topk`). The choice
 //! is by `score + score_bias`; with groups, only the experts of the `topk_groups` best groups are in
 //! it, where a group's score is its best expert's or the sum of its best two. The weights of the
@@ -28,6 +29,7 @@ use crate::error::Result;
 pub(super) struct Moe {
     mlp: Mlp,
     n_experts: usize,
+    n_zero: usize,
     width: usize,
     shared_width: usize,
     shared_gate: bool,
@@ -60,6 +62,8 @@ enum Scoring {
 impl Moe {
     pub(super) fn read(keys: Keys<'_>) -> Result<Moe> {
         let n_experts = keys.count("moe.num_experts")?;
+        let n_zero = keys.count("moe.zero_experts")?;
+        let n_routes = n_experts + n_zero;
         let groups = keys.count("moe.groups")?;
         let choice = Choice {
             top_k: keys.count("moe.top_k")?,
@@ -78,15 +82,16 @@ impl Moe {
             topk_groups: keys.count("moe.topk_groups")?,
             best_two: 1 < groups && keys.word("moe.group_score")? == "top2_sum",
         };
-        if groups == 0 || !n_experts.is_multiple_of(groups) || n_experts < choice.top_k {
+        if groups == 0 || !n_routes.is_multiple_of(groups) || n_routes < choice.top_k {
             return Err(broken(format!(
-                "{} of {n_experts} experts in {groups} groups cannot be chosen",
+                "{} of {n_routes} experts in {groups} groups cannot be chosen",
                 choice.top_k
             )));
         }
         Ok(Moe {
             mlp: Mlp::read(keys)?,
             n_experts,
+            n_zero,
             width: keys.count("moe.intermediate_size")?,
             shared_width: keys.count("moe.shared_intermediate_size")?,
             shared_gate: keys.bool("moe.shared_gate")?,
@@ -105,13 +110,14 @@ impl Moe {
         x: &Array2<R>,
     ) -> Result<Array2<R>> {
         let router = format!("{name}.router");
-        let logits = params.linear(x, &router, self.n_experts, self.router_bias)?;
+        let n_routes = self.n_experts + self.n_zero;
+        let logits = params.linear(x, &router, n_routes, self.router_bias)?;
         let score_bias = match self.score_bias {
-            true => Some(params.vector(&format!("{router}.score_bias"), self.n_experts)?),
+            true => Some(params.vector(&format!("{router}.score_bias"), n_routes)?),
             false => None,
         };
         // Which tokens each expert gets, and with which weight.
-        let mut tokens: Vec<Vec<(usize, R)>> = vec![Vec::new(); self.n_experts];
+        let mut tokens: Vec<Vec<(usize, R)>> = vec![Vec::new(); n_routes];
         for (token, logits) in logits.rows().into_iter().enumerate() {
             for (expert, weight) in self.choice.of(logits, score_bias.as_ref()) {
                 tokens[expert].push((token, weight));
@@ -119,6 +125,12 @@ impl Moe {
         }
         let mut y = Array2::zeros(x.dim());
         for (expert, tokens) in tokens.iter().enumerate().filter(|(_, tokens)| !tokens.is_empty()) {
+            if self.n_experts <= expert {
+                for &(token, weight) in tokens {
+                    y.row_mut(token).scaled_add(weight, &x.row(token));
+                }
+                continue;
+            }
             let rows: Vec<usize> = tokens.iter().map(|(token, _)| *token).collect();
             let input = x.select(Axis(0), &rows);
             let output = self.mlp.with(params, name, &input, self.width, &|x, part, width| {

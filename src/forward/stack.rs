@@ -1,15 +1,16 @@
 //! A stack of layers.
 //!
-//! A layer mixes positions (attention, a state space, or a short convolution), attends to the
-//! encoder where it does, and ends with an MLP or a mixture of experts. A sublayer f changes the
-//! stream by `norm_placement`, with `a = residual_scale`:
+//! A layer mixes positions (attention, a state space, a short convolution, or linear attention),
+//! attends to the encoder where it does, and ends with an MLP or a mixture of experts. A sublayer f changes the
+//! stream by `norm_placement`, with `a = residual_scale` and `k = skip_scale`:
 //!
-//! - `pre`: `x + a·f(pre(x))`
-//! - `post`: `res(x + a·f(x))`
-//! - `sandwich`: `x + a·post(f(pre(x)))`
-//! - `output`: `x + a·post(f(x))`
+//! - `pre`: `k·x + a·f(pre(x))`
+//! - `post`: `res(k·x + a·f(x))`
+//! - `sandwich`: `k·x + a·post(f(pre(x)))`
+//! - `output`: `k·x + a·post(f(x))`
+//! - `through`: `k·pre(x) + a·f(pre(x))`
 //!
-//! Where the residual is parallel, `x + a·(attn(pre(x)) + mlp(pre'(x)))`, and pre' is pre if there is
+//! Where the residual is parallel, `k·x + a·(attn(pre(x)) + mlp(pre'(x)))`, and pre' is pre if there is
 //! one norm. After the last layer comes the final norm, but in `post`, whose last layer ends in one;
 //! then `out_proj`, where embeddings are narrower than the stream.
 
@@ -19,6 +20,7 @@ use super::Batch;
 use super::attention::{Attention, Place};
 use super::conv::ShortConv;
 use super::keys::{Keys, broken};
+use super::linear::Linear;
 use super::mlp::Mlp;
 use super::moe::Moe;
 use super::norm::Norm;
@@ -39,6 +41,7 @@ enum Placement {
     Post,
     Sandwich,
     Output,
+    Through,
 }
 
 /// What layers have in common.
@@ -47,6 +50,7 @@ struct Stack<'a> {
     norm: Norm,
     placement: Placement,
     residual_scale: f64,
+    skip_scale: f64,
     /// Whether the first layer may read what the embeddings' norm gave.
     embed_norm: bool,
 }
@@ -68,9 +72,11 @@ pub(super) fn run<R: Real>(
             "post" => Placement::Post,
             "sandwich" => Placement::Sandwich,
             "output" => Placement::Output,
+            "through" => Placement::Through,
             other => return Err(broken(format!("`norm_placement` is {other:?}"))),
         },
         residual_scale: keys.float("residual_scale")?,
+        skip_scale: keys.float("skip_scale")?,
         embed_norm: keys.bool("embed_norm")?,
     };
     let n_layers = keys.count("num_layers")?;
@@ -91,6 +97,10 @@ pub(super) fn run<R: Real>(
         true => Some(ShortConv::read(keys)?),
         false => None,
     };
+    let linear = match types.iter().any(|kind| kind == "linear") {
+        true => Some(Linear::read(keys)?),
+        false => None,
+    };
     let feed = Feed::read(keys)?;
     let parallel = match keys.word("residual")?.as_str() {
         "sequential" => None,
@@ -105,7 +115,10 @@ pub(super) fn run<R: Real>(
         (false, _) => None,
     };
 
+    // What experts of the layer before add to this one.
+    let mut late = None;
     for (layer, kind) in types.iter().enumerate() {
+        let due = late.take();
         let stored = layer_map.as_ref().map_or(layer, |map| map[layer]);
         let part = |part: &str| format!("{name}.layers.{stored}.{part}");
         let (attn, mlp) = (part("attn"), part("mlp"));
@@ -120,22 +133,29 @@ pub(super) fn run<R: Real>(
             x = stack.parallel(
                 &x,
                 (&attn, attend),
-                (&mlp, |x| feed.apply(params, &mlp, x, layer)),
+                (&mlp, |x| feed.apply(params, &mlp, x, layer, &mut late)),
                 n_norms,
             )?;
+            if let Some(due) = due {
+                x += &due;
+            }
             continue;
         }
-        x = match (kind.as_str(), &ssm, &conv) {
-            ("full" | "sliding", _, _) => stack.sublayer(x, &attn, layer, attend)?,
-            ("ssm", Some(ssm), _) => {
+        x = match (kind.as_str(), &ssm, &conv, &linear) {
+            ("full" | "sliding", ..) => stack.sublayer(x, &attn, layer, attend)?,
+            ("ssm", Some(ssm), ..) => {
                 let name = part("ssm");
                 stack.sublayer(x, &name, layer, |x| ssm.apply(params, &name, x, batch))?
             }
-            ("conv", _, Some(conv)) => {
+            ("conv", _, Some(conv), _) => {
                 let name = part("conv");
                 stack.sublayer(x, &name, layer, |x| conv.apply(params, &name, x, batch))?
             }
-            (other, _, _) => return Err(broken(format!("layer {layer} is {other:?}"))),
+            ("linear", .., Some(linear)) => {
+                let name = part("linear");
+                stack.sublayer(x, &name, layer, |x| linear.apply(params, &name, layer, x, batch))?
+            }
+            (other, ..) => return Err(broken(format!("layer {layer} is {other:?}"))),
         };
         if let (Some(memory), Some(attention)) = (memory, &attention) {
             let name = part("cross_attn");
@@ -144,8 +164,15 @@ pub(super) fn run<R: Real>(
             })?;
         }
         if feed.is_there() {
-            x = stack.sublayer(x, &mlp, layer, |x| feed.apply(params, &mlp, x, layer))?;
+            x = stack
+                .sublayer(x, &mlp, layer, |x| feed.apply(params, &mlp, x, layer, &mut late))?;
         }
+        if let Some(due) = due {
+            x += &due;
+        }
+    }
+    if late.is_some() {
+        return Err(broken("the last layer's experts have no next layer to add to"));
     }
     if stack.placement != Placement::Post {
         x = stack.norm.apply(params, &format!("{name}.final_norm"), &x)?;
@@ -168,6 +195,7 @@ impl Stack<'_> {
     ) -> Result<Array2<R>> {
         let norm =
             |x: &Array2<R>, part: &str| self.norm.apply(self.params, &format!("{name}.{part}"), x);
+        let x = if self.placement == Placement::Through { norm(&x, "pre_norm")? } else { x };
         let mut y = match self.placement {
             Placement::Pre | Placement::Sandwich if !self.is_normed_already(name, layer)? => {
                 f(&norm(&x, "pre_norm")?)?
@@ -178,7 +206,7 @@ impl Stack<'_> {
             y = norm(&y, "post_norm")?;
         }
         y *= R::of(self.residual_scale);
-        let sum = x + &y;
+        let sum = x * R::of(self.skip_scale) + &y;
         if self.placement == Placement::Post { norm(&sum, "res_norm") } else { Ok(sum) }
     }
 
@@ -205,7 +233,7 @@ impl Stack<'_> {
         let first = norm(attn)?;
         let fed = if n_norms == 1 { feed(&first)? } else { feed(&norm(mlp)?)? };
         let both = (attend(&first)? + &fed) * R::of(self.residual_scale);
-        Ok(x + &both)
+        Ok(x * R::of(self.skip_scale) + &both)
     }
 }
 
@@ -216,6 +244,8 @@ struct Feed {
     bias: Bias,
     moe: Option<Moe>,
     moe_layers: Vec<usize>,
+    /// Whether experts stand beside an MLP, and add their output after the next layer.
+    shortcut: bool,
 }
 
 impl Feed {
@@ -228,6 +258,7 @@ impl Feed {
             bias: Bias::Is(has_mlp && keys.bool("mlp_bias")?),
             moe: has_experts.then(|| Moe::read(keys)).transpose()?,
             moe_layers: if has_experts { keys.counts("moe.layers")? } else { Vec::new() },
+            shortcut: has_experts && keys.bool("moe.shortcut")?,
         })
     }
 
@@ -241,9 +272,15 @@ impl Feed {
         name: &str,
         x: &Array2<R>,
         layer: usize,
+        late: &mut Option<Array2<R>>,
     ) -> Result<Array2<R>> {
-        match (&self.moe, &self.dense) {
-            (Some(moe), _) if self.moe_layers.contains(&layer) => moe.apply(params, name, x),
+        let moe = self.moe.as_ref().filter(|_| self.moe_layers.contains(&layer));
+        match (moe, &self.dense) {
+            (Some(moe), Some(dense)) if self.shortcut => {
+                *late = Some(moe.apply(params, name, x)?);
+                dense.apply(params, name, x, self.width, self.bias)
+            }
+            (Some(moe), _) => moe.apply(params, name, x),
             (_, Some(dense)) => dense.apply(params, name, x, self.width, self.bias),
             (_, None) => Err(broken(format!("layer {layer} has no MLP"))),
         }

@@ -19,6 +19,7 @@ use crate::package::{
     Conformance, DenseStep, Dropped, ForeignTensor, Hparams, MapUsed, Model, Provenance,
     SOURCE_SCHEMA, Task, Value, WayBack,
 };
+use crate::plan::export::Origin;
 use crate::plan::names::{self, Bound, Choices};
 use crate::plan::program::Make;
 use crate::plan::{self, Facts, Tensors, export, import};
@@ -72,6 +73,11 @@ pub fn samples(spec: &Spec, map: &Map, start: Option<&Json>) -> Result<Vec<Sampl
         let message = format!("the mapping {}/{}: {why}", map.format, map.name);
         Error::new(ErrorKind::Malformed, message)
     };
+    if map.format == export::GGUF {
+        let message = "no samples are made of gguf mappings: such a file says less than a model is; \
+                       write a sample of the hf mapping with `convert --to gguf`";
+        return Err(Error::unsupported(message));
+    }
     let base = tiny::config(spec, map, start).map_err(|findings| {
         let why: Vec<&str> = findings.iter().map(|finding| finding.message.as_str()).collect();
         fail(&format!("no tiny config is one it reads: {}", why.join("; ")))
@@ -355,7 +361,7 @@ fn buffers(
     names: &StackNames<'_>,
 ) -> std::result::Result<Vec<Dropped>, String> {
     let mut dropped = Vec::new();
-    for drop in names::drops(map, choices, names)? {
+    for drop in names::drops(map, choices, names, &BTreeSet::new())? {
         let Some(rule) = &drop.drop.make else { continue };
         let dtype = if rule.function == "iota" { DType::I64 } else { DType::F32 };
         let bound = Bound { names, bindings: &drop.bindings };
@@ -454,8 +460,8 @@ fn check(spec: &Spec, map: &Map, sample: &Sample) -> std::result::Result<(), Vec
     let canonical = header(&sample.tensors, storage);
     let canonical = Tensors::of_checkpoint(&canonical).map_err(|finding| vec![finding])?;
     let plan = plan::Options::default();
-    let (model, from) = (&sample.model, Some(&sample.source));
-    let out = export::export(spec, map, model, &canonical, None, from, plan)?;
+    let (model, origin) = (&sample.model, Origin { provenance: &sample.source, config: None });
+    let out = export::export(spec, map, model, &canonical, None, Some(&origin), plan)?;
     let outputs = out.tensors.outputs.iter();
     let foreign: Vec<Tensor> = outputs
         .map(|output| Tensor {

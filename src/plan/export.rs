@@ -7,9 +7,9 @@ use serde_json::Value as Json;
 use super::import::make;
 use super::names::{self, Bound, Choices, Instance};
 use super::ops::{Strand, Way, describe, is_exact, run};
-use super::{Exactness, Options, Step, Tensors, keys, tasks};
-use crate::checkpoint::{Checkpoint, DType};
-use crate::diagnostic::Diagnostic;
+use super::{DECODE_HELP, Exactness, Options, Step, Tensors, keys, tasks, typed};
+use crate::checkpoint::{Checkpoint, DType, Encoding};
+use crate::diagnostic::{Diagnostic, Level};
 use crate::package::{MapUsed, Model, Provenance, Value, WayBack};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
@@ -27,9 +27,16 @@ pub struct Export {
     pub findings: Vec<Diagnostic>,
 }
 
+/// Where canonical tensors came from, when that was the format that is written.
+pub struct Origin<'a> {
+    /// What the exact way back needs.
+    pub provenance: &'a Provenance,
+    /// The foreign config.
+    pub config: Option<Json>,
+}
+
 /// Plans the way out by one mapping, from canonical tensors that lie in a package or are in the
-/// making. `buffers` are what the package keeps beside its tensors; `provenance` is where it came
-/// from, if that was this format.
+/// making. `buffers` are what the package keeps beside its tensors.
 ///
 /// # Errors
 /// Everything that keeps the plan from being complete.
@@ -39,17 +46,22 @@ pub fn export(
     model: &Model,
     canonical: &Tensors,
     buffers: Option<&Checkpoint>,
-    provenance: Option<&Provenance>,
+    origin: Option<&Origin<'_>>,
     options: Options,
 ) -> Result<Export, Vec<Diagnostic>> {
+    let provenance = origin.map(|origin| origin.provenance);
+    let original = origin.and_then(|origin| origin.config.as_ref());
     let arch = spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
-    let original = provenance.and_then(|source| source.config.as_ref());
-    let original: Option<Json> =
-        original.and_then(|config| serde_json::from_str(&config.text).ok());
     let stored = |name: &str| canonical.strands.contains_key(name);
     let (hparams, tokens) = (&model.hyperparameters, &model.tokens);
-    let mut config = keys::write(spec, map, arch, hparams, tokens, original.as_ref(), &stored)?;
-    tasks::write(map, &model.tasks, &mut config);
+    let is_typed = map.format == GGUF;
+    let write = |original| keys::write(spec, map, arch, hparams, tokens, original, &stored);
+    // Keys of a GGUF file say together with the tensors what the model is: they come last.
+    let mut config = Json::Null;
+    if !is_typed {
+        config = write(original)?;
+        tasks::write(map, &model.tasks, &mut config);
+    }
 
     let names = StackNames {
         hparams: &model.hyperparameters,
@@ -68,6 +80,7 @@ pub fn export(
         spec,
         names: &names,
         options,
+        vectors: map.vectors,
         stored: &canonical.strands,
         ties: model.ties.iter().map(|[tied, stored]| (tied.as_str(), stored.as_str())).collect(),
         recorded: provenance
@@ -111,9 +124,44 @@ pub fn export(
         }
         None => tensors.sort_by_key(str::to_owned),
     }
-    write_dtype(&mut config, &tensors, options);
-    check_config(spec, map, arch, model, &config)?;
+    if is_typed {
+        let sized = |mut config: Json| {
+            typed::add_sizes(&mut config, &tensors);
+            config
+        };
+        // Where the source says what the model is, it is repeated as it was.
+        let says = |config: &Json| {
+            keys::read(spec, map, arch, config)
+                .is_ok_and(|read| read.hparams == *hparams && read.tokens == *tokens)
+        };
+        config = match original.cloned().map(sized).filter(says) {
+            Some(original) => original,
+            None => sized(write(original)?),
+        };
+    } else {
+        refuse_blocks(&map.format, &tensors.encodings)?;
+        write_dtype(&mut config, &tensors, options);
+    }
+    findings.extend(check_config(spec, map, arch, model, &config)?);
     Ok(Export { tensors, config, findings })
+}
+
+/// The format whose configs are keys with kinds, and whose tensors may be blocks.
+pub const GGUF: &str = "gguf";
+
+/// Refuses tensors of blocks in a format whose readers know none.
+///
+/// # Errors
+/// There are some.
+pub fn refuse_blocks(
+    format: &str,
+    encodings: &BTreeMap<String, Encoding>,
+) -> Result<(), Vec<Diagnostic>> {
+    let Some((name, encoding)) = encodings.first_key_value() else { return Ok(()) };
+    let n = encodings.len();
+    let id = &encoding.id;
+    let message = format!("`{name}` is in {id}, which no reader of {format} knows ({n} such)");
+    Err(vec![Diagnostic::error("P012", message).tensor(name).help(DECODE_HELP)])
 }
 
 /// Reads the config that was written: it must say what the package says.
@@ -123,7 +171,7 @@ fn check_config(
     arch: &Arch,
     model: &Model,
     config: &Json,
-) -> Result<(), Vec<Diagnostic>> {
+) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
     let read = keys::read(spec, map, arch, config)?;
     let wanted = &model.hyperparameters;
     let names: BTreeSet<&String> = wanted.keys().chain(read.hparams.keys()).collect();
@@ -133,15 +181,19 @@ fn check_config(
             return false; // The tensors say it, not the config.
         }
         let values = (wanted.get(*name), read.hparams.get(*name));
+        let same = if map.format == GGUF { same_single } else { same };
         !matches!(values, (Some(wanted), Some(read)) if same(wanted, read))
     });
+    let unsaid = |name: &str| map.keys.iter().any(|key| key.to == name && key.unsaid);
     let findings: Vec<Diagnostic> = differ
         .map(|name| {
             let text = |value: Option<&Value>| {
                 value.map_or_else(|| "nothing".to_owned(), Value::to_string)
             };
-            Diagnostic::error(
+            let level = if unsaid(name) { Level::Warning } else { Level::Error };
+            Diagnostic::new(
                 "P005",
+                level,
                 format!(
                     "the {} config of {} cannot say that `{name}` is {}",
                     map.format,
@@ -153,7 +205,26 @@ fn check_config(
             .mismatch(text(wanted.get(name)), text(read.hparams.get(name)))
         })
         .collect();
-    if findings.is_empty() { Ok(()) } else { Err(findings) }
+    if findings.iter().all(|found| found.level == Level::Warning) {
+        Ok(findings)
+    } else {
+        Err(findings)
+    }
+}
+
+/// Whether two values are the same where numbers are kept as F32.
+fn same_single(left: &Value, right: &Value) -> bool {
+    let single = |value: &Value| match value {
+        Value::Float(value) => Value::Float(f64::from(*value as f32)),
+        value => value.clone(),
+    };
+    match (left, right) {
+        (Value::List(left), Value::List(right)) => {
+            left.len() == right.len()
+                && left.iter().zip(right).all(|(left, right)| same_single(left, right))
+        }
+        (left, right) => same(&single(left), &single(right)),
+    }
 }
 
 /// The prefix and spellings to write: those of the source, or of the class, or the mapping's first.
@@ -197,6 +268,8 @@ struct Exporter<'a> {
     spec: &'a Spec,
     names: &'a StackNames<'a>,
     options: Options,
+    /// The dtype that tensors of one axis have.
+    vectors: Option<DType>,
     stored: &'a BTreeMap<String, (Strand, DType)>,
     ties: BTreeMap<&'a str, &'a str>,
     /// The foreign names of the source, if there was one.
@@ -306,14 +379,25 @@ impl Exporter<'_> {
                 ops: describe(&instance.rule.ops),
                 class,
             };
-            self.tensors.write(name, strand, dtype, self.options, step)?;
+            let options = self.options_for(instance, name, &strand);
+            self.tensors.write(name, strand, dtype, options, step)?;
         }
         Ok(())
     }
 
+    /// What is asked for, but where the format leaves no choice. What the source had stays.
+    fn options_for(&self, instance: &Instance<'_>, name: &str, strand: &Strand) -> Options {
+        let is_vector = strand.layout.shape.len() < 2;
+        let only = instance.rule.dtype.or(self.vectors.filter(|_| is_vector));
+        let Some(only) = only else { return self.options };
+        let kept = self.recorded.as_ref().is_some_and(|names| names.contains(name));
+        let dtype = (!kept).then_some(only);
+        Options { dtype, lossy: true, quantize: None, ..self.options }
+    }
+
     /// Makes the buffers that readers of the foreign layout miss, in the dtype of the token table.
     fn plan_missed(&mut self, map: &Map, choices: &Choices) {
-        let drops = names::drops(map, choices, self.names).unwrap_or_default();
+        let drops = names::drops(map, choices, self.names, &BTreeSet::new()).unwrap_or_default();
         let dtype = self.stored.get("embed.tokens.weight").map_or(DType::F32, |(_, dtype)| *dtype);
         for drop in drops.iter().filter(|drop| drop.drop.missed) {
             let Some(rule) = &drop.drop.make else { continue };
@@ -345,7 +429,7 @@ impl Exporter<'_> {
         buffers: Option<&Checkpoint>,
         findings: &mut Vec<Diagnostic>,
     ) {
-        let drops = names::drops(map, choices, self.names).unwrap_or_default();
+        let drops = names::drops(map, choices, self.names, &BTreeSet::new()).unwrap_or_default();
         for dropped in &source.dropped {
             let step = |from: &str, ops: &str| Step {
                 name: dropped.name.clone(),

@@ -1,11 +1,7 @@
 //! Plans for checkpoints whose architecture nobody knows: names under `extra.`, bytes as they are.
 
-use std::collections::BTreeMap;
-
-use serde_json::{Value as Json, json};
-
 use super::{Exactness, Options, Step, Tensors};
-use crate::checkpoint::{Checkpoint, Encoding};
+use crate::checkpoint::Checkpoint;
 use crate::diagnostic::Diagnostic;
 use crate::spec::roles::grammar_problem;
 
@@ -41,16 +37,6 @@ pub fn import(checkpoint: &Checkpoint, options: Options) -> Result<Tensors, Vec<
     }
     tensors.sort_by_key(str::to_owned);
     Ok(tensors)
-}
-
-/// What the tensors of bytes are, by the names they get in the package.
-pub fn encodings(checkpoint: &Checkpoint) -> BTreeMap<String, Json> {
-    let encodings = checkpoint.tensors.iter().filter_map(|tensor| {
-        let Encoding { id, shape } = tensor.encoding.as_ref()?;
-        let entry = json!({ "encoding": id, "shape": shape });
-        Some((format!("extra.{}", tensor.name), entry))
-    });
-    encodings.collect()
 }
 
 /// The finding that a tensor's values cannot be had.

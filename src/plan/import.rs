@@ -72,7 +72,7 @@ pub fn import(
     let data = |why: String| vec![data_error(map, &why)];
     let mut instances = names::instances(map, &choices, &names).map_err(data)?;
     instances.retain(|instance| instance.holds(&present));
-    let drops = names::drops(map, &choices, &names).map_err(data)?;
+    let drops = names::drops(map, &choices, &names, &present).map_err(data)?;
 
     let mut planner = Planner {
         spec,
@@ -174,6 +174,13 @@ pub fn choose<'a>(
                     other => words.contains(&other.to_string()),
                 })
             })
+            && map.when.as_ref().is_none_or(|when| {
+                let names = |name: &str| match name.strip_prefix("config.") {
+                    Some(path) => keys::stated(config, path),
+                    None => Err(format!("`{name}` is nothing of the config")),
+                };
+                when.eval_bool(&names) == Ok(true)
+            })
     };
     let mut fitting: Vec<&Map> = maps.iter().filter(says).copied().collect();
     let most = fitting.iter().map(|map| map.matches.len()).max().unwrap_or(0);
@@ -190,13 +197,16 @@ pub fn choose<'a>(
         }
         [] => {}
     }
-    let model_type = config.get("model_type").and_then(Json::as_str);
-    if let (Some(model_type), None) = (model_type, arch) {
+    // What mappings of the format are chosen by, and the config's word for it.
+    let paths: BTreeSet<&String> = maps.iter().flat_map(|map| map.matches.keys()).collect();
+    let stated =
+        paths.iter().find_map(|path| Some((path.as_str(), keys::lookup(config, path)?.as_str()?)));
+    if let (Some((path, word)), None) = (stated, arch) {
         return Err(Diagnostic::error(
             "P001",
-            format!("there is no {format} mapping for the model type {model_type:?}"),
+            format!("there is no {format} mapping for the {path} {word:?}"),
         )
-        .key("model_type")
+        .key(path)
         .help(
             "`llmstd spec list` shows what there is; --arch tries the mapping of another \
              architecture, --generic keeps names and bytes as they are",
@@ -421,7 +431,7 @@ impl<'a> Planner<'a> {
             let (strand, dtype) = read.map_err(|why| fail(unreadable(name, &why)))?;
             strands.push(strand);
             dtypes.insert(dtype);
-            shapes.push(tensor.shape.clone());
+            shapes.push(tensor.logical_shape().to_vec());
         }
         let dtype = *dtypes.first().expect("a rule reads one tensor at least");
         if 1 < dtypes.len() {
@@ -652,6 +662,11 @@ impl<'a> Planner<'a> {
             why: drop.drop.why.clone(),
             back,
         };
+        if drop.drop.kept {
+            self.dropped.push(dropped(WayBack::Kept));
+            self.keep(tensor);
+            return;
+        }
         let Some(rule) = &drop.drop.make else {
             self.findings.push(
                 Diagnostic::warning(
@@ -696,6 +711,11 @@ impl<'a> Planner<'a> {
             .help("its bytes are kept beside the package; a wrong one may mean a wrong config"),
         );
         self.dropped.push(dropped(WayBack::Kept));
+        self.keep(tensor);
+    }
+
+    /// Keeps a tensor's bytes beside the package.
+    fn keep(&mut self, tensor: &Tensor) {
         let step = Step {
             name: tensor.name.clone(),
             from: vec![tensor.name.clone()],
@@ -900,7 +920,22 @@ pub(crate) fn make(rule: &MakeRule, dtype: DType, names: &dyn Names) -> Result<M
             let dim = rule.dim.as_ref().ok_or("it has no `dim`")?.eval_size(names)?;
             Recipe::RopeInvFreq { theta: float(&rule.theta, "theta")?, dim }
         }
+        "llama3_factors" => {
+            let number = |name: &str| {
+                let value = names.value(&format!("rope_scaling.{name}"))?;
+                as_float(&value).ok_or_else(|| format!("`rope_scaling.{name}` is {value}"))
+            };
+            let dim = rule.dim.as_ref().ok_or("it has no `dim`")?.eval_size(names)?;
+            Recipe::Llama3Factors {
+                theta: float(&rule.theta, "theta")?,
+                dim,
+                factor: number("factor")?,
+                turns: [number("low_freq_factor")?, number("high_freq_factor")?],
+                original: number("original_max_positions")? as u64,
+            }
+        }
         other => return Err(format!("there is no recipe `{other}`")),
     };
+    let dtype = rule.dtype.map_or(dtype, |name| name.0);
     Ok(Make { dtype, shape, recipe })
 }

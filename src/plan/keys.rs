@@ -129,6 +129,14 @@ pub fn lookup<'a>(config: &'a Json, path: &str) -> Option<&'a Json> {
     lookup(config.get(first)?, rest)
 }
 
+/// What a config says at a path, null if nothing.
+///
+/// # Errors
+/// It is no value of the standard.
+pub fn stated(config: &Json, path: &str) -> Result<Value, String> {
+    lookup(config, path).map_or(Ok(Value::Null), from_json)
+}
+
 type Found = Option<(Value, String)>;
 
 struct Reader<'a> {
@@ -142,7 +150,7 @@ struct Reader<'a> {
 impl Names for Reader<'_> {
     fn value(&self, name: &str) -> Result<Value, String> {
         if let Some(path) = name.strip_prefix("config.") {
-            return lookup(self.config, path).map_or(Ok(Value::Null), from_json);
+            return stated(self.config, path);
         }
         match self.lookup(name)? {
             Some((value, _)) => Ok(value),
@@ -471,6 +479,11 @@ pub(crate) fn set(config: &mut Json, path: &str, value: Json) {
         *config = Json::Object(serde_json::Map::new());
     }
     let Json::Object(object) = config else { return };
+    // A key may have dots itself.
+    if let Some(known) = object.get_mut(path) {
+        *known = value;
+        return;
+    }
     match rest {
         None => {
             object.insert(first.to_owned(), value);

@@ -12,8 +12,9 @@ pub mod names;
 pub mod ops;
 pub mod program;
 pub mod tasks;
+pub mod typed;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -21,9 +22,11 @@ use serde::Serialize;
 use self::layout::Layout;
 use self::ops::Strand;
 use self::program::{Content, Input, Kernel, Make, Output, Program};
-use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, row_major_strides};
+use crate::checkpoint::{Checkpoint, DType, Encoding, Payload, Tensor, row_major_strides};
 use crate::diagnostic::Diagnostic;
+use crate::encoding::BlockType;
 use crate::error::Result;
+use crate::format::gguf::types::{TYPES, Type};
 
 /// What only the bytes can tell, asked while planning.
 pub trait Facts {
@@ -47,6 +50,8 @@ pub struct Tensors {
     pub inputs: Vec<Input>,
     /// What is written, in the order of the file.
     pub outputs: Vec<Output>,
+    /// What the outputs of bytes are, by name, where they are blocks.
+    pub encodings: BTreeMap<String, Encoding>,
     /// How each output is made, for people.
     pub steps: Vec<Step>,
     /// What each output that is gathered is made of, before any cast: where the way out goes on
@@ -87,15 +92,23 @@ pub struct Options {
     pub dtype: Option<DType>,
     /// Whether a cast may lose information.
     pub lossy: bool,
+    /// Whether tensors of blocks become the numbers they stand for.
+    pub decode: bool,
+    /// The blocks that float tensors are packed in.
+    pub quantize: Option<&'static BlockType>,
 }
 
 impl Tensors {
-    /// Adds a tensor to what is read: its layout and its dtype.
+    /// Adds a tensor to what is read: its layout and its dtype. Of a tensor of blocks that is the
+    /// layout of the numbers, which are F32.
     ///
     /// # Errors
     /// Its values cannot be had; the reason.
     pub fn read(&mut self, tensor: &Tensor) -> Result<(Strand, DType), String> {
         let index = self.inputs.len();
+        if let Some(encoding) = &tensor.encoding {
+            return self.read_blocks(tensor, encoding);
+        }
         let bits = tensor.dtype.bits();
         // Elements smaller than a byte are copied as the bytes they are packed in.
         let (shape, unit) = match tensor.shape.split_last() {
@@ -122,14 +135,35 @@ impl Tensors {
             dtype: tensor.dtype,
             unit,
             big_endian,
+            blocks: None,
         });
         Ok((Strand::new(Layout::of_input(index, offset, &shape, &strides)), tensor.dtype))
     }
 
-    /// Adds a tensor to what is written.
+    fn read_blocks(
+        &mut self,
+        tensor: &Tensor,
+        encoding: &Encoding,
+    ) -> Result<(Strand, DType), String> {
+        let storage = match &tensor.payload {
+            Payload::Range(extent) => *extent,
+            Payload::Unreadable(why) => return Err(why.clone()),
+            Payload::View(_) => return Err("its blocks do not lie in a row".to_owned()),
+        };
+        let blocks = BlockType::find(&encoding.id)
+            .ok_or_else(|| format!("nothing here reads {}", encoding.id))?;
+        let (index, dtype) = (self.inputs.len(), DType::F32);
+        let (name, unit) = (tensor.name.clone(), dtype.bits() / 8);
+        let blocks = Some(blocks);
+        self.inputs.push(Input { name, storage, dtype, unit, big_endian: false, blocks });
+        let strides = row_major_strides(&encoding.shape);
+        Ok((Strand::new(Layout::of_input(index, 0, &encoding.shape, &strides)), dtype))
+    }
+
+    /// Adds a tensor to what is written. Blocks stay as they are where whole blocks are moved.
     ///
     /// # Errors
-    /// A cast that the options do not allow.
+    /// A cast that the options do not allow; values would have to be moved inside of blocks.
     pub fn write(
         &mut self,
         name: &str,
@@ -140,11 +174,26 @@ impl Tensors {
     ) -> Result<(), Diagnostic> {
         self.strands.insert(name.to_owned(), (strand.clone(), dtype));
         let Strand { layout, mut kernels } = strand;
+        let copies = layout.copies();
+        let packed = self.blocks_of(name, &copies)?;
+        if let (Some(blocks), false) = (packed, options.decode) {
+            if !kernels.is_empty() {
+                return Err(inside_blocks(name, blocks, "its rule computes with"));
+            }
+            let moves = format!("its rule, {}, moves", step.ops);
+            let copies = program::whole_blocks(copies, blocks)
+                .ok_or_else(|| inside_blocks(name, blocks, &moves))?;
+            let (shape, encoding) = packed_in(&layout.shape, blocks)
+                .ok_or_else(|| inside_blocks(name, blocks, &moves))?;
+            self.encodings.insert(name.to_owned(), encoding);
+            let unit = blocks.block_bytes as u64;
+            let program = Program { gathered: DType::U8, unit, copies, kernels };
+            self.push(name, DType::U8, shape, program, step);
+            return Ok(());
+        }
         let mut written = dtype;
-        if let Some(wanted) = options.dtype
-            && dtype.is_float()
-            && wanted != dtype
-        {
+        let wanted = options.dtype.filter(|&wanted| dtype.is_float() && wanted != dtype);
+        if let Some(wanted) = wanted {
             let widens = widens(dtype, wanted);
             if !widens && !options.lossy {
                 return Err(Diagnostic::error(
@@ -159,18 +208,57 @@ impl Tensors {
             step.ops = format!("{}, cast({wanted})", step.ops);
             written = wanted;
         }
-        let unit = if dtype.bits().is_multiple_of(8) { dtype.bits() / 8 } else { 1 };
+        if packed.is_some() {
+            step.class = Exactness::L;
+            step.ops = format!("decode, {}", step.ops);
+        }
         let mut shape = layout.shape.clone();
+        let quantize = options.quantize.filter(|_| dtype.is_float());
+        if let Some((blocks, rows, encoding)) = quantize.and_then(|kind| fitting(&shape, kind)) {
+            self.encodings.insert(name.to_owned(), encoding);
+            kernels.push(Kernel::Quantize(blocks));
+            step.class = Exactness::L;
+            step.ops = format!("{}, quantize({})", step.ops, blocks.id);
+            (written, shape) = (DType::U8, rows);
+        }
+        let unit = if dtype.bits().is_multiple_of(8) { dtype.bits() / 8 } else { 1 };
         if let Some(last) = shape.last_mut()
             && !dtype.bits().is_multiple_of(8)
         {
             *last = *last * 8 / dtype.bits();
         }
-        let program = Program { gathered: dtype, unit, copies: layout.copies(), kernels };
-        let content = Content::Gather(program);
-        self.outputs.push(Output { name: name.to_owned(), dtype: written, shape, content });
-        self.steps.push(step);
+        let program = Program { gathered: dtype, unit, copies, kernels };
+        self.push(name, written, shape, program, step);
         Ok(())
+    }
+
+    fn push(&mut self, name: &str, dtype: DType, shape: Vec<u64>, program: Program, step: Step) {
+        let content = Content::Gather(program);
+        self.outputs.push(Output { name: name.to_owned(), dtype, shape, content });
+        self.steps.push(step);
+    }
+
+    /// The blocks that all inputs of the copies are packed in, if they are.
+    fn blocks_of(
+        &self,
+        name: &str,
+        copies: &[program::Copy],
+    ) -> Result<Option<&'static BlockType>, Diagnostic> {
+        let mut kinds = copies.iter().map(|copy| self.inputs[copy.input].blocks);
+        let first = kinds.next().flatten();
+        if kinds.all(|kind| kind == first) {
+            return Ok(first);
+        }
+        let kinds = copies.iter().filter_map(|copy| self.inputs[copy.input].blocks);
+        let found: BTreeSet<&str> = kinds.map(|kind| kind.id).collect();
+        let found: Vec<&str> = found.into_iter().collect();
+        Err(Diagnostic::error(
+            "P012",
+            format!("`{name}` is made of tensors that are packed in different ways"),
+        )
+        .tensor(name)
+        .mismatch("one encoding", found.join(", "))
+        .help(DECODE_HELP))
     }
 
     /// Adds a tensor from a recipe to what is written.
@@ -222,6 +310,38 @@ impl Tensors {
     pub fn n_bytes(&self) -> u64 {
         self.outputs.iter().map(Output::n_bytes).sum()
     }
+}
+
+pub(crate) const DECODE_HELP: &str = "add --decode to write the numbers that the blocks stand for";
+
+fn inside_blocks(name: &str, blocks: &BlockType, what: &str) -> Diagnostic {
+    Diagnostic::error(
+        "P012",
+        format!("`{name}` is in {}, and {what} values inside of blocks", blocks.id),
+    )
+    .tensor(name)
+    .help(DECODE_HELP)
+}
+
+/// The shape of the bytes of a tensor in blocks, if it has rows and they are whole blocks.
+fn packed_in(shape: &[u64], blocks: &BlockType) -> Option<(Vec<u64>, Encoding)> {
+    let kind = TYPES.block(blocks.id).filter(|_| 1 < shape.len())?;
+    let (_, bytes, encoding) = Type::Block(kind).physical(shape).ok()?;
+    Some((bytes, encoding?))
+}
+
+/// The first of a type of blocks and those that stand in for it that rows are a whole number of.
+fn fitting(
+    shape: &[u64],
+    blocks: &'static BlockType,
+) -> Option<(&'static BlockType, Vec<u64>, Encoding)> {
+    let next =
+        |blocks: &&'static BlockType| BlockType::find(TYPES.block(blocks.id)?.fallback.as_deref()?);
+    let mut chain = std::iter::successors(Some(blocks), next).take(TYPES.blocks.len());
+    chain.find_map(|blocks| {
+        let (bytes, encoding) = packed_in(shape, blocks)?;
+        Some((blocks, bytes, encoding))
+    })
 }
 
 /// Whether every value of one float dtype is a value of another.

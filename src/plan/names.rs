@@ -125,7 +125,8 @@ pub fn instances<'a>(
     Ok(instances)
 }
 
-/// Every instance of every drop of a mapping.
+/// Every instance of every drop of a mapping. Those with `*` at their end are of the names in
+/// `present` that begin so.
 ///
 /// # Errors
 /// A variable has no value.
@@ -133,12 +134,31 @@ pub fn drops<'a>(
     map: &'a Map,
     choices: &Choices,
     names: &dyn Names,
+    present: &BTreeSet<&str>,
 ) -> Result<Vec<DropInstance<'a>>, String> {
     let mut instances = Vec::new();
     for drop in &map.drops {
         for bindings in choose(&drop.each, names)? {
-            let name = spell(&drop.name.fill(&bindings)?, choices);
-            instances.push(DropInstance { drop, name, bindings });
+            let bound = Bound { names, bindings: &bindings };
+            if let Some(when) = &drop.when
+                && !when.eval_bool(&bound)?
+            {
+                continue;
+            }
+            let fill = |template: &Template| Ok(spell(&template.fill(&bindings)?, choices));
+            let beside = drop.beside.iter().map(fill).collect::<Result<Vec<_>, String>>()?;
+            if !beside.is_empty() && !beside.iter().any(|name| present.contains(name.as_str())) {
+                continue;
+            }
+            let name = fill(&drop.name)?;
+            let Some(start) = name.strip_suffix('*') else {
+                instances.push(DropInstance { drop, name, bindings });
+                continue;
+            };
+            for name in present.iter().filter(|name| name.starts_with(start)) {
+                let (name, bindings) = ((*name).to_owned(), bindings.clone());
+                instances.push(DropInstance { drop, name, bindings });
+            }
         }
     }
     Ok(instances)
@@ -221,7 +241,7 @@ pub fn choices(
     let mut counts = Vec::new();
     for prefix in &map.prefixes {
         choices.prefix.clone_from(prefix);
-        let known = known_names(map, &choices, names).map_err(|why| {
+        let known = known_names(map, &choices, names, present).map_err(|why| {
             vec![Diagnostic::error("P003", format!("the mapping `{}`: {why}", map.name))]
         })?;
         let hits: Vec<&str> =
@@ -239,17 +259,18 @@ fn known_names(
     map: &Map,
     choices: &Choices,
     names: &dyn Names,
+    present: &BTreeSet<&str>,
 ) -> Result<BTreeSet<String>, String> {
     let rules = instances(map, choices, names)?.into_iter();
     let mut known: BTreeSet<String> =
         rules.flat_map(|instance| instance.from.into_iter().chain(instance.also)).collect();
-    known.extend(drops(map, choices, names)?.into_iter().map(|drop| drop.name));
+    known.extend(drops(map, choices, names, present)?.into_iter().map(|drop| drop.name));
     Ok(known)
 }
 
 /// How many of the names present a mapping knows.
 pub fn n_known(map: &Map, present: &BTreeSet<&str>, names: &dyn Names) -> usize {
     let Ok(choices) = choices(map, present, names) else { return 0 };
-    let Ok(known) = known_names(map, &choices, names) else { return 0 };
+    let Ok(known) = known_names(map, &choices, names, present) else { return 0 };
     present.iter().filter(|name| known.contains(**name)).count()
 }

@@ -7,6 +7,7 @@
 use serde::Serialize;
 
 use crate::checkpoint::{DType, Payload, Tensor, row_major_strides};
+use crate::encoding::BlockType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Extent;
 
@@ -23,6 +24,9 @@ pub struct Input {
     pub unit: u64,
     /// Whether elements have their high byte first and are turned when read.
     pub big_endian: bool,
+    /// The blocks that the elements are packed in, where they are: `dtype` is then F32, what they
+    /// decode to. A program reads the elements, or whole blocks as they are.
+    pub blocks: Option<&'static BlockType>,
 }
 
 /// A tensor that a plan writes.
@@ -94,7 +98,8 @@ pub fn whole(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
             }
         }
     };
-    let input = Input { name: tensor.name.clone(), storage, dtype: tensor.dtype, unit, big_endian };
+    let (name, dtype) = (tensor.name.clone(), tensor.dtype);
+    let input = Input { name, storage, dtype, unit, big_endian, blocks: None };
     let copy = Copy { input: input_index, input_offset: offset, output_offset: 0, dims };
     let copies = vec![copy];
     let program = Program { gathered: tensor.dtype, unit, copies, kernels: Vec::new() };
@@ -123,7 +128,7 @@ pub enum Content {
 /// Copies, then kernels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Program {
-    /// The dtype of every input of the copies.
+    /// The dtype of every input of the copies; U8 where they move whole blocks.
     pub gathered: DType,
     /// The bytes of one element as copied.
     pub unit: u64,
@@ -158,6 +163,25 @@ pub struct Dim {
     pub output_stride: u64,
 }
 
+/// Copies of numbers as copies of the blocks they are packed in; `None` if one would cut a block.
+pub fn whole_blocks(copies: Vec<Copy>, blocks: &BlockType) -> Option<Vec<Copy>> {
+    let len = blocks.block_len as u64;
+    let divide = |n: u64| n.is_multiple_of(len).then_some(n / len);
+    let copies = copies.into_iter().map(|copy| {
+        let Copy { input, input_offset, output_offset, mut dims } = copy;
+        // The fastest dimension runs through blocks; the others step over whole ones.
+        let last = dims.last_mut().filter(|dim| dim.input_stride == 1 && dim.output_stride == 1)?;
+        *last = Dim { len: divide(last.len)?, input_stride: len, output_stride: len };
+        for dim in &mut dims {
+            dim.input_stride = divide(dim.input_stride)?;
+            dim.output_stride = divide(dim.output_stride)?;
+        }
+        let (input_offset, output_offset) = (divide(input_offset)?, divide(output_offset)?);
+        Some(Copy { input, input_offset, output_offset, dims })
+    });
+    copies.collect()
+}
+
 /// An operation on each element, computed in F32 (F64 for F64 elements).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -175,6 +199,8 @@ pub enum Kernel {
     /// To another float dtype, to nearest even.
     #[serde(serialize_with = "dtype_name")]
     Cast(DType),
+    /// To blocks, each of values that follow each other; nothing comes after it.
+    Quantize(&'static BlockType),
 }
 
 impl Kernel {
@@ -186,7 +212,7 @@ impl Kernel {
             Kernel::Divide(c) => Kernel::Scale(c),
             Kernel::NegExp => Kernel::LnNeg,
             Kernel::LnNeg => Kernel::NegExp,
-            Kernel::Cast(_) => Kernel::Cast(before),
+            Kernel::Cast(_) | Kernel::Quantize(_) => Kernel::Cast(before),
         }
     }
 }
@@ -224,6 +250,21 @@ pub enum Recipe {
         theta: f64,
         /// The rotary dimensions of a head.
         dim: u64,
+    },
+    /// By how much each rotary frequency of `rope_inv_freq` is divided under llama3 scaling, in
+    /// F32 as torch computes it.
+    Llama3Factors {
+        /// The base.
+        theta: f64,
+        /// The rotary dimensions of a head.
+        dim: u64,
+        /// By how much the lowest frequencies are divided.
+        factor: f64,
+        /// How often a frequency turns in the original context below which it is divided, and
+        /// above which it stays.
+        turns: [f64; 2],
+        /// The positions of the original context.
+        original: u64,
     },
     /// Sinusoidal positions over a whole table: row p has `sin(p / 10000^(2k/dim))`, k = 0 …
     /// dim/2 − 1, then the cosines of the same, in F64 as NumPy computes them.

@@ -475,7 +475,16 @@ impl<'a> Subject<'a> {
         let target = ties.into_iter().find(|[tied, _]| *tied == name);
         let stored = target.map_or(name.as_str(), |[_, target]| target);
         let tensor = self.tensors.iter().find(|tensor| tensor.name == stored)?;
-        tensor.shape.first().copied()
+        self.shape(tensor).first().copied()
+    }
+
+    /// The dimensions of a tensor's values, where it is of blocks of a known encoding; else its own.
+    pub fn shape(&self, tensor: &Stored) -> Vec<u64> {
+        let entry = self.model.good().and_then(|model| model.encodings.get(&tensor.name));
+        let encoding = entry.and_then(|entry| {
+            self.spec.encodings.encoding(entry, tensor.dtype, &tensor.shape).ok()
+        });
+        encoding.map_or_else(|| tensor.shape.clone(), |encoding| encoding.shape)
     }
 
     /// The names of tensors that are stored, and of those that are tied to one.

@@ -19,13 +19,13 @@ pub(super) static RULE: Rule = Rule {
 fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let expected = subject.expected()?;
     let disputed = super::v206_witness::disputed(subject)?;
-    let stored: BTreeMap<&str, &[u64]> = subject
+    let stored: BTreeMap<&str, Vec<u64>> = subject
         .all_tensors()?
         .iter()
-        .map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice()))
+        .map(|tensor| (tensor.name.as_str(), subject.shape(tensor)))
         .collect();
     for tensor in expected {
-        let Some(&shape) = stored.get(tensor.name.as_str()) else { continue };
+        let Some(shape) = stored.get(tensor.name.as_str()) else { continue };
         let Some(role) = subject.spec.role(&tensor.name) else { continue };
         let dims = tensor.shape.iter().zip(shape).zip(&role.role.shape);
         let fits = tensor.shape.len() == shape.len()

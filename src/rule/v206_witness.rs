@@ -59,8 +59,9 @@ fn disputes<'s>(subject: &'s Subject<'_>) -> Result<Vec<Dispute<'s>>, NotChecked
             let Some(tensor) = tensors.iter().find(|tensor| tensor.name == name) else { continue };
             let stack = stack.or(arch.stacks.first().map(String::as_str));
             let names = StackNames { hparams, tokens: None, stack, layer: None };
+            let shape = subject.shape(tensor);
             let (Ok(expected), Some(&actual)) =
-                (witness.expr.eval_size(&names), tensor.shape.get(witness.axis))
+                (witness.expr.eval_size(&names), shape.get(witness.axis))
             else {
                 continue;
             };

@@ -4,7 +4,8 @@ use crate::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
 use crate::rule::{Checked, Rule, Subject};
 
-/// A quantized payload is of an encoding that the standard does not have.
+/// A quantized payload is of an encoding that the standard does not have, or its tensor is not what
+/// the encoding makes of its shape.
 pub(super) static RULE: Rule = Rule {
     id: "V211",
     name: "encoding",
@@ -15,16 +16,27 @@ pub(super) static RULE: Rule = Rule {
 };
 
 fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    for (name, encoding) in &subject.model()?.encodings {
-        // This version of the standard has none: every payload is plain.
-        found.push(
-            RULE.finding(format!("`{name}` is encoded in a way that is not known here"))
+    let model = subject.model()?;
+    let tensors = subject.all_tensors()?;
+    for (name, entry) in &model.encodings {
+        let about = |why: &str| {
+            RULE.finding(format!("the encoding of `{name}`: {why}"))
                 .file(MODEL_FILE)
                 .key("encodings")
                 .tensor(name)
-                .mismatch("a plain payload", encoding)
-                .help("use a newer llmstd, or convert from the weights before quantization"),
-        );
+        };
+        let Some(tensor) = tensors.iter().find(|tensor| tensor.name == *name) else {
+            found.push(about("there is no such tensor").help("convert the package anew"));
+            continue;
+        };
+        let encoding = subject.spec.encodings.encoding(entry, tensor.dtype, &tensor.shape);
+        if let Err(why) = encoding {
+            found.push(
+                about(&why)
+                    .mismatch("an encoding of encodings.toml that makes this tensor", entry)
+                    .help("use a newer llmstd, or convert from the source anew"),
+            );
+        }
     }
     Ok(())
 }

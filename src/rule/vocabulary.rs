@@ -7,7 +7,10 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::error::{Error, Result};
+use crate::format::gguf;
 use crate::json;
+use crate::metadata::Texts;
+use crate::package::METADATA_FILE;
 
 /// The tokens of one file with their ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +31,7 @@ impl Vocabulary {
             "vocab.json" | "added_tokens.json" => vocab_json,
             "vocab.txt" => vocab_txt,
             "merges.txt" => merges_txt,
+            METADATA_FILE => keys,
             _ => return None,
         })
     }
@@ -138,6 +142,14 @@ fn vocab_txt(text: &[u8]) -> Result<Vocabulary> {
     let entries = utf8(text)?.split_terminator('\n').zip(0..);
     let entries = entries.map(|(token, id)| (token.trim_end_matches('\r').to_owned(), id));
     Ok(Vocabulary::of(entries.collect()))
+}
+
+/// The keys of a GGUF file.
+fn keys(bytes: &[u8]) -> Result<Vocabulary> {
+    let keys = gguf::keys(bytes)?;
+    let tokens = gguf::tokenizer::tokens(&keys).into_iter().flat_map(Texts::iter);
+    let text = |token| String::from_utf8_lossy(token).into_owned();
+    Ok(Vocabulary::of(tokens.map(text).zip(0..).collect()))
 }
 
 /// Two parts on a line, and a first line that may say the version: no ids of its own.

@@ -125,7 +125,10 @@ impl Spec {
         let mut problems = Vec::new();
         for (at, left) in maps.iter().enumerate() {
             for right in maps[at + 1..].iter().filter(|right| right.format == left.format) {
-                let same = left.matches.len() == right.matches.len()
+                // Conditions on the config tell two apart that are chosen by the same values.
+                let told_apart = left.when.is_some() && right.when.is_some();
+                let same = !told_apart
+                    && left.matches.len() == right.matches.len()
                     && left.matches.iter().all(|(path, words)| {
                         let others = right.matches.get(path);
                         others.is_some_and(|others| others.iter().any(|word| words.contains(word)))

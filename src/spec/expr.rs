@@ -12,7 +12,7 @@
 //! primary  ::= number | name | 'word' | "true" | "false" | "null"
 //!            | "(" or ")" | "[" [ or { "," or } ] "]" | function "(" or { "," or } ")"
 //! function ::= "ceil_div" | "min" | "max" | "if" | "sqrt" | "ln" | "round_bf16" | "len" | "at" | "find"
-//!            | "next" | "range" | "without" | "where" | "marks" | "unroll"
+//!            | "next" | "common" | "range" | "without" | "where" | "marks" | "unroll"
 //! ```
 //!
 //! Names may have dots. `/` of two integers must divide exactly. `^` and everything it touches
@@ -68,6 +68,7 @@ const FUNCTIONS: &[(&str, usize)] = &[
     ("at", 2),
     ("find", 2),
     ("next", 3),
+    ("common", 1),
     ("ln", 1),
     ("range", 3),
     ("without", 2),
@@ -353,6 +354,12 @@ fn call(function: &str, args: &[Value]) -> Result<Value, String> {
             let step = usize::try_from(step).map_err(|_| type_error())?;
             Ok(Value::List((from..to).step_by(step).map(Value::Int).collect()))
         }
+        // The one value of a list, or what is no list.
+        ("common", [Value::List(items)]) => match items.as_slice() {
+            [first, rest @ ..] if rest.iter().all(|item| same(item, first)) => Ok(first.clone()),
+            _ => Err(type_error()),
+        },
+        ("common", [value]) => Ok(value.clone()),
         // The entries of the first list that are not in the second.
         ("without", [Value::List(items), Value::List(out)]) => {
             let kept = items.iter().filter(|item| !out.iter().any(|other| same(item, other)));

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::expr::Expr;
 use super::template::Template;
 use super::{bad, from_toml};
+use crate::checkpoint::DType;
 use crate::error::Result;
 use crate::package::Value;
 
@@ -24,8 +25,15 @@ pub struct Map {
     pub revision: u32,
     /// Which values of the foreign config choose it: all of one line must hold.
     pub matches: BTreeMap<String, Vec<String>>,
+    /// Of several mappings that the foreign config chooses by the same values, which one: a
+    /// condition on the config.
+    pub when: Option<Expr>,
     /// When a config that names no family is of this one, though the names fit others as well.
     pub untyped: Option<Expr>,
+    /// The dtype that tensors of one axis have in files of the format, whatever the others have.
+    pub vectors: Option<DType>,
+    /// What the format's own keys and words say of the tokenizer.
+    pub tokenizer: BTreeMap<String, toml::Value>,
     /// What every name that starts with `@` has in front, in the order to try.
     pub prefixes: Vec<String>,
     /// Other spellings of names' ends.
@@ -80,6 +88,8 @@ pub struct Rule {
     pub flagless: bool,
     /// What happens on the way in.
     pub ops: Vec<Op>,
+    /// The only dtype that readers of the foreign format take there.
+    pub dtype: Option<DType>,
     /// When the rule holds.
     pub when: Option<Expr>,
 }
@@ -190,10 +200,16 @@ impl<'de> Deserialize<'de> for Expr {
 pub struct Drop {
     /// The variables it is repeated over.
     pub each: Vec<(String, Each)>,
-    /// The foreign name.
+    /// The foreign name; with `*` at its end every name that begins so.
     pub name: Template,
-    /// How to compute it; without one it is dropped for good.
+    /// When there is such a buffer.
+    pub when: Option<Expr>,
+    /// How to compute it; without one it is dropped for good, or kept.
     pub make: Option<MakeRule>,
+    /// Whether its bytes are kept beside the package, as nothing computes them.
+    pub kept: bool,
+    /// Foreign names of which one has to be in the file.
+    pub beside: Vec<Template>,
     /// Whether readers miss it: then it is written where no source says what to write.
     pub missed: bool,
     /// Why it is no part of the model.
@@ -204,19 +220,36 @@ pub struct Drop {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MakeRule {
-    /// The recipe: `constant`, `iota`, `causal_mask`, `rope_inv_freq`, `sinusoid`.
+    /// The recipe: `constant`, `iota`, `causal_mask`, `rope_inv_freq`, `llama3_factors`,
+    /// `sinusoid`.
     #[serde(rename = "fn")]
     pub function: String,
     /// The shape.
     pub shape: Vec<Expr>,
     /// The value of a constant.
     pub value: Option<Expr>,
+    /// The dtype, where readers take one only.
+    pub dtype: Option<DTypeName>,
     /// The window of a mask.
     pub window: Option<Expr>,
     /// The rotary base.
     pub theta: Option<Expr>,
     /// The rotary dimensions.
     pub dim: Option<Expr>,
+}
+
+/// A dtype by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct DTypeName(pub DType);
+
+impl TryFrom<String> for DTypeName {
+    type Error = String;
+
+    fn try_from(name: String) -> std::result::Result<DTypeName, String> {
+        let dtype = DType::parse(&name).ok_or_else(|| format!("there is no dtype {name:?}"))?;
+        Ok(DTypeName(dtype))
+    }
 }
 
 /// How a hyperparameter is read from and written to the foreign config.
@@ -246,6 +279,9 @@ pub struct KeyRule {
     pub when: Option<Expr>,
     /// Where it is written; to the first path of `from` if nothing is said.
     pub write: Option<Vec<Write>>,
+    /// Whether the foreign format has no place for the value, but for the one that is read back: a
+    /// model with another one is written all the same, with a warning.
+    pub unsaid: bool,
     /// For a value `_`: canonical tensors of which any one being stored is what is written, as
     /// true or false, where no source says it.
     pub stored: Vec<String>,
@@ -314,6 +350,8 @@ pub(super) struct MapFile {
     #[serde(default)]
     config: BTreeMap<String, toml::Value>,
     #[serde(default)]
+    tokenizer: BTreeMap<String, toml::Value>,
+    #[serde(default)]
     rule: Vec<RuleFile>,
     #[serde(default)]
     drop: Vec<DropFile>,
@@ -333,7 +371,11 @@ struct MapHead {
     revision: Option<u32>,
     #[serde(default, rename = "match")]
     matches: BTreeMap<String, Words>,
+    when: Option<Expr>,
     untyped: Option<Expr>,
+    vectors: Option<DTypeName>,
+    /// What stands for the `@` that paths of keys begin with.
+    keys: Option<String>,
     #[serde(default)]
     prefix: Vec<String>,
     #[serde(default)]
@@ -388,6 +430,7 @@ struct RuleFile {
     flagless: bool,
     #[serde(default)]
     ops: Vec<Op>,
+    dtype: Option<DTypeName>,
     when: Option<Expr>,
 }
 
@@ -405,7 +448,12 @@ struct DropFile {
     #[serde(default)]
     each: BTreeMap<String, EachFile>,
     name: String,
+    when: Option<Expr>,
     make: Option<MakeRule>,
+    #[serde(default)]
+    kept: bool,
+    #[serde(default)]
+    beside: Vec<String>,
     #[serde(default)]
     missed: bool,
     why: String,
@@ -432,6 +480,8 @@ struct KeyFile {
     when: Option<Expr>,
     write: Option<Vec<Write>>,
     #[serde(default)]
+    unsaid: bool,
+    #[serde(default)]
     stored: Vec<String>,
 }
 
@@ -455,12 +505,40 @@ pub(super) fn resolve(
     load: &dyn Fn(&str) -> Result<MapFile>,
 ) -> Result<Map> {
     let mut map = Map { format: format.to_owned(), name: name.to_owned(), ..Map::default() };
-    merge(&mut map, name, load, 0)?;
+    let mut place = String::new();
+    merge(&mut map, name, load, 0, &mut place)?;
     map.name = name.to_owned();
+    map.place_keys(&place);
     if map.prefixes.is_empty() {
         map.prefixes.push(String::new());
     }
     Ok(map)
+}
+
+impl Map {
+    /// Puts the text that `@` stands for into the paths of keys.
+    fn place_keys(&mut self, place: &str) {
+        let put = |path: &mut String| {
+            if let Some(rest) = path.strip_prefix('@') {
+                *path = format!("{place}{rest}");
+            }
+        };
+        for key in &mut self.keys {
+            key.from.iter_mut().for_each(put);
+            for write in key.write.iter_mut().flatten() {
+                match write {
+                    Write::Path(path) | Write::Rule { path, .. } => put(path),
+                }
+            }
+        }
+        let config = std::mem::take(&mut self.config).into_iter();
+        self.config = config
+            .map(|(mut path, value)| {
+                put(&mut path);
+                (path, value)
+            })
+            .collect();
+    }
 }
 
 /// Lays the file `name` over what `map` has, after the files it extends.
@@ -469,16 +547,17 @@ fn merge(
     name: &str,
     load: &dyn Fn(&str) -> Result<MapFile>,
     depth: usize,
+    place: &mut String,
 ) -> Result<()> {
     let fail = |why: &str| bad(&format!("map/{}/{name}.toml", map.format), why);
     if 8 < depth {
         return Err(fail("mappings extend each other too deep, or in a circle"));
     }
-    let MapFile { map: head, config, rule, drop, key, task } = load(name)?;
+    let MapFile { map: head, config, tokenizer, rule, drop, key, task } = load(name)?;
     let format = map.format.clone();
     let fail = |why: &str| bad(&format!("map/{format}/{name}.toml"), why);
     for parent in &head.extends {
-        merge(map, parent, load, depth + 1)?;
+        merge(map, parent, load, depth + 1, place)?;
     }
     for text in &head.without {
         let before = map.rules.len() + map.drops.len() + map.keys.len() + map.tasks.len();
@@ -497,6 +576,11 @@ fn merge(
     // A family is never recognised by what recognises the one it extends.
     map.matches = head.matches.into_iter().map(|(path, words)| (path, words.into_vec())).collect();
     map.untyped = head.untyped;
+    map.when = head.when;
+    map.vectors = head.vectors.map(|name| name.0).or(map.vectors);
+    if let Some(keys) = head.keys {
+        *place = keys;
+    }
     for (ours, theirs) in [
         (&mut map.prefixes, head.prefix),
         (&mut map.base_classes, head.base_class),
@@ -510,6 +594,7 @@ fn merge(
         map.spells = head.spell;
     }
     map.config.extend(config);
+    map.tokenizer.extend(tokenizer);
     for rule in rule {
         map.rules.push(rule_of(rule).map_err(|why| fail(&why))?);
     }
@@ -517,8 +602,13 @@ fn merge(
         let name = Template::parse(&file.name).map_err(|why| fail(&why))?;
         let each = each_of(file.each).map_err(|why| fail(&why))?;
         map.drops.retain(|drop| drop.name != name);
-        let (make, missed, why) = (file.make, file.missed, file.why);
-        map.drops.push(Drop { each, name, make, missed, why });
+        if file.kept && (file.make.is_some() || file.missed) {
+            return Err(fail("what is kept is not made"));
+        }
+        let beside = file.beside.iter().map(|text| Template::parse(text));
+        let beside = beside.collect::<std::result::Result<_, _>>().map_err(|why| fail(&why))?;
+        let DropFile { when, make, kept, missed, why, .. } = file;
+        map.drops.push(Drop { each, name, when, make, kept, beside, missed, why });
     }
     for file in key {
         let key = key_of(file).map_err(|why| fail(&why))?;
@@ -560,6 +650,7 @@ fn rule_of(file: RuleFile) -> std::result::Result<Rule, String> {
         tie: file.tie,
         flagless: file.flagless,
         ops: file.ops,
+        dtype: file.dtype.map(|name| name.0),
         when: file.when,
     })
 }
@@ -597,6 +688,7 @@ fn key_of(file: KeyFile) -> std::result::Result<KeyRule, String> {
         value: file.value,
         when: file.when,
         write: file.write,
+        unsaid: file.unsaid,
         stored: file.stored,
     })
 }

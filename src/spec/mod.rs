@@ -10,6 +10,7 @@ pub mod hparams;
 pub mod listing;
 pub mod map;
 pub mod ops;
+pub mod pretokenizers;
 pub mod roles;
 pub mod tasks;
 pub mod template;
@@ -56,6 +57,8 @@ pub struct Spec {
     pub ops: Vec<ops::OpType>,
     /// The files beside the tensors.
     pub beside: Vec<files::FileRole>,
+    /// How GGUF calls tokenizers.
+    pub pretokenizers: pretokenizers::Pretokenizers,
     /// How quantized tensors are packed.
     pub encodings: encodings::Encodings,
     /// The architectures by id.
@@ -121,6 +124,7 @@ impl Spec {
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
         let ops: ops::OpsFile = parse(&files, "ops.toml")?;
         let beside: files::FilesFile = parse(&files, "files.toml")?;
+        let pretokenizers = parse(&files, "pretokenizers.toml")?;
         let encodings = encodings::Encodings::parse(file(&files, "encodings.toml")?)
             .map_err(|why| bad("encodings.toml", &why))?;
         let (keys, witnesses) = hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
@@ -166,6 +170,7 @@ impl Spec {
             tasks: tasks.task,
             ops: ops.op,
             beside: beside.file,
+            pretokenizers,
             encodings,
             archs,
             maps,

@@ -1,6 +1,10 @@
-//! Names with variables: `decoder.layers.{i}.attn.{x=q_proj|k_proj}.{p}`.
+//! Names with variables: `decoder.layers.{i}.attn.{x=q_proj|k_proj}.{p}`, and with what is computed
+//! of them: `decoder.layers.{2 * i + 1}`.
 
 use std::collections::BTreeMap;
+
+use super::expr::Expr;
+use crate::package::Value;
 
 /// A name with variables in braces.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,11 +62,13 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Text(text) => name.push_str(text),
-                Part::Variable(variable) => name.push_str(
-                    bindings
-                        .get(variable)
-                        .ok_or_else(|| format!("`{}`: {{{variable}}} is not bound", self.text))?,
-                ),
+                Part::Variable(variable) => match bindings.get(variable) {
+                    Some(text) => name.push_str(text),
+                    None => name.push_str(
+                        &computed(variable, bindings)
+                            .map_err(|why| format!("`{}`: {{{variable}}}: {why}", self.text))?,
+                    ),
+                },
             }
         }
         Ok(name)
@@ -85,6 +91,15 @@ impl Template {
         }
         segments.next().is_none().then_some(bindings)
     }
+}
+
+/// The number that an expression of variables gives.
+fn computed(text: &str, bindings: &Bindings) -> Result<String, String> {
+    let names = |name: &str| {
+        let number = bindings.get(name).and_then(|text| text.parse().ok());
+        number.map(Value::Int).ok_or_else(|| format!("`{name}` is not bound to a number"))
+    };
+    Ok(Expr::parse(text)?.eval(&names)?.to_string())
 }
 
 /// Writes out `{x=a|b}` and `{p}` (`weight` and `bias`): one text for each choice.

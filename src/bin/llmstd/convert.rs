@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use llmstd::checkpoint::DType;
 use llmstd::convert::{self, Failure, Report, Request};
+use llmstd::encoding::BlockType;
 use llmstd::format::folder;
 use llmstd::package::WayBack;
 use llmstd::plan;
@@ -13,12 +14,16 @@ use llmstd::plan;
 use crate::progress::Bar;
 use crate::{Format, Global, output};
 
+/// The most bytes of tensors in one file of a folder, where nothing else is asked for.
+const MAX_SHARD_BYTES: u64 = 5_000_000_000;
+
 /// Convert a checkpoint into the standard, or out of it
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   llmstd convert ./bert-base ./bert-base.std            from Hugging Face to the standard
   llmstd convert ./bert-base.std ./back --to hf         and back, every tensor bit for bit
+  llmstd convert ./llama ./llama.gguf --to gguf --quant q8_0   for llama.cpp, quantized
   llmstd convert model.bin ./out --dry-run              print the plan, write nothing
   llmstd convert ./odd.ckpt ./odd.std --generic         an architecture that is not known
 
@@ -28,7 +33,7 @@ Exit status:
 pub(crate) struct Args {
     /// A folder, a weight file, or a shard index
     src: PathBuf,
-    /// The folder to write; it must not exist
+    /// The folder to write, or the .gguf file; it must not exist
     dst: PathBuf,
     /// The format to write: std, or a foreign format that `llmstd spec list` names
     #[arg(long, default_value = "std")]
@@ -45,9 +50,15 @@ pub(crate) struct Args {
     /// Allow a cast that loses information; what changes is counted
     #[arg(long)]
     lossy: bool,
-    /// The most bytes of tensors in one file
-    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = convert::parse_size)]
-    max_shard_size: u64,
+    /// Write the numbers that blocks stand for: F32, or what --dtype says
+    #[arg(long)]
+    decode: bool,
+    /// Pack the matrices of a GGUF file in blocks: q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k, mxfp4
+    #[arg(long, value_name = "TYPE", value_parser = convert::parse_quant)]
+    quant: Option<&'static BlockType>,
+    /// The most bytes of tensors in one file: 5GB if nothing is said, and no limit for a .gguf file
+    #[arg(long, value_name = "SIZE", value_parser = convert::parse_size)]
+    max_shard_size: Option<u64>,
     /// Keep names and bytes as they are, without an architecture
     #[arg(long)]
     generic: bool,
@@ -91,8 +102,17 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         to: &args.to,
         arch: args.arch.as_deref(),
         generic: args.generic,
-        plan: plan::Options { dtype: args.dtype, lossy: args.lossy },
-        max_shard_bytes: Some(args.max_shard_size),
+        plan: plan::Options {
+            dtype: args.dtype,
+            lossy: args.lossy,
+            decode: args.decode,
+            quantize: args.quant,
+        },
+        max_shard_bytes: args.max_shard_size.or_else(|| {
+            let is_file =
+                args.to == "gguf" && destination.extension().is_some_and(|end| end == "gguf");
+            (!is_file).then_some(MAX_SHARD_BYTES)
+        }),
         n_threads: n_threads.max(1),
         force: args.force,
         verify: args.verify,
@@ -195,7 +215,7 @@ fn plan_table(report: &Report) -> String {
             .map(|range| format!("{}:{}..{}", range.file, range.bytes[0], range.bytes[1]));
         table.add_row([
             tensor.step.name.clone(),
-            tensor.dtype.clone(),
+            tensor.encoding.as_ref().unwrap_or(&tensor.dtype).clone(),
             format!("{:?}", tensor.shape),
             tensor.step.ops.clone(),
             format!("{:?}", tensor.step.class),

@@ -18,6 +18,7 @@ Examples:
   llmstd run ./bert-base --input-ids 101,7592,103,102 --task masked-lm --top 3
   llmstd run ./minilm --input-ids 101,7592,102,0 --attention-mask 1,1,1,0 --format json
   llmstd run ./t5 --input-ids 37,1782,1 --decoder-input-ids 0
+  llmstd run ./whisper --input-features mel.safetensors --decoder-input-ids 50258
 
 A flag that is given several times gives several sequences, all of one length.
 
@@ -28,8 +29,11 @@ pub(crate) struct Args {
     /// A package, or any checkpoint that can be converted
     path: PathBuf,
     /// Ids of tokens
-    #[arg(long, value_name = "IDS", required = true, value_parser = ids)]
+    #[arg(long, value_name = "IDS", required_unless_present = "input_features", value_parser = ids)]
     input_ids: Vec<Ids>,
+    /// A file with a spectrogram for a model of speech: one F32 tensor [mel_bins, frames]
+    #[arg(long, value_name = "FILE", conflicts_with = "input_ids")]
+    input_features: Vec<PathBuf>,
     /// 1 where a position counts, 0 where it is padding
     #[arg(long, value_name = "MASK", value_parser = ids)]
     attention_mask: Vec<Ids>,
@@ -81,7 +85,12 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         position_ids: optional(&args.position_ids),
         decoder_input_ids: optional(&args.decoder_input_ids),
         decoder_attention_mask: optional(&args.decoder_attention_mask),
-        ..Inputs::default()
+        input_features: args
+            .input_features
+            .iter()
+            .map(|path| run::spectrogram(path))
+            .collect::<Result<_, _>>()?,
+        choices: 0,
     };
     let options = Options { task: args.task.as_deref(), top: args.top };
     let report = run::run(&args.path, &mut loaded, &inputs, options)?;

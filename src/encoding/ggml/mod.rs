@@ -13,6 +13,10 @@ mod legacy;
 mod plain;
 mod ternary;
 
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
 use super::number::unify_nans;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -28,6 +32,26 @@ pub struct BlockType {
     pub block_bytes: usize,
     decode: Decode,
     encode: Option<Encode>,
+}
+
+impl PartialEq for BlockType {
+    fn eq(&self, other: &BlockType) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for BlockType {}
+
+impl fmt::Debug for BlockType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id)
+    }
+}
+
+impl Serialize for BlockType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.id)
+    }
 }
 
 /// Blocks to values, of lengths that fit.

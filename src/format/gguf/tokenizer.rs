@@ -6,12 +6,21 @@ use super::rule;
 use crate::diagnostic::Diagnostic;
 use crate::metadata::{Array, Metadata, Texts, Value};
 
-const TOKENS: &str = "tokenizer.ggml.tokens";
+/// The key of the tokens.
+pub const TOKENS: &str = "tokenizer.ggml.tokens";
 const SCORES: &str = "tokenizer.ggml.scores";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
 /// A token that stands for one byte, `<0x0A>` (`LLAMA_TOKEN_TYPE_BYTE`).
 const BYTE_TYPE: i32 = 6;
+
+/// The tokens, in the order of their ids, if there are such.
+pub fn tokens(metadata: &Metadata) -> Option<&Texts> {
+    match metadata.get(TOKENS)?.as_array()? {
+        Array::String(tokens) => Some(tokens),
+        _ => None,
+    }
+}
 
 /// Looks for arrays of other lengths than the vocabulary's, ids outside of it, and the like.
 pub(super) fn check(metadata: &Metadata) -> Vec<Diagnostic> {

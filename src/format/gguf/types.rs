@@ -6,6 +6,7 @@
 use std::sync::LazyLock;
 
 use serde::Deserialize;
+use serde_json::Value as Json;
 
 use crate::checkpoint::{DType, Encoding, n_elements};
 
@@ -39,6 +40,10 @@ pub struct Block {
     pub len: u64,
     /// Bytes of a block.
     pub bytes: u64,
+    /// The number that `general.file_type` has where most tensors are of this type.
+    pub file_type: Option<u32>,
+    /// What rows become that are no whole number of these blocks.
+    pub fallback: Option<String>,
 }
 
 /// A type whose values are numbers of their own.
@@ -50,6 +55,8 @@ pub struct Plain {
     pub dtype: DType,
     /// Its number in a file.
     pub ggml: u32,
+    /// The number that `general.file_type` has where most tensors are of this type.
+    pub file_type: Option<u32>,
 }
 
 /// A type that there was once.
@@ -127,6 +134,25 @@ impl Types {
         self.blocks.iter().find(|block| block.id == id)
     }
 
+    /// What a package says of a tensor of this dtype and shape, held against the tensor.
+    ///
+    /// # Errors
+    /// The entry has another form, names no encoding, or makes another tensor; the reason.
+    pub fn encoding(&self, entry: &Json, dtype: DType, shape: &[u64]) -> Result<Encoding, String> {
+        let encoding: Encoding =
+            serde_json::from_value(entry.clone()).map_err(|err| err.to_string())?;
+        let id = &encoding.id;
+        let block = self.block(id).ok_or_else(|| format!("there is no encoding {id:?}"))?;
+        let (bytes, dims, _) = Type::Block(block).physical(&encoding.shape)?;
+        if (bytes, dims.as_slice()) != (dtype, shape) {
+            let values = &encoding.shape;
+            return Err(format!(
+                "{values:?} values of {id} are {bytes} {dims:?}, the tensor is {dtype} {shape:?}"
+            ));
+        }
+        Ok(encoding)
+    }
+
     /// The type of a tensor of this dtype or encoding, if a GGUF file has one.
     pub fn of(&self, dtype: DType, encoding: Option<&Encoding>) -> Option<Type<'_>> {
         match encoding {
@@ -150,6 +176,14 @@ impl Type<'_> {
         match self {
             Type::Plain(plain) => plain.ggml,
             Type::Block(block) => block.ggml,
+        }
+    }
+
+    /// The number that `general.file_type` has where most tensors are of this type.
+    pub fn file_type(self) -> Option<u32> {
+        match self {
+            Type::Plain(plain) => plain.file_type,
+            Type::Block(block) => block.file_type,
         }
     }
 

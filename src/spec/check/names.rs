@@ -56,7 +56,7 @@ pub(super) fn of_map(spec: &Spec, map: &Map) -> Vec<String> {
     for drop in &map.drops {
         let known = |name: &str| key(name) || drop.each.iter().any(|(each, _)| each == name);
         let at = format!("{at}: `{}`", drop.name.text);
-        let mut exprs: Vec<&Expr> = counts(&drop.each).collect();
+        let mut exprs: Vec<&Expr> = counts(&drop.each).chain(&drop.when).collect();
         if let Some(make) = &drop.make {
             exprs.extend(&make.shape);
             exprs.extend([&make.value, &make.window, &make.theta, &make.dim].into_iter().flatten());
@@ -66,6 +66,8 @@ pub(super) fn of_map(spec: &Spec, map: &Map) -> Vec<String> {
     for rule in &map.keys {
         problems.extend(of_key(spec, map, rule, &at));
     }
+    let config = |name: &str| name.starts_with("config.");
+    problems.extend(map.when.iter().flat_map(|expr| unknown(&at, expr, &config)));
     problems.extend(map.untyped.iter().flat_map(|expr| unknown(&at, expr, &key)));
     problems
 }

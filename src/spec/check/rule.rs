@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::spec::Spec;
+use crate::spec::expr::Expr;
 use crate::spec::map::{Each, Map, Op, Rule};
 use crate::spec::template::{Bindings, Template};
 
@@ -41,7 +42,13 @@ fn unbound(rule: &Rule) -> Vec<String> {
     let foreign = rule.from.iter().chain(&rule.also).chain(&rule.beside).chain(&rule.unless);
     let both = foreign.map(|name| (name, true)).chain(rule.to.iter().map(|name| (name, false)));
     both.flat_map(|(template, over)| {
-        let unbound = template.variables().filter(move |variable| !bound(variable, over));
+        let computed = move |text: &str| {
+            Expr::parse(text)
+                .is_ok_and(|expr| expr.names().into_iter().all(|name| bound(name, over)))
+        };
+        let unbound = template
+            .variables()
+            .filter(move |variable| !bound(variable, over) && !computed(variable));
         unbound.map(|variable| format!("`{}`: {{{variable}}} is not bound", template.text))
     })
     .collect()

@@ -1,0 +1,211 @@
+//! What a GGUF file has beside its tensors: its keys, and a name of its own.
+
+use super::{
+    Failure, Report, Request, check_outputs, check_space, foreign_format, report, verify_foreign,
+    write_shards,
+};
+use crate::diagnostic::{Diagnostic, Level};
+use crate::error::{Error, Result};
+use crate::exec::staging::Staging;
+use crate::exec::write::{self, Container};
+use crate::format::folder::Opened;
+use crate::format::gguf::{self, types::TYPES};
+use crate::metadata::{Metadata, Value};
+use crate::package::METADATA_FILE;
+use crate::plan::export::{self, Export};
+use crate::plan::{Tensors, typed};
+use crate::source::Source;
+use crate::spec::map::Map;
+use crate::tokenizer::{self, Hints};
+
+/// The version of the block formats that files of today have.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// The file that stands for a source's keys beside its tensors, if it has keys with kinds: its name
+/// and its bytes.
+///
+/// # Errors
+/// A key is one that readers refuse.
+pub(crate) fn keys_file(opened: &Opened) -> Result<Option<(&'static str, Vec<u8>)>> {
+    if opened.is_package || foreign_format(opened) != export::GGUF {
+        return Ok(None);
+    }
+    let bytes = gguf::write::header(&opened.checkpoint.typed_metadata, &[])?;
+    Ok(Some((METADATA_FILE, bytes)))
+}
+
+/// The keys that a package keeps.
+///
+/// # Errors
+/// The file is damaged.
+pub(super) fn kept(opened: &mut Opened) -> Result<Option<Metadata>> {
+    if !opened.has(METADATA_FILE) {
+        return Ok(None);
+    }
+    let file = opened.source.add(METADATA_FILE)?;
+    let keys = gguf::keys(opened.source.bytes(file));
+    keys.map(Some).map_err(|err| err.in_file(opened.source.path(file)))
+}
+
+/// The keys of the file to write: those of the source, where it was such a file, with what the
+/// mapping says and with what the tensors are.
+///
+/// # Errors
+/// The mapping gives a value that no kind of key has.
+pub(super) fn metadata(
+    opened: &Opened,
+    request: &Request<'_>,
+    kept: Option<Metadata>,
+    exported: &Export,
+    map: &Map,
+    findings: &mut Vec<Diagnostic>,
+) -> std::result::Result<Metadata, Failure> {
+    let is_new = kept.is_none();
+    let mut metadata = kept.unwrap_or_default();
+    typed::set_keys(&mut metadata, &exported.config).map_err(|(key, why)| {
+        let message = format!("the key `{key}` cannot be written: {why}");
+        Diagnostic::error("P005", message).key(key)
+    })?;
+    let recoded = request.plan.decode || request.plan.quantize.is_some();
+    if is_new {
+        metadata.set("general.type", Value::from("model"));
+        let stem = opened.source.root().file_name().map(|name| name.to_string_lossy().into_owned());
+        if let Some(stem) = stem.filter(|stem| !stem.is_empty()) {
+            metadata.set("general.name", Value::from(stem.as_str()));
+        }
+        let n_rows = exported.config.get("rows").and_then(|rows| rows.get("token_embd.weight"));
+        let n_rows = n_rows.and_then(serde_json::Value::as_u64).unwrap_or(0);
+        add_tokenizer(opened, request, map, n_rows, &mut metadata, findings)?;
+    }
+    if is_new || recoded || request.plan.dtype.is_some() {
+        if let Some(file_type) = file_type(&exported.tensors) {
+            metadata.set("general.file_type", Value::U32(file_type));
+        }
+        if !exported.tensors.encodings.is_empty() {
+            metadata.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
+        }
+    }
+    Ok(metadata)
+}
+
+/// The number of the type that most bytes of the tensors are of.
+fn file_type(tensors: &Tensors) -> Option<u32> {
+    let mut sizes: Vec<(u32, u64)> = Vec::new();
+    for output in tensors.outputs.iter().filter(|output| 1 < output.shape.len()) {
+        let kind = TYPES.of(output.dtype, tensors.encodings.get(&output.name))?;
+        let Some(number) = kind.file_type() else { continue };
+        match sizes.iter_mut().find(|(known, _)| *known == number) {
+            Some((_, size)) => *size += output.n_bytes(),
+            None => sizes.push((number, output.n_bytes())),
+        }
+    }
+    sizes.into_iter().max_by_key(|(_, size)| *size).map(|(number, _)| number)
+}
+
+/// Adds the keys of the tokenizer whose files stand beside the checkpoint. A tokenizer that no
+/// program of this format has is no reason to keep the weights back: the file says that it has none.
+fn add_tokenizer(
+    opened: &Opened,
+    request: &Request<'_>,
+    map: &Map,
+    n_rows: u64,
+    metadata: &mut Metadata,
+    findings: &mut Vec<Diagnostic>,
+) -> std::result::Result<(), Failure> {
+    let hints = toml::Value::Table(map.tokenizer.clone().into_iter().collect());
+    let hints: Hints = hints.try_into().map_err(|err: toml::de::Error| {
+        let message = format!("the mapping {}/{}: {}", map.format, map.name, err.message());
+        Diagnostic::error("P003", message)
+    })?;
+    let read = |name: &str| -> Result<Option<Vec<u8>>> {
+        if !opened.has(name) {
+            return Ok(None);
+        }
+        let mut source = Source::new(opened.source.root());
+        let file = source.add(name)?;
+        Ok(Some(source.bytes(file).to_vec()))
+    };
+    match tokenizer::to_gguf(&read, n_rows, &hints, &request.spec.pretokenizers) {
+        Ok(keys) => {
+            findings.extend(keys.findings);
+            // What the mapping has said stands.
+            for (key, value) in keys.metadata.iter() {
+                let _ = metadata.push(key.to_owned(), value.clone());
+            }
+        }
+        Err(errors) => {
+            metadata.set("tokenizer.ggml.model", Value::from("none"));
+            findings.extend(errors.into_iter().map(|error| Diagnostic {
+                level: Level::Warning,
+                message: format!("the file gets no tokenizer: {}", error.message),
+                ..error
+            }));
+        }
+    }
+    Ok(())
+}
+
+/// Writes one file, or, where the destination is no `.gguf` name, a folder of parts.
+pub(super) fn write(
+    opened: &mut Opened,
+    request: &Request<'_>,
+    metadata: &Metadata,
+    plan: &super::ExportPlan,
+) -> std::result::Result<Report, Failure> {
+    let tensors = &plan.tensors;
+    // The tokenizer goes into the file; what else stands beside the source does not.
+    let is_in = |name: &&String| {
+        let role = request.spec.file_role(name);
+        role.is_some_and(|role| ["tokenizer", "template", "config"].contains(&role))
+    };
+    let left = plan.carried.iter().filter(|name| !is_in(name)).chain(&plan.left).cloned();
+    let mut report = report(opened, request, tensors, Vec::new(), left.collect());
+    report.architecture.clone_from(&plan.architecture);
+    report.map.clone_from(&plan.map);
+    report.findings.extend(plan.findings.iter().cloned());
+    let is_file = request.destination.extension().is_some_and(|end| end == "gguf");
+    let name = request.destination.file_name().map(|name| name.to_string_lossy().into_owned());
+    let stem = match &name {
+        Some(name) if is_file => name.trim_end_matches(".gguf"),
+        _ => "model",
+    };
+    let shards = write::shards(&tensors.outputs, request.max_shard_bytes, stem, "gguf");
+    if is_file && 1 < shards.len() {
+        let n = shards.len();
+        let message = format!("{n} files of that size are no single file {}", report.destination);
+        return Err(Error::unsupported(message + ": name a folder, or take a larger size").into());
+    }
+    check_space(&report)?;
+    if request.dry_run {
+        return Ok(report);
+    }
+    let staging = match is_file {
+        true => Staging::of_file(request.destination, request.force)?,
+        false => Staging::new(request.destination, request.force)?,
+    };
+    let container = Container::Gguf { metadata, encodings: &tensors.encodings };
+    let folder = staging.path().to_owned();
+    write_shards(opened, request, &folder, tensors, &shards, container, false, &mut report)?;
+    refuse_not_finite(&report, tensors)?;
+    if request.verify {
+        report.verified = Some(verify_foreign(opened, request, &folder, tensors)?);
+    }
+    if request.check_outputs {
+        check_outputs(opened, request, &folder, &mut report)?;
+    }
+    staging.commit()?;
+    Ok(report)
+}
+
+/// Refuses a tensor whose values no block can hold.
+fn refuse_not_finite(report: &Report, tensors: &Tensors) -> std::result::Result<(), Failure> {
+    let lost = report.tensors.iter().find(|tensor| {
+        tensors.encodings.contains_key(&tensor.step.name)
+            && tensor.loss.is_some_and(|loss| loss.nans != 0)
+    });
+    let Some(tensor) = lost else { return Ok(()) };
+    let name = &tensor.step.name;
+    let message = format!("`{name}` has values that are infinite or NaN, which no block holds");
+    let help = "find out how they came into the model: `llmstd validate --deep` names their places";
+    Err(Diagnostic::error("P023", message).tensor(name).help(help).into())
+}

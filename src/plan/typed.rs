@@ -1,0 +1,194 @@
+//! Keys with kinds as a config, and a config as keys with kinds: how mappings read and write the
+//! metadata of a GGUF file.
+//!
+//! Beside the keys of the file a mapping reads `rows.NAME` and `columns.NAME`: the first and the
+//! last dimension of a tensor, which say what no key does.
+
+use serde_json::{Map, Value as Json};
+
+use super::Tensors;
+use crate::checkpoint::Checkpoint;
+use crate::metadata::{Array, Metadata, Value};
+
+/// Longer arrays are no hyperparameters: vocabularies, which mappings do not read.
+const MAX_ITEMS: usize = 4096;
+
+/// The keys of a checkpoint and the sizes of its tensors, as a mapping reads them.
+pub fn config(checkpoint: &Checkpoint) -> Json {
+    let mut config = keys(&checkpoint.typed_metadata);
+    let shapes = checkpoint.tensors.iter();
+    let shapes = shapes.map(|tensor| (tensor.name.as_str(), tensor.logical_shape()));
+    add_shapes(&mut config, shapes);
+    config
+}
+
+/// The keys alone.
+pub fn keys(metadata: &Metadata) -> Json {
+    let keys = metadata.iter().filter_map(|(key, value)| Some((key.to_owned(), to_json(value)?)));
+    Json::Object(keys.collect())
+}
+
+/// Adds the sizes of the tensors that are going to be written.
+pub fn add_sizes(config: &mut Json, tensors: &Tensors) {
+    let shapes = tensors.outputs.iter().map(|output| {
+        let encoding = tensors.encodings.get(&output.name);
+        (output.name.as_str(), encoding.map_or(&*output.shape, |encoding| &*encoding.shape))
+    });
+    add_shapes(config, shapes);
+}
+
+fn add_shapes<'a>(config: &mut Json, shapes: impl Iterator<Item = (&'a str, &'a [u64])>) {
+    let Json::Object(config) = config else { return };
+    let (mut rows, mut columns) = (Map::new(), Map::new());
+    for (name, shape) in shapes {
+        if let (Some(first), Some(last)) = (shape.first(), shape.last()) {
+            rows.insert(name.to_owned(), (*first).into());
+            columns.insert(name.to_owned(), (*last).into());
+        }
+    }
+    config.insert("rows".to_owned(), Json::Object(rows));
+    config.insert("columns".to_owned(), Json::Object(columns));
+}
+
+/// A value that a mapping can read. An F32 is the shortest decimal number that it is the nearest
+/// F32 to: the writer meant 1e-5, not 9.99999974737875e-6.
+fn to_json(value: &Value) -> Option<Json> {
+    let array = match value {
+        Value::F32(value) => return single(*value),
+        Value::Array(array) => array,
+        Value::String(_) => return value.as_str().map(Json::from),
+        other => return Some(other.to_plain(0)),
+    };
+    if MAX_ITEMS < array.len() {
+        return None;
+    }
+    match array {
+        Array::F32(items) => items.iter().map(|&item| single(item)).collect(),
+        Array::String(_) | Array::Array(_) => None,
+        _ => Some(value.to_plain(MAX_ITEMS)),
+    }
+}
+
+fn single(value: f32) -> Option<Json> {
+    let shortest: f64 = value.to_string().parse().ok()?;
+    serde_json::Number::from_f64(shortest).map(Json::Number)
+}
+
+/// Sets the keys that a mapping wrote. Numbers get the kinds that llama.cpp's converter gives
+/// them: U32 for whole ones, F32 for others, and I32 in arrays.
+///
+/// # Errors
+/// A value has no kind; the key and the reason.
+pub fn set_keys(metadata: &mut Metadata, config: &Json) -> Result<(), (String, String)> {
+    // Sizes of tensors are read, and no keys of a file.
+    let is_key =
+        |(key, _): &(String, &Json)| !key.starts_with("rows.") && !key.starts_with("columns.");
+    for (key, json) in flat(config).into_iter().filter(is_key) {
+        let known = metadata.get(&key);
+        // What is there already and says the same keeps its kind.
+        if known.and_then(to_json).is_some_and(|known| known == *json) {
+            continue;
+        }
+        let value = from_json(json).map_err(|why| (key.clone(), why))?;
+        if let Some(value) = value {
+            metadata.set(&key, value);
+        }
+    }
+    Ok(())
+}
+
+/// Every key with dots, and its value.
+fn flat(config: &Json) -> Vec<(String, &Json)> {
+    let mut keys = Vec::new();
+    let Json::Object(object) = config else { return keys };
+    for (key, json) in object {
+        match json {
+            Json::Object(_) => {
+                let inner = flat(json).into_iter();
+                keys.extend(inner.map(|(rest, json)| (format!("{key}.{rest}"), json)));
+            }
+            json => keys.push((key.clone(), json)),
+        }
+    }
+    keys
+}
+
+fn from_json(json: &Json) -> Result<Option<Value>, String> {
+    Ok(Some(match json {
+        Json::Null => return Ok(None),
+        Json::Bool(value) => Value::Bool(*value),
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(int), _) => match (u32::try_from(int), i32::try_from(int)) {
+                (Ok(int), _) => Value::U32(int),
+                (_, Ok(int)) => Value::I32(int),
+                _ => Value::I64(int),
+            },
+            (None, Some(float)) => Value::F32(float as f32),
+            _ => return Err(format!("{number} fits no kind")),
+        },
+        Json::Array(items) => Value::Array(array(items)?),
+        Json::Object(_) => return Err("an object, where one value is written".to_owned()),
+    }))
+}
+
+fn array(items: &[Json]) -> Result<Array, String> {
+    if let Some(items) = items.iter().map(Json::as_bool).collect::<Option<Vec<_>>>() {
+        return Ok(Array::Bool(items));
+    }
+    let ints = items.iter().map(|item| i32::try_from(item.as_i64()?).ok());
+    if let Some(items) = ints.collect::<Option<Vec<_>>>() {
+        return Ok(Array::I32(items));
+    }
+    let floats = items.iter().map(|item| item.as_f64().map(|float| float as f32));
+    let floats: Option<Vec<f32>> = floats.collect();
+    floats.map(Array::F32).ok_or_else(|| "its items are of several kinds".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn keys_come_back_as_they_were() {
+        let mut metadata = Metadata::default();
+        for (key, value) in [
+            ("x.eps", Value::F32(1e-5)),
+            ("x.theta", Value::F32(10000.0)),
+            ("x.heads", Value::Array(Array::I32(vec![4, 2]))),
+            ("x.big", Value::U64(7)),
+            ("x.on", Value::Bool(true)),
+            ("tokens", Value::Array(Array::String(Box::new(["a", "b"].into_iter().collect())))),
+        ] {
+            metadata.set(key, value);
+        }
+        let checkpoint = Checkpoint { typed_metadata: metadata.clone(), ..Checkpoint::default() };
+        let config = config(&checkpoint);
+        assert_eq!(config["x.eps"], json!(1e-5));
+        assert_eq!(config["x.theta"], json!(10000.0));
+        assert_eq!(config.get("tokens"), None);
+        let mut written = metadata.clone();
+        set_keys(&mut written, &config).unwrap();
+        assert_eq!(written, metadata);
+    }
+
+    #[test]
+    fn new_keys_get_kinds() {
+        let mut metadata = Metadata::default();
+        let config = json!({"rows": {"a": 1}, "x": {"n": 3, "eps": 1e-6, "skip": null,
+            "list": [1, -2], "rates": [1.0, 2.5], "flags": [true]}});
+        set_keys(&mut metadata, &config).unwrap();
+        let found: Vec<_> = metadata.iter().map(|(key, value)| (key, value.kind_name())).collect();
+        let expected = [
+            ("x.n", "u32"),
+            ("x.eps", "f32"),
+            ("x.list", "[i32]"),
+            ("x.rates", "[f32]"),
+            ("x.flags", "[bool]"),
+        ];
+        assert_eq!(found, expected.map(|(key, kind)| (key, kind.to_owned())));
+        let wrong = json!({"x": ["a", 1]});
+        assert_eq!(set_keys(&mut metadata, &wrong).unwrap_err().0, "x");
+    }
+}

@@ -1,0 +1,213 @@
+//! The files of a tokenizer, as they lie beside a Hugging Face checkpoint, as the keys of GGUF.
+//!
+//! The keys and their values are those that llama.cpp's converter writes (`conversion/base.py` and
+//! gguf-py's `SpecialVocab`, as vendored by llama-cpp-python 0.3.36), with these differences, each
+//! for a text that llama.cpp would split otherwise than the tokenizer:
+//!
+//! - `tokenizer.ggml.pre` is decided by what the pre-tokenizer does, not by a hash of ids, so that
+//!   a tokenizer with other tokens needs no new line anywhere; of ids with one meaning it may be
+//!   another one. Vocabularies that llama.cpp cuts in one way only have `default`.
+//! - Special ids that the converter finds nowhere, are looked for in the whole vocabulary, in
+//!   `special_tokens_map.json` and in the SentencePiece model; else programs assume ids of others.
+//! - Of a merge-based vocabulary with byte fallback in `tokenizer.json`, scores are the order of
+//!   the merges; the converter has −1000 for all, and then the leftmost pair is merged first.
+//! - Pieces that a SentencePiece model calls user defined are so here; the converter calls them
+//!   normal, and then they are found only where merges lead to them.
+//! - The vocabulary has a token for every row of the embedding, always; programs hold the two
+//!   against each other.
+
+mod added;
+mod bytelevel;
+mod folder;
+mod pre;
+mod sentencepiece;
+mod special;
+mod spm;
+mod table;
+#[cfg(test)]
+mod tests;
+mod wordpiece;
+
+use serde::Deserialize;
+
+use crate::diagnostic::Diagnostic;
+use crate::error::Result;
+use crate::metadata::{Metadata, Value};
+use crate::spec::pretokenizers::{Pretokenizer, Pretokenizers};
+
+use folder::Folder;
+use table::Table;
+
+/// The ids of findings; each has a page under `spec/1.0/rules`.
+mod rule {
+    pub(super) const UNREADABLE: &str = "T001";
+    pub(super) const UNSUPPORTED: &str = "T002";
+    pub(super) const APPROXIMATE: &str = "T003";
+}
+
+/// More tokens than any vocabulary has.
+const MAX_ROWS: u64 = 1 << 24;
+
+/// How a text is split; [`Models`](crate::spec::pretokenizers::Models) has the names of GGUF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Model {
+    /// Merges over bytes.
+    Bytes,
+    /// SentencePiece: the pair of the best score is merged first.
+    Merges,
+    /// SentencePiece: the split of the best sum of scores.
+    Scores,
+    /// Words, and the longest pieces of them.
+    Words,
+}
+
+/// What a mapping knows and the files do not say.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hints {
+    /// The tokenizer to use where the files would do for several.
+    pub model: Option<Model>,
+    /// The id of `tokenizer.ggml.pre` among those of one meaning; taken as it is where the
+    /// pre-tokenizer is not known.
+    pub pre: Option<String>,
+    /// The kinds of segments; else `type_vocab_size` of `config.json`.
+    pub token_type_count: Option<u32>,
+    /// Whether texts begin with a space, whatever the files say.
+    pub add_space_prefix: Option<bool>,
+    /// Whether texts begin with the token of beginnings, whatever the files say.
+    pub add_bos: Option<bool>,
+    /// Whether texts end with the token of ends, whatever the files say.
+    pub add_eos: Option<bool>,
+    /// Whether the separator stands between two texts, whatever the files say.
+    pub add_sep: Option<bool>,
+    /// Ids of further tokens by their name in GGUF: `fim_pre` for
+    /// `tokenizer.ggml.fim_pre_token_id`.
+    pub ids: Vec<(String, u32)>,
+}
+
+/// The keys of a tokenizer, and what is worth knowing about them: notes and warnings.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Keys {
+    /// The keys, in the order of the converter.
+    pub metadata: Metadata,
+    /// What a program will do otherwise than the tokenizer.
+    pub findings: Vec<Diagnostic>,
+}
+
+/// The keys of the tokenizer whose files `read` gives by name (`None`: there is none of it).
+///
+/// `n_rows` is the number of rows of the embedding: rows without a token get `[PAD…]`. `names` is
+/// [`Spec::pretokenizers`](crate::spec::Spec::pretokenizers).
+///
+/// # Errors
+/// No file has a vocabulary, one is broken or contradicts itself, a token has no row, or no program
+/// that reads GGUF splits texts in this way. Each says what to do; a model can be written without
+/// its tokenizer then, with `tokenizer.ggml.model` as `none`.
+pub fn to_gguf(
+    read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>,
+    n_rows: u64,
+    hints: &Hints,
+    names: &Pretokenizers,
+) -> Result<Keys, Vec<Diagnostic>> {
+    keys(read, n_rows, hints, names).map_err(|finding| vec![finding])
+}
+
+fn keys(
+    read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>,
+    n_rows: u64,
+    hints: &Hints,
+    names: &Pretokenizers,
+) -> Result<Keys, Diagnostic> {
+    if MAX_ROWS < n_rows {
+        let message = "an embedding of so many rows belongs to no vocabulary";
+        return Err(Diagnostic::error(rule::UNSUPPORTED, message)
+            .mismatch(format!("at most {MAX_ROWS}"), n_rows));
+    }
+    let folder = Folder::read(read)?;
+    let rows = n_rows as usize;
+    let mut findings = Vec::new();
+    let made = choose(&folder, rows, hints, &names.list, &mut findings)?;
+    made.table.check(made.file)?;
+
+    let mut keys = Keys { metadata: Metadata::default(), findings };
+    let mut put =
+        |name: &str, value: Value| keys.metadata.set(&format!("tokenizer.ggml.{name}"), value);
+    let model = match made.model {
+        Model::Bytes => &names.models.bytes,
+        Model::Merges => &names.models.merges,
+        Model::Scores => &names.models.scores,
+        Model::Words => &names.models.words,
+    };
+    put("model", model.as_str().into());
+    put("pre", made.pre.as_str().into());
+    made.table.put(&mut put, matches!(made.model, Model::Merges | Model::Scores));
+    for (name, value) in made.extra {
+        put(name, value);
+    }
+    let segments = folder.config.get("type_vocab_size").and_then(serde_json::Value::as_u64);
+    let segments = hints.token_type_count.map(u64::from).or(segments);
+    // Only such models have segments at all.
+    let segments = segments.or((made.model == Model::Words).then_some(1));
+    if let Some(count) = segments.and_then(|count| u32::try_from(count).ok()) {
+        put("token_type_count", Value::U32(count));
+    }
+    special::put(&folder, &made.special, &made.table, hints, &mut keys);
+    Ok(keys)
+}
+
+/// A vocabulary and how it is used.
+struct Made {
+    /// The file it comes from.
+    file: &'static str,
+    model: Model,
+    pre: String,
+    table: Table,
+    /// Further keys, without `tokenizer.ggml.`.
+    extra: Vec<(&'static str, Value)>,
+    special: special::Known,
+}
+
+/// Reads the vocabulary of the file that says most: ids of `tokenizer.json` are final, and only
+/// `tokenizer.model` has scores as they were trained.
+fn choose(
+    folder: &Folder,
+    rows: usize,
+    hints: &Hints,
+    pre: &[Pretokenizer],
+    findings: &mut Vec<Diagnostic>,
+) -> Result<Made, Diagnostic> {
+    let by_bytes = hints.model == Some(Model::Bytes);
+    if let Some((name, bytes)) = folder.pieces.as_ref().filter(|_| !by_bytes) {
+        return spm::from_model(folder, name, bytes, rows, hints, findings);
+    }
+    if let Some(json) = &folder.tokenizer {
+        let kind = folder::model_kind(json);
+        return match kind {
+            "BPE" if bytelevel::is(json) => {
+                bytelevel::from_json(folder, json, rows, hints, pre, findings)
+            }
+            "BPE" | "Unigram" => spm::from_json(folder, json, kind, rows, hints, findings),
+            "WordPiece" => wordpiece::from_json(folder, json, rows),
+            kind => Err(folder::unsupported(
+                folder::TOKENIZER_JSON,
+                "/model/type",
+                "no program that reads GGUF has a tokenizer of this kind",
+            )
+            .mismatch("BPE, Unigram or WordPiece", kind)),
+        };
+    }
+    if let (Some(vocab), Some(merges)) = (&folder.vocab_json, &folder.merges) {
+        return bytelevel::from_pair(folder, vocab, merges, rows, hints, pre);
+    }
+    if let Some(vocab) = &folder.vocab_txt {
+        return wordpiece::from_text(folder, vocab, rows);
+    }
+    let message = "there is no vocabulary beside the tensors";
+    Err(Diagnostic::error(rule::UNREADABLE, message)
+        .mismatch(
+            "tokenizer.json, tokenizer.model, spiece.model, vocab.json with merges.txt, or vocab.txt",
+            "none of them",
+        )
+        .help("put the files of the tokenizer beside the tensors"))
+}

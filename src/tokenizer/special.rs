@@ -1,0 +1,285 @@
+//! Tokens with a role, what programs add to texts, and chat templates.
+
+use serde_json::Value as Json;
+
+use super::folder::{Folder, content};
+use super::table::Table;
+use super::{Hints, Keys, rule};
+use crate::diagnostic::Diagnostic;
+use crate::metadata::{Array, Texts, Value};
+
+/// The roles by their names in settings and in GGUF, which has none for `cls`: a text begins with
+/// `bos`.
+const ROLES: [(&str, Option<&str>); 9] = [
+    ("bos", Some("bos")),
+    ("eos", Some("eos")),
+    ("unk", Some("unknown")),
+    // Spelled so in GGUF.
+    ("sep", Some("seperator")),
+    ("pad", Some("padding")),
+    ("cls", None),
+    ("mask", Some("mask")),
+    ("eot", Some("eot")),
+    ("eom", Some("eom")),
+];
+
+/// What a vocabulary itself says.
+#[derive(Default)]
+pub(super) struct Known {
+    /// Ids by role.
+    pub(super) ids: Vec<(&'static str, u64)>,
+    /// Whether programs add the token of beginnings where no key says so.
+    pub(super) adds_bos: Option<bool>,
+    /// Whether letters are made small first.
+    pub(super) lowercase: Option<bool>,
+}
+
+/// The tokens with a role by their texts, as settings and post-processor have them together, and
+/// which of them are added.
+#[derive(Default)]
+struct Roles {
+    names: [Option<String>; ROLES.len()],
+    adds: [Option<bool>; ROLES.len()],
+}
+
+const BOS: usize = 0;
+const EOS: usize = 1;
+const SEP: usize = 3;
+const CLS: usize = 5;
+const EOT: usize = 7;
+const EOM: usize = 8;
+
+pub(super) fn put(folder: &Folder, known: &Known, table: &Table, hints: &Hints, keys: &mut Keys) {
+    let mut roles = Roles::default();
+    // The last two are told by the post-processor alone.
+    for (index, (role, _)) in ROLES.iter().enumerate().take(EOT) {
+        roles.names[index] = folder.named(&format!("{role}_token")).map(str::to_owned);
+    }
+    if let Some(json) = &folder.tokenizer {
+        for (role, other) in [(BOS, CLS), (EOS, SEP)] {
+            if roles.names[role].is_none() {
+                roles.names[role] = roles.names[other].clone();
+            }
+        }
+        let step = &json["post_processor"];
+        match step["processors"].as_array() {
+            Some(steps) => steps.iter().for_each(|step| roles.process(step)),
+            None => roles.process(step),
+        }
+    }
+    for (index, (role, _)) in ROLES.iter().enumerate() {
+        let said = folder.settings.get(format!("add_{role}_token")).and_then(Json::as_bool);
+        roles.adds[index] = roles.adds[index].or(said);
+    }
+    for (index, hint) in [(BOS, hints.add_bos), (EOS, hints.add_eos), (SEP, hints.add_sep)] {
+        roles.adds[index] = hint.or(roles.adds[index]);
+    }
+    // Else a program adds what the tokenizer does not.
+    if known.adds_bos == Some(true) {
+        roles.adds[BOS].get_or_insert(false);
+    }
+    ids(folder, &roles, known, table, hints, keys);
+    for (index, name) in [(BOS, "bos"), (EOS, "eos"), (SEP, "sep")] {
+        if let Some(adds) = roles.adds[index] {
+            keys.metadata.set(&format!("tokenizer.ggml.add_{name}_token"), Value::Bool(adds));
+        }
+    }
+    templates(folder, keys);
+    let mut flags = (known.lowercase, None);
+    if let Some(json) = &folder.tokenizer {
+        normalizer(&json["normalizer"], &mut flags);
+    }
+    for (name, flag) in [("lowercase", flags.0), ("strip_accents", flags.1)] {
+        if let Some(flag) = flag {
+            keys.metadata.set(&format!("tokenizer.ggml.normalizer.{name}"), Value::Bool(flag));
+        }
+    }
+}
+
+impl Roles {
+    fn is(&self, role: usize, text: &str) -> bool {
+        self.names[role].as_deref() == Some(text)
+    }
+
+    /// Takes what a step of the post-processor says of the tokens around texts.
+    fn process(&mut self, step: &Json) {
+        match step["type"].as_str() {
+            Some("ByteLevel") => {
+                self.adds[BOS].get_or_insert(false);
+                self.adds[EOS].get_or_insert(false);
+            }
+            Some("RobertaProcessing") => {
+                for role in [BOS, EOS, SEP] {
+                    self.adds[role] = Some(true);
+                }
+                for (role, key) in [(CLS, "cls"), (SEP, "sep")] {
+                    if self.names[role].is_none() {
+                        self.names[role] = step[key][0].as_str().map(str::to_owned);
+                    }
+                }
+            }
+            Some("TemplateProcessing") => self.template(step),
+            _ => {}
+        }
+    }
+
+    /// Takes a template: `[first] A [last]` and `[first] A [sep] ([sep]) B [last]`.
+    fn template(&mut self, step: &Json) {
+        let list = |key: &str| step[key].as_array().map(Vec::as_slice).unwrap_or_default();
+        fn token(entry: Option<&Json>) -> Option<&str> {
+            entry?["SpecialToken"]["id"].as_str()
+        }
+        let (single, mut pair) = (list("single"), list("pair"));
+        let (mut first, mut last) = (None, None);
+        if 1 < single.len() {
+            (first, last) = (token(single.first()), token(single.last()));
+        }
+        if let Some(first) = first {
+            if !self.is(BOS, first) && !self.is(CLS, first) {
+                for role in [BOS, CLS] {
+                    self.names[role].get_or_insert_with(|| first.to_owned());
+                }
+            }
+            self.adds[BOS] = Some(self.is(BOS, first) || self.is(CLS, first));
+        }
+        if let Some(last) = last {
+            if !self.is(EOS, last) {
+                // The token that ends an answer is another one then.
+                let free = [EOT, EOM].into_iter().find(|&role| self.names[role].is_none());
+                if let (Some(role), Some(eos)) = (free, self.names[EOS].take()) {
+                    self.names[role] = Some(eos);
+                }
+                self.names[EOS] = Some(last.to_owned());
+            }
+            self.adds[EOS] = Some(true);
+        }
+        if first.is_some() && token(pair.first()) == first {
+            pair = &pair[1..];
+        }
+        if last.is_some() && token(pair.last()) == last {
+            pair = &pair[..pair.len() - 1];
+        }
+        let [a, between @ .., b] = pair else { return };
+        if a["Sequence"]["id"] != "A" || b["Sequence"]["id"] != "B" || between.is_empty() {
+            return;
+        }
+        let separates = |index: usize| {
+            let token = token(between.get(index));
+            token.is_some_and(|token| self.is(SEP, token) || self.is(EOS, token))
+        };
+        // With one token between them it ends the first text, unless nothing ends a text.
+        let adds = (separates(0) && last.is_none()) || (between.len() == 2 && separates(1));
+        self.adds[SEP] = Some(adds);
+        if adds && self.names[SEP].is_none() {
+            self.names[SEP] = self.names[EOS].clone();
+        }
+    }
+}
+
+/// Writes the ids: by the names of added tokens, as `config.json` has them, by the names of any
+/// tokens, as the vocabulary has them, as a list of several has them first.
+fn ids(
+    folder: &Folder,
+    roles: &Roles,
+    known: &Known,
+    table: &Table,
+    hints: &Hints,
+    keys: &mut Keys,
+) {
+    let tokenizer = folder.tokenizer.as_ref().and_then(|json| json.get("added_tokens"));
+    let added: &[Json] = tokenizer.and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+    for (index, (role, key)) in ROLES.iter().enumerate() {
+        let Some(key) = key else { continue };
+        let name = roles.names[index].as_deref();
+        if EOT <= index && name.is_none() {
+            continue;
+        }
+        let configured = |file: &Json| {
+            let id = file.get(format!("{role}_token_id"))?;
+            id.as_u64().or_else(|| id.get(0)?.as_u64())
+        };
+        let id = name
+            .and_then(|name| {
+                added.iter().find(|token| content(token) == Some(name))?.get("id")?.as_u64()
+            })
+            .or_else(|| configured(&folder.config))
+            .or_else(|| configured(folder.config.get("text_config")?))
+            .or_else(|| name.and_then(|name| table.id(name)).map(|id| id as u64))
+            .or_else(|| known.ids.iter().find(|(known, _)| known == role).map(|(_, id)| *id))
+            .or_else(|| configured(&folder.generation));
+        let Some(id) = id else { continue };
+        match u32::try_from(id).ok().filter(|_| id < table.len() as u64) {
+            Some(id) => keys.metadata.set(&id_key(key), Value::U32(id)),
+            None => {
+                let message =
+                    format!("the id of {role} has no row in the embedding and is left out");
+                keys.findings.push(
+                    Diagnostic::warning(rule::APPROXIMATE, message)
+                        .key(format!("{role}_token_id"))
+                        .mismatch(format!("an id below {}", table.len()), id),
+                );
+            }
+        }
+    }
+    for (name, id) in &hints.ids {
+        if (*id as usize) < table.len() {
+            keys.metadata.set(&id_key(name), Value::U32(*id));
+        }
+    }
+}
+
+fn id_key(name: &str) -> String {
+    format!("tokenizer.ggml.{name}_token_id")
+}
+
+/// Writes the chat template, or those of a list by their names.
+fn templates(folder: &Folder, keys: &mut Keys) {
+    const KEY: &str = "tokenizer.chat_template";
+    let Some(list) = folder.template.as_ref().and_then(Json::as_array) else {
+        if let Some(text) = folder.template.as_ref().and_then(Json::as_str) {
+            keys.metadata.set(KEY, text.into());
+        }
+        return;
+    };
+    let (mut names, mut default) = (Vec::new(), None);
+    for entry in list {
+        let (Some(name), Some(text)) = (entry["name"].as_str(), entry["template"].as_str()) else {
+            continue;
+        };
+        let plain = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '_' };
+        let name: String = name.chars().map(plain).collect();
+        if name == "default" {
+            default = Some(text);
+        } else if !name.is_empty() {
+            keys.metadata.set(&format!("{KEY}.{name}"), text.into());
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    if !names.is_empty() {
+        let names: Texts = names.iter().map(String::as_str).collect();
+        keys.metadata.set("tokenizer.chat_templates", Value::Array(Array::String(Box::new(names))));
+    }
+    if let Some(text) = default {
+        keys.metadata.set(KEY, text.into());
+    }
+}
+
+/// Whether letters are made small, and lose their accents.
+fn normalizer(step: &Json, flags: &mut (Option<bool>, Option<bool>)) {
+    match step["type"].as_str() {
+        Some("Lowercase") => flags.0 = Some(true),
+        Some("StripAccents") => flags.1 = Some(true),
+        Some("BertNormalizer") => {
+            flags.0 = step["lowercase"].as_bool().or(flags.0);
+            flags.1 = step["strip_accents"].as_bool().or(flags.1);
+        }
+        Some("Sequence") => {
+            for step in step["normalizers"].as_array().into_iter().flatten() {
+                normalizer(step, flags);
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,332 @@
+//! What fixtures of whole tokenizers do not show: files that are wrong, and choices between files.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use serde_json::{Value as Json, json};
+
+use super::{Hints, Keys, Model, to_gguf};
+use crate::diagnostic::Diagnostic;
+use crate::spec::Spec;
+
+static SPEC: LazyLock<Spec> = LazyLock::new(Spec::current);
+
+/// Converts files by name with `rows` rows.
+fn convert_hinted(
+    files: &[(&str, &[u8])],
+    rows: u64,
+    hints: &Hints,
+) -> Result<Keys, Vec<Diagnostic>> {
+    let files: BTreeMap<&str, &[u8]> = files.iter().copied().collect();
+    let read = |name: &str| Ok(files.get(name).map(|bytes| bytes.to_vec()));
+    to_gguf(&read, rows, hints, &SPEC.pretokenizers)
+}
+
+fn convert(files: &[(&str, &[u8])], rows: u64) -> Result<Keys, Vec<Diagnostic>> {
+    convert_hinted(files, rows, &Hints::default())
+}
+
+/// What a conversion of one file finds, as one line.
+#[track_caller]
+fn refused(files: &[(&str, &[u8])], rows: u64, expected: &str) {
+    let findings = convert(files, rows).expect_err("it is refused");
+    let text: Vec<String> = findings
+        .iter()
+        .map(|finding| {
+            let part = |name: &str, value: &Option<String>| {
+                value.as_ref().map_or(String::new(), |value| format!(" {name}={value}"))
+            };
+            format!(
+                "{} {}{}{}{}{}{}",
+                finding.rule,
+                finding.message,
+                part("file", &finding.file),
+                part("key", &finding.key),
+                finding.bytes.map_or(String::new(), |bytes| format!(" bytes={bytes:?}")),
+                part("expected", &finding.expected),
+                part("found", &finding.found),
+            )
+        })
+        .collect();
+    assert_eq!(text.join("\n"), expected);
+}
+
+fn bytes_json(vocab: Json, merges: Json, added: Json) -> Vec<u8> {
+    let words = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": true});
+    let model = json!({"type": "BPE", "vocab": vocab, "merges": merges});
+    json!({"added_tokens": added, "pre_tokenizer": words, "model": model}).to_string().into_bytes()
+}
+
+fn value(keys: &Keys, key: &str) -> Json {
+    keys.metadata.get(key).map_or(Json::Null, |value| value.to_json())
+}
+
+#[test]
+fn broken_files_are_told_of_with_their_place() {
+    refused(
+        &[],
+        4,
+        "T001 there is no vocabulary beside the tensors expected=tokenizer.json, tokenizer.model, spiece.model, vocab.json with merges.txt, or vocab.txt found=none of them",
+    );
+    refused(
+        &[("tokenizer.json", b"{\"model\": ")],
+        4,
+        "T001 JSON: EOF while parsing a value file=tokenizer.json bytes=[9, 10]",
+    );
+    refused(
+        &[("tokenizer.json", b"{}"), ("config.json", b"[1]")],
+        4,
+        "T001 the file is an object file=config.json expected={…} found=[1]",
+    );
+    refused(
+        &[("tokenizer.json", b"{}")],
+        4,
+        "T002 no program that reads GGUF has a tokenizer of this kind file=tokenizer.json key=/model/type expected=BPE, Unigram or WordPiece found=a kind that is not said",
+    );
+    refused(
+        &[("tokenizer.json", b"[]")],
+        4,
+        "T002 no program that reads GGUF has a tokenizer of this kind file=tokenizer.json key=/model/type expected=BPE, Unigram or WordPiece found=a kind that is not said",
+    );
+    refused(
+        &[("vocab.txt", b"a\n\xff")],
+        4,
+        "T001 the file is UTF-8, and this is none file=vocab.txt bytes=[2, 3]",
+    );
+    refused(
+        &[("vocab.txt", b"a\nb\na\n")],
+        4,
+        "T001 two lines have the token \"a\" file=vocab.txt expected=one line found=lines 1 and 3",
+    );
+    refused(
+        &[("tokenizer.model", &[0x0a, 9, 1])],
+        4,
+        "T001 field 1 of model takes 9 bytes, 1 are left file=tokenizer.model bytes=[2, 3]",
+    );
+    refused(
+        &[("sentencepiece.bpe.model", &[])],
+        4,
+        "T002 the file alone does not say which ids its pieces have file=sentencepiece.bpe.model expected=tokenizer.json beside it found=none",
+    );
+    refused(
+        &[("vocab.txt", b"a\n")],
+        u64::MAX,
+        "T002 an embedding of so many rows belongs to no vocabulary expected=at most 16777216 found=18446744073709551615",
+    );
+}
+
+#[test]
+fn ids_that_contradict_each_other_are_refused() {
+    let tokenizer = |vocab, merges, added| bytes_json(vocab, merges, added);
+    let twice = tokenizer(json!({"a": 0, "b": 0}), json!([]), json!([]));
+    refused(
+        &[("tokenizer.json", &twice)],
+        4,
+        "T001 the id 0 stands for two tokens file=tokenizer.json key=/model/vocab/b expected=\"a\" found=\"b\"",
+    );
+    let negative = tokenizer(json!({"a": -1}), json!([]), json!([]));
+    refused(
+        &[("tokenizer.json", &negative)],
+        4,
+        "T001 the id of a token is a number file=tokenizer.json key=/model/vocab/a expected=0 or more found=-1",
+    );
+    let beyond = tokenizer(json!({"a": 0, "b/c": 4}), json!([]), json!([]));
+    refused(
+        &[("tokenizer.json", &beyond)],
+        4,
+        "T001 the token \"b/c\" has no row in the embedding file=tokenizer.json key=/model/vocab/b~1c expected=an id below 4 found=4",
+    );
+    let added = tokenizer(json!({"a": 0}), json!([]), json!([{"id": 0, "content": "<s>"}]));
+    refused(
+        &[("tokenizer.json", &added)],
+        4,
+        "T001 the id 0 stands for two tokens file=tokenizer.json key=/added_tokens/0 expected=\"a\" found=\"<s>\"",
+    );
+    let no_id = tokenizer(json!({"a": 0}), json!([]), json!([{"content": "<s>"}]));
+    refused(
+        &[("tokenizer.json", &no_id)],
+        4,
+        "T001 an added token has an id and a content file=tokenizer.json key=/added_tokens/0 expected={id, content, …} found={\"content\":\"<s>\"}",
+    );
+    // A row without a token has a name that is taken.
+    let taken = tokenizer(json!({"[PAD1]": 0}), json!([]), json!([]));
+    refused(
+        &[("tokenizer.json", &taken)],
+        2,
+        "T001 two ids stand for the token \"[PAD1]\" file=tokenizer.json expected=one id found=0 and 1",
+    );
+}
+
+#[test]
+fn merges_join_tokens_to_tokens() {
+    let vocab = json!({"a": 0, "b": 1, "ab": 2, "Ġ": 3, "ĠĠ": 4});
+    let tokenizer = |merges| bytes_json(vocab.clone(), merges, json!([]));
+    let keys = convert(&[("tokenizer.json", &tokenizer(json!(["a b", ["Ġ", "Ġ"]])))], 5).unwrap();
+    assert_eq!(value(&keys, "tokenizer.ggml.merges"), json!({"array": {"string": ["a b", "Ġ Ġ"]}}));
+    for (merge, found) in
+        [(json!("b a"), "\"ba\""), (json!("a c"), "\"c\""), (json!(["", "d"]), "\"\"")]
+    {
+        let expected = format!(
+            "T001 a merge joins tokens to a token file=tokenizer.json key=/model/merges/0 expected=a token found={found}"
+        );
+        refused(&[("tokenizer.json", &tokenizer(json!([merge])))], 5, &expected);
+    }
+    for merge in [json!("a"), json!("a b a"), json!(["a"]), json!(3)] {
+        let expected = format!(
+            "T001 a merge is two parts file=tokenizer.json key=/model/merges/0 expected=\"a b\" or [\"a\", \"b\"] found={merge}"
+        );
+        refused(&[("tokenizer.json", &tokenizer(json!([merge])))], 5, &expected);
+    }
+    let pair = |merges: &[u8]| {
+        let vocab = vocab.to_string();
+        let config = br#"{"tokenizer_class": "GPT2TokenizerFast"}"#;
+        convert(
+            &[
+                ("vocab.json", vocab.as_bytes()),
+                ("merges.txt", merges),
+                ("tokenizer_config.json", config),
+            ],
+            5,
+        )
+    };
+    assert!(pair(b"#version: 0.2\na b\n").is_ok());
+    let findings = pair(b"#version: 0.2\na b\nb a\n").unwrap_err();
+    assert_eq!(findings[0].bytes, Some([18, 21]));
+}
+
+#[test]
+fn a_space_in_a_merge_is_spelled_as_bytes_are() {
+    let vocab = json!({" ": 0, "a": 1, " a": 2});
+    let keys =
+        convert(&[("tokenizer.json", &bytes_json(vocab, json!([[" ", "a"]]), json!([])))], 3);
+    let merges = value(&keys.unwrap(), "tokenizer.ggml.merges");
+    assert_eq!(merges, json!({"array": {"string": ["Ġ a"]}}));
+}
+
+#[test]
+fn rows_without_tokens_are_filled_and_marked() {
+    let vocab = json!({"a": 0, "b": 3});
+    let keys = convert(&[("tokenizer.json", &bytes_json(vocab, json!([]), json!([])))], 5).unwrap();
+    let tokens = json!({"array": {"string": ["a", "[PAD1]", "[PAD2]", "b", "[PAD4]"]}});
+    assert_eq!(value(&keys, "tokenizer.ggml.tokens"), tokens);
+    assert_eq!(
+        value(&keys, "tokenizer.ggml.token_type"),
+        json!({"array": {"i32": [1, 5, 5, 1, 5]}})
+    );
+}
+
+#[test]
+fn a_cut_into_words_that_is_not_known_is_refused_unless_one_is_named() {
+    let mut json: Json =
+        serde_json::from_slice(&bytes_json(json!({"a": 0}), json!([]), json!([]))).unwrap();
+    let bytes = json!({"type": "ByteLevel", "use_regex": false});
+    let split = json!({"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated"});
+    json["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [split, bytes]});
+    let file = json.to_string().into_bytes();
+    let files: &[(&str, &[u8])] = &[("tokenizer.json", &file)];
+    let findings = convert(files, 1).unwrap_err();
+    assert_eq!((findings[0].rule, findings[0].key.as_deref()), ("T002", Some("/pre_tokenizer")));
+    let hints = Hints { pre: Some("llama-bpe".to_owned()), ..Hints::default() };
+    let keys = convert_hinted(files, 1, &hints).unwrap();
+    assert_eq!(value(&keys, "tokenizer.ggml.pre"), json!({"string": "llama-bpe"}));
+    // Which adds a token by itself, and this tokenizer adds none.
+    assert_eq!(value(&keys, "tokenizer.ggml.add_bos_token"), json!({"bool": false}));
+}
+
+#[test]
+fn a_mapping_chooses_among_ids_of_one_meaning() {
+    let file = bytes_json(json!({"a": 0}), json!([]), json!([]));
+    for (hint, expected) in [(None, "gpt-2"), (Some("phi-2"), "phi-2"), (Some("qwen2"), "gpt-2")] {
+        let hints = Hints { pre: hint.map(str::to_owned), ..Hints::default() };
+        let keys = convert_hinted(&[("tokenizer.json", &file)], 1, &hints).unwrap();
+        assert_eq!(value(&keys, "tokenizer.ggml.pre"), json!({"string": expected}));
+    }
+}
+
+#[test]
+fn steps_that_programs_leave_out_are_warned_of() {
+    let mut json: Json =
+        serde_json::from_slice(&bytes_json(json!({"a": 0}), json!([]), json!([]))).unwrap();
+    json["pre_tokenizer"]["add_prefix_space"] = json!(true);
+    json["normalizer"] =
+        json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "NFKC"}]});
+    json["model"]["ignore_merges"] = json!(true);
+    let file = json.to_string().into_bytes();
+    let keys = convert(&[("tokenizer.json", &file)], 1).unwrap();
+    let found: Vec<_> =
+        keys.findings.iter().map(|finding| (finding.rule, finding.key.clone())).collect();
+    let key = |key: &str| ("T003", Some(key.to_owned()));
+    assert_eq!(found, [key("/normalizer"), key("/pre_tokenizer"), key("/pre_tokenizer")]);
+}
+
+#[test]
+fn pieces_keep_what_they_are() {
+    // <unk>, <s>, a user's own with a space, a byte, a piece that is not used.
+    let piece = |text: &str, kind: u8| {
+        let mut bytes = vec![0x0a, text.len() as u8 + 4, 0x0a, text.len() as u8];
+        bytes.extend(text.bytes().chain([0x18, kind]));
+        bytes
+    };
+    let pieces = [("<unk>", 2), ("<s>", 3), ("\u{2581}x", 4), ("<0x0A>", 6), ("y", 5)];
+    let model: Vec<u8> = pieces.iter().flat_map(|(text, kind)| piece(text, *kind)).collect();
+    let hints = Hints { model: Some(Model::Merges), ..Hints::default() };
+    let keys = convert_hinted(&[("tokenizer.model", &model)], 6, &hints).unwrap();
+    assert_eq!(value(&keys, "tokenizer.ggml.model"), json!({"string": "llama"}));
+    assert_eq!(
+        value(&keys, "tokenizer.ggml.token_type"),
+        json!({"array": {"i32": [2, 3, 4, 6, 5, 5]}})
+    );
+    let tokens = json!({"array": {"string": ["<unk>", "<s>", " x", "<0x0A>", "y", "[PAD5]"]}});
+    assert_eq!(value(&keys, "tokenizer.ggml.tokens"), tokens);
+    assert_eq!(value(&keys, "tokenizer.ggml.bos_token_id"), json!({"u32": 1}));
+    // Its id of ends is that of the user's own: no token of ends.
+    assert_eq!(value(&keys, "tokenizer.ggml.eos_token_id"), Json::Null);
+    let fewer = convert(&[("tokenizer.model", &model)], 3).unwrap();
+    assert_eq!(fewer.findings[0].rule, "T003");
+    // Merges, by `model_type`: spaces that the normalizer takes away stay.
+    let merges: Vec<u8> = model.iter().copied().chain([0x12, 2, 0x18, 2]).collect();
+    let keys = convert(&[("tokenizer.model", &merges)], 6).unwrap();
+    assert_eq!(keys.findings[0].key.as_deref(), Some("normalizer_spec.remove_extra_whitespaces"));
+}
+
+#[test]
+fn what_is_cut_or_changed_anywhere_is_never_a_panic() {
+    let file = bytes_json(
+        json!({"a": 0, "b": 1, "ab": 2}),
+        json!(["a b"]),
+        json!([{"id": 3, "content": "<s>", "special": true}]),
+    );
+    for len in 0..file.len() {
+        let _ = convert(&[("tokenizer.json", &file[..len])], 4);
+    }
+    // Every value in turn as something else.
+    let text = String::from_utf8(file).unwrap();
+    let json: Json = serde_json::from_str(&text).unwrap();
+    let mut pointers = vec![String::new()];
+    let mut index = 0;
+    while let Some(pointer) = pointers.get(index).cloned() {
+        index += 1;
+        match json.pointer(&pointer) {
+            Some(Json::Object(object)) => {
+                pointers.extend(object.keys().map(|key| format!("{pointer}/{key}")));
+            }
+            Some(Json::Array(list)) => {
+                pointers.extend((0..list.len()).map(|item| format!("{pointer}/{item}")));
+            }
+            _ => {}
+        }
+    }
+    assert!(10 < pointers.len());
+    for pointer in pointers {
+        for other in
+            [Json::Null, json!(-1), json!(1e300), json!("x"), json!([]), json!({}), json!([{}])]
+        {
+            let mut changed = json.clone();
+            *changed.pointer_mut(&pointer).unwrap() = other;
+            let changed = changed.to_string();
+            for name in ["tokenizer.json", "tokenizer_config.json", "vocab.json"] {
+                let _ = convert(&[(name, changed.as_bytes()), ("merges.txt", b"a b")], 4);
+            }
+        }
+    }
+}

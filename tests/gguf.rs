@@ -1,0 +1,374 @@
+//! GGUF files held against what llama.cpp's own converter makes of the same checkpoints:
+//! `fixtures/gguf/reference`, by `reference.py`. What differs on purpose is listed, with reasons,
+//! in `fixtures/gguf/allow.toml`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use llmstd::checkpoint::{Checkpoint, Payload};
+use llmstd::convert::{Failure, Report, Request, Silent, convert};
+use llmstd::diff;
+use llmstd::encoding::BlockType;
+use llmstd::format::folder;
+use llmstd::format::gguf::types::TYPES;
+use llmstd::format::gguf::write::Entry;
+use llmstd::metadata::Metadata;
+use llmstd::spec::Spec;
+use llmstd::subject::{self, Subject};
+use serde::Deserialize;
+use serde_json::Value as Json;
+use sha2::{Digest, Sha256};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    fixture: String,
+    keys: BTreeMap<String, (String, Json)>,
+    tensors: BTreeMap<String, (String, Vec<u64>, String)>,
+}
+
+#[derive(Deserialize)]
+struct Allowances {
+    allow: Vec<Allowance>,
+}
+
+#[derive(Deserialize)]
+struct Allowance {
+    what: String,
+    name: String,
+    /// The references that it is for; none: what was seen with other variants.
+    #[serde(default)]
+    cases: BTreeSet<String>,
+    reason: String,
+}
+
+fn references() -> Vec<(String, Reference)> {
+    let only = std::env::var("CASE").ok();
+    let mut paths: Vec<PathBuf> = fs::read_dir(root().join("gguf/reference"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    let named = paths.into_iter().map(|path| {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        (name, serde_json::from_slice(&fs::read(&path).unwrap()).unwrap())
+    });
+    named.filter(|(name, _)| only.as_ref().is_none_or(|only| only == name)).collect()
+}
+
+/// A conversion that proves the way back, and that source and result compute the same.
+fn request<'a>(spec: &'a Spec, to: &'a Path, format: &'a str) -> Request<'a> {
+    Request { verify: true, check_outputs: true, ..Request::new(spec, to, format) }
+}
+
+fn run(request: &Request<'_>, from: &Path) -> Result<Report, String> {
+    let opened = folder::open(from).map_err(|err| err.to_string())?;
+    convert(opened, request).map_err(|failure| match failure {
+        Failure::Error(err) => err.to_string(),
+        Failure::Findings(findings) => format!("{:#?}", &findings[..findings.len().min(4)]),
+    })
+}
+
+/// The keys that a reference has, with the kinds as gguf-py names them.
+fn keys(checkpoint: &Checkpoint) -> BTreeMap<String, (String, Json)> {
+    let kept = checkpoint.typed_metadata.iter().filter(|(key, _)| {
+        *key == "general.architecture"
+            || !key.starts_with("general.") && !key.starts_with("tokenizer.")
+    });
+    kept.map(|(key, value)| {
+        let kind = value.kind_name().replace("[", "array[");
+        let kind = kind.replace("u32", "uint32").replace("i32", "int32").replace("f32", "float32");
+        (key.to_owned(), (kind, value.to_plain(usize::MAX)))
+    })
+    .collect()
+}
+
+fn tensors(opened: &folder::Opened) -> BTreeMap<String, (String, Vec<u64>, String)> {
+    let tensors = opened.checkpoint.tensors.iter().map(|tensor| {
+        let kind = TYPES.of(tensor.dtype, tensor.encoding.as_ref()).unwrap().name();
+        let Payload::Range(extent) = &tensor.payload else { panic!("{}", tensor.name) };
+        let hash = Sha256::digest(opened.source.slice(*extent).unwrap());
+        let shape = tensor.logical_shape().to_vec();
+        (tensor.name.clone(), (kind, shape, llmstd::hex::encode(&hash)))
+    });
+    tensors.collect()
+}
+
+/// Numbers are the same where the F32 are.
+fn same(left: &Json, right: &Json) -> bool {
+    match (left, right) {
+        (Json::Number(left), Json::Number(right)) => {
+            left.as_f64().map(|x| x as f32) == right.as_f64().map(|x| x as f32)
+        }
+        (Json::Array(left), Json::Array(right)) => {
+            left.len() == right.len()
+                && left.iter().zip(right).all(|(left, right)| same(left, right))
+        }
+        (left, right) => left == right,
+    }
+}
+
+/// Every difference, as `class name: ours, theirs`.
+fn differences(opened: &folder::Opened, reference: &Reference) -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    let mut differ = |what: &str, name: &str, text: String| {
+        found.push((what.to_owned(), name.to_owned(), text));
+    };
+    let ours = keys(&opened.checkpoint);
+    for name in ours.keys().chain(reference.keys.keys()).collect::<BTreeSet<_>>() {
+        match (ours.get(name), reference.keys.get(name)) {
+            (Some(ours), None) => differ("key.extra", name, format!("{ours:?}")),
+            (None, Some(theirs)) => differ("key.missing", name, format!("{theirs:?}")),
+            (Some(ours), Some(theirs)) if ours.0 != theirs.0 => {
+                differ("key.kind", name, format!("{} {}", ours.0, theirs.0));
+            }
+            (Some(ours), Some(theirs)) if !same(&ours.1, &theirs.1) => {
+                differ("key.value", name, format!("{} {}", ours.1, theirs.1));
+            }
+            _ => {}
+        }
+    }
+    let ours = tensors(opened);
+    for name in ours.keys().chain(reference.tensors.keys()).collect::<BTreeSet<_>>() {
+        match (ours.get(name), reference.tensors.get(name)) {
+            (Some(_), None) => differ("tensor.extra", name, String::new()),
+            (None, Some(_)) => differ("tensor.missing", name, String::new()),
+            (Some(ours), Some(theirs)) if ours != theirs => {
+                let what = if ours.0 != theirs.0 {
+                    "tensor.type"
+                } else if ours.1 != theirs.1 {
+                    "tensor.shape"
+                } else {
+                    "tensor.values"
+                };
+                differ(what, name, format!("{ours:?} {theirs:?}"));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Whether a name is of a pattern, in which `*` stands for anything.
+fn fits(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((start, rest)) => name.strip_prefix(start).is_some_and(|name| {
+            let mut ends = name.char_indices().map(|(at, _)| at).chain([name.len()]);
+            ends.any(|at| fits(rest, &name[at..]))
+        }),
+    }
+}
+
+fn there_and_back(
+    spec: &Spec,
+    name: &str,
+    reference: &Reference,
+    allowed: &[Allowance],
+) -> Result<(), String> {
+    let scratch = tempfile::tempdir().unwrap();
+    let (file, package) = (scratch.path().join("model.gguf"), scratch.path().join("std"));
+    run(&request(spec, &file, "gguf"), &root().join(&reference.fixture))?;
+    let mut needed = BTreeSet::new();
+    for (what, key, text) in differences(&folder::open(&file).unwrap(), reference) {
+        let allowance = allowed.iter().position(|allowance| {
+            let is_here = allowance.cases.contains(name);
+            is_here && fits(&allowance.what, &what) && fits(&allowance.name, &key)
+        });
+        let allowance = allowance.ok_or_else(|| format!("{what} {key}: {text}"))?;
+        needed.insert(allowance);
+    }
+    let mut listed = allowed.iter().enumerate();
+    let stale =
+        listed.find(|(index, allowance)| allowance.cases.contains(name) && !needed.contains(index));
+    if let Some((_, stale)) = stale {
+        return Err(format!("is listed with a difference it has not: {}", stale.reason));
+    }
+    // What was written is read again, gives the same outputs, and comes back byte for byte.
+    run(&request(spec, &package, "std"), &file)?;
+    let back = scratch.path().join("back").join("model.gguf");
+    fs::create_dir(back.parent().unwrap()).unwrap();
+    run(&request(spec, &back, "gguf"), &package)?;
+    if fs::read(&file).unwrap() != fs::read(&back).unwrap() {
+        return Err("the file does not come back byte for byte".to_owned());
+    }
+    Ok(())
+}
+
+#[test]
+fn files_are_those_of_llama_cpp() {
+    let spec = &Spec::current();
+    let allowed = fs::read_to_string(root().join("gguf/allow.toml")).unwrap();
+    let Allowances { allow } = toml::from_str(&allowed).unwrap();
+    assert!(allow.iter().all(|allowance| !allowance.reason.is_empty()));
+    let mut failures = Vec::new();
+    for (name, reference) in references() {
+        if let Err(why) = there_and_back(spec, &name, &reference, &allow) {
+            failures.push(format!("{name}: {why}"));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The file of a checkpoint of plain tensors with other keys.
+fn with_keys(opened: &folder::Opened, metadata: &Metadata, file: &Path) -> Vec<u8> {
+    let tensors = &opened.checkpoint.tensors;
+    let entries = tensors.iter().map(|tensor| Entry {
+        name: &tensor.name,
+        kind: TYPES.of(tensor.dtype, None).unwrap(),
+        shape: &tensor.shape,
+    });
+    let entries: Vec<_> = entries.collect();
+    let mut bytes = llmstd::format::gguf::write::header(metadata, &entries).unwrap();
+    let Payload::Range(first) = &tensors[0].payload else { panic!("a file has ranges") };
+    bytes.extend(&fs::read(file).unwrap()[usize::try_from(first.start).unwrap()..]);
+    bytes
+}
+
+#[test]
+fn a_file_that_says_less_comes_back_as_it_was() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    run(&request(spec, &at("model.gguf"), "gguf"), &root().join("hf/llama-untied/src")).unwrap();
+    let opened = folder::open(&at("model.gguf")).unwrap();
+    // Readers take the rows of the token table, and that there is a head says that it is not tied.
+    let mut metadata = opened.checkpoint.typed_metadata.clone();
+    metadata.retain(|key| key != "llama.vocab_size" && key != "llama.rope.dimension_count");
+    let bytes = with_keys(&opened, &metadata, &at("model.gguf"));
+    fs::write(at("less.gguf"), &bytes).unwrap();
+    run(&request(spec, &at("std"), "std"), &at("less.gguf")).unwrap();
+    run(&request(spec, &at("back.gguf"), "gguf"), &at("std")).unwrap();
+    assert!(bytes == fs::read(at("back.gguf")).unwrap());
+}
+
+#[test]
+fn a_file_is_its_package_and_its_keys_are_compared() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    run(&Request::new(spec, &at("a.gguf"), "gguf"), &root().join("hf/llama-tied/src")).unwrap();
+    run(&Request::new(spec, &at("std"), "std"), &at("a.gguf")).unwrap();
+    let options = subject::Options {
+        spec,
+        arch: None,
+        generic: false,
+        rehash: false,
+        n_threads: 1,
+        progress: &Silent,
+    };
+    let compare = |old: &str, new: &str| {
+        let open = |name: &str| match Subject::open(&at(name), &options) {
+            Ok(subject) => subject,
+            Err(_) => panic!("{name}"),
+        };
+        let diff = diff::compare(&open(old), &open(new), spec);
+        let changes = diff.changes.iter();
+        changes.map(|change| format!("{} {}", change.rule, change.subject)).collect::<Vec<_>>()
+    };
+    assert_eq!(compare("a.gguf", "std"), [""; 0]);
+    // What lies beside a file is of other models.
+    fs::write(at("tokenizer.json"), "{}").unwrap();
+    assert_eq!(compare("a.gguf", "std"), [""; 0]);
+    // Another name, another way to cut texts, another template; what follows the header stays.
+    let opened = folder::open(&at("a.gguf")).unwrap();
+    let mut metadata = opened.checkpoint.typed_metadata.clone();
+    metadata.set("general.name", "another".into());
+    metadata.set("tokenizer.ggml.pre", "another".into());
+    metadata.set("tokenizer.chat_template", "{{ messages }}".into());
+    fs::write(at("b.gguf"), with_keys(&opened, &metadata, &at("a.gguf"))).unwrap();
+    let changes = compare("a.gguf", "b.gguf");
+    for wanted in ["D140 tokenizer.gguf", "D150 default", "D184 general.name"] {
+        assert!(changes.iter().any(|change| change == wanted), "{wanted}: {changes:?}");
+    }
+    assert_eq!(changes.len(), 3, "{changes:?}");
+}
+
+#[test]
+fn what_cannot_be_written_leaves_nothing() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    let fixture = root().join("gguf/wide");
+    run(&Request { generic: true, ..Request::new(spec, &at("std"), "std") }, &fixture).unwrap();
+    let (alone, small, infinite) = (at("alone.gguf"), at("small.gguf"), at("infinite.gguf"));
+    let refused = run(&Request::new(spec, &alone, "gguf"), &at("std")).unwrap_err();
+    assert!(refused.contains("which architecture"), "{refused}");
+    let small = Request { max_shard_bytes: Some(4096), ..Request::new(spec, &small, "gguf") };
+    let refused = run(&small, &fixture).unwrap_err();
+    assert!(refused.contains("no single file"), "{refused}");
+    // A value that no block holds: the last of the file becomes infinite, in BF16.
+    fs::create_dir(at("infinite")).unwrap();
+    fs::copy(fixture.join("config.json"), at("infinite/config.json")).unwrap();
+    let mut bytes = fs::read(fixture.join("model.safetensors")).unwrap();
+    let n = bytes.len();
+    let matrix = n - 2 * 32 - 2;
+    bytes[matrix..matrix + 2].copy_from_slice(&0x7f80u16.to_le_bytes());
+    fs::write(at("infinite/model.safetensors"), &bytes).unwrap();
+    let mut packed = Request::new(spec, &infinite, "gguf");
+    packed.plan.quantize = BlockType::find("ggml.q8_0");
+    let refused = run(&packed, &at("infinite")).unwrap_err();
+    assert!(refused.contains("P023"), "{refused}");
+    let left = fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut left: Vec<_> = left.collect();
+    left.sort();
+    assert_eq!(left, ["infinite", "std"]);
+}
+
+#[test]
+fn every_mapping_has_a_reference() {
+    let spec = &Spec::current();
+    let mut tried = BTreeSet::new();
+    for (name, reference) in references() {
+        let scratch = tempfile::tempdir().unwrap();
+        let out = scratch.path().join("model.gguf");
+        let report = run(
+            &Request { dry_run: true, ..Request::new(spec, &out, "gguf") },
+            &root().join(&reference.fixture),
+        );
+        tried.insert(report.unwrap_or_else(|why| panic!("{name}: {why}")).map.unwrap());
+    }
+    let maps = spec.maps.values().filter(|map| map.format == "gguf");
+    let untried: Vec<_> = maps
+        .map(|map| format!("gguf/{}", map.name))
+        .filter(|name| std::env::var("CASE").is_err() && !tried.contains(name))
+        .collect();
+    assert!(untried.is_empty(), "no reference for {}", untried.join(", "));
+}
+
+#[test]
+fn matrices_are_packed_and_read_again() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let fixture = root().join("gguf/wide");
+    for (id, least) in [("ggml.q8_0", 2), ("ggml.q4_0", 2), ("ggml.q4_k", 2), ("ggml.mxfp4", 2)] {
+        let file = scratch.path().join(format!("{id}.gguf"));
+        let mut wanted = request(spec, &file, "gguf");
+        wanted.plan.quantize = BlockType::find(id);
+        wanted.check_outputs = false;
+        let report = run(&wanted, &fixture).unwrap();
+        assert!(report.loss.is_some_and(|loss| loss.changed != 0 && loss.nans == 0), "{id}");
+        let opened = folder::open(&file).unwrap();
+        let packed = opened.checkpoint.tensors.iter().filter(|tensor| tensor.encoding.is_some());
+        let packed = packed.count();
+        let flat = opened.checkpoint.tensors.iter().filter(|tensor| tensor.shape.len() == 1);
+        assert!(flat.into_iter().all(|tensor| tensor.dtype.name() == "F32"));
+        if packed < least {
+            // No row of the fixture is a whole block: nothing was packed, and nothing is claimed.
+            panic!("{id}: {packed} tensors are packed");
+        }
+        // Blocks stay blocks in a package, and become numbers where that is asked for.
+        let package = scratch.path().join(format!("{id}.std"));
+        run(&Request { check_outputs: true, ..request(spec, &package, "std") }, &file).unwrap();
+        let plain = scratch.path().join(format!("{id}.hf"));
+        let refused = run(&request(spec, &plain, "hf"), &package).unwrap_err();
+        assert!(refused.contains("--decode"), "{refused}");
+        let mut decoded = request(spec, &plain, "hf");
+        decoded.plan.decode = true;
+        run(&decoded, &package).unwrap();
+    }
+}
