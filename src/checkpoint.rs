@@ -33,14 +33,15 @@ pub struct Tensor {
     pub dtype: DType,
     /// Its dimensions, slowest first.
     pub shape: Vec<u64>,
-    /// What the elements are when they are no numbers of their own but bytes of blocks: `dtype`
-    /// is then U8 and `shape` counts bytes along the last axis.
+    /// What the elements are when they are no numbers of their own: bytes of blocks, where `dtype`
+    /// is U8 and `shape` counts bytes along the last axis; or the bytes of all parts, one by one.
     pub encoding: Option<Encoding>,
     /// Where its elements are.
     pub payload: Payload,
 }
 
-/// How the values of a quantized tensor are packed: blocks along the last axis, in line.
+/// How the values of a quantized tensor are packed: in blocks along the last axis, in line, or in
+/// several stored tensors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Encoding {
@@ -49,6 +50,37 @@ pub struct Encoding {
     pub id: String,
     /// The dimensions of the values, slowest first.
     pub shape: Vec<u64>,
+    /// What the id leaves open.
+    #[serde(default, skip_serializing_if = "Parameters::is_empty")]
+    pub parameters: Parameters,
+}
+
+/// What is to be known of a quantized tensor beside its parts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    /// Bits of a quant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits: Option<u64>,
+    /// Values of a group along a row; -1 in configurations is a whole row and `None` here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_size: Option<u64>,
+    /// Rows and columns of a block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<[u64; 2]>,
+    /// `format`, `checkpoint_format` or `mode` of the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// The dtype that a library decodes to, where it is none of the parts'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<String>,
+}
+
+impl Parameters {
+    /// Whether nothing is left open.
+    pub fn is_empty(&self) -> bool {
+        *self == Parameters::default()
+    }
 }
 
 /// How the elements of a tensor lie in the file.
@@ -58,8 +90,19 @@ pub enum Payload {
     Range(Extent),
     /// A view of a storage, which other tensors may share.
     View(View),
+    /// Stored tensors that make a logical one together, the payload first.
+    Parts(Vec<StoredPart>),
     /// The file names it, and its values cannot be had; the reason, for a person.
     Unreadable(String),
+}
+
+/// A stored tensor that is a part of a logical one.
+#[derive(Clone, Debug)]
+pub struct StoredPart {
+    /// What it is to the arithmetic: `qweight`, `scales`.
+    pub role: String,
+    /// The tensor.
+    pub tensor: Tensor,
 }
 
 /// A strided view of a storage.
@@ -75,7 +118,23 @@ pub struct View {
     pub big_endian: bool,
 }
 
+impl Checkpoint {
+    /// The tensors as they are stored: in place of a logical one its parts.
+    pub fn stored(&self) -> impl Iterator<Item = &Tensor> {
+        self.tensors.iter().flat_map(Tensor::stored)
+    }
+}
+
 impl Tensor {
+    /// Its parts, or itself where it has none.
+    pub fn stored(&self) -> impl Iterator<Item = &Tensor> {
+        let (parts, own) = match &self.payload {
+            Payload::Parts(parts) => (parts.as_slice(), None),
+            _ => (&[][..], Some(self)),
+        };
+        parts.iter().map(|part| &part.tensor).chain(own)
+    }
+
     /// The number of elements, or `None` if it passes `u64`.
     pub fn n_elements(&self) -> Option<u64> {
         n_elements(&self.shape)
@@ -84,6 +143,39 @@ impl Tensor {
     /// The dimensions of the values: those of the encoding, where there is one.
     pub fn logical_shape(&self) -> &[u64] {
         self.encoding.as_ref().map_or(&self.shape, |encoding| &encoding.shape)
+    }
+
+    /// The logical tensor of parts.
+    pub fn of_parts(
+        name: String,
+        encoding: Encoding,
+        parts: &[StoredPart],
+        payload: Payload,
+    ) -> Tensor {
+        let sizes = parts.iter().map(|part| part.tensor.n_bytes());
+        let n_bytes = sizes.fold(0u64, |sum, n| sum.saturating_add(n.unwrap_or(u64::MAX)));
+        let (dtype, encoding) = (DType::U8, Some(encoding));
+        Tensor { name, dtype, shape: vec![n_bytes], encoding, payload }
+    }
+
+    /// The place of all elements, if they lie row-major, packed and little-endian.
+    pub fn packed_extent(&self) -> Option<Extent> {
+        let n_bytes = self.n_bytes()?;
+        match &self.payload {
+            Payload::Range(extent) => (extent.len == n_bytes).then_some(*extent),
+            Payload::View(view) => {
+                let strides = row_major_strides(&self.shape);
+                let mut steps = self.shape.iter().zip(&view.strides).zip(&strides);
+                let is_packed = view.strides.len() == self.shape.len()
+                    && steps.all(|((&len, step), row_major)| len <= 1 || step == row_major);
+                let start = view.storage.start.checked_add(self.dtype.n_bytes(view.offset)?)?;
+                let extent = Extent { start, len: n_bytes, ..view.storage };
+                let is_inside = start.checked_add(n_bytes)? <= view.storage.end();
+                let ordered = !view.big_endian || self.dtype.bits() == 8;
+                (is_packed && is_inside && ordered).then_some(extent)
+            }
+            Payload::Parts(_) | Payload::Unreadable(_) => None,
+        }
     }
 
     /// The number of bytes when packed, or `None` if it passes `u64`.

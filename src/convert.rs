@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::exec::compare::{Operand, digests, first_difference};
 use crate::exec::staging::{Staging, free_space};
 use crate::exec::write::{self, Container, Shard, Written};
-use crate::format::folder::{self, Opened};
+use crate::format::folder::{self, CONFIG_FILE, Opened};
 use crate::format::gguf::types::TYPES;
 use crate::format::modules::{self, MODULES_FILE};
 use crate::format::safetensors;
@@ -33,7 +33,7 @@ use crate::package::{
 use crate::plan::export::Origin;
 use crate::plan::import::Import;
 use crate::plan::program::{Content, Make, Output, whole};
-use crate::plan::{self, Exactness, Facts, Step, Tensors, export, generic, import, typed};
+use crate::plan::{self, Decode, Exactness, Facts, Step, Tensors, export, generic, import, typed};
 use crate::rule::subject::{Stored, Subject};
 use crate::rule::{self, Selection};
 use crate::source::Source;
@@ -309,13 +309,12 @@ pub fn terms(
     if opened.is_package {
         return Ok((read_model(opened)?, None));
     }
-    let request = Request { arch, dry_run: true, ..Request::new(spec, Path::new(""), "std") };
+    // The reference forward reads blocks as they are, and of parts the numbers.
+    let plan = plan::Options { decode: Decode::Parts, ..plan::Options::default() };
+    let request = Request { arch, plan, dry_run: true, ..Request::new(spec, Path::new(""), "std") };
     let canonical = canonical(opened, &request)?;
     Ok((canonical.model, Some(canonical.tensors)))
 }
-
-/// The config of a foreign folder.
-pub(crate) const CONFIG_FILE: &str = "config.json";
 
 /// A checkpoint in the standard's terms, before anything is written.
 pub(crate) struct Canonical {
@@ -391,10 +390,12 @@ pub(crate) fn canonical(
             .help("put the model's config.json beside them, or keep names and bytes with --generic")
             .into());
     };
+    let logical = opened.logical()?;
+    let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
     let map = import::choose(
         request.spec,
         format,
-        &opened.checkpoint,
+        checkpoint,
         &config,
         request.arch,
         &mut findings,
@@ -412,7 +413,7 @@ pub(crate) fn canonical(
         copies,
         dropped,
         findings: found,
-    } = import::import(request.spec, map, &opened.checkpoint, &config, &facts, request.plan)?;
+    } = import::import(request.spec, map, checkpoint, &config, &facts, request.plan)?;
     findings.extend(found);
     tasks.extend(embedding_task(opened, request.spec, &keys.hparams, &mut findings)?);
     model.architecture = Some(arch);
@@ -572,7 +573,7 @@ fn repack(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Rep
     }
     tensors.sort_by_key(|name| request.spec.order(name));
     model.encodings = encodings(&tensors);
-    for (op, is_asked) in [("decode", request.plan.decode), ("cast", request.plan.dtype.is_some())]
+    for (op, is_asked) in [("decode", request.plan.decode != Decode::Nothing), ("cast", request.plan.dtype.is_some())]
     {
         if is_asked {
             model.history.push(Event { op: op.to_owned(), ..event(request) });
@@ -830,9 +831,10 @@ fn report(
         let mut read = BTreeSet::new();
         if let Content::Gather(program) = &output.content {
             for copy in &program.copies {
-                let storage = tensors.inputs[copy.input].storage;
-                let file = opened.source.name(storage.file).to_owned();
-                read.insert(ReadRange { file, bytes: [storage.start, storage.end()] });
+                for storage in tensors.inputs[copy.input].storages() {
+                    let file = opened.source.name(storage.file).to_owned();
+                    read.insert(ReadRange { file, bytes: [storage.start, storage.end()] });
+                }
             }
         }
         TensorReport {
@@ -1037,8 +1039,10 @@ fn export_plan(
         carried = beside_package(opened);
         left = Vec::new();
     } else {
-        // A cast belongs to the tensors that are written, not to those in between.
-        let inner = Request { plan: plan::Options::default(), ..copy_of(request) };
+        // A cast belongs to the tensors that are written, not to those in between, whose numbers
+        // are never made.
+        let plan = plan::Options { decode: Decode::All, ..plan::Options::default() };
+        let inner = Request { plan, ..copy_of(request) };
         let canonical = canonical(opened, &inner)?;
         model = canonical.model;
         provenance = Some(canonical.provenance);
@@ -1277,7 +1281,7 @@ fn verify_same(
 
 fn whole_tensors(checkpoint: &Checkpoint) -> Result<Tensors> {
     let mut tensors = Tensors::default();
-    for (index, tensor) in checkpoint.tensors.iter().enumerate() {
+    for (index, tensor) in checkpoint.stored().enumerate() {
         let (input, output) = whole(tensor, index)?;
         tensors.inputs.push(input);
         tensors.outputs.push(output);

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use crate::checkpoint::{Payload, Tensor, n_elements};
+use crate::checkpoint::{Payload, StoredPart, Tensor, n_elements};
 use crate::convert::read_model;
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
@@ -107,7 +107,8 @@ pub struct InspectedTensor {
 pub fn inspect(path: &Path, spec: &Spec) -> Result<Inspection> {
     let mut opened = folder::open(path)?;
     let (architecture, config) = described(&mut opened, spec)?;
-    let checkpoint = &opened.checkpoint;
+    let logical = opened.logical()?;
+    let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
     let mut dtypes: BTreeMap<String, u64> = BTreeMap::new();
     for tensor in &checkpoint.tensors {
         *dtypes.entry(type_name(tensor)).or_default() += 1;
@@ -202,6 +203,13 @@ fn inspected<'a>(
             let order = if view.big_endian { ", big-endian" } else { "" };
             notes.insert(format!("strides {:?}{order}", view.strides));
             Some((view.storage, view.offset))
+        }
+        Payload::Parts(parts) => {
+            let parts = parts.iter().map(|StoredPart { role, tensor }| {
+                format!("{role} {} {:?}", tensor.dtype, tensor.shape)
+            });
+            notes.insert(parts.collect::<Vec<_>>().join(", "));
+            None
         }
         Payload::Unreadable(why) => {
             notes.insert(format!("unreadable: {why}"));

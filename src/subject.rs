@@ -12,11 +12,11 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Payload, n_elements};
-use crate::convert::{self, CONFIG_FILE, Failure, Progress, Request};
+use crate::convert::{self, Failure, Progress, Request};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::compare::digests;
-use crate::format::folder::{self, Opened};
+use crate::format::folder::{CONFIG_FILE, self, Opened};
 use crate::hex;
 use crate::json;
 use crate::manifest::{
@@ -201,7 +201,7 @@ fn package(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Sub
         .collect();
     let mut places: Vec<Option<(String, u64)>> = Vec::new();
     let mut hashes: Vec<Option<[u8; 32]>> = Vec::new();
-    for tensor in &opened.checkpoint.tensors {
+    for tensor in opened.checkpoint.stored() {
         let Payload::Range(extent) = tensor.payload else {
             places.push(None);
             hashes.push(None);

@@ -13,7 +13,7 @@ use crate::format::gguf::{self, types::TYPES};
 use crate::metadata::{Metadata, Value};
 use crate::package::METADATA_FILE;
 use crate::plan::export::{self, Export};
-use crate::plan::{Tensors, typed};
+use crate::plan::{Decode, Tensors, typed};
 use crate::source::Source;
 use crate::spec::map::Map;
 use crate::tokenizer::{self, Hints};
@@ -66,7 +66,7 @@ pub(super) fn metadata(
         let message = format!("the key `{key}` cannot be written: {why}");
         Diagnostic::error("P005", message).key(key)
     })?;
-    let recoded = request.plan.decode || request.plan.quantize.is_some();
+    let recoded = request.plan.decode != Decode::Nothing || request.plan.quantize.is_some();
     if is_new {
         metadata.set("general.type", Value::from("model"));
         let stem = opened.source.root().file_name().map(|name| name.to_string_lossy().into_owned());

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use super::model::both;
 use super::rules::{self, Rule};
 use super::{Change, architecture};
-use crate::convert::CONFIG_FILE;
+use crate::format::folder::CONFIG_FILE;
 use crate::format::gguf;
 use crate::format::gguf::tokenizer::{TOKENS, tokens};
 use crate::manifest::{FileEntry, FileRole, Manifest, TEMPLATE_KEY, TOKENIZER_SETTINGS, Tokenizer};

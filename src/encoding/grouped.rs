@@ -252,6 +252,11 @@ struct QuantState {
     nested_offset: Option<f64>,
 }
 
+/// The shape that the JSON of bitsandbytes states.
+pub(super) fn stated_shape(quant_state: &[u8]) -> Option<Vec<u64>> {
+    serde_json::from_slice::<QuantState>(quant_state).ok().map(|state| state.shape)
+}
+
 /// bitsandbytes NF4 and FP4: `weight` U8, two values a byte, the first in the high half; `absmax`,
 /// one a block; `quant_map [16]`; `quant_state`, JSON with the shape. Nested, `absmax` is itself
 /// quantized to U8, with `nested_absmax` and `nested_quant_map [256]`.

@@ -3,6 +3,7 @@
 //! The layouts are data, `spec/1.0/layouts.toml`; only the arithmetic that a layout names is code.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,8 +12,16 @@ use super::decoder::Decoder;
 use super::grouped::{self, Compute, GlobalScale, GptqVersion};
 use super::number::Precision;
 use super::part::Part;
-use crate::checkpoint::DType;
+use crate::checkpoint::{Checkpoint, DType, Encoding, Parameters, Payload, StoredPart, Tensor};
 use crate::error::{Error, ErrorKind, Result};
+use crate::source::Source;
+
+/// The layouts that this program carries. They belong to the libraries that write them, not to a
+/// version of the standard.
+pub static LAYOUTS: LazyLock<Layouts> = LazyLock::new(|| {
+    let text = include_str!("../../spec/1.0/layouts.toml");
+    Layouts::parse(text).expect("a test parses the embedded file")
+});
 
 /// The known layouts.
 #[derive(Clone, Debug, Deserialize)]
@@ -20,6 +29,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Layouts {
     /// In the order in which they are looked for.
     pub layout: Vec<Layout>,
+    /// The keys of a config that say how tensors are packed.
+    pub config: Vec<String>,
 }
 
 /// How one logical tensor is stored as several.
@@ -42,6 +53,9 @@ pub struct Layout {
     /// The suffix of the logical name.
     #[serde(default)]
     pub name: String,
+    /// Whether the logical tensor has its last two axes the other way round than the parts.
+    #[serde(default)]
+    pub transposed: bool,
     /// The arithmetic.
     pub decode: String,
     /// What is stored, the payload first.
@@ -70,6 +84,10 @@ pub struct PartRule {
     /// Whether it may be absent.
     #[serde(default)]
     pub optional: bool,
+    /// Whether it has something for each row of the values, in their order, along its first axis
+    /// behind those of a stack.
+    #[serde(default)]
+    pub rows: bool,
 }
 
 /// An axis of a part.
@@ -125,6 +143,13 @@ pub struct Stored<'a> {
     pub shape: &'a [u64],
 }
 
+impl Stored<'_> {
+    /// What counts of a tensor here.
+    pub fn of(tensor: &Tensor) -> Stored<'_> {
+        Stored { name: &tensor.name, dtype: tensor.dtype, shape: &tensor.shape }
+    }
+}
+
 /// One logical tensor, found in several.
 #[derive(Clone, Debug)]
 pub struct Grouped<'a> {
@@ -140,21 +165,6 @@ pub struct Grouped<'a> {
     pub parameters: Parameters,
     /// What is wrong, for a person: parts that are missing or do not fit.
     pub problems: Vec<String>,
-}
-
-/// What a configuration says of a quantized tensor.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parameters {
-    /// Bits of a quant.
-    pub bits: Option<u64>,
-    /// Values of a group along a row; -1 in configurations is a whole row and `None` here.
-    pub group_size: Option<u64>,
-    /// Rows and columns of a block.
-    pub block: Option<[u64; 2]>,
-    /// `format`, `checkpoint_format` or `mode`.
-    pub format: Option<String>,
-    /// The type that torchao gives back.
-    pub dtype: Option<DType>,
 }
 
 /// The method and the parameters that hold for a module, of a whole `config.json`.
@@ -205,6 +215,11 @@ impl<'a> Config<'a> {
 }
 
 impl Layouts {
+    /// The layout of this id.
+    pub fn find(&self, id: &str) -> Option<&Layout> {
+        self.layout.iter().find(|layout| layout.id == id)
+    }
+
     /// Layouts from the text of a `layouts.toml`.
     ///
     /// # Errors
@@ -304,6 +319,7 @@ impl Layouts {
                 Some("float32") => Some(DType::F32),
                 _ => None,
             };
+            let dtype = dtype.map(|dtype| dtype.name().to_owned());
             let block: Option<Vec<u64>> =
                 data("block_size").and_then(|block| Deserialize::deserialize(block).ok());
             let block = block.and_then(|block| block.try_into().ok());
@@ -395,41 +411,45 @@ impl Layout {
             let bits = size(axis)?.checked_mul(times)?;
             (by > 0 && bits.is_multiple_of(by)).then(|| bits / by)
         };
-        let shape = || {
+        let shape = || -> Option<Vec<u64>> {
             let deepest = self.shape.iter().filter(|axis| axis.part == payload.role);
             let deepest = deepest.map(|axis| axis.axis).max()?;
             let stored = stored[parts[payload.role.as_str()]].shape;
             let lead = stored[..stored.len().checked_sub(deepest)?].iter().map(|&dim| Some(dim));
             lead.chain(self.shape.iter().map(dim)).collect()
         };
-        let shape = shape();
+        let mut shape = shape();
+        if let (true, Some([.., rows, cols])) = (self.transposed, shape.as_deref_mut()) {
+            std::mem::swap(rows, cols);
+        }
         Some(Grouped { name, layout: self, parts, shape, parameters, problems })
     }
 }
 
-impl Grouped<'_> {
-    /// A decoder over the parts; `part` has the bytes of each role that is there.
+impl Layout {
+    /// A decoder over the parts; `part` has the bytes of each role that is there. The values come
+    /// as the parts lie, whatever `transposed` says.
     ///
     /// # Errors
-    /// A part is missing or does not fit, or the configuration lacks what decoding needs.
-    pub fn decoder<'p>(&self, part: impl Fn(&str) -> Option<Part<'p>>) -> Result<Decoder<'p>> {
-        self.build(part).map_err(|err| err.context(&self.name))
-    }
-
-    fn build<'p>(&self, part: impl Fn(&str) -> Option<Part<'p>>) -> Result<Decoder<'p>> {
+    /// A part is missing or does not fit, or the parameters lack what decoding needs.
+    pub fn decoder<'p>(
+        &self,
+        parameters: &Parameters,
+        part: impl Fn(&str) -> Option<Part<'p>>,
+    ) -> Result<Decoder<'p>> {
         let need = |role: &str| {
-            let message = || format!("{} needs its {role}", self.layout.id);
+            let message = || format!("{} needs its {role}", self.id);
             part(role).ok_or_else(|| Error::new(ErrorKind::Malformed, message()))
         };
-        let Parameters { bits, group_size, block, ref format, dtype } = self.parameters;
+        let Parameters { bits, group_size, block, ref format, ref dtype } = *parameters;
         let small = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         let bits = || {
-            let message = || format!("nothing says how many bits {} has", self.layout.id);
+            let message = || format!("nothing says how many bits {} has", self.id);
             bits.map(small).ok_or_else(|| Error::new(ErrorKind::Malformed, message()))
         };
         let block = block.map(|block| block.map(small));
-        let payload = || need(&self.layout.parts[0].role);
-        match self.layout.decode.as_str() {
+        let payload = || need(&self.parts[0].role);
+        match self.decode.as_str() {
             "gptq" => {
                 let version = match format.as_deref() {
                     Some("gptq_v2") => GptqVersion::V2,
@@ -476,7 +496,7 @@ impl Grouped<'_> {
                 grouped::scaled_bytes(payload()?, need("scale")?, zero, block, Compute::AsScale)
             }
             "torchao_int8" => {
-                let precision = match dtype {
+                let precision = match dtype.as_deref().and_then(DType::parse) {
                     Some(DType::BF16) => Precision::Bf16,
                     Some(DType::F16) => Precision::F16,
                     _ => Precision::F32,
@@ -493,15 +513,177 @@ impl Grouped<'_> {
     }
 }
 
+/// A checkpoint of a foreign folder with each tensor that is stored as several as the one that it
+/// is; `None` if it has none. `config` is a whole `config.json`.
+///
+/// The values of one whose parts are missing or do not fit cannot be had; why is its payload.
+pub fn logical(
+    checkpoint: &Checkpoint,
+    config: Option<&Value>,
+    source: &Source,
+) -> Option<Checkpoint> {
+    let tensors = &checkpoint.tensors;
+    let stored: Vec<Stored<'_>> = tensors.iter().map(Stored::of).collect();
+    let groups = LAYOUTS.group(&stored, config, &checkpoint.metadata);
+    if groups.is_empty() {
+        return None;
+    }
+    let mut places: Vec<Option<&Grouped<'_>>> = vec![None; tensors.len()];
+    let mut is_part = vec![false; tensors.len()];
+    for group in &groups {
+        let first = group.parts.values().copied().min();
+        first.into_iter().for_each(|at| places[at] = Some(group));
+        group.parts.values().for_each(|&at| is_part[at] = true);
+    }
+    let logical = tensors.iter().enumerate().filter_map(|(at, tensor)| match places[at] {
+        Some(group) => Some(group.tensor(tensors, source)),
+        None => (!is_part[at]).then(|| tensor.clone()),
+    });
+    Some(Checkpoint {
+        format: checkpoint.format,
+        tensors: logical.collect(),
+        metadata: checkpoint.metadata.clone(),
+        typed_metadata: checkpoint.typed_metadata.clone(),
+        findings: checkpoint.findings.clone(),
+    })
+}
+
+impl Layouts {
+    /// What a package says of a tensor that it stores as several, held against its parts: what the
+    /// tensor is, and the places of the parts in `stored`, the payload first. `None` if what it
+    /// says is of blocks in line. `find` gives the place of a name.
+    ///
+    /// # Errors
+    /// The entry has another form, or the parts are not what it says; the reason.
+    pub fn packaged(
+        &self,
+        name: &str,
+        entry: &Value,
+        stored: &[Stored<'_>],
+        find: impl Fn(&str) -> Option<usize>,
+    ) -> std::result::Result<Option<(Encoding, Vec<(String, usize)>)>, String> {
+        let known = entry.get("encoding").and_then(Value::as_str).and_then(|id| self.find(id));
+        let Some(layout) = known else { return Ok(None) };
+        let encoding: Encoding =
+            Deserialize::deserialize(entry).map_err(|err: serde_json::Error| err.to_string())?;
+        let find = |part: &PartRule| find(&layout.standard_name(name, &part.role));
+        let group = layout.fit(name.to_owned(), stored, find, encoding.parameters.clone());
+        let group = group.ok_or_else(|| format!("its parts are not those of {}", layout.id))?;
+        if let Some(problem) = group.problems.into_iter().next() {
+            return Err(problem);
+        }
+        let mut shape = group.shape;
+        if let (true, Some([.., rows, cols])) = (layout.transposed, shape.as_deref_mut()) {
+            std::mem::swap(rows, cols);
+        }
+        if let Some(shape) = shape.filter(|shape| *shape != encoding.shape) {
+            let stated = &encoding.shape;
+            return Err(format!("its parts make {shape:?} values, it says {stated:?}"));
+        }
+        let places = layout.parts.iter().filter_map(|rule| {
+            Some((rule.role.clone(), *group.parts.get(rule.role.as_str())?))
+        });
+        Ok(Some((encoding, places.collect())))
+    }
+
+    /// Takes what says how tensors are packed out of a config whose tensors are not.
+    ///
+    /// # Errors
+    /// They are (`is_packed`), and nothing says it; the reason.
+    pub fn keep_config(&self, config: &mut Value, is_packed: bool) -> std::result::Result<(), String> {
+        let nested = config.get("text_config").is_some();
+        let mut says = false;
+        let mut objects = vec![&mut *config];
+        while let Some(Value::Object(object)) = objects.pop() {
+            says |= self.config.iter().any(|key| object.contains_key(key));
+            if !is_packed {
+                object.retain(|key, _| !self.config.contains(key));
+            }
+            objects.extend(object.get_mut("text_config").filter(|_| nested));
+        }
+        match is_packed && !says {
+            true => Err(format!("the config has no {} to say so", self.config.join(" or "))),
+            false => Ok(()),
+        }
+    }
+
+    /// The names that the parts of a tensor have in a package beside the payload.
+    pub fn companions(&self, name: &str, entry: &Value) -> Vec<String> {
+        let known = entry.get("encoding").and_then(Value::as_str).and_then(|id| self.find(id));
+        let rules = known.map_or(&[][..], |layout| layout.parts.get(1..).unwrap_or_default());
+        rules.iter().map(|rule| format!("{name}.{}", rule.role)).collect()
+    }
+}
+
+impl Grouped<'_> {
+    /// The logical tensor.
+    fn tensor(&self, tensors: &[Tensor], source: &Source) -> Tensor {
+        let parts = self.layout.parts.iter().filter_map(|rule| {
+            let at = *self.parts.get(rule.role.as_str())?;
+            Some(StoredPart { role: rule.role.clone(), tensor: tensors[at].clone() })
+        });
+        let parts: Vec<StoredPart> = parts.collect();
+        let shape = self.shape.clone().or_else(|| {
+            self.layout.stated_shape(|role| {
+                let part = parts.iter().find(|part| part.role == role)?;
+                source.slice(part.tensor.packed_extent()?).ok()
+            })
+        });
+        let unreadable = self.problems.first().cloned().or_else(|| {
+            let strided = parts.iter().find(|part| part.tensor.packed_extent().is_none());
+            let strided = strided.map(|part| format!("`{}` is not packed", part.tensor.name));
+            strided.or_else(|| shape.is_none().then(|| "its shape does not follow".to_owned()))
+        });
+        let payload = match unreadable {
+            Some(why) => Payload::Unreadable(format!("{}: {why}", self.layout.id)),
+            None => Payload::Parts(parts.clone()),
+        };
+        let encoding = Encoding {
+            id: self.layout.id.clone(),
+            shape: shape.unwrap_or_default(),
+            parameters: self.parameters.clone(),
+        };
+        Tensor::of_parts(self.name.clone(), encoding, &parts, payload)
+    }
+}
+
+impl Layout {
+    /// The name of a part of a tensor in a package.
+    pub fn standard_name(&self, name: &str, role: &str) -> String {
+        match self.parts.first() {
+            Some(payload) if payload.role == role => name.to_owned(),
+            _ => format!("{name}.{role}"),
+        }
+    }
+
+    /// The name that the library gives a part, if a name alone says what it is.
+    pub fn library_name(&self, name: &str, role: &str) -> Option<String> {
+        let rule = self.parts.iter().find(|part| part.role == role && self.torchao.is_none())?;
+        Some(format!("{}{}", name.strip_suffix(&self.name)?, rule.suffix))
+    }
+
+    /// The shape where it is in the bytes of a part.
+    fn stated_shape<'a>(&self, bytes: impl Fn(&str) -> Option<&'a [u8]>) -> Option<Vec<u64>> {
+        match self.decode.as_str() {
+            "bitsandbytes_4bit" => grouped::stated_shape(bytes("quant_state")?),
+            "pack_quantized" => {
+                let ints = bytes("shape")?;
+                let size = |int: i64| u64::try_from(int).ok();
+                match ints.len() {
+                    8 => ints.as_chunks().0.iter().map(|&b| size(i32::from_le_bytes(b).into())).collect(),
+                    _ => ints.as_chunks().0.iter().map(|&b| size(i64::from_le_bytes(b))).collect(),
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-
-    fn layouts() -> Layouts {
-        Layouts::parse(include_str!("../../spec/1.0/layouts.toml")).unwrap()
-    }
 
     /// Groups tensors written `name DTYPE [shape]`; prints each group on a line.
     #[track_caller]
@@ -525,8 +707,7 @@ mod tests {
             .collect();
         let metadata =
             metadata.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
-        let layouts = layouts();
-        let groups = layouts.group(&stored, Some(&config), &metadata);
+        let groups = LAYOUTS.group(&stored, Some(&config), &metadata);
         let lines: Vec<String> = groups
             .iter()
             .map(|group| {
@@ -635,17 +816,9 @@ mod tests {
 
     #[test]
     fn each_layout_names_arithmetic_that_there_is() {
-        for layout in &layouts().layout {
+        for layout in &LAYOUTS.layout {
             let parameters = Parameters { bits: Some(4), ..Parameters::default() };
-            let group = Grouped {
-                name: String::new(),
-                layout,
-                parts: BTreeMap::new(),
-                shape: None,
-                parameters,
-                problems: Vec::new(),
-            };
-            let err = group.decoder(|_| None).err().unwrap();
+            let err = layout.decoder(&parameters, |_| None).err().unwrap();
             assert_eq!(err.kind(), ErrorKind::Malformed, "{}: {err}", layout.id);
         }
     }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::decoder::Decoder;
 use super::ggml::{BLOCK_TYPES, BlockType};
 use super::grouped::{self, Compute, GlobalScale, GptqVersion};
-use super::layout::{Layouts, Stored};
+use super::layout::{LAYOUTS, Stored};
 use super::number::Precision;
 use super::part::Part;
 use crate::checkpoint::{DType, n_elements};
@@ -312,7 +312,6 @@ fn config(name: &str, case: &Case) -> (Value, BTreeMap<String, String>) {
 
 #[test]
 fn layouts_are_found_and_decoded_in_a_checkpoint() {
-    let layouts = Layouts::parse(include_str!("../../spec/1.0/layouts.toml")).unwrap();
     for_each_layout(|name, case, shape, expected| {
         let prefix = match name.split('-').next().unwrap() {
             "torchao" => "m._weight_",
@@ -330,7 +329,7 @@ fn layouts_are_found_and_decoded_in_a_checkpoint() {
             .map(|(name, part)| Stored { name, dtype: part.dtype, shape: part.shape })
             .collect();
         let (config, metadata) = config(name, case);
-        let groups = layouts.group(&stored, Some(&config), &metadata);
+        let groups = LAYOUTS.group(&stored, Some(&config), &metadata);
         if ["fp8-e4m3fnuz", "fp8-e5m2fnuz"].contains(&name) {
             assert!(groups.is_empty(), "no layout has one scale for this type");
             return;
@@ -340,7 +339,7 @@ fn layouts_are_found_and_decoded_in_a_checkpoint() {
         assert_eq!(group.parts.len(), stored.len(), "{name}: {group:?}");
         assert_eq!(group.name, if prefix == "m_" { "m" } else { "m.weight" });
         assert!(group.shape.as_ref().is_none_or(|found| found == shape), "{name}: {group:?}");
-        let decoder = group.decoder(|role| group.parts.get(role).map(|&at| parts[at].1)).unwrap();
+        let decoder = group.layout.decoder(&group.parameters, |role| group.parts.get(role).map(|&at| parts[at].1)).unwrap();
         assert_eq!(decoder.shape(), shape, "{name}");
         let mut values = vec![0.0; expected.len()];
         decoder.decode(0, &mut values).unwrap();

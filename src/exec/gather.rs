@@ -7,10 +7,10 @@
 
 use std::ops::Range;
 
-use super::blocks::Blocks;
+use super::packed::Packed;
 use crate::checkpoint::DType;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::program::{Copy, Input, Program};
+use crate::plan::program::{Copy, Input, Packing, Program};
 use crate::source::Source;
 
 /// The copies of one output, checked against their storages and ready to run.
@@ -37,15 +37,15 @@ struct Prepared<'a> {
 enum Storage<'a> {
     /// Bytes as they are.
     Plain(&'a [u8]),
-    /// The numbers of blocks, as F32.
-    Blocks(Blocks<'a>),
+    /// Numbers that are packed, as F32.
+    Packed(Packed<'a>),
 }
 
 impl Storage<'_> {
     fn len(&self) -> u64 {
         match self {
             Storage::Plain(bytes) => bytes.len() as u64,
-            Storage::Blocks(blocks) => blocks.len(),
+            Storage::Packed(packed) => packed.len(),
         }
     }
 }
@@ -65,7 +65,7 @@ impl<'a> Gather<'a> {
     /// about the unit, or all copies together have not as many units as the output.
     pub fn new(
         source: &'a Source,
-        inputs: &[Input],
+        inputs: &'a [Input],
         program: &Program,
         len: u64,
     ) -> Result<Gather<'a>> {
@@ -150,6 +150,13 @@ impl<'a> Gather<'a> {
             let mut window = Window { copy, range: lo..hi, buffer: &mut *buffer };
             window.fill(&copy.dims, copy.input, copy.output);
         }
+        if hi == self.len {
+            for copy in &self.copies {
+                if let Storage::Packed(packed) = &copy.storage {
+                    packed.release();
+                }
+            }
+        }
     }
 }
 
@@ -161,13 +168,13 @@ fn broken(message: String) -> Error {
 /// Turns a copy in units into one in bytes, as short as it can be said.
 fn prepare<'a>(
     source: &'a Source,
-    input: &Input,
+    input: &'a Input,
     program: &Program,
     copy: &Copy,
     len: u64,
 ) -> Result<Prepared<'a>> {
     let unit = program.unit;
-    let whole_blocks = input.blocks.filter(|_| program.gathered == DType::U8);
+    let whole_blocks = input.blocks().filter(|_| program.gathered == DType::U8);
     let (dtype, input_unit) = match whole_blocks {
         Some(blocks) => (DType::U8, blocks.block_bytes as u64),
         None => (input.dtype, input.unit),
@@ -178,10 +185,15 @@ fn prepare<'a>(
             input.name, program.gathered
         )));
     }
-    let bytes = source.slice(input.storage)?;
-    let storage = match input.blocks {
-        Some(blocks) if whole_blocks.is_none() => Storage::Blocks(Blocks::new(blocks, bytes)),
-        _ => Storage::Plain(bytes),
+    let storage = match &input.packing {
+        Some(Packing::Blocks(blocks)) if whole_blocks.is_none() => {
+            Storage::Packed(Packed::blocks(blocks, source.slice(input.storage)?))
+        }
+        Some(Packing::Parts(parts)) => {
+            let packed = Packed::parts(source, parts);
+            Storage::Packed(packed.map_err(|err| err.context(&format!("`{}`", input.name)))?)
+        }
+        _ => Storage::Plain(source.slice(input.storage)?),
     };
     let inside = |offset: u64, stride: fn(&crate::plan::program::Dim) -> u64, limit: u64| {
         let mut last = Some(offset);
@@ -312,10 +324,14 @@ impl Window<'_, '_> {
         if dims.is_empty() {
             return self.copy_run(input, output, self.copy.run);
         }
+        let all;
         let storage = match &self.copy.storage {
             Storage::Plain(bytes) => *bytes,
-            Storage::Blocks(blocks) if blocks.holds(self.copy.run) => &[],
-            Storage::Blocks(blocks) => blocks.all(),
+            Storage::Packed(packed) if packed.holds(self.copy.run) => &[],
+            Storage::Packed(packed) => {
+                all = packed.all();
+                all.as_slice()
+            }
         };
         match (self.copy.run, self.copy.turn) {
             (1, _) => copy_elements::<1>(storage, self.buffer, dims, input, output),
@@ -334,7 +350,7 @@ impl Window<'_, '_> {
         let run = &mut self.buffer[output..][..len];
         match &self.copy.storage {
             Storage::Plain(bytes) => run.copy_from_slice(&bytes[input..][..len]),
-            Storage::Blocks(blocks) => blocks.fill(input, run),
+            Storage::Packed(packed) => packed.fill(input, run),
         }
         match self.copy.turn {
             1 => {}

@@ -5,12 +5,12 @@
 //! are made in buffers of a few MiB. One case needs a tensor's numbers whole: copies that take them
 //! out of blocks one by one, as a transpose does.
 
-mod blocks;
 pub mod compare;
 pub mod gather;
 pub mod hash;
 pub mod kernel;
 pub mod make;
+mod packed;
 pub mod produce;
 pub mod scan;
 pub mod staging;

@@ -29,7 +29,7 @@ impl<'a> Producer<'a> {
     /// # Errors
     /// As [`Gather::new`], [`Chain::new`] and [`Made::new`]; or the dtypes or sizes of the
     /// output and its content differ.
-    pub fn new(source: &'a Source, inputs: &[Input], output: &Output) -> Result<Producer<'a>> {
+    pub fn new(source: &'a Source, inputs: &'a [Input], output: &Output) -> Result<Producer<'a>> {
         prepare(source, inputs, output)
             .map_err(|err| err.context(&format!("cannot produce `{}`", output.name)))
     }
@@ -127,7 +127,7 @@ impl<'a> Producer<'a> {
     }
 }
 
-fn prepare<'a>(source: &'a Source, inputs: &[Input], output: &Output) -> Result<Producer<'a>> {
+fn prepare<'a>(source: &'a Source, inputs: &'a [Input], output: &Output) -> Result<Producer<'a>> {
     let broken = |message: String| Error::new(ErrorKind::Malformed, message);
     let n_elements = crate::checkpoint::n_elements(&output.shape);
     let len = n_elements.and_then(|n| output.dtype.n_bytes(n));

@@ -68,7 +68,7 @@ fn gathered(dtype: DType, shape: &[u64], copies: Vec<Copy>, kernels: &[Kernel]) 
 
 fn input(storage: Extent, dtype: DType, big_endian: bool) -> Input {
     let unit = dtype.bits() / 8;
-    Input { name: "in".to_owned(), storage, dtype, unit, big_endian, blocks: None }
+    Input { name: "in".to_owned(), storage, dtype, unit, big_endian, packing: None }
 }
 
 fn all(source: &Source, inputs: &[Input], output: &Output) -> Result<Vec<u8>> {
@@ -165,7 +165,7 @@ fn random_case(numbers: &mut Numbers, extent: Extent) -> (Vec<Input>, Output) {
             dtype,
             unit,
             big_endian: big_endian ^ (numbers.below(4) == 0),
-            blocks: None,
+            packing: None,
         });
         first += len;
     }

@@ -1,14 +1,15 @@
 //! Which files of a folder are the checkpoint, and reading them as one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
 use super::modules::{self, MODULES_FILE};
 use super::{gguf, pytorch, safetensors};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Payload, StoredPart, Tensor};
 use crate::diagnostic::Diagnostic;
+use crate::encoding::layout::{self, LAYOUTS, Stored};
 use crate::error::{Error, ErrorKind, Result};
 use crate::json;
 use crate::package;
@@ -37,6 +38,9 @@ pub struct FolderFile {
     /// Its length in bytes.
     pub len: u64,
 }
+
+/// The config of a foreign folder.
+pub const CONFIG_FILE: &str = "config.json";
 
 /// Folders with more files than this are not listed.
 const MAX_FILES: usize = 10_000;
@@ -168,11 +172,41 @@ fn read_encodings(folder: &Path, checkpoint: &mut Checkpoint) {
     let text = std::fs::read(folder.join(package::MODEL_FILE)).unwrap_or_default();
     let json: Json = serde_json::from_slice(&text).unwrap_or_default();
     let Some(Json::Object(entries)) = json.get("encodings") else { return };
+    join_parts(entries, checkpoint);
     for tensor in &mut checkpoint.tensors {
         let Some(entry) = entries.get(&tensor.name) else { continue };
-        let encoding = gguf::types::TYPES.encoding(entry, tensor.dtype, &tensor.shape);
-        tensor.encoding = encoding.ok();
+        if tensor.encoding.is_none() {
+            let encoding = gguf::types::TYPES.encoding(entry, tensor.dtype, &tensor.shape);
+            tensor.encoding = encoding.ok();
+        }
     }
+}
+
+/// Makes one tensor of those that a package stores as several.
+fn join_parts(entries: &serde_json::Map<String, Json>, checkpoint: &mut Checkpoint) {
+    let tensors = &checkpoint.tensors;
+    let stored: Vec<Stored<'_>> = tensors.iter().map(Stored::of).collect();
+    let index: HashMap<&str, usize> =
+        stored.iter().enumerate().map(|(at, tensor)| (tensor.name, at)).collect();
+    let mut wholes: HashMap<usize, Tensor> = HashMap::new();
+    let mut taken: HashSet<usize> = HashSet::new();
+    for (name, entry) in entries {
+        let found = LAYOUTS.packaged(name, entry, &stored, |name| index.get(name).copied());
+        let Ok(Some((encoding, places))) = found else { continue };
+        let parts: Vec<StoredPart> = places
+            .iter()
+            .map(|(role, at)| StoredPart { role: role.clone(), tensor: tensors[*at].clone() })
+            .collect();
+        taken.extend(places.iter().map(|(_, at)| *at));
+        let payload = Payload::Parts(parts.clone());
+        let whole = Tensor::of_parts(name.clone(), encoding, &parts, payload);
+        wholes.extend(places.first().map(|(_, at)| (*at, whole)));
+    }
+    let joined = tensors.iter().enumerate().filter_map(|(at, tensor)| match wholes.remove(&at) {
+        Some(whole) => Some(whole),
+        None => (!taken.contains(&at)).then(|| tensor.clone()),
+    });
+    checkpoint.tensors = joined.collect();
 }
 
 enum Choice {
@@ -518,5 +552,18 @@ impl Opened {
         let Some(text) = self.text(name)? else { return Ok(None) };
         let path = self.source.root().join(name);
         json::parse_python(text.as_bytes(), 0).map(Some).map_err(|err| err.in_file(&path))
+    }
+
+    /// The checkpoint of a foreign folder with each tensor that is stored as several as the one
+    /// that it is; `None` if it has none.
+    ///
+    /// # Errors
+    /// The config, which says how they are stored, cannot be read.
+    pub fn logical(&mut self) -> Result<Option<Checkpoint>> {
+        if self.is_package || self.checkpoint.format == "gguf" {
+            return Ok(None);
+        }
+        let config = self.json(CONFIG_FILE)?;
+        Ok(layout::logical(&self.checkpoint, config.as_ref(), &self.source))
     }
 }

@@ -9,13 +9,13 @@ use rayon::prelude::*;
 
 use super::keys::broken;
 use super::real::{Real, decode};
-use crate::checkpoint::{Checkpoint, DType, Encoding};
+use crate::checkpoint::{Checkpoint, DType, Encoding, Payload};
 use crate::encoding::BlockType;
 use crate::error::{Error, Result};
 use crate::exec::produce::Producer;
 use crate::package::Model;
 use crate::plan::Tensors;
-use crate::plan::program::{Input, Output, whole};
+use crate::plan::program::{Input, Output, numbers as numbers_of, whole};
 use crate::source::Source;
 
 /// Where a forward reads its tensors.
@@ -64,7 +64,10 @@ impl<'a> Planned<'a> {
         let mut inputs = Vec::new();
         let mut outputs = BTreeMap::new();
         for (index, tensor) in checkpoint.tensors.iter().enumerate() {
-            let (input, output) = whole(tensor, index)?;
+            let (input, output) = match &tensor.payload {
+                Payload::Parts(_) => numbers_of(tensor, index)?,
+                _ => whole(tensor, index)?,
+            };
             inputs.push(input);
             outputs.insert(tensor.name.as_str(), Cow::Owned(output));
         }
@@ -150,10 +153,14 @@ impl<'a> Params<'a> {
         if let Some(entry) = self.model.encodings.get(name) {
             let entry: Encoding = serde_json::from_value(entry.clone())
                 .map_err(|err| broken(format!("the encoding of `{name}`: {err}")))?;
-            let known = BlockType::find(&entry.id);
-            let unknown = || Error::unsupported(format!("`{name}` is in {}: not read", entry.id));
-            blocks = Some(known.ok_or_else(unknown)?);
-            stored.shape = entry.shape;
+            // What is stored as several comes as its numbers.
+            if !stored.dtype.is_float() {
+                let known = BlockType::find(&entry.id);
+                let unknown =
+                    || Error::unsupported(format!("`{name}` is in {}: not read", entry.id));
+                blocks = Some(known.ok_or_else(unknown)?);
+                stored.shape = entry.shape;
+            }
         }
         Ok(Some(Readable { stored, blocks }))
     }

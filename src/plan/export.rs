@@ -7,9 +7,10 @@ use serde_json::Value as Json;
 use super::import::make;
 use super::names::{self, Bound, Choices, Instance};
 use super::ops::{Strand, Way, describe, is_exact, run};
-use super::{DECODE_HELP, Exactness, Options, Step, Tensors, keys, tasks, typed};
+use super::{DECODE_HELP, Exactness, Options, PartNames, Step, Tensors, keys, tasks, typed};
 use crate::checkpoint::{Checkpoint, DType, Encoding};
 use crate::diagnostic::{Diagnostic, Level};
+use crate::encoding::layout::LAYOUTS;
 use crate::package::{MapUsed, Model, Provenance, Value, WayBack};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
@@ -79,7 +80,7 @@ pub fn export(
     let mut exporter = Exporter {
         spec,
         names: &names,
-        options,
+        options: Options { part_names: PartNames::Library, ..options },
         vectors: map.vectors,
         stored: &canonical.strands,
         ties: model.ties.iter().map(|[tied, stored]| (tied.as_str(), stored.as_str())).collect(),
@@ -134,12 +135,18 @@ pub fn export(
             keys::read(spec, map, arch, config)
                 .is_ok_and(|read| read.hparams == *hparams && read.tokens == *tokens)
         };
+        refuse_blocks(GGUF, &tensors.encodings)?;
         config = match original.cloned().map(sized).filter(says) {
             Some(original) => original,
             None => sized(write(original)?),
         };
     } else {
         refuse_blocks(&map.format, &tensors.encodings)?;
+        LAYOUTS.keep_config(&mut config, !tensors.encodings.is_empty()).map_err(|why| {
+            let (name, encoding) = tensors.encodings.first_key_value().expect("some are kept");
+            let message = format!("`{name}` is in {}, and {why}", encoding.id);
+            vec![Diagnostic::error("P012", message).tensor(name).help(DECODE_HELP)]
+        })?;
         write_dtype(&mut config, &tensors, options);
     }
     findings.extend(check_config(spec, map, arch, model, &config)?);
@@ -149,7 +156,7 @@ pub fn export(
 /// The format whose configs are keys with kinds, and whose tensors may be blocks.
 pub const GGUF: &str = "gguf";
 
-/// Refuses tensors of blocks in a format whose readers know none.
+/// Refuses packed tensors in a format whose readers do not know them.
 ///
 /// # Errors
 /// There are some.
@@ -157,8 +164,13 @@ pub fn refuse_blocks(
     format: &str,
     encodings: &BTreeMap<String, Encoding>,
 ) -> Result<(), Vec<Diagnostic>> {
-    let Some((name, encoding)) = encodings.first_key_value() else { return Ok(()) };
-    let n = encodings.len();
+    let refused = |encoding: &&Encoding| match LAYOUTS.find(&encoding.id) {
+        Some(_) => format == GGUF,
+        None => format != GGUF,
+    };
+    let mut found = encodings.iter().filter(|(_, encoding)| refused(encoding));
+    let Some((name, encoding)) = found.next() else { return Ok(()) };
+    let n = 1 + found.count();
     let id = &encoding.id;
     let message = format!("`{name}` is in {id}, which no reader of {format} knows ({n} such)");
     Err(vec![Diagnostic::error("P012", message).tensor(name).help(DECODE_HELP)])

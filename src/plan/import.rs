@@ -114,7 +114,7 @@ pub fn import(
     }
     tensors.sort_by_key(|name| spec.order(name));
     let tasks = tasks::read(spec, map, config, &keys.hparams, &heads, &mut findings);
-    let foreign = checkpoint.tensors.iter().map(|tensor| ForeignTensor {
+    let foreign = checkpoint.stored().map(|tensor| ForeignTensor {
         name: tensor.name.clone(),
         dtype: tensor.dtype.name().to_owned(),
     });
@@ -780,7 +780,8 @@ impl<'a> Planner<'a> {
             }
         }
         for step in &self.tensors.steps {
-            if !known.contains(step.name.as_str()) {
+            let whole = self.tensors.wholes.get(&step.name).unwrap_or(&step.name);
+            if !known.contains(whole.as_str()) {
                 let message = format!(
                     "`{}` makes `{}`, which {} does not have under this config",
                     step.from[0], step.name, self.arch.id
@@ -799,8 +800,11 @@ impl<'a> Planner<'a> {
         ties: &[[String; 2]],
     ) -> BTreeMap<String, Option<u64>> {
         let mut heads = BTreeMap::new();
-        let outputs =
-            self.tensors.outputs.iter().map(|output| (output.name.as_str(), Some(&output.shape)));
+        let outputs = self.tensors.outputs.iter().map(|output| {
+            let encoding = self.tensors.encodings.get(&output.name);
+            let shape = encoding.map_or(&output.shape, |encoding| &encoding.shape);
+            (output.name.as_str(), Some(shape))
+        });
         let tied = ties.iter().map(|[tied, _]| (tied.as_str(), None));
         for (name, shape) in outputs.chain(tied) {
             let Some((head, part)) =
@@ -826,6 +830,14 @@ impl<'a> Planner<'a> {
 fn same(facts: &dyn Facts, left: &Tensor, right: &Tensor) -> crate::error::Result<bool> {
     if left.dtype != right.dtype || left.shape != right.shape {
         return Ok(false);
+    }
+    if let (Payload::Parts(left), Payload::Parts(right)) = (&left.payload, &right.payload) {
+        for (left, right) in left.iter().zip(right) {
+            if left.role != right.role || !same(facts, &left.tensor, &right.tensor)? {
+                return Ok(false);
+            }
+        }
+        return Ok(left.len() == right.len());
     }
     // Two names of one storage need no reading.
     let one_place = match (&left.payload, &right.payload) {

@@ -10,18 +10,20 @@ pub mod keys;
 pub mod layout;
 pub mod names;
 pub mod ops;
+pub mod parts;
 pub mod program;
 pub mod tasks;
 pub mod typed;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use self::layout::Layout;
 use self::ops::Strand;
-use self::program::{Content, Input, Kernel, Make, Output, Program};
+use self::program::{Content, Input, Kernel, Make, Output, Packing, Program};
 use crate::checkpoint::{Checkpoint, DType, Encoding, Payload, Tensor, row_major_strides};
 use crate::diagnostic::Diagnostic;
 use crate::encoding::BlockType;
@@ -50,8 +52,11 @@ pub struct Tensors {
     pub inputs: Vec<Input>,
     /// What is written, in the order of the file.
     pub outputs: Vec<Output>,
-    /// What the outputs of bytes are, by name, where they are blocks.
+    /// What the outputs of bytes are, by name, where they are blocks; and what tensors are, by the
+    /// name of the whole, that are written in parts.
     pub encodings: BTreeMap<String, Encoding>,
+    /// The name of the whole, for each output that is a part of one.
+    pub wholes: BTreeMap<String, String>,
     /// How each output is made, for people.
     pub steps: Vec<Step>,
     /// What each output that is gathered is made of, before any cast: where the way out goes on
@@ -92,10 +97,35 @@ pub struct Options {
     pub dtype: Option<DType>,
     /// Whether a cast may lose information.
     pub lossy: bool,
-    /// Whether tensors of blocks become the numbers they stand for.
-    pub decode: bool,
+    /// Whether packed tensors become the numbers they stand for.
+    pub decode: Decode,
+    /// How the parts of a tensor are called.
+    pub part_names: PartNames,
     /// The blocks that float tensors are packed in.
     pub quantize: Option<&'static BlockType>,
+}
+
+/// Which packed tensors become the numbers they stand for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Decode {
+    /// None.
+    #[default]
+    Nothing,
+    /// Those that are stored as several.
+    Parts,
+    /// All.
+    All,
+}
+
+/// How the parts of a tensor are called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PartNames {
+    /// As the standard does: the payload has the name of the whole, and the others have their role
+    /// behind it.
+    #[default]
+    Standard,
+    /// As the library does that wrote them.
+    Library,
 }
 
 impl Tensors {
@@ -106,8 +136,12 @@ impl Tensors {
     /// Its values cannot be had; the reason.
     pub fn read(&mut self, tensor: &Tensor) -> Result<(Strand, DType), String> {
         let index = self.inputs.len();
-        if let Some(encoding) = &tensor.encoding {
-            return self.read_blocks(tensor, encoding);
+        match (&tensor.encoding, &tensor.payload) {
+            (Some(encoding), Payload::Parts(parts)) => {
+                return self.read_parts(tensor, encoding, parts);
+            }
+            (Some(encoding), _) => return self.read_blocks(tensor, encoding),
+            (None, _) => {}
         }
         let bits = tensor.dtype.bits();
         // Elements smaller than a byte are copied as the bytes they are packed in.
@@ -125,6 +159,7 @@ impl Tensors {
                 (view.storage, view.offset, view.strides.clone(), view.big_endian)
             }
             Payload::Unreadable(why) => return Err(why.clone()),
+            Payload::Parts(_) => return Err("nothing says what its parts make".to_owned()),
         };
         if unit == 0 {
             return Err("the size of its elements is not known".to_owned());
@@ -135,7 +170,7 @@ impl Tensors {
             dtype: tensor.dtype,
             unit,
             big_endian,
-            blocks: None,
+            packing: None,
         });
         Ok((Strand::new(Layout::of_input(index, offset, &shape, &strides)), tensor.dtype))
     }
@@ -148,22 +183,25 @@ impl Tensors {
         let storage = match &tensor.payload {
             Payload::Range(extent) => *extent,
             Payload::Unreadable(why) => return Err(why.clone()),
-            Payload::View(_) => return Err("its blocks do not lie in a row".to_owned()),
+            Payload::View(_) | Payload::Parts(_) => {
+                return Err("its blocks do not lie in a row".to_owned());
+            }
         };
         let blocks = BlockType::find(&encoding.id)
             .ok_or_else(|| format!("nothing here reads {}", encoding.id))?;
         let (index, dtype) = (self.inputs.len(), DType::F32);
         let (name, unit) = (tensor.name.clone(), dtype.bits() / 8);
-        let blocks = Some(blocks);
-        self.inputs.push(Input { name, storage, dtype, unit, big_endian: false, blocks });
+        let packing = Some(Packing::Blocks(blocks));
+        self.inputs.push(Input { name, storage, dtype, unit, big_endian: false, packing });
         let strides = row_major_strides(&encoding.shape);
         Ok((Strand::new(Layout::of_input(index, 0, &encoding.shape, &strides)), dtype))
     }
 
-    /// Adds a tensor to what is written. Blocks stay as they are where whole blocks are moved.
+    /// Adds a tensor to what is written. Packed tensors stay as they are where whatever is packed
+    /// together is moved together.
     ///
     /// # Errors
-    /// A cast that the options do not allow; values would have to be moved inside of blocks.
+    /// A cast that the options do not allow; values would have to be moved inside of what is packed.
     pub fn write(
         &mut self,
         name: &str,
@@ -175,13 +213,19 @@ impl Tensors {
         self.strands.insert(name.to_owned(), (strand.clone(), dtype));
         let Strand { layout, mut kernels } = strand;
         let copies = layout.copies();
-        let packed = self.blocks_of(name, &copies)?;
-        if let (Some(blocks), false) = (packed, options.decode) {
+        let packed = self.packing_of(name, &copies)?;
+        if let (Some(Packing::Parts(parts)), Decode::Nothing) = (&packed, options.decode) {
+            let parts = Arc::clone(parts);
+            return self.write_parts(name, &parts, Strand { layout, kernels }, options, &step);
+        }
+        if let (Some(Packing::Blocks(blocks)), Decode::Nothing | Decode::Parts) =
+            (&packed, options.decode)
+        {
             if !kernels.is_empty() {
                 return Err(inside_blocks(name, blocks, "its rule computes with"));
             }
             let moves = format!("its rule, {}, moves", step.ops);
-            let copies = program::whole_blocks(copies, blocks)
+            let copies = program::whole_runs(copies, blocks.block_len as u64)
                 .ok_or_else(|| inside_blocks(name, blocks, &moves))?;
             let (shape, encoding) = packed_in(&layout.shape, blocks)
                 .ok_or_else(|| inside_blocks(name, blocks, &moves))?;
@@ -211,6 +255,12 @@ impl Tensors {
         if packed.is_some() {
             step.class = Exactness::L;
             step.ops = format!("decode, {}", step.ops);
+            let parts = copies.iter().filter_map(|copy| self.inputs[copy.input].parts());
+            let parts: BTreeSet<&str> =
+                parts.flat_map(|parts| parts.parts.iter().map(|part| part.name.as_str())).collect();
+            if !parts.is_empty() {
+                step.from = parts.into_iter().map(str::to_owned).collect();
+            }
         }
         let mut shape = layout.shape.clone();
         let quantize = options.quantize.filter(|_| dtype.is_float());
@@ -238,20 +288,23 @@ impl Tensors {
         self.steps.push(step);
     }
 
-    /// The blocks that all inputs of the copies are packed in, if they are.
-    fn blocks_of(
+    /// How the inputs of the copies are packed, if they are.
+    fn packing_of(
         &self,
         name: &str,
         copies: &[program::Copy],
-    ) -> Result<Option<&'static BlockType>, Diagnostic> {
-        let mut kinds = copies.iter().map(|copy| self.inputs[copy.input].blocks);
-        let first = kinds.next().flatten();
-        if kinds.all(|kind| kind == first) {
-            return Ok(first);
+    ) -> Result<Option<Packing>, Diagnostic> {
+        let all = copies.iter().map(|copy| self.inputs[copy.input].packing.as_ref());
+        let first = all.clone().next().flatten();
+        if all.clone().all(|packing| match (packing, first) {
+            (Some(one), Some(other)) => one.is_alike(other),
+            (one, other) => one == other,
+        }) {
+            return Ok(first.cloned());
         }
-        let kinds = copies.iter().filter_map(|copy| self.inputs[copy.input].blocks);
-        let found: BTreeSet<&str> = kinds.map(|kind| kind.id).collect();
-        let found: Vec<&str> = found.into_iter().collect();
+        let found: BTreeSet<String> =
+            all.map(|packing| packing.map_or("numbers".to_owned(), Packing::to_string)).collect();
+        let found: Vec<String> = found.into_iter().collect();
         Err(Diagnostic::error(
             "P012",
             format!("`{name}` is made of tensors that are packed in different ways"),
@@ -274,7 +327,11 @@ impl Tensors {
         let outputs = std::mem::take(&mut self.outputs);
         let steps = std::mem::take(&mut self.steps);
         let mut both: Vec<_> = outputs.into_iter().zip(steps).collect();
-        both.sort_by_cached_key(|(output, _)| key(&output.name));
+        let whole = |name: &str| self.wholes.get(name).cloned();
+        both.sort_by_cached_key(|(output, _)| match whole(&output.name) {
+            Some(whole) => (key(&whole), Some(output.name.clone())),
+            None => (key(&output.name), None),
+        });
         (self.outputs, self.steps) = both.into_iter().unzip();
     }
 
@@ -312,7 +369,7 @@ impl Tensors {
     }
 }
 
-pub(crate) const DECODE_HELP: &str = "add --decode to write the numbers that the blocks stand for";
+pub(crate) const DECODE_HELP: &str = "add --decode to write the numbers that are packed there";
 
 fn inside_blocks(name: &str, blocks: &BlockType, what: &str) -> Diagnostic {
     Diagnostic::error(

@@ -4,9 +4,12 @@
 //! a list of strided copies. Value ops act on each element alone, so they follow as a list of
 //! kernels. The executor needs nothing else: no names, no spec.
 
+use std::fmt;
+use std::sync::Arc;
+
 use serde::Serialize;
 
-use crate::checkpoint::{DType, Payload, Tensor, row_major_strides};
+use crate::checkpoint::{DType, Encoding, Payload, Tensor, row_major_strides};
 use crate::encoding::BlockType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Extent;
@@ -24,9 +27,100 @@ pub struct Input {
     pub unit: u64,
     /// Whether elements have their high byte first and are turned when read.
     pub big_endian: bool,
-    /// The blocks that the elements are packed in, where they are: `dtype` is then F32, what they
-    /// decode to. A program reads the elements, or whole blocks as they are.
-    pub blocks: Option<&'static BlockType>,
+    /// How the elements are packed, where they are: `dtype` is then F32, what they decode to.
+    pub packing: Option<Packing>,
+}
+
+/// How numbers are packed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// In blocks. A program reads the numbers, or whole blocks as they are.
+    Blocks(&'static BlockType),
+    /// In several tensors. A program reads the numbers; to keep the parts, others copy each.
+    Parts(Arc<Parts>),
+}
+
+impl Packing {
+    /// Whether what is packed so can be put together with what is packed in another way.
+    pub fn is_alike(&self, other: &Packing) -> bool {
+        match (self, other) {
+            (Packing::Blocks(one), Packing::Blocks(other)) => one == other,
+            (Packing::Parts(one), Packing::Parts(other)) => one.is_alike(other),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Packing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Packing::Blocks(blocks) => blocks.id,
+            Packing::Parts(parts) => &parts.encoding.id,
+        })
+    }
+}
+
+impl Parts {
+    /// Whether both are packed in one way: rows may be as many as they like.
+    fn is_alike(&self, other: &Parts) -> bool {
+        let kinds = |parts: &Parts| -> Vec<(String, DType)> {
+            parts.parts.iter().map(|part| (part.role.clone(), part.dtype)).collect()
+        };
+        self.encoding.id == other.encoding.id
+            && self.encoding.parameters == other.encoding.parameters
+            && self.encoding.shape.last() == other.encoding.shape.last()
+            && kinds(self) == kinds(other)
+    }
+}
+
+/// The stored tensors that make a logical one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// The layout, and the dimensions of the values as the parts hold them.
+    pub encoding: Encoding,
+    /// The parts, the payload first.
+    pub parts: Vec<Part>,
+}
+
+/// A stored tensor that is a part of a logical one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What it is to the arithmetic.
+    pub role: String,
+    /// Its own name.
+    pub name: String,
+    /// Its dtype.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// Where its elements are: row-major, packed and little-endian.
+    pub storage: Extent,
+}
+
+impl Input {
+    /// The blocks that the elements are packed in, if they are.
+    pub fn blocks(&self) -> Option<&'static BlockType> {
+        match self.packing {
+            Some(Packing::Blocks(blocks)) => Some(blocks),
+            _ => None,
+        }
+    }
+
+    /// The parts that make the elements, if some do.
+    pub fn parts(&self) -> Option<&Arc<Parts>> {
+        match &self.packing {
+            Some(Packing::Parts(parts)) => Some(parts),
+            _ => None,
+        }
+    }
+
+    /// All storages that the elements are read from.
+    pub fn storages(&self) -> Vec<Extent> {
+        match self.parts() {
+            Some(parts) => parts.parts.iter().map(|part| part.storage).collect(),
+            None => vec![self.storage],
+        }
+    }
 }
 
 /// A tensor that a plan writes.
@@ -63,6 +157,7 @@ pub fn whole(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
     let unit = if packed { 1 } else { tensor.dtype.bits() / 8 };
     let (storage, offset, dims, big_endian) = match &tensor.payload {
         Payload::Unreadable(reason) => return Err(about(Error::unsupported(reason.as_str()))),
+        Payload::Parts(_) => return Err(about(Error::unsupported("is several stored tensors"))),
         Payload::Range(extent) => {
             if extent.len != n_bytes {
                 let message = format!("takes {n_bytes} bytes, the file has {}", extent.len);
@@ -99,7 +194,7 @@ pub fn whole(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
         }
     };
     let (name, dtype) = (tensor.name.clone(), tensor.dtype);
-    let input = Input { name, storage, dtype, unit, big_endian, blocks: None };
+    let input = Input { name, storage, dtype, unit, big_endian, packing: None };
     let copy = Copy { input: input_index, input_offset: offset, output_offset: 0, dims };
     let copies = vec![copy];
     let program = Program { gathered: tensor.dtype, unit, copies, kernels: Vec::new() };
@@ -107,6 +202,29 @@ pub fn whole(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
         name: tensor.name.clone(),
         dtype: tensor.dtype,
         shape: tensor.shape.clone(),
+        content: Content::Gather(program),
+    };
+    Ok((input, output))
+}
+
+/// The numbers of a tensor that is stored as several: the input that reads them, which the plan
+/// keeps at `input_index`, and the output that decodes them.
+///
+/// # Errors
+/// The values cannot be had.
+pub fn numbers(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
+    let mut tensors = super::Tensors::default();
+    let (strand, dtype) = tensors.read(tensor).map_err(|why| {
+        Error::unsupported(why).context(&format!("`{}`", tensor.name))
+    })?;
+    let input = tensors.inputs.pop().expect("just read");
+    let mut copies = strand.layout.copies();
+    copies.iter_mut().for_each(|copy| copy.input = input_index);
+    let program = Program { gathered: dtype, unit: input.unit, copies, kernels: Vec::new() };
+    let output = Output {
+        name: tensor.name.clone(),
+        dtype,
+        shape: strand.layout.shape,
         content: Content::Gather(program),
     };
     Ok((input, output))
@@ -163,13 +281,13 @@ pub struct Dim {
     pub output_stride: u64,
 }
 
-/// Copies of numbers as copies of the blocks they are packed in; `None` if one would cut a block.
-pub fn whole_blocks(copies: Vec<Copy>, blocks: &BlockType) -> Option<Vec<Copy>> {
-    let len = blocks.block_len as u64;
-    let divide = |n: u64| n.is_multiple_of(len).then_some(n / len);
+/// Copies of numbers as copies of runs of `len` of them, which are packed together: a block, or the
+/// rows that have parts of their own; `None` if one would cut a run.
+pub fn whole_runs(copies: Vec<Copy>, len: u64) -> Option<Vec<Copy>> {
+    let divide = |n: u64| (len != 0 && n.is_multiple_of(len)).then(|| n / len);
     let copies = copies.into_iter().map(|copy| {
         let Copy { input, input_offset, output_offset, mut dims } = copy;
-        // The fastest dimension runs through blocks; the others step over whole ones.
+        // The fastest dimension goes through runs; the others step over whole ones.
         let last = dims.last_mut().filter(|dim| dim.input_stride == 1 && dim.output_stride == 1)?;
         *last = Dim { len: divide(last.len)?, input_stride: len, output_stride: len };
         for dim in &mut dims {

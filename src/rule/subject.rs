@@ -10,8 +10,9 @@ use serde_json::Value as Json;
 
 use super::NotChecked;
 use super::vocabulary::Vocabulary;
-use crate::checkpoint::{Checkpoint, DType, Payload};
+use crate::checkpoint::{Checkpoint, DType, Encoding, Payload};
 use crate::diagnostic::Diagnostic;
+use crate::encoding::layout::{self, LAYOUTS};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::scan::{FileScan, Job, Piece, scan};
 use crate::format::folder::{self, FolderFile};
@@ -261,7 +262,7 @@ impl<'a> Subject<'a> {
                     let (start, len) = match &tensor.payload {
                         Payload::Range(extent) => (extent.start, extent.len),
                         Payload::View(view) => (view.storage.start, view.storage.len),
-                        Payload::Unreadable(_) => (0, 0),
+                        Payload::Parts(_) | Payload::Unreadable(_) => (0, 0),
                     };
                     self.tensors.push(Stored {
                         name: tensor.name.clone(),
@@ -478,13 +479,37 @@ impl<'a> Subject<'a> {
         self.shape(tensor).first().copied()
     }
 
-    /// The dimensions of a tensor's values, where it is of blocks of a known encoding; else its own.
+    /// The dimensions of a tensor's values, where it is of a known encoding; else its own.
     pub fn shape(&self, tensor: &Stored) -> Vec<u64> {
         let entry = self.model.good().and_then(|model| model.encodings.get(&tensor.name));
-        let encoding = entry.and_then(|entry| {
-            self.spec.encodings.encoding(entry, tensor.dtype, &tensor.shape).ok()
-        });
+        let encoding = entry.and_then(|entry| self.encoding(tensor, entry).ok());
         encoding.map_or_else(|| tensor.shape.clone(), |encoding| encoding.shape)
+    }
+
+    /// What a package says of a tensor of blocks or of parts, held against what is stored.
+    ///
+    /// # Errors
+    /// It says what is not so, or names no encoding; the reason.
+    pub fn encoding(&self, tensor: &Stored, entry: &Json) -> std::result::Result<Encoding, String> {
+        let stored: Vec<layout::Stored<'_>> = LAYOUTS
+            .companions(&tensor.name, entry)
+            .iter()
+            .filter_map(|name| self.tensors.iter().find(|tensor| tensor.name == *name))
+            .chain([tensor])
+            .map(|Stored { name, dtype, shape, .. }| layout::Stored { name, dtype: *dtype, shape })
+            .collect();
+        let find = |name: &str| stored.iter().position(|stored| stored.name == name);
+        match LAYOUTS.packaged(&tensor.name, entry, &stored, find)? {
+            Some((encoding, _)) => Ok(encoding),
+            None => self.spec.encodings.encoding(entry, tensor.dtype, &tensor.shape),
+        }
+    }
+
+    /// The name of the tensor that a stored one is a part of, beside the payload.
+    pub fn whole_of(&self, name: &str) -> Option<&str> {
+        let (whole, _) = name.rsplit_once('.')?;
+        let (whole, entry) = self.model.good()?.encodings.get_key_value(whole)?;
+        LAYOUTS.companions(whole, entry).iter().any(|part| part == name).then_some(whole)
     }
 
     /// The names of tensors that are stored, and of those that are tied to one.

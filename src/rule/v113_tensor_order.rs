@@ -21,7 +21,10 @@ fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         let key = |tensor: &crate::rule::subject::Stored| (tensor.start, tensor.len);
         left.file.cmp(&right.file).then_with(|| key(left).cmp(&key(right)))
     });
-    let orders: Vec<_> = placed.iter().map(|tensor| subject.spec.order(&tensor.name)).collect();
+    let orders: Vec<_> = placed
+        .iter()
+        .map(|tensor| subject.spec.order(subject.whole_of(&tensor.name).unwrap_or(&tensor.name)))
+        .collect();
     let wrong = (1..placed.len())
         .filter(|&at| placed[at].len != 0 && (&orders[at], &placed[at].name) < (&orders[at - 1], &placed[at - 1].name));
     // One tensor out of place puts its neighbours out of place as well: the first is told.

@@ -23,8 +23,8 @@ fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let tied: BTreeSet<&str> = model.ties.iter().map(|[tied, _]| tied.as_str()).collect();
     for tensor in subject.all_tensors()? {
         let name = tensor.name.as_str();
-        if known.contains(name) || tied.contains(name) {
-            continue; // V207 tells of a tied tensor that is stored.
+        if known.contains(name) || tied.contains(name) || subject.whole_of(name).is_some() {
+            continue; // V207 tells of a tied tensor that is stored, V211 of parts.
         }
         let role = subject.spec.role(name);
         let beyond = role.as_ref().and_then(|role| {

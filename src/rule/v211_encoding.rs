@@ -29,11 +29,10 @@ fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             found.push(about("there is no such tensor").help("convert the package anew"));
             continue;
         };
-        let encoding = subject.spec.encodings.encoding(entry, tensor.dtype, &tensor.shape);
-        if let Err(why) = encoding {
+        if let Err(why) = subject.encoding(tensor, entry) {
             found.push(
                 about(&why)
-                    .mismatch("an encoding of encodings.toml that makes this tensor", entry)
+                    .mismatch("an encoding of encodings.toml or layouts.toml that makes this tensor", entry)
                     .help("use a newer llmstd, or convert from the source anew"),
             );
         }

@@ -9,7 +9,7 @@ use llmstd::convert::{self, Failure, Report, Request};
 use llmstd::encoding::BlockType;
 use llmstd::format::folder;
 use llmstd::package::WayBack;
-use llmstd::plan;
+use llmstd::plan::{self, Decode};
 
 use crate::progress::Bar;
 use crate::{Format, Global, output};
@@ -105,7 +105,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         plan: plan::Options {
             dtype: args.dtype,
             lossy: args.lossy,
-            decode: args.decode,
+            decode: if args.decode { Decode::All } else { Decode::Nothing },
+            part_names: plan::PartNames::Standard,
             quantize: args.quant,
         },
         max_shard_bytes: args.max_shard_size.or_else(|| {

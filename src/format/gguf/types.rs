@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use crate::checkpoint::{DType, Encoding, n_elements};
+use crate::checkpoint::{DType, Encoding, Parameters, n_elements};
 
 const TABLE: &str = include_str!("../../../spec/1.0/encodings.toml");
 
@@ -224,7 +224,11 @@ impl Type<'_> {
                 physical.push(row_bytes.ok_or_else(too_large)?);
                 let n_bytes = n_elements(&physical).and_then(|n| DType::U8.n_bytes(n));
                 n_bytes.ok_or_else(too_large)?;
-                let encoding = Encoding { id: block.id.clone(), shape: shape.to_vec() };
+                let encoding = Encoding {
+                    id: block.id.clone(),
+                    shape: shape.to_vec(),
+                    parameters: Parameters::default(),
+                };
                 Ok((DType::U8, physical, Some(encoding)))
             }
         }

@@ -1,0 +1,141 @@
+//! Quantized checkpoints of several layouts, as their libraries write them: the numbers, the way
+//! through the standard and back, and the outputs, against `fixtures/quant/models/*/expected.json`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use safetensors::SafeTensors;
+use serde_json::Value as Json;
+use sha2::{Digest, Sha256};
+
+fn models() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/quant/models");
+    let mut found: Vec<PathBuf> =
+        fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.sort();
+    assert!(12 <= found.len(), "{found:?}");
+    found
+}
+
+/// Runs the program, which has to succeed; what it printed.
+#[track_caller]
+fn llmstd(args: &[&str]) -> String {
+    let (code, out) = run(args);
+    assert_eq!(code, Some(0), "{args:?}\n{out}");
+    out
+}
+
+fn run(args: &[&str]) -> (Option<i32>, String) {
+    let out = Command::new(env!("CARGO_BIN_EXE_llmstd")).args(args).output().unwrap();
+    let text = [out.stdout, out.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    (out.status.code(), text)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn json(path: &Path) -> Json {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// The dtype, the shape and the SHA-256 of each tensor of a file.
+fn tensors(folder: &Path) -> BTreeMap<String, (String, Vec<usize>, String)> {
+    let bytes = fs::read(folder.join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let entries = file.tensors().into_iter().map(|(name, tensor)| {
+        let hash = llmstd::hex::encode(&Sha256::digest(tensor.data()).into());
+        (name, (format!("{:?}", tensor.dtype()), tensor.shape().to_vec(), hash))
+    });
+    entries.collect()
+}
+
+#[test]
+fn decoded_numbers_are_those_of_the_library() {
+    let folder = tempfile::tempdir().unwrap();
+    for model in models() {
+        let out = folder.path().join(model.file_name().unwrap());
+        llmstd(&["convert", text(&model), text(&out), "--to", "hf", "--decode"]);
+        let expected = json(&model.join("expected.json"));
+        let expected = expected["tensors"].as_object().unwrap();
+        let written = tensors(&out);
+        assert!(!expected.is_empty());
+        for (name, hash) in expected {
+            let (dtype, _, found) = &written[name];
+            assert_eq!(dtype, "F32", "{model:?} {name}");
+            assert_eq!(found, hash.as_str().unwrap(), "{model:?} {name}");
+        }
+        // Nothing of the parts is left, nor of what says how they are packed.
+        let plain = written.keys().filter(|name| !expected.contains_key(*name));
+        let before = tensors(&model);
+        for name in plain {
+            assert_eq!(written[name], before[name], "{model:?}");
+        }
+        let config = json(&out.join("config.json"));
+        assert!(config.get("quantization_config").is_none() && config.get("quantization").is_none());
+    }
+}
+
+#[test]
+fn parts_pass_through_the_standard_and_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    for model in models() {
+        let name = model.file_name().unwrap().to_str().unwrap();
+        let package = folder.path().join(name);
+        // Nothing but its own file says how torchao's parts are called.
+        if name == "torchao" {
+            llmstd(&["convert", text(&model), text(&package)]);
+            llmstd(&["validate", text(&package), "--deep"]);
+            let back = folder.path().join("back");
+            let (code, out) = run(&["convert", text(&package), text(&back), "--to", "hf"]);
+            assert_eq!(code, Some(1), "{out}");
+            assert!(out.contains("P012") && out.contains("--decode"), "{out}");
+            continue;
+        }
+        llmstd(&["convert", text(&model), text(&package), "--verify"]);
+        llmstd(&["validate", text(&package), "--deep"]);
+        let back = folder.path().join(format!("{name}-back"));
+        llmstd(&["convert", text(&package), text(&back), "--to", "hf"]);
+        assert_eq!(tensors(&back), tensors(&model), "{name}");
+        let (before, after) = (json(&model.join("config.json")), json(&back.join("config.json")));
+        for key in ["quantization_config", "quantization"] {
+            assert_eq!(before.get(key), after.get(key), "{name}");
+        }
+        // A package is the model it was made of; decoded it is the decoded one.
+        llmstd(&["diff", text(&model), text(&package), "--fail-on", "any"]);
+        let decoded = folder.path().join(format!("{name}-decoded"));
+        llmstd(&["convert", text(&package), text(&decoded), "--decode"]);
+        let straight = folder.path().join(format!("{name}-straight"));
+        llmstd(&["convert", text(&model), text(&straight), "--decode"]);
+        llmstd(&["diff", text(&straight), text(&decoded), "--fail-on", "any"]);
+    }
+}
+
+#[test]
+fn outputs_are_those_of_transformers_with_the_decoded_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    for model in models() {
+        let package = folder.path().join(model.file_name().unwrap());
+        llmstd(&["convert", text(&model), text(&package)]);
+        let expected = json(&model.join("expected.json"));
+        let tokens = expected["tokens"][0].as_array().unwrap();
+        let tokens: Vec<String> = tokens.iter().map(Json::to_string).collect();
+        let logits: Vec<f64> =
+            expected["logits"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        for input in [&model, &package] {
+            let out = folder.path().join("out.safetensors");
+            llmstd(&["run", text(input), "--ids", &tokens.join(","), "--save", text(&out)]);
+            let bytes = fs::read(&out).unwrap();
+            let file = SafeTensors::deserialize(&bytes).unwrap();
+            let found = file.tensor("causal-lm.logits").unwrap();
+            let found = found.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b));
+            let found: Vec<f64> = found.map(f64::from).collect();
+            assert_eq!(found.len(), logits.len(), "{input:?}");
+            let scale = logits.iter().fold(0f64, |most, x| most.max(x.abs()));
+            let apart = found.iter().zip(&logits).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(apart < 2e-5 * scale.max(1.0), "{input:?}: {apart} of {scale}");
+        }
+    }
+}
