@@ -392,14 +392,8 @@ pub(crate) fn canonical(
     };
     let logical = opened.logical()?;
     let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
-    let map = import::choose(
-        request.spec,
-        format,
-        checkpoint,
-        &config,
-        request.arch,
-        &mut findings,
-    )?;
+    let map =
+        import::choose(request.spec, format, checkpoint, &config, request.arch, &mut findings)?;
     let facts = Bytes(&opened.source);
     let Import {
         tensors,
@@ -573,7 +567,8 @@ fn repack(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Rep
     }
     tensors.sort_by_key(|name| request.spec.order(name));
     model.encodings = encodings(&tensors);
-    for (op, is_asked) in [("decode", request.plan.decode != Decode::Nothing), ("cast", request.plan.dtype.is_some())]
+    for (op, is_asked) in
+        [("decode", request.plan.decode != Decode::Nothing), ("cast", request.plan.dtype.is_some())]
     {
         if is_asked {
             model.history.push(Event { op: op.to_owned(), ..event(request) });

@@ -16,7 +16,7 @@ use crate::convert::{self, Failure, Progress, Request};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::compare::digests;
-use crate::format::folder::{CONFIG_FILE, self, Opened};
+use crate::format::folder::{self, CONFIG_FILE, Opened};
 use crate::hex;
 use crate::json;
 use crate::manifest::{

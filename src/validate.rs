@@ -172,7 +172,7 @@ fn report(
         claimed: if kind == Kind::Package { subject.claimed() } else { None },
         reached,
         deep: subject.is_deep(),
-        tensors: subject.tensors.len(),
+        tensors: subject.n_tensors(),
         checks,
         findings,
     }

@@ -1,5 +1,6 @@
 //! What only the weights can tell about changes that their hashes have proven.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
@@ -51,13 +52,11 @@ pub fn deepen(
         .filter(|(_, change)| reads(change.rule))
         .filter_map(|(index, change)| {
             let extra = format!("extra.{}", change.subject);
-            let find = |tensors: &BTreeMap<&str, _>| {
-                tensors
-                    .get(change.subject.as_str())
-                    .or_else(|| tensors.get(extra.as_str()))
-                    .copied()
-            };
-            Some((index, find(&before)?, find(&after)?))
+            Some((
+                index,
+                find(&before, &change.subject, &extra)?,
+                find(&after, &change.subject, &extra)?,
+            ))
         })
         .collect();
     let probe = Probe { old: old_weights, new: new_weights, spec, hparams };
@@ -90,6 +89,7 @@ pub fn deepen(
 /// The changes whose weights are read.
 fn reads(rule: &str) -> bool {
     let of_weights: &[&Rule] = &[
+        rules::ENCODING_CHANGED,
         rules::TENSOR_RESHAPED,
         rules::DTYPE_NARROWED,
         rules::DTYPE_WIDENED,
@@ -98,8 +98,24 @@ fn reads(rule: &str) -> bool {
     of_weights.iter().any(|known| known.id == rule)
 }
 
-fn by_name(weights: &Weights) -> BTreeMap<&str, &Output> {
-    weights.tensors.outputs.iter().map(|output| (output.name.as_str(), output)).collect()
+fn find<'t>(
+    tensors: &'t BTreeMap<&str, Cow<'_, Output>>,
+    name: &str,
+    extra: &str,
+) -> Option<&'t Output> {
+    tensors.get(name).or_else(|| tensors.get(extra)).map(Cow::as_ref)
+}
+
+/// The tensors as numbers: packed ones as what they stand for.
+fn by_name(weights: &Weights) -> BTreeMap<&str, Cow<'_, Output>> {
+    let tensors = &weights.tensors;
+    let outputs = tensors.outputs.iter().map(|output| {
+        let name = output.name.as_str();
+        let packed = tensors.encodings.contains_key(name);
+        let numbers = packed.then(|| tensors.numbers(name)).flatten();
+        (name, numbers.map_or(Cow::Borrowed(output), Cow::Owned))
+    });
+    outputs.collect()
 }
 
 /// What the weights of one tensor say.

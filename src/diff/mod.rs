@@ -159,12 +159,11 @@ impl Change {
 /// Compares two versions, without reading weights.
 pub fn compare(old: &Subject, new: &Subject, spec: &Spec) -> Diff {
     let mut changes = Vec::new();
-    let tensors = tensors::compare(&old.manifest, &new.manifest, &mut changes);
+    let (before, after) = (tensors::wholes(&old.manifest), tensors::wholes(&new.manifest));
+    let tensors = tensors::compare(&before, &after, &mut changes);
     model::compare(&old.manifest, &new.manifest, &tensors, spec, &mut changes);
     tokenizer::compare(old, new, &mut changes);
-    if tensors.n_equal == old.manifest.tensors.len()
-        && tensors.n_equal == new.manifest.tensors.len()
-    {
+    if tensors.n_equal == before.tensors.len() && tensors.n_equal == after.tensors.len() {
         packing(&old.manifest, &new.manifest, &mut changes);
     }
     let digests = old.manifest.digests.each().into_iter().zip(new.manifest.digests.each());
@@ -206,7 +205,7 @@ impl Side {
             },
             architecture: architecture(manifest).map(str::to_owned),
             model: manifest.digests.model.clone(),
-            tensors: manifest.tensors.len() as u64,
+            tensors: tensors::wholes(manifest).tensors.len() as u64,
             dtypes: manifest.dtypes.clone(),
         }
     }

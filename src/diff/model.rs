@@ -34,7 +34,6 @@ pub(super) fn compare(
     let old = old.model.as_ref().unwrap_or(&nothing);
     let new = new.model.as_ref().unwrap_or(&nothing);
     features(old, new, changes);
-    encodings(old, new, changes);
     // Against a model of which nothing is known, every key would be one that came or went.
     if old_arch.is_some() && new_arch.is_some() {
         hyperparameters(old, new, tensors, spec, changes);
@@ -88,15 +87,6 @@ fn features(old: &Semantics, new: &Semantics, changes: &mut Vec<Change>) {
     for feature in old.difference(&new) {
         let message = format!("readers need not know the feature {feature:?} any more");
         changes.push(Change::new(rules::FEATURE_DROPPED, feature, message).values(feature, ()));
-    }
-}
-
-fn encodings(old: &Semantics, new: &Semantics, changes: &mut Vec<Change>) {
-    for (name, old, new) in both(&old.encodings, &new.encodings) {
-        if old != new {
-            let message = format!("`{name}` is encoded otherwise");
-            changes.push(Change::new(rules::ENCODING_CHANGED, name, message).values(old, new));
-        }
     }
 }
 

@@ -1,12 +1,16 @@
 //! Tensors: which are equal, changed, renamed, added, removed.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde_json::{Value as Json, json};
+use sha2::{Digest, Sha256};
 
 use super::rules::{self, Rule};
 use super::{Change, architecture};
 use crate::checkpoint::DType;
+use crate::encoding::layout::LAYOUTS;
+use crate::hex;
 use crate::manifest::{Manifest, TensorEntry};
 use crate::spec::roles::EXTRA;
 
@@ -25,6 +29,48 @@ pub(super) struct Compared {
 fn name<'a>(manifest: &Manifest, tensor: &'a TensorEntry) -> &'a str {
     let extra = tensor.name.strip_prefix(EXTRA).and_then(|rest| rest.strip_prefix('.'));
     extra.filter(|_| architecture(manifest).is_none()).unwrap_or(&tensor.name)
+}
+
+/// A manifest whose packed tensors have the id of their encoding for a dtype and the shape of their
+/// values, and of which those that are stored as several are one.
+pub(super) fn wholes(manifest: &Manifest) -> Cow<'_, Manifest> {
+    if manifest.tensors.iter().all(|tensor| tensor.encoding.is_none()) {
+        return Cow::Borrowed(manifest);
+    }
+    let stored: BTreeMap<&str, &TensorEntry> =
+        manifest.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+    let mut parts = BTreeSet::new();
+    let mut tensors = Vec::with_capacity(manifest.tensors.len());
+    for tensor in &manifest.tensors {
+        let mut whole = tensor.clone();
+        if let Some(encoding) = &tensor.encoding {
+            let id = encoding.get("encoding").and_then(Json::as_str);
+            let shape = encoding.get("shape").and_then(Json::as_array);
+            let shape = shape.and_then(|dims| dims.iter().map(Json::as_u64).collect());
+            whole.dtype = id.map_or(whole.dtype, str::to_owned);
+            whole.shape = shape.unwrap_or(whole.shape);
+            let names = LAYOUTS.companions(&tensor.name, encoding);
+            let own: Vec<&TensorEntry> =
+                names.iter().filter_map(|name| stored.get(name.as_str()).copied()).collect();
+            if !own.is_empty() {
+                let hash = |of: fn(&TensorEntry) -> &str| {
+                    let mut hash = Sha256::new();
+                    [tensor].into_iter().chain(own.iter().copied()).for_each(|part| {
+                        hash.update(of(part));
+                    });
+                    let sum: [u8; 32] = hash.finalize().into();
+                    hex::encode(&sum)
+                };
+                (whole.sha256, whole.content) =
+                    (hash(|part| &part.sha256), hash(|part| &part.content));
+                whole.len = own.iter().fold(whole.len, |sum, part| sum.saturating_add(part.len));
+                parts.extend(own.into_iter().map(|part| part.name.as_str()));
+            }
+        }
+        tensors.push(whole);
+    }
+    tensors.retain(|tensor| !parts.contains(tensor.name.as_str()));
+    Cow::Owned(Manifest { tensors, ..manifest.clone() })
 }
 
 pub(super) fn compare(old: &Manifest, new: &Manifest, changes: &mut Vec<Change>) -> Compared {
@@ -96,7 +142,20 @@ fn changed(name: &str, old: &TensorEntry, new: &TensorEntry, changes: &mut Vec<C
         let message = format!("`{name}` has the shape {:?}, it had {:?}", new.shape, old.shape);
         push(rules::TENSOR_RESHAPED, message, json!(old.shape), json!(new.shape));
     }
-    if old.dtype != new.dtype {
+    // Where only the shape is another one, the encoding is not.
+    let encoding = |tensor: &TensorEntry| {
+        let mut encoding = tensor.encoding.clone();
+        encoding.as_mut().and_then(Json::as_object_mut).map(|object| object.remove("shape"));
+        encoding
+    };
+    if encoding(old) != encoding(new) {
+        let message = format!("`{name}` is {}, it was {}", new.dtype, old.dtype);
+        let said = |tensor: &TensorEntry| match encoding(tensor) {
+            Some(encoding) => encoding,
+            None => json!(tensor.dtype),
+        };
+        push(rules::ENCODING_CHANGED, message, said(old), said(new));
+    } else if old.dtype != new.dtype {
         let message = format!("`{name}` is {}, it was {}", new.dtype, old.dtype);
         push(cast(&old.dtype, &new.dtype), message, json!(old.dtype), json!(new.dtype));
     } else if old.shape == new.shape && old.sha256 != new.sha256 {

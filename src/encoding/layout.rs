@@ -580,9 +580,10 @@ impl Layouts {
             let stated = &encoding.shape;
             return Err(format!("its parts make {shape:?} values, it says {stated:?}"));
         }
-        let places = layout.parts.iter().filter_map(|rule| {
-            Some((rule.role.clone(), *group.parts.get(rule.role.as_str())?))
-        });
+        let places = layout
+            .parts
+            .iter()
+            .filter_map(|rule| Some((rule.role.clone(), *group.parts.get(rule.role.as_str())?)));
         Ok(Some((encoding, places.collect())))
     }
 
@@ -590,7 +591,11 @@ impl Layouts {
     ///
     /// # Errors
     /// They are (`is_packed`), and nothing says it; the reason.
-    pub fn keep_config(&self, config: &mut Value, is_packed: bool) -> std::result::Result<(), String> {
+    pub fn keep_config(
+        &self,
+        config: &mut Value,
+        is_packed: bool,
+    ) -> std::result::Result<(), String> {
         let nested = config.get("text_config").is_some();
         let mut says = false;
         let mut objects = vec![&mut *config];
@@ -670,7 +675,12 @@ impl Layout {
                 let ints = bytes("shape")?;
                 let size = |int: i64| u64::try_from(int).ok();
                 match ints.len() {
-                    8 => ints.as_chunks().0.iter().map(|&b| size(i32::from_le_bytes(b).into())).collect(),
+                    8 => ints
+                        .as_chunks()
+                        .0
+                        .iter()
+                        .map(|&b| size(i32::from_le_bytes(b).into()))
+                        .collect(),
                     _ => ints.as_chunks().0.iter().map(|&b| size(i64::from_le_bytes(b))).collect(),
                 }
             }

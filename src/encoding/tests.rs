@@ -339,7 +339,10 @@ fn layouts_are_found_and_decoded_in_a_checkpoint() {
         assert_eq!(group.parts.len(), stored.len(), "{name}: {group:?}");
         assert_eq!(group.name, if prefix == "m_" { "m" } else { "m.weight" });
         assert!(group.shape.as_ref().is_none_or(|found| found == shape), "{name}: {group:?}");
-        let decoder = group.layout.decoder(&group.parameters, |role| group.parts.get(role).map(|&at| parts[at].1)).unwrap();
+        let decoder = group
+            .layout
+            .decoder(&group.parameters, |role| group.parts.get(role).map(|&at| parts[at].1))
+            .unwrap();
         assert_eq!(decoder.shape(), shape, "{name}");
         let mut values = vec![0.0; expected.len()];
         decoder.decode(0, &mut values).unwrap();

@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::checkpoint::n_elements;
 use crate::encoding::layout::LAYOUTS;
 use crate::encoding::{BlockType, Decoder, Part};
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::program::Parts;
+use crate::plan::program::{self, Parts};
 use crate::source::Source;
 
 /// How many numbers are decoded at a time: a few blocks, which stay in the nearest cache. No block
@@ -30,7 +31,7 @@ enum Kind<'a> {
 /// What is made when it is first asked for, and given back at the end of the output.
 #[derive(Default)]
 struct State<'a> {
-    decoder: Option<Arc<Decoder<'a>>>,
+    decoders: Option<Arc<Decoders<'a>>>,
     /// All numbers, once something asks for them one by one.
     all: Option<Arc<Vec<u8>>>,
 }
@@ -50,14 +51,7 @@ impl<'a> Packed<'a> {
         let bytes = bytes.collect::<Result<Vec<_>>>()?;
         // Scales are read here to see that they are right, and anew when they are needed: a model
         // has too many of them to be held at once.
-        let decoder = decoder(parts, &bytes)?;
-        if decoder.shape() != parts.encoding.shape {
-            let (found, expected) = (decoder.shape(), &parts.encoding.shape);
-            let message = format!("its parts make {found:?} values, expected {expected:?}");
-            return Err(Error::new(ErrorKind::Malformed, message));
-        }
-        let n = decoder.shape().iter().product::<u64>();
-        let len = usize::try_from(n).expect("as many as the decoder counts");
+        let len = Decoders::new(parts, &bytes)?.len();
         Ok(Packed { kind: Kind::Parts { parts, bytes, len }, state: Mutex::default() })
     }
 
@@ -85,9 +79,9 @@ impl<'a> Packed<'a> {
     /// # Panics
     /// There are not as many.
     pub(super) fn fill(&self, start: usize, out: &mut [u8]) {
-        let decoder = match &self.kind {
+        let decoders = match &self.kind {
             Kind::Blocks(..) => None,
-            Kind::Parts { .. } => Some(self.decoder()),
+            Kind::Parts { .. } => Some(self.decoders()),
         };
         let grain = match &self.kind {
             Kind::Blocks(kind, _) => kind.block_len,
@@ -101,14 +95,13 @@ impl<'a> Packed<'a> {
         while !out.is_empty() {
             let n = (skip + out.len()).div_ceil(grain * F32_LEN).min(step);
             let values = &mut values[..n * grain];
-            match (&self.kind, &decoder) {
+            match (&self.kind, &decoders) {
                 (Kind::Blocks(kind, bytes), _) => {
                     let bytes = &bytes[first * kind.block_bytes..][..n * kind.block_bytes];
                     kind.dequantize(bytes, values).expect("whole blocks of as many values");
                 }
-                (Kind::Parts { .. }, decoder) => {
-                    let decoder = decoder.as_ref().expect("made above");
-                    decoder.decode(first, values).expect("values that there are");
+                (Kind::Parts { .. }, decoders) => {
+                    decoders.as_ref().expect("made above").fill(first, values);
                 }
             }
             let n_bytes = (n * grain * F32_LEN - skip).min(out.len());
@@ -118,13 +111,13 @@ impl<'a> Packed<'a> {
         }
     }
 
-    fn decoder(&self) -> Arc<Decoder<'a>> {
+    fn decoders(&self) -> Arc<Decoders<'a>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let decoder = state.decoder.get_or_insert_with(|| {
+        let decoders = state.decoders.get_or_insert_with(|| {
             let Kind::Parts { parts, bytes, .. } = &self.kind else { unreachable!("of parts") };
-            Arc::new(decoder(parts, bytes).expect("it was made before"))
+            Arc::new(Decoders::new(parts, bytes).expect("they were made before"))
         });
-        Arc::clone(decoder)
+        Arc::clone(decoders)
     }
 
     /// The numbers of the whole tensor, for copies that take them one by one. They stay in memory
@@ -146,17 +139,68 @@ impl<'a> Packed<'a> {
     }
 }
 
-fn decoder<'a>(parts: &'a Parts, bytes: &[&'a [u8]]) -> Result<Decoder<'a>> {
-    let Parts { encoding, parts } = parts;
-    let layout = LAYOUTS.find(&encoding.id);
-    let layout = layout.ok_or_else(|| Error::unsupported(format!("reading {}", encoding.id)))?;
-    let made = parts.iter().zip(bytes).map(|(part, &bytes)| {
-        let made = Part::new(part.dtype, &part.shape, bytes);
-        made.map(|made| (part.role.as_str(), made)).map_err(|err| err.context(&part.name))
-    });
-    let made = made.collect::<Result<Vec<_>>>()?;
-    let find = |role: &str| made.iter().find(|(own, _)| *own == role).map(|(_, part)| *part);
-    layout.decoder(&encoding.parameters, find)
+/// The decoders of a stack of matrices.
+struct Decoders<'a> {
+    matrices: Vec<Decoder<'a>>,
+    /// The numbers of a matrix.
+    matrix_len: usize,
+}
+
+impl<'a> Decoders<'a> {
+    fn new(parts: &'a Parts, bytes: &[&'a [u8]]) -> Result<Decoders<'a>> {
+        let Parts { encoding, parts } = parts;
+        let malformed = |message: String| Error::new(ErrorKind::Malformed, message);
+        let layout = LAYOUTS.find(&encoding.id);
+        let layout =
+            layout.ok_or_else(|| Error::unsupported(format!("reading {}", encoding.id)))?;
+        let (lead, matrix) = encoding.shape.split_at(encoding.shape.len().saturating_sub(2));
+        let size = |dims: &[u64]| n_elements(dims).and_then(|n| usize::try_from(n).ok());
+        let sizes = size(lead).zip(size(matrix)).filter(|(n, len)| n.checked_mul(*len).is_some());
+        let (n_matrices, matrix_len) =
+            sizes.ok_or_else(|| malformed(format!("{:?} values are too many", encoding.shape)))?;
+        // Each part is held against its bytes as a whole, and then cut.
+        for (part, bytes) in parts.iter().zip(bytes) {
+            Part::new(part.dtype, &part.shape, bytes).map_err(|err| err.context(&part.name))?;
+        }
+        let cut = |part: &'a program::Part, bytes: &'a [u8], at: usize| {
+            let own = part.shape.strip_prefix(lead).filter(|_| n_matrices != 0);
+            let Some(shape) = own else { return Part::new(part.dtype, &part.shape, bytes) };
+            let len = bytes.len() / n_matrices;
+            Part::new(part.dtype, shape, &bytes[at * len..][..len])
+        };
+        let decoder = |at: usize| {
+            let find = |role: &str| {
+                let mut all = parts.iter().zip(bytes);
+                let (part, bytes) = all.find(|(part, _)| part.role == role)?;
+                cut(part, bytes, at).ok()
+            };
+            let decoder = layout.decoder(&encoding.parameters, find)?;
+            if decoder.shape() != matrix {
+                let found = decoder.shape();
+                let message = format!("its parts make {found:?} values, expected {matrix:?}");
+                return Err(malformed(message));
+            }
+            Ok(decoder)
+        };
+        let matrices = (0..n_matrices).map(decoder).collect::<Result<_>>()?;
+        Ok(Decoders { matrices, matrix_len })
+    }
+
+    fn len(&self) -> usize {
+        self.matrices.len() * self.matrix_len
+    }
+
+    /// The numbers from `first` on; there are as many.
+    fn fill(&self, first: usize, values: &mut [f32]) {
+        let (mut first, mut values) = (first, values);
+        while !values.is_empty() {
+            let (matrix, at) = (first / self.matrix_len, first % self.matrix_len);
+            let n = values.len().min(self.matrix_len - at);
+            let (head, rest) = values.split_at_mut(n);
+            self.matrices[matrix].decode(at, head).expect("values that there are");
+            (first, values) = (first + n, rest);
+        }
+    }
 }
 
 /// The little-endian bytes of numbers, without the first `skip`.

@@ -363,6 +363,15 @@ impl Tensors {
         Ok(tensors)
     }
 
+    /// The numbers of what an output is made of, where a packed one stands for some.
+    pub fn numbers(&self, name: &str) -> Option<Output> {
+        let (Strand { layout, kernels }, dtype) = self.strands.get(name)?.clone();
+        let (copies, unit) = (layout.copies(), dtype.bits() / 8);
+        let program = Program { gathered: dtype, unit, copies, kernels };
+        let content = Content::Gather(program);
+        Some(Output { name: name.to_owned(), dtype, shape: layout.shape, content })
+    }
+
     /// The bytes that the outputs take.
     pub fn n_bytes(&self) -> u64 {
         self.outputs.iter().map(Output::n_bytes).sum()

@@ -214,9 +214,9 @@ pub fn whole(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
 /// The values cannot be had.
 pub fn numbers(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
     let mut tensors = super::Tensors::default();
-    let (strand, dtype) = tensors.read(tensor).map_err(|why| {
-        Error::unsupported(why).context(&format!("`{}`", tensor.name))
-    })?;
+    let (strand, dtype) = tensors
+        .read(tensor)
+        .map_err(|why| Error::unsupported(why).context(&format!("`{}`", tensor.name)))?;
     let input = tensors.inputs.pop().expect("just read");
     let mut copies = strand.layout.copies();
     copies.iter_mut().for_each(|copy| copy.input = input_index);

@@ -505,6 +505,11 @@ impl<'a> Subject<'a> {
         }
     }
 
+    /// How many tensors there are; those of parts are one each.
+    pub fn n_tensors(&self) -> usize {
+        self.tensors.iter().filter(|tensor| self.whole_of(&tensor.name).is_none()).count()
+    }
+
     /// The name of the tensor that a stored one is a part of, beside the payload.
     pub fn whole_of(&self, name: &str) -> Option<&str> {
         let (whole, _) = name.rsplit_once('.')?;
