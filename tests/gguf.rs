@@ -368,7 +368,7 @@ fn matrices_are_packed_and_read_again() {
         let refused = run(&request(spec, &plain, "hf"), &package).unwrap_err();
         assert!(refused.contains("--decode"), "{refused}");
         let mut decoded = request(spec, &plain, "hf");
-        decoded.plan.decode = true;
+        decoded.plan.decode = llmstd::plan::Decode::All;
         run(&decoded, &package).unwrap();
     }
 }

@@ -120,6 +120,39 @@ fn parts_pass_through_the_standard_and_come_back() {
     }
 }
 
+/// MXFP4 in two tensors is MXFP4 in blocks, with its nibbles in another order: nothing is quantized
+/// anew.
+#[test]
+fn mxfp4_becomes_blocks_of_gguf_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = models().into_iter().find(|model| model.ends_with("gpt-oss")).unwrap();
+    let path = |name: &str| folder.path().join(name);
+    // The name of the folder is the name of the model.
+    let (package, file) = (path("gpt-oss"), path("model.gguf"));
+    llmstd(&["convert", text(&model), text(&package)]);
+    llmstd(&["convert", text(&package), text(&file), "--to", "gguf"]);
+    let straight = path("straight.gguf");
+    llmstd(&["convert", text(&model), text(&straight), "--to", "gguf"]);
+    assert!(fs::read(&file).unwrap() == fs::read(&straight).unwrap());
+    let inspected: Json =
+        serde_json::from_str(&llmstd(&["inspect", text(&file), "--format", "json"])).unwrap();
+    assert_eq!(inspected["dtypes"]["MXFP4"], 6, "three of each layer");
+    let back = path("back");
+    llmstd(&["convert", text(&file), text(&back), "--to", "hf", "--decode"]);
+    let expected = json(&model.join("expected.json"));
+    let written = tensors(&back);
+    for (name, hash) in expected["tensors"].as_object().unwrap() {
+        assert_eq!(written[name].2, hash.as_str().unwrap(), "{name}");
+    }
+    // No other layout has blocks like it.
+    let model = models().into_iter().find(|model| model.ends_with("awq")).unwrap();
+    let (code, out) = run(&["convert", text(&model), text(&path("awq.gguf")), "--to", "gguf"]);
+    assert_eq!(code, Some(2), "{out}");
+    assert!(out.contains("P012") && out.contains("--decode"), "{out}");
+    assert!(!path("awq.gguf").exists());
+    llmstd(&["convert", text(&model), text(&path("awq.gguf")), "--to", "gguf", "--decode"]);
+}
+
 #[test]
 fn outputs_are_those_of_transformers_with_the_decoded_numbers() {
     let spec = Spec::current();

@@ -53,6 +53,9 @@ pub struct Layout {
     /// The suffix of the logical name.
     #[serde(default)]
     pub name: String,
+    /// The blocks in line that have the same scales and values in another order, MXFP4: 32 values,
+    /// the payload's pairs of nibbles as halves, behind a scale of a byte.
+    pub blocks: Option<String>,
     /// Whether the logical tensor has its last two axes the other way round than the parts.
     #[serde(default)]
     pub transposed: bool,

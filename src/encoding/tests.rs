@@ -338,7 +338,11 @@ fn layouts_are_found_and_decoded_in_a_checkpoint() {
         assert_eq!(group.problems, Vec::<String>::new(), "{name}");
         assert_eq!(group.parts.len(), stored.len(), "{name}: {group:?}");
         assert_eq!(group.name, if prefix == "m_" { "m" } else { "m.weight" });
-        assert!(group.shape.as_ref().is_none_or(|found| found == shape), "{name}: {group:?}");
+        let mut found = group.shape.clone();
+        if let (true, Some([.., rows, cols])) = (group.layout.transposed, found.as_deref_mut()) {
+            std::mem::swap(rows, cols);
+        }
+        assert!(found.is_none_or(|found| found == *shape), "{name}: {group:?}");
         let decoder = group
             .layout
             .decoder(&group.parameters, |role| group.parts.get(role).map(|&at| parts[at].1))

@@ -8,11 +8,13 @@ use half::{bf16, f16};
 
 use crate::checkpoint::DType;
 use crate::encoding::BlockType;
+use crate::encoding::grouped::pairs_to_halves;
 use crate::error::{Error, Result};
 use crate::package::Loss;
 use crate::plan::program::Kernel;
 
-/// A chain of kernels between two float dtypes, with its inverse; or from one to blocks.
+/// A chain of kernels between two float dtypes, with its inverse; or from one to blocks; or from
+/// one order inside of blocks to another.
 pub struct Chain {
     from: DType,
     to: DType,
@@ -32,6 +34,15 @@ impl Chain {
     /// A dtype that takes part is none that this program computes with, or the kernels do not
     /// end at `to`.
     pub fn new(from: DType, kernels: &[Kernel], to: DType) -> Result<Chain> {
+        if (from, kernels, to) == (DType::U8, &[Kernel::Halves], DType::U8) {
+            return Ok(Chain {
+                from,
+                to,
+                kernels: kernels.to_vec(),
+                inverse: vec![],
+                blocks: None,
+            });
+        }
         let (kernels, to, blocks) = match kernels.split_last() {
             Some((Kernel::Quantize(blocks), before)) if to == DType::U8 => {
                 (before, DType::F32, Some(*blocks))
@@ -44,8 +55,8 @@ impl Chain {
             if !dtype.is_float() {
                 return Err(Error::unsupported(format!("computing with {dtype} elements")));
             }
-            if let Kernel::Quantize(blocks) = kernel {
-                let message = format!("anything but the end behind {}", blocks.id);
+            if let Kernel::Quantize(_) | Kernel::Halves = kernel {
+                let message = "what is packed in blocks goes through no more kernels";
                 return Err(Error::unsupported(message));
             }
             inverse.push(kernel.inverse(dtype));
@@ -66,6 +77,9 @@ impl Chain {
 
     /// The bytes of the least that passes alone, before and after: an element, or a block.
     pub fn units(&self) -> (usize, usize) {
+        if self.is_halves() {
+            return (MXFP4_BYTES, MXFP4_BYTES);
+        }
         let from = (self.from.bits() / 8) as usize;
         match self.blocks {
             Some(blocks) => (blocks.block_len * from, blocks.block_bytes),
@@ -78,6 +92,9 @@ impl Chain {
     /// # Panics
     /// The two have not the same number of elements.
     pub fn apply(&self, input: &[u8], output: &mut [u8]) -> Loss {
+        if self.is_halves() {
+            return halves(input, output);
+        }
         if let Some(blocks) = self.blocks {
             return self.quantize(blocks, input, output);
         }
@@ -87,6 +104,10 @@ impl Chain {
         } else {
             self.apply_in::<f32>(input, output)
         }
+    }
+
+    fn is_halves(&self) -> bool {
+        self.kernels == [Kernel::Halves]
     }
 
     /// A block with a value that is not finite becomes zeros, and its NaNs are counted: no block
@@ -165,6 +186,20 @@ impl Chain {
         }
         loss
     }
+}
+
+/// The bytes of an MXFP4 block: its scale, and 32 values.
+const MXFP4_BYTES: usize = 17;
+
+fn halves(input: &[u8], output: &mut [u8]) -> Loss {
+    assert_eq!(input.len(), output.len(), "as many blocks out as in");
+    let (from, to) = (input.as_chunks::<MXFP4_BYTES>().0, output.as_chunks_mut().0);
+    for ([scale, pairs @ ..], to) in from.iter().zip(to) {
+        let to: &mut [u8; MXFP4_BYTES] = to;
+        to[0] = *scale;
+        to[1..].copy_from_slice(&pairs_to_halves(*pairs));
+    }
+    Loss { elements: 32 * from.len() as u64, ..Loss::default() }
 }
 
 fn n_different<const N: usize>(a: &[u8], b: &[u8]) -> u64 {
@@ -287,8 +322,8 @@ fn run<V: Value>(kernels: &[Kernel], mut dtype: DType, values: &mut [V]) {
                 }
                 dtype = next;
             }
-            // It stands at the end of a chain and is done there.
-            Kernel::Quantize(_) => {}
+            // They are of chains of their own, or at the end of one, and are done there.
+            Kernel::Quantize(_) | Kernel::Halves => {}
         }
     }
 }

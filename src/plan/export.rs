@@ -80,7 +80,10 @@ pub fn export(
     let mut exporter = Exporter {
         spec,
         names: &names,
-        options: Options { part_names: PartNames::Library, ..options },
+        options: Options {
+            part_names: if is_typed { PartNames::InLine } else { PartNames::Library },
+            ..options
+        },
         vectors: map.vectors,
         stored: &canonical.strands,
         ties: model.ties.iter().map(|[tied, stored]| (tied.as_str(), stored.as_str())).collect(),

@@ -126,6 +126,8 @@ pub enum PartNames {
     Standard,
     /// As the library does that wrote them.
     Library,
+    /// Not at all: they are written as blocks in line, where those are the same.
+    InLine,
 }
 
 impl Tensors {

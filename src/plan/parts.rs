@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use super::layout::Layout;
 use super::ops::Strand;
-use super::program::{Copy, Dim, Input, Packing, Part, Parts, Program, whole_runs};
-use super::{DECODE_HELP, Options, PartNames, Step, Tensors};
+use super::program::{Copy, Dim, Input, Kernel, Packing, Part, Parts, Program, whole_runs};
+use super::{DECODE_HELP, Options, PartNames, Step, Tensors, packed_in};
 use crate::checkpoint::{DType, Encoding, StoredPart, Tensor, n_elements, row_major_strides};
 use crate::diagnostic::Diagnostic;
+use crate::encoding::BlockType;
 use crate::encoding::layout::{LAYOUTS, PartRule};
 
 /// What is moved together.
@@ -103,6 +104,14 @@ impl Tensors {
         let run = parts.run(&layout.parts);
         let len = parts.run_len(run).ok_or_else(|| refused("its size cannot be counted"))?;
         let copies = whole_runs(written.copies(), len).ok_or_else(|| refused(&moves))?;
+        if options.part_names == PartNames::InLine {
+            let found =
+                layout.blocks.as_deref().and_then(BlockType::find).filter(|_| run == Run::Row);
+            let blocks = found.ok_or_else(|| refused("there are no blocks in line like it"))?;
+            return self
+                .write_blocks(name, &copies, parts, blocks, &logical, step)
+                .ok_or_else(|| refused("its rows are no whole number of blocks"));
+        }
         let inner = parts.encoding.shape.len() - usize::from(run == Run::Matrix) - 1;
         let dims = written.shape.strip_suffix(&parts.encoding.shape[inner..]);
         let lead = dims.ok_or_else(|| refused(&moves))?.to_vec();
@@ -154,6 +163,75 @@ impl Tensors {
         let encoding = Encoding { shape: logical, ..parts.encoding.clone() };
         self.encodings.insert(name.to_owned(), encoding);
         Ok(())
+    }
+
+    /// Adds a tensor of the blocks that payload and scales make, from copies of whole rows.
+    fn write_blocks(
+        &mut self,
+        name: &str,
+        copies: &[Copy],
+        parts: &Parts,
+        blocks: &'static BlockType,
+        shape: &[u64],
+        step: &Step,
+    ) -> Option<()> {
+        let (rows, encoding) = packed_in(shape, blocks)?;
+        let row_bytes = *rows.last()?;
+        let (block_bytes, payload_bytes) =
+            (blocks.block_bytes as u64, blocks.block_bytes as u64 - 1);
+        let per_row = row_bytes / block_bytes;
+        let mut gathered = Vec::with_capacity(2 * copies.len());
+        let mut from = Vec::new();
+        for copy in copies {
+            let of = Arc::clone(self.inputs[copy.input].parts().expect("all are alike"));
+            let [payload, scales] = of.parts.as_slice() else { return None };
+            for (part, len, at) in [(payload, payload_bytes, 1), (scales, 1, 0)] {
+                let n_bytes = n_elements(&part.shape).and_then(|n| part.dtype.n_bytes(n))?;
+                let n_rows = n_elements(&of.encoding.shape)? / parts.encoding.shape.last()?.max(&1);
+                if n_rows.checked_mul(per_row)?.checked_mul(len)? != n_bytes {
+                    return None;
+                }
+                let dims = copy.dims.iter().map(|dim| Dim {
+                    len: dim.len,
+                    input_stride: dim.input_stride * per_row * len,
+                    output_stride: dim.output_stride * row_bytes,
+                });
+                let inside = [
+                    Dim { len: per_row, input_stride: len, output_stride: block_bytes },
+                    Dim { len, input_stride: 1, output_stride: 1 },
+                ];
+                gathered.push(Copy {
+                    input: self.inputs.len(),
+                    input_offset: copy.input_offset * per_row * len,
+                    output_offset: copy.output_offset * row_bytes + at,
+                    dims: dims.chain(inside).collect(),
+                });
+                from.push(part.name.clone());
+                self.inputs.push(bytes_of(part));
+            }
+        }
+        let program = Program {
+            gathered: DType::U8,
+            unit: 1,
+            copies: gathered,
+            kernels: vec![Kernel::Halves],
+        };
+        self.encodings.insert(name.to_owned(), encoding);
+        let step = Step { from, ops: format!("{}, in line", step.ops), ..step.clone() };
+        self.push(name, DType::U8, rows, program, step);
+        Some(())
+    }
+}
+
+/// The bytes of a part.
+fn bytes_of(part: &Part) -> Input {
+    Input {
+        name: part.name.clone(),
+        storage: part.storage,
+        dtype: DType::U8,
+        unit: 1,
+        big_endian: false,
+        packing: None,
     }
 }
 

@@ -319,6 +319,9 @@ pub enum Kernel {
     Cast(DType),
     /// To blocks, each of values that follow each other; nothing comes after it.
     Quantize(&'static BlockType),
+    /// The nibbles of MXFP4 blocks, a scale and 16 bytes each, from pairs to halves (see
+    /// [`crate::encoding::grouped::pairs_to_halves`]); nothing else happens to them.
+    Halves,
 }
 
 impl Kernel {
@@ -330,7 +333,7 @@ impl Kernel {
             Kernel::Divide(c) => Kernel::Scale(c),
             Kernel::NegExp => Kernel::LnNeg,
             Kernel::LnNeg => Kernel::NegExp,
-            Kernel::Cast(_) | Kernel::Quantize(_) => Kernel::Cast(before),
+            Kernel::Cast(_) | Kernel::Quantize(_) | Kernel::Halves => Kernel::Cast(before),
         }
     }
 }

@@ -85,7 +85,7 @@ fn fixtures_are_what_the_python_package_reads() {
             let start = match &tensor.payload {
                 Payload::Range(extent) => extent.start,
                 Payload::View(view) => view.storage.start,
-                Payload::Unreadable(why) => panic!("{}: {why}", tensor.name),
+                other => panic!("{}: {other:?}", tensor.name),
             };
             let kind = TYPES.of(tensor.dtype, tensor.encoding.as_ref()).unwrap().name();
             let digest = crate::hex::encode(&Sha256::digest(&bytes)[..8]);
@@ -427,7 +427,7 @@ fn damaged_files_give_an_error_or_a_result() {
         let end = whole.tensors.iter().filter_map(|tensor| match &tensor.payload {
             Payload::Range(extent) => Some(extent.end()),
             Payload::View(view) => Some(view.storage.end()),
-            Payload::Unreadable(_) => None,
+            Payload::Parts(_) | Payload::Unreadable(_) => None,
         });
         let end = end.max().unwrap() as usize;
         for len in 0..bytes.len() {

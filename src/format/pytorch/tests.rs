@@ -39,7 +39,7 @@ fn gather(source: &Source, tensor: &Tensor) -> Vec<u8> {
             return source.slice(*extent).expect("ranges lie inside").to_vec();
         }
         Payload::View(view) => view,
-        Payload::Unreadable(reason) => panic!("{}: {reason}", tensor.name),
+        other => panic!("{}: {other:?}", tensor.name),
     };
     let View { storage, offset, strides, big_endian } = view;
     let storage = source.slice(*storage).expect("storages lie inside");
@@ -71,7 +71,7 @@ fn values(path: &Path) -> String {
     let mut text = String::new();
     for tensor in &checkpoint.tensors {
         let digest = match tensor.payload {
-            Payload::Unreadable(_) => "unreadable".to_owned(),
+            Payload::Parts(_) | Payload::Unreadable(_) => "unreadable".to_owned(),
             _ => Sha256::digest(gather(&source, tensor)).iter().fold(
                 String::new(),
                 |mut digest, byte| {
@@ -108,6 +108,7 @@ fn report(checkpoint: &Result<Checkpoint>) -> String {
                 if view.big_endian { ", big-endian" } else { "" }
             ),
             Payload::Unreadable(reason) => format!("unreadable: {reason}"),
+            Payload::Parts(_) => "parts".to_owned(),
         };
         writeln!(text, "{} {} {:?}: {payload}", tensor.name, tensor.dtype, tensor.shape)
             .expect("strings take all");
@@ -176,7 +177,7 @@ fn touch(source: &Source, file: FileId) {
         let extent = match &tensor.payload {
             Payload::Range(extent) => *extent,
             Payload::View(view) => view.storage,
-            Payload::Unreadable(_) => continue,
+            Payload::Parts(_) | Payload::Unreadable(_) => continue,
         };
         source.slice(extent).expect("every extent lies inside the file");
     }
