@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use llmstd::encoding::layout::LAYOUTS;
 use llmstd::spec::Spec;
 
 const BEGIN: &str =
     "<!-- architectures: `BLESS=1 cargo test --test readme` writes this table from spec/ -->\n";
+const LAYOUTS_BEGIN: &str =
+    "<!-- layouts: `BLESS=1 cargo test --test readme` writes this table from spec/ -->\n";
 const END: &str = "<!-- end -->\n";
 
 fn read(name: &str) -> String {
@@ -38,18 +41,33 @@ fn table(spec: &Spec) -> String {
     text
 }
 
+fn layouts() -> String {
+    let mut text =
+        String::from("| Layout | What it is | To GGUF without decoding |\n| --- | --- | --- |\n");
+    for layout in &LAYOUTS.layout {
+        let blocks = layout.blocks.as_deref().map(|blocks| format!("`{blocks}`"));
+        let blocks = blocks.unwrap_or_default();
+        text += &format!("| `{}` | {} ({}) | {blocks} |\n", layout.id, layout.about, layout.source);
+    }
+    text
+}
+
 #[test]
-fn the_table_of_architectures_is_that_of_the_spec() {
+fn the_tables_are_those_of_the_spec() {
+    check_table(BEGIN, &table(&Spec::current()));
+    check_table(LAYOUTS_BEGIN, &layouts());
+}
+
+fn check_table(begin: &str, wanted: &str) {
     let readme = read("README.md");
-    let start = readme.find(BEGIN).expect("the table has a start") + BEGIN.len();
-    let end = readme.find(END).expect("the table has an end");
-    let wanted = table(&Spec::current());
+    let start = readme.find(begin).expect("the table has a start") + begin.len();
+    let end = start + readme[start..].find(END).expect("the table has an end");
     if std::env::var_os("BLESS").is_some() {
         let text = format!("{}{wanted}{}", &readme[..start], &readme[end..]);
         fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"), text).unwrap();
         return;
     }
-    assert_eq!(readme[start..end], wanted, "run with BLESS=1");
+    assert_eq!(&readme[start..end], wanted, "run with BLESS=1");
 }
 
 #[test]
