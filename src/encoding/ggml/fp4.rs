@@ -4,6 +4,7 @@
 pub(crate) const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// Half of 2^(exponent - 127). 255, which stands for NaN elsewhere, is 2^127 to ggml.
+#[inline(always)]
 fn half_e8m0(exponent: u8) -> f32 {
     match exponent {
         0 | 1 => f32::from_bits(0x0020_0000 << exponent),
@@ -49,6 +50,7 @@ fn nearest(value: f32, d: f32) -> u8 {
     best.0
 }
 
+#[inline(always)]
 pub(super) fn mxfp4(block: &[u8; 17], out: &mut [f32; 32]) -> bool {
     let d = half_e8m0(block[0]);
     for j in 0..16 {
@@ -59,6 +61,7 @@ pub(super) fn mxfp4(block: &[u8; 17], out: &mut [f32; 32]) -> bool {
     true
 }
 
+#[inline(always)]
 pub(super) fn to_mxfp4(values: &[f32; 32], out: &mut [u8; 17]) {
     let max = super::legacy::magnitude(values);
     // The logarithm is rounded to F32 before it is cut, as in the reference: just under a power
@@ -74,6 +77,7 @@ pub(super) fn to_mxfp4(values: &[f32; 32], out: &mut [u8; 17]) {
 }
 
 /// Four scales, then the nibbles of each 16 values: byte j of 8 holds values j and j + 8.
+#[inline(always)]
 pub(super) fn nvfp4(block: &[u8; 36], out: &mut [f32; 64]) -> bool {
     for part in 0..4 {
         let d = half_e4m3(block[part]);

@@ -43,6 +43,7 @@ struct Lines {
 
 /// Fits lines to the parts of a block. Tried are the scales that would make `max_quant + first`,
 /// `max_quant + first + 0.1` … the largest quant, `1 + more` of them.
+#[inline(always)]
 fn fit_lines(values: &[f32; 256], max_quant: i32, first: f32, more: i32) -> Lines {
     let x: [Lanes<8>; 32] = transpose(values);
 
@@ -166,6 +167,7 @@ fn error(
 }
 
 /// Writes scales and minimums, 16 bytes, and gives the quants that fit them.
+#[inline(always)]
 fn with_lines(values: &[f32; 256], max_quant: i32, lines: Lines, head: &mut [u8]) -> [u8; 256] {
     let top = |lanes: Lanes<8>| lanes.into_iter().fold(0.0, |max, x| if x > max { x } else { max });
     let six_bits = |lanes: Lanes<8>, top: f32| {
@@ -202,6 +204,7 @@ fn with_lines(values: &[f32; 256], max_quant: i32, lines: Lines, head: &mut [u8]
     quants
 }
 
+#[inline(always)]
 pub(super) fn to_q4(values: &[f32; 256], out: &mut [u8; 144]) {
     let (head, q) = out.split_at_mut(16);
     let quants = with_lines(values, 15, fit_lines(values, 15, -1.0, 20), head);
@@ -229,6 +232,7 @@ fn pack_fours(quants: &[u8; 256], out: &mut [u8]) {
 }
 
 /// The scale of each part of 16, and the quants, 32 and more for what is not negative.
+#[inline(always)]
 fn fit_scales(values: &[f32; 256]) -> (Lanes<16>, [[i32; 16]; 16]) {
     let x: [Lanes<16>; 16] = transpose(values);
     let (mut largest, mut max) = ([0.0; 16], [0.0; 16]);
@@ -283,6 +287,7 @@ fn fit_scales(values: &[f32; 256]) -> (Lanes<16>, [[i32; 16]; 16]) {
     (scale, quants)
 }
 
+#[inline(always)]
 pub(super) fn to_q6(values: &[f32; 256], out: &mut [u8; 210]) {
     let (scale, fitted) = fit_scales(values);
     let (mut largest, mut max) = (0.0, 0.0);

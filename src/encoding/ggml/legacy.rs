@@ -64,6 +64,7 @@ pub(super) fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) -> bool {
 }
 
 /// What is multiplied with Q4 and Q5; the second F16 is the sum of the values, and redundant.
+#[inline(always)]
 pub(super) fn q8_1(block: &[u8; 36], out: &mut [f32; 32]) -> bool {
     let d = f16_at(block, 0);
     for j in 0..32 {
@@ -73,6 +74,7 @@ pub(super) fn q8_1(block: &[u8; 36], out: &mut [f32; 32]) -> bool {
 }
 
 /// One bit a value: set is the scale, unset its negative.
+#[inline(always)]
 pub(super) fn q1_0(block: &[u8; 18], out: &mut [f32; 128]) -> bool {
     let d = f16_at(block, 0);
     for (j, out) in out.iter_mut().enumerate() {
@@ -82,6 +84,7 @@ pub(super) fn q1_0(block: &[u8; 18], out: &mut [f32; 128]) -> bool {
 }
 
 /// Two bits a value, four values a byte, lowest first: -1, 0, 1, 2.
+#[inline(always)]
 pub(super) fn q2_0(block: &[u8; 18], out: &mut [f32; 64]) -> bool {
     let d = f16_at(block, 0);
     for (j, out) in out.iter_mut().enumerate() {
@@ -142,6 +145,7 @@ pub(super) fn to_q8_0(values: &[f32; 32], out: &mut [u8; 34]) {
     }
 }
 
+#[inline(always)]
 pub(super) fn to_q8_1(values: &[f32; 32], out: &mut [u8; 36]) {
     let d = magnitude(values) / 127.0;
     let id = inverse(d);
@@ -156,6 +160,7 @@ pub(super) fn to_q8_1(values: &[f32; 32], out: &mut [u8; 36]) {
 }
 
 /// The first of the values furthest from zero.
+#[inline(always)]
 fn furthest(values: &[f32; 32]) -> f32 {
     let max = magnitude(values);
     values.iter().copied().find(|value| value.abs() == max).unwrap_or(0.0)
@@ -180,6 +185,7 @@ pub(super) fn magnitude(values: &[f32]) -> f32 {
 }
 
 /// The smallest and the largest, each the first of its equals: of 0 and -0 too.
+#[inline(always)]
 fn bounds(values: &[f32; 32]) -> (f32, f32) {
     let mut bounds = (values[0], values[0]);
     for &value in values {

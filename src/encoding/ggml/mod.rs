@@ -165,6 +165,27 @@ fn encode<const LEN: usize, const BYTES: usize>(
     }
 }
 
+/// A function twice: for any processor of the target, and for those with vectors of 256 bits. What
+/// it computes is the same: no operation is joined with another.
+macro_rules! widest {
+    (fn($from:ident: $from_type:ty, $to:ident: $to_type:ty) $body:block) => {{
+        fn run($from: $from_type, $to: $to_type) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2")]
+                fn wide($from: $from_type, $to: $to_type) $body
+
+                if is_x86_feature_detected!("avx2") {
+                    // SAFETY: the processor has what the function is compiled for.
+                    return unsafe { wide($from, $to) };
+                }
+            }
+            $body
+        }
+        run
+    }};
+}
+
 macro_rules! block_types {
     ($($number:literal $id:literal $len:literal / $bytes:literal, $decode:path $(, $encode:path)?;)*) => {
         /// Every block type, by number.
@@ -173,13 +194,17 @@ macro_rules! block_types {
             ggml_type: $number,
             block_len: $len,
             block_bytes: $bytes,
-            decode: |bytes, out| decode::<$bytes, $len>(bytes, out, $decode),
+            decode: widest!(fn(bytes: &[u8], out: &mut [f32]) {
+                decode::<$bytes, $len>(bytes, out, $decode);
+            }),
             encode: block_types!(@encode $len $bytes $($encode)?),
         },)*];
     };
     (@encode $len:literal $bytes:literal) => { None };
     (@encode $len:literal $bytes:literal $encode:path) => {
-        Some(|values, out| encode::<$len, $bytes>(values, out, $encode))
+        Some(widest!(fn(values: &[f32], out: &mut [u8]) {
+            encode::<$len, $bytes>(values, out, $encode);
+        }))
     };
 }
 
