@@ -179,3 +179,108 @@ fn outputs_are_those_of_transformers_with_the_decoded_numbers() {
         }
     }
 }
+
+/// A tensor of a file: its dtype, its shape, its bytes.
+type Stored = (safetensors::Dtype, Vec<usize>, Vec<u8>);
+
+/// A copy of a model whose tensors were changed.
+fn changed(model: &Path, folder: &Path, change: impl Fn(&mut BTreeMap<String, Stored>)) -> PathBuf {
+    let bytes = fs::read(model.join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: BTreeMap<String, Stored> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| (name, (view.dtype(), view.shape().to_vec(), view.data().to_vec())))
+        .collect();
+    change(&mut tensors);
+    let views = tensors.iter().map(|(name, (dtype, shape, data))| {
+        (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), data).unwrap())
+    });
+    let bytes = safetensors::serialize(views, None).unwrap();
+    fs::create_dir_all(folder).unwrap();
+    fs::write(folder.join("model.safetensors"), bytes).unwrap();
+    fs::copy(model.join("config.json"), folder.join("config.json")).unwrap();
+    folder.to_owned()
+}
+
+const MODULE: &str = "model.layers.0.self_attn.q_proj";
+
+#[test]
+fn parts_that_do_not_fit_are_refused_by_name() {
+    let model = models().into_iter().find(|model| model.ends_with("gptq")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let name = |part: &str| format!("{MODULE}.{part}");
+    type Change<'a> = &'a dyn Fn(&mut BTreeMap<String, Stored>);
+    let cases: [(&str, Change<'_>, &[&str]); 5] = [
+        (
+            "a part is missing",
+            &|tensors| drop(tensors.remove(&name("qzeros"))),
+            &["P017", "gptq", "qzeros is missing"],
+        ),
+        (
+            "scales for fewer outputs",
+            &|tensors| {
+                let scales = tensors.get_mut(&name("scales")).unwrap();
+                scales.1 = vec![scales.1[0], scales.1[1] / 2];
+                scales.2.truncate(scales.2.len() / 2);
+            },
+            &[MODULE],
+        ),
+        (
+            "zeros of other bits",
+            &|tensors| {
+                let zeros = tensors.get_mut(&name("qzeros")).unwrap();
+                zeros.1 = vec![zeros.1[0], zeros.1[1] / 2];
+                zeros.2.truncate(zeros.2.len() / 2);
+            },
+            &["P017", "4 bits, the shapes 2"],
+        ),
+        (
+            "a group that is none",
+            &|tensors| tensors.get_mut(&name("g_idx")).unwrap().2[..4].fill(0x7f),
+            &["g_idx has group 2139062143, there are 2", "q_proj"],
+        ),
+        (
+            "groups for other inputs",
+            &|tensors| {
+                let groups = tensors.get_mut(&name("g_idx")).unwrap();
+                groups.1 = vec![32];
+                groups.2.truncate(32 * 4);
+            },
+            &["g_idx is [32] for 64 columns"],
+        ),
+    ];
+    for (what, change, words) in cases {
+        let input = changed(&model, &folder.path().join(what), change);
+        let out = folder.path().join("out");
+        let (code, text_) = run(&["convert", text(&input), text(&out), "--to", "hf", "--decode"]);
+        assert_eq!(code, Some(2), "{what}: {text_}");
+        assert!(words.iter().all(|word| text_.contains(word)), "{what}: {text_}");
+        assert!(!out.exists(), "{what}");
+        // What it is can be said all the same.
+        llmstd(&["inspect", text(&input)]);
+    }
+}
+
+#[test]
+fn packages_that_say_of_parts_what_is_not_so_are_found() {
+    let model = models().into_iter().find(|model| model.ends_with("awq")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let package = folder.path().join("package");
+    llmstd(&["convert", text(&model), text(&package)]);
+    let name = "decoder.layers.0.attn.q_proj.weight";
+    let plain = json(&package.join("model.json"));
+    let check = |change: &dyn Fn(&mut Json), words: &str| {
+        let mut says = plain.clone();
+        change(&mut says["encodings"][name]);
+        fs::write(package.join("model.json"), serde_json::to_vec(&says).unwrap()).unwrap();
+        let (code, out) = run(&["validate", text(&package), "--level", "schema"]);
+        assert_eq!(code, Some(1), "{out}");
+        assert!(out.contains("V211") && out.contains(words), "{out}");
+    };
+    check(&|entry| entry["shape"] = [64, 96].into(), "its parts make [96, 64] values");
+    check(&|entry| entry["parameters"]["bits"] = 8.into(), "8 bits, the shapes 4");
+    check(&|entry| entry["encoding"] = "mlx.affine".into(), "not those of mlx.affine");
+    check(&|entry| entry["encoding"] = "none".into(), "no encoding \"none\"");
+    check(&|entry| entry["parameters"]["colour"] = 8.into(), "unknown field `colour`");
+}
