@@ -11,6 +11,7 @@ pub mod layout;
 pub mod names;
 pub mod ops;
 pub mod program;
+mod recipe;
 pub mod tasks;
 pub mod typed;
 
