@@ -337,7 +337,9 @@ pub(crate) fn canonical(
     let mut findings = Vec::new();
     let format = foreign_format(opened);
     let (config, config_text) = match format {
-        export::GGUF => (Some(typed::config(request.spec, &opened.checkpoint, &opened.source)), None),
+        export::GGUF => {
+            (Some(typed::config(request.spec, &opened.checkpoint, &opened.source)), None)
+        }
         _ => (opened.json(CONFIG_FILE)?, opened.text(CONFIG_FILE)?),
     };
     let files = opened.weights.iter().map(|name| {
@@ -510,7 +512,8 @@ fn embedding_task(
 
 /// The files that say how a model embeds, for a source that says it otherwise.
 fn embedding_modules(model: &Model) -> Vec<(String, Json)> {
-    let plain = |task: &&Task| task.id == "embedding" && task.head.is_none() && task.dense.is_empty();
+    let plain =
+        |task: &&Task| task.id == "embedding" && task.head.is_none() && task.dense.is_empty();
     let task = model.tasks.iter().find(plain);
     let width = model.hyperparameters.get("hidden_size").and_then(as_int);
     let width = width.and_then(|width| u64::try_from(width).ok());

@@ -372,3 +372,47 @@ fn matrices_are_packed_and_read_again() {
         run(&decoded, &package).unwrap();
     }
 }
+
+#[test]
+fn an_embedding_model_comes_back_as_one() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    let fixture = root().join("hf/st-mean-normalize/src");
+    run(&request(spec, &at("model.gguf"), "gguf"), &fixture).unwrap();
+    let opened = folder::open(&at("model.gguf")).unwrap();
+    let keys = keys(&opened.checkpoint);
+    assert_eq!(keys["bert.pooling_type"].1, 1);
+    // The other format says it in files of their own; all three embed alike.
+    run(&request(spec, &at("hf"), "hf"), &at("model.gguf")).unwrap();
+    for name in ["modules.json", "1_Pooling/config.json"] {
+        assert!(at("hf").join(name).exists(), "{name}");
+    }
+    run(&request(spec, &at("again.gguf"), "gguf"), &at("hf")).unwrap();
+    let again = folder::open(&at("again.gguf")).unwrap();
+    assert_eq!(tensors(&opened), tensors(&again));
+}
+
+#[test]
+fn heads_are_left_out_with_a_warning_or_refused() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    // What is for training only.
+    let pretraining = root().join("hf/bert-pretraining/src");
+    let report = run(&request(spec, &at("model.gguf"), "gguf"), &pretraining).unwrap();
+    let told = report.findings.iter().filter(|found| found.rule == "P006").count();
+    assert_eq!(told, 2);
+    // What a reader would take for a head of whole texts, or compute with another activation.
+    for (fixture, why) in [
+        ("bert-tokcls", "token-classification"),
+        ("distilbert-seqcls", "activation"),
+        ("bert-qa", "heads.qa"),
+        ("st-dense", "heads.embedding"),
+    ] {
+        let fixture = root().join("hf").join(fixture).join("src");
+        let refused = run(&request(spec, &at("refused.gguf"), "gguf"), &fixture).unwrap_err();
+        assert!(refused.contains(why), "{refused}");
+        assert!(!at("refused.gguf").exists());
+    }
+}

@@ -101,8 +101,12 @@ pub fn export(
         if parts.is_empty() && !tied {
             continue;
         }
-        let message =
-            format!("the head `{}` ({} tensors) is left out: {}", leave.head, parts.len(), leave.why);
+        let message = format!(
+            "the head `{}` ({} tensors) is left out: {}",
+            leave.head,
+            parts.len(),
+            leave.why
+        );
         findings.push(Diagnostic::warning("P006", message).tensor(format!("{prefix}*")));
         exporter.used.extend(parts.into_iter().cloned());
     }
@@ -246,8 +250,7 @@ fn check_tasks(
         canonical.strands.iter().map(|(name, (strand, _))| (name.as_str(), Some(&strand.layout)));
     let tied = model.ties.iter().map(|[tied, _]| (tied.as_str(), None));
     for (name, layout) in stored.chain(tied) {
-        let Some((head, part)) =
-            name.strip_prefix("heads.").and_then(|rest| rest.split_once('.'))
+        let Some((head, part)) = name.strip_prefix("heads.").and_then(|rest| rest.split_once('.'))
         else {
             continue;
         };
@@ -278,9 +281,10 @@ fn check_tasks(
             continue;
         };
         let words = |word: &Option<String>| word.clone().unwrap_or_else(|| "none".to_owned());
-        for (what, wanted, found) in
-            [("pooling", &task.pool, &read.pool), ("activation", &task.activation, &read.activation)]
-        {
+        for (what, wanted, found) in [
+            ("pooling", &task.pool, &read.pool),
+            ("activation", &task.activation, &read.activation),
+        ] {
             if wanted != found {
                 let (wanted, found) = (words(wanted), words(found));
                 let what = format!("that the {what} of {id} is {wanted}");

@@ -30,7 +30,10 @@ pub fn config(spec: &Spec, checkpoint: &Checkpoint, source: &Source) -> Json {
     let paths = maps.flat_map(|map| map.keys.iter().flat_map(|key| &key.from));
     let asked: BTreeSet<&str> = paths.filter_map(|path| path.strip_prefix("values.")).collect();
     let vectors = checkpoint.tensors.iter().filter(|tensor| asked.contains(tensor.name.as_str()));
-    add_values(&mut config, vectors.filter_map(|tensor| Some((&*tensor.name, values(tensor, source)?))));
+    add_values(
+        &mut config,
+        vectors.filter_map(|tensor| Some((&*tensor.name, values(tensor, source)?))),
+    );
     config
 }
 

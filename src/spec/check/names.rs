@@ -59,7 +59,11 @@ pub(super) fn of_map(spec: &Spec, map: &Map) -> Vec<String> {
         let mut exprs: Vec<&Expr> = counts(&drop.each).chain(&drop.when).collect();
         if let Some(make) = &drop.make {
             exprs.extend(&make.shape);
-            exprs.extend([&make.value, &make.values, &make.window, &make.theta, &make.dim].into_iter().flatten());
+            exprs.extend(
+                [&make.value, &make.values, &make.window, &make.theta, &make.dim]
+                    .into_iter()
+                    .flatten(),
+            );
         }
         problems.extend(exprs.into_iter().flat_map(|expr| unknown(&at, expr, &known)));
     }
