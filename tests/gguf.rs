@@ -416,3 +416,49 @@ fn heads_are_left_out_with_a_warning_or_refused() {
         assert!(!at("refused.gguf").exists());
     }
 }
+
+#[test]
+fn the_factor_of_stretched_frequencies_is_read_from_their_tensor() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    let fixture = root().join("hf/llama-rope-llama3/src");
+    fs::create_dir(at("hf")).unwrap();
+    for entry in fs::read_dir(&fixture).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, at("hf").join(path.file_name().unwrap())).unwrap();
+    }
+    let text = fs::read_to_string(fixture.join("config.json")).unwrap();
+    let mut config: Json = serde_json::from_str(&text).unwrap();
+    config["rope_scaling"]["factor"] = 32.0.into();
+    config["rope_scaling"]["original_max_position_embeddings"] = 8192.into();
+    fs::write(at("hf/config.json"), config.to_string()).unwrap();
+    let told = |report: &Report| report.findings.iter().any(|found| found.rule.starts_with('P'));
+    let report = run(&request(spec, &at("model.gguf"), "gguf"), &at("hf")).unwrap();
+    assert!(!told(&report), "{:?}", report.findings);
+    let report = run(&request(spec, &at("std"), "std"), &at("model.gguf")).unwrap();
+    assert!(!told(&report), "{:?}", report.findings);
+    let model = fs::read_to_string(at("std/model.json")).unwrap();
+    let model: Json = serde_json::from_str(&model).unwrap();
+    assert_eq!(model["hyperparameters"]["rope_scaling.factor"], 32.0);
+}
+
+#[test]
+fn positions_that_nothing_reads_come_back_as_rows() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    let fixture = root().join("hf/roberta-base/src");
+    let report = run(&request(spec, &at("model.gguf"), "gguf"), &fixture).unwrap();
+    let cut = report.tensors.iter().find(|tensor| tensor.step.name == "position_embd.weight");
+    let cut = cut.unwrap();
+    assert_eq!((cut.shape[0], cut.step.class), (20, llmstd::plan::Exactness::L));
+    // A file says nothing of them and is read as what it is; one may say otherwise.
+    let package = at("std");
+    let asked = Request { arch: Some("roberta"), ..request(spec, &package, "std") };
+    let report = run(&asked, &at("model.gguf")).unwrap();
+    assert!(report.verified.is_some_and(|verified| verified.changed == 0));
+    let name = "encoder.embed.positions.weight";
+    let padded = report.tensors.iter().find(|tensor| tensor.step.name == name).unwrap();
+    assert_eq!((padded.shape[0], padded.step.class), (22, llmstd::plan::Exactness::E));
+}

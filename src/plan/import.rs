@@ -914,7 +914,7 @@ pub(crate) fn make(rule: &MakeRule, dtype: DType, names: &dyn Names) -> Result<M
             let Value::List(items) = &values else {
                 return Err(format!("its `values` are {values}, which is no list"));
             };
-            let items = items.iter().map(|item| as_float(item)).collect::<Option<_>>();
+            let items = items.iter().map(as_float).collect::<Option<_>>();
             Recipe::List(items.ok_or("one of its `values` is no number")?)
         }
         "iota" => Recipe::Iota,

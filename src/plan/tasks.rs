@@ -126,22 +126,22 @@ fn says(map: &Map, config: &Json, rule: &TaskRule) -> bool {
 
 /// The labels in the order of the head's rows. Keys of `id2label` are numbers in text, and are
 /// sorted as numbers.
-fn labels<'a>(
-    config: &'a Json,
+fn labels(
+    config: &Json,
     rule: &TaskRule,
     rows: u64,
     findings: &mut Vec<Diagnostic>,
 ) -> Vec<String> {
     let path = rule.label_list.as_deref().unwrap_or("id2label");
     let stated = keys::lookup(config, path);
-    let (n_stated, of_row): (usize, Box<dyn Fn(u64) -> Option<&'a str> + 'a>) = match stated {
-        Some(Json::Object(stated)) => {
-            (stated.len(), Box::new(|row| stated.get(&row.to_string())?.as_str()))
-        }
-        Some(Json::Array(stated)) => {
-            (stated.len(), Box::new(|row| stated.get(usize::try_from(row).ok()?)?.as_str()))
-        }
+    let n_stated = match stated {
+        Some(Json::Object(stated)) => stated.len(),
+        Some(Json::Array(stated)) => stated.len(),
         _ => return (0..rows).map(default_label).collect(),
+    };
+    let of_row = |row: u64| match stated? {
+        Json::Array(stated) => stated.get(usize::try_from(row).ok()?)?.as_str(),
+        stated => stated.get(row.to_string())?.as_str(),
     };
     if n_stated as u64 != rows {
         findings.push(
