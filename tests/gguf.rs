@@ -372,3 +372,93 @@ fn matrices_are_packed_and_read_again() {
         run(&decoded, &package).unwrap();
     }
 }
+
+#[test]
+fn an_embedding_model_comes_back_as_one() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    let fixture = root().join("hf/st-mean-normalize/src");
+    run(&request(spec, &at("model.gguf"), "gguf"), &fixture).unwrap();
+    let opened = folder::open(&at("model.gguf")).unwrap();
+    let keys = keys(&opened.checkpoint);
+    assert_eq!(keys["bert.pooling_type"].1, 1);
+    // The other format says it in files of their own; all three embed alike.
+    run(&request(spec, &at("hf"), "hf"), &at("model.gguf")).unwrap();
+    for name in ["modules.json", "1_Pooling/config.json"] {
+        assert!(at("hf").join(name).exists(), "{name}");
+    }
+    run(&request(spec, &at("again.gguf"), "gguf"), &at("hf")).unwrap();
+    let again = folder::open(&at("again.gguf")).unwrap();
+    assert_eq!(tensors(&opened), tensors(&again));
+}
+
+#[test]
+fn heads_are_left_out_with_a_warning_or_refused() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    // What is for training only.
+    let pretraining = root().join("hf/bert-pretraining/src");
+    let report = run(&request(spec, &at("model.gguf"), "gguf"), &pretraining).unwrap();
+    let told = report.findings.iter().filter(|found| found.rule == "P006").count();
+    assert_eq!(told, 2);
+    // What a reader would take for a head of whole texts, or compute with another activation.
+    for (fixture, why) in [
+        ("bert-tokcls", "token-classification"),
+        ("distilbert-seqcls", "activation"),
+        ("bert-qa", "heads.qa"),
+        ("st-dense", "heads.embedding"),
+    ] {
+        let fixture = root().join("hf").join(fixture).join("src");
+        let refused = run(&request(spec, &at("refused.gguf"), "gguf"), &fixture).unwrap_err();
+        assert!(refused.contains(why), "{refused}");
+        assert!(!at("refused.gguf").exists());
+    }
+}
+
+#[test]
+fn the_factor_of_stretched_frequencies_is_read_from_their_tensor() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    let fixture = root().join("hf/llama-rope-llama3/src");
+    fs::create_dir(at("hf")).unwrap();
+    for entry in fs::read_dir(&fixture).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, at("hf").join(path.file_name().unwrap())).unwrap();
+    }
+    let text = fs::read_to_string(fixture.join("config.json")).unwrap();
+    let mut config: Json = serde_json::from_str(&text).unwrap();
+    config["rope_scaling"]["factor"] = 32.0.into();
+    config["rope_scaling"]["original_max_position_embeddings"] = 8192.into();
+    fs::write(at("hf/config.json"), config.to_string()).unwrap();
+    let told = |report: &Report| report.findings.iter().any(|found| found.rule.starts_with('P'));
+    let report = run(&request(spec, &at("model.gguf"), "gguf"), &at("hf")).unwrap();
+    assert!(!told(&report), "{:?}", report.findings);
+    let report = run(&request(spec, &at("std"), "std"), &at("model.gguf")).unwrap();
+    assert!(!told(&report), "{:?}", report.findings);
+    let model = fs::read_to_string(at("std/model.json")).unwrap();
+    let model: Json = serde_json::from_str(&model).unwrap();
+    assert_eq!(model["hyperparameters"]["rope_scaling.factor"], 32.0);
+}
+
+#[test]
+fn positions_that_nothing_reads_come_back_as_rows() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    let fixture = root().join("hf/roberta-base/src");
+    let report = run(&request(spec, &at("model.gguf"), "gguf"), &fixture).unwrap();
+    let cut = report.tensors.iter().find(|tensor| tensor.step.name == "position_embd.weight");
+    let cut = cut.unwrap();
+    assert_eq!((cut.shape[0], cut.step.class), (20, llmstd::plan::Exactness::L));
+    // A file says nothing of them and is read as what it is; one may say otherwise.
+    let package = at("std");
+    let asked = Request { arch: Some("roberta"), ..request(spec, &package, "std") };
+    let report = run(&asked, &at("model.gguf")).unwrap();
+    assert!(report.verified.is_some_and(|verified| verified.changed == 0));
+    let name = "encoder.embed.positions.weight";
+    let padded = report.tensors.iter().find(|tensor| tensor.step.name == name).unwrap();
+    assert_eq!((padded.shape[0], padded.step.class), (22, llmstd::plan::Exactness::E));
+}

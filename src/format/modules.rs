@@ -4,7 +4,7 @@
 //! one vector of a sequence, `Dense` maps it (weights of its own), `Normalize` scales it to
 //! length 1.
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::folder::Opened;
 use crate::diagnostic::Diagnostic;
@@ -111,13 +111,32 @@ pub fn read(opened: &mut Opened, findings: &mut Vec<Diagnostic>) -> Result<Optio
     Ok(Some(modules).filter(|modules| modules.pool.is_some()))
 }
 
+/// The files of modules that make an embedding of what a transformer of this width gives: paths and
+/// texts; none for a pooling that no module has.
+pub fn files(pool: &str, normalize: bool, width: u64) -> Option<Vec<(String, Json)>> {
+    MODES.iter().find(|(_, word)| *word == pool)?;
+    let mut pooling = json!({"word_embedding_dimension": width});
+    for (key, word) in MODES {
+        pooling[*key] = (*word == pool).into();
+    }
+    let mut kinds = vec![("Transformer", ""), ("Pooling", "1_Pooling")];
+    kinds.extend(normalize.then_some(("Normalize", "2_Normalize")));
+    let modules = kinds.into_iter().enumerate().map(|(index, (kind, path))| {
+        let kind = format!("sentence_transformers.models.{kind}");
+        json!({"idx": index, "name": index.to_string(), "path": path, "type": kind})
+    });
+    let path = "1_Pooling/config.json".to_owned();
+    Some(vec![(MODULES_FILE.to_owned(), modules.collect()), (path, pooling)])
+}
+
+const MODES: &[(&str, &str)] = &[
+    ("pooling_mode_cls_token", "first"),
+    ("pooling_mode_mean_tokens", "mean"),
+    ("pooling_mode_max_tokens", "max"),
+    ("pooling_mode_lasttoken", "last"),
+];
+
 fn pooling(config: &Json) -> Option<&'static str> {
-    const MODES: &[(&str, &str)] = &[
-        ("pooling_mode_cls_token", "first"),
-        ("pooling_mode_mean_tokens", "mean"),
-        ("pooling_mode_max_tokens", "max"),
-        ("pooling_mode_lasttoken", "last"),
-    ];
     if let Some(mode) = config.get("pooling_mode").and_then(Json::as_str) {
         let known = [("cls", "first"), ("mean", "mean"), ("max", "max"), ("lasttoken", "last")];
         return known.iter().find(|(word, _)| *word == mode).map(|(_, pool)| *pool);
@@ -158,6 +177,14 @@ mod tests {
         assert_eq!(parse_dense_name(&dense_name(2, "linear.bias")), Some((2, "linear.bias")));
         assert_eq!(parse_dense_name("dense.0/linear.bias"), None);
         assert_eq!(parse_dense_name("encoder.dense.1/x"), None);
+    }
+
+    #[test]
+    fn a_pooling_that_is_written_is_read() {
+        let files = files("last", true, 8).unwrap();
+        assert_eq!(files[0].1.as_array().map(Vec::len), Some(3));
+        assert_eq!(pooling(&files[1].1), Some("last"));
+        assert_eq!(super::files("pooler", true, 8), None);
     }
 
     #[test]

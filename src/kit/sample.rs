@@ -405,7 +405,7 @@ fn tasks(
             id: rule.id.clone(),
             head: rule.head.clone(),
             pool: rule.pool.clone(),
-            normalize: None,
+            normalize: rule.normalize,
             activation: rule.activation.clone(),
             dense: Vec::new(),
             problem: labels.map(|_| "single".to_owned()),

@@ -6,12 +6,12 @@ use serde_json::Value as Json;
 
 use super::import::make;
 use super::names::{self, Bound, Choices, Instance};
-use super::ops::{Strand, Way, describe, is_exact, run};
+use super::ops::{Strand, Way, describe, exactness, run};
 use super::{DECODE_HELP, Exactness, Options, PartNames, Step, Tensors, keys, tasks, typed};
 use crate::checkpoint::{Checkpoint, DType, Encoding};
 use crate::diagnostic::{Diagnostic, Level};
 use crate::encoding::layout::LAYOUTS;
-use crate::package::{MapUsed, Model, Provenance, Value, WayBack};
+use crate::package::{MapUsed, Model, Provenance, Task, Value, WayBack};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
 use crate::spec::expr::same;
@@ -96,6 +96,24 @@ pub fn export(
     for instance in &instances {
         exporter.plan_instance(instance);
     }
+    let mut findings = Vec::new();
+    for leave in &map.leaves {
+        let prefix = format!("heads.{}.", leave.head);
+        let parts = canonical.strands.keys().filter(|name| name.starts_with(&prefix));
+        let parts: Vec<&String> = parts.filter(|name| !exporter.used.contains(*name)).collect();
+        let tied = model.ties.iter().any(|[tied, _]| tied.starts_with(&prefix));
+        if parts.is_empty() && !tied {
+            continue;
+        }
+        let message = format!(
+            "the head `{}` ({} tensors) is left out: {}",
+            leave.head,
+            parts.len(),
+            leave.why
+        );
+        findings.push(Diagnostic::warning("P006", message).tensor(format!("{prefix}*")));
+        exporter.used.extend(parts.into_iter().cloned());
+    }
     for name in canonical.strands.keys() {
         if !exporter.used.contains(name) {
             let message =
@@ -103,7 +121,6 @@ pub fn export(
             exporter.errors.push(Diagnostic::error("P006", message).tensor(name));
         }
     }
-    let mut findings = Vec::new();
     match provenance {
         Some(source) => {
             exporter.plan_dropped(map, &choices, source, buffers, &mut findings);
@@ -141,7 +158,11 @@ pub fn export(
         refuse_blocks(GGUF, &tensors.encodings)?;
         config = match original.cloned().map(sized).filter(says) {
             Some(original) => original,
-            None => sized(write(original)?),
+            None => {
+                let mut config = write(original)?;
+                tasks::write(map, &model.tasks, &mut config);
+                sized(config)
+            }
         };
     } else {
         refuse_blocks(&map.format, &tensors.encodings)?;
@@ -153,6 +174,9 @@ pub fn export(
         write_dtype(&mut config, &tensors, options);
     }
     findings.extend(check_config(spec, map, arch, model, &config)?);
+    if is_typed {
+        findings.extend(check_tasks(spec, map, model, canonical, &config)?);
+    }
     Ok(Export { tensors, config, findings })
 }
 
@@ -220,6 +244,84 @@ fn check_config(
             .mismatch(text(wanted.get(name)), text(read.hparams.get(name)))
         })
         .collect();
+    if findings.iter().all(|found| found.level == Level::Warning) {
+        Ok(findings)
+    } else {
+        Err(findings)
+    }
+}
+
+/// Reads the tasks of the file that was planned: they must be those of the package, but for heads
+/// that are left out, and for what is told.
+fn check_tasks(
+    spec: &Spec,
+    map: &Map,
+    model: &Model,
+    canonical: &Tensors,
+    config: &Json,
+) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
+    let mut heads: BTreeMap<String, Option<u64>> = BTreeMap::new();
+    let stored =
+        canonical.strands.iter().map(|(name, (strand, _))| (name.as_str(), Some(&strand.layout)));
+    let tied = model.ties.iter().map(|[tied, _]| (tied.as_str(), None));
+    for (name, layout) in stored.chain(tied) {
+        let Some((head, part)) = name.strip_prefix("heads.").and_then(|rest| rest.split_once('.'))
+        else {
+            continue;
+        };
+        let rows = heads.entry(head.to_owned()).or_insert(None);
+        if part == "proj.weight" {
+            *rows = layout.and_then(|layout| layout.shape.first().copied());
+        }
+    }
+    let read = tasks::read(spec, map, config, &model.hyperparameters, &heads, &mut Vec::new());
+    let is_left = |task: &&Task| {
+        let head = task.head.as_deref();
+        map.leaves.iter().any(|leave| head == Some(leave.head.as_str()))
+    };
+    let mut findings = Vec::new();
+    for task in model.tasks.iter().filter(|task| !is_left(task)) {
+        let id = &task.id;
+        let mut tell = |level: Level, what: &str, wanted: String, found: String| {
+            let message = format!("the {} config of {} cannot say {what}", map.format, map.name);
+            let finding = Diagnostic::new("P005", level, message).key(id.clone());
+            findings.push(finding.mismatch(wanted, found));
+        };
+        let Some(read) = read.iter().find(|read| read.id == *id && read.head == task.head) else {
+            // Without the head's task its tensors would be taken for another's.
+            let level = if task.head.is_some() { Level::Error } else { Level::Warning };
+            let pool = task.pool.as_ref().map(|pool| format!(", pooled by {pool:?}"));
+            let wanted = format!("{id}{}", pool.unwrap_or_default());
+            tell(level, &format!("that the model serves {wanted}"), wanted, "nothing".to_owned());
+            continue;
+        };
+        let words = |word: &Option<String>| word.clone().unwrap_or_else(|| "none".to_owned());
+        for (what, wanted, found) in [
+            ("pooling", &task.pool, &read.pool),
+            ("activation", &task.activation, &read.activation),
+        ] {
+            if wanted != found {
+                let (wanted, found) = (words(wanted), words(found));
+                let what = format!("that the {what} of {id} is {wanted}");
+                tell(Level::Error, &what, wanted, found);
+            }
+        }
+        if let (Some(wanted), Some(found)) = (task.normalize, read.normalize)
+            && wanted != found
+        {
+            let what = format!("whether {id} is scaled to length 1; readers do by default");
+            tell(Level::Warning, &what, wanted.to_string(), found.to_string());
+        }
+        if task.problem != read.problem {
+            let (wanted, found) = (words(&task.problem), words(&read.problem));
+            tell(Level::Warning, &format!("that {id} is of {wanted} labels"), wanted, found);
+        }
+        if task.labels != read.labels {
+            let text = |labels: &Option<Vec<String>>| labels.as_deref().unwrap_or(&[]).join(", ");
+            let (wanted, found) = (text(&task.labels), text(&read.labels));
+            tell(Level::Warning, &format!("the labels of {id}"), wanted, found);
+        }
+    }
     if findings.iter().all(|found| found.level == Level::Warning) {
         Ok(findings)
     } else {
@@ -386,7 +488,7 @@ impl Exporter<'_> {
             );
             return Err(Diagnostic::error("P010", message).tensor(&canonical[0]));
         }
-        let class = if is_exact(&instance.rule.ops) { Exactness::E } else { Exactness::N };
+        let class = exactness(&instance.rule.ops, Way::Out);
         for (name, strand) in foreign.iter().zip(strands) {
             let step = Step {
                 name: name.clone(),

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use super::generic::unreadable;
 use super::keys::{self, Keys};
 use super::names::{self, Bound, Instance};
-use super::ops::{Strand, Way, describe, is_exact, run};
+use super::ops::{Strand, Way, describe, exactness, run};
 use super::program::{Make, Recipe};
 use super::{Exactness, Facts, Options, Step, Tensors, by_name, tasks};
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, row_major_strides};
@@ -490,7 +490,7 @@ impl<'a> Planner<'a> {
         check_way_back(instance, &bound, &strands, &shapes).map_err(|why| {
             fail(Diagnostic::error("P010", format!("`{}` does not come back: {why}", from[0])))
         })?;
-        let class = if is_exact(&instance.rule.ops) { Exactness::E } else { Exactness::N };
+        let class = exactness(&instance.rule.ops, Way::In);
         for (name, strand) in instance.to.iter().zip(strands) {
             let step = Step {
                 name: name.clone(),
@@ -921,6 +921,14 @@ pub(crate) fn make(rule: &MakeRule, dtype: DType, names: &dyn Names) -> Result<M
     };
     let recipe = match rule.function.as_str() {
         "constant" => Recipe::Constant(float(&rule.value, "value")?),
+        "list" => {
+            let values = rule.values.as_ref().ok_or("it has no `values`")?.eval(names)?;
+            let Value::List(items) = &values else {
+                return Err(format!("its `values` are {values}, which is no list"));
+            };
+            let items = items.iter().map(as_float).collect::<Option<_>>();
+            Recipe::List(items.ok_or("one of its `values` is no number")?)
+        }
         "iota" => Recipe::Iota,
         "sinusoid" => Recipe::Sinusoid,
         "causal_mask" => {

@@ -265,6 +265,17 @@ impl Layout {
         Ok(whole)
     }
 
+    /// Puts `n` copies of the first row before the others.
+    pub fn repeat_first_row(self, n: u64) -> Result<Layout, Refusal> {
+        match self.shape.first() {
+            None | Some(0) => return Err(format!("{:?} has no first row", self.shape)),
+            Some(_) if (MAX_BOXES as u64) < n => return Err(format!("{n} rows are too many")),
+            Some(_) => {}
+        }
+        let first = self.slice(0, 0, 1);
+        Layout::concat(0, (0..n).map(|_| first.clone()).chain([self]).collect())
+    }
+
     /// Lays several tensors of one shape on a new axis.
     pub fn stack(axis: usize, pieces: Vec<Layout>) -> Result<Layout, Refusal> {
         if pieces.iter().any(|piece| piece.shape.len() < axis) {

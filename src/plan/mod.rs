@@ -12,6 +12,7 @@ pub mod names;
 pub mod ops;
 pub mod parts;
 pub mod program;
+mod recipe;
 pub mod tasks;
 pub mod typed;
 

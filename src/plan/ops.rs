@@ -1,5 +1,6 @@
 //! The ops of mappings on layouts, the way in and the way out.
 
+use super::Exactness;
 use super::layout::{Layout, Refusal};
 use super::program::Kernel;
 use crate::spec::expr::{Names, as_float};
@@ -162,6 +163,16 @@ fn step(
                 Ok(pieces.map(|layout| Strand { layout, kernels: kernels.clone() }).collect())
             }
         },
+        Op::UnusedRows { n } => {
+            let n = n.eval_size(names)?;
+            each(&|layout: Layout| match way {
+                Way::In => layout.repeat_first_row(n),
+                Way::Out => match layout.shape.first() {
+                    Some(&rows) if n < rows => Ok(layout.slice(0, n, rows)),
+                    _ => Err(format!("{:?} has no more than {n} rows", layout.shape)),
+                },
+            })
+        }
         Op::Each { ops } => {
             if ops.len() != strands.len() {
                 return Err(format!("{} chains for {} tensors", ops.len(), strands.len()));
@@ -190,13 +201,19 @@ fn step(
     }
 }
 
-/// Whether a chain of ops moves elements only, so that it has an exact inverse.
-pub fn is_exact(ops: &[Op]) -> bool {
-    ops.iter().all(|op| match op {
-        Op::Add { .. } | Op::Scale { .. } | Op::NegExp => false,
-        Op::Each { ops } => ops.iter().all(|ops| is_exact(ops)),
-        _ => true,
-    })
+/// What the way back of a chain of ops gives: one that only moves elements has an exact inverse.
+pub fn exactness(ops: &[Op], way: Way) -> Exactness {
+    let class = |op: &Op| match op {
+        Op::Add { .. } | Op::Scale { .. } | Op::NegExp => Exactness::N,
+        // Nothing brings back what was cut off.
+        Op::UnusedRows { .. } if way == Way::Out => Exactness::L,
+        Op::Each { ops } => {
+            let classes = ops.iter().map(|ops| exactness(ops, way));
+            classes.max().unwrap_or(Exactness::E)
+        }
+        _ => Exactness::E,
+    };
+    ops.iter().map(class).max().unwrap_or(Exactness::E)
 }
 
 /// The names of a chain of ops, for people.
@@ -214,6 +231,7 @@ pub fn describe(ops: &[Op]) -> String {
         Op::QkvGrouped => "qkv_grouped".to_owned(),
         Op::Blocks { n, .. } => format!("blocks({})", n.text),
         Op::Pairs { axis } => format!("pairs({axis})"),
+        Op::UnusedRows { n } => format!("unused_rows({})", n.text),
         Op::Each { ops } => {
             let chains: Vec<String> = ops.iter().map(|ops| describe(ops)).collect();
             format!("each({})", chains.join(" | "))
@@ -387,6 +405,17 @@ mod tests {
     #[test]
     fn pairs_take_turns() {
         check(&[Op::Pairs { axis: 0 }], &[6], &[&[0, 2, 4], &[1, 3, 5]]);
+    }
+
+    #[test]
+    fn rows_that_nothing_reads_repeat_the_first_and_are_cut() {
+        let ops = [Op::UnusedRows { n: Expr::parse("num_kv_heads").unwrap() }];
+        let rows: Vec<u64> = [0, 0].into_iter().chain((0..5).map(|row| 3 * row)).collect();
+        check(&ops, &[5, 3], &[&rows]);
+        assert_eq!(exactness(&ops, Way::In), Exactness::E);
+        assert_eq!(exactness(&ops, Way::Out), Exactness::L);
+        let short = Strand::new(Layout::of_input(0, 0, &[2, 3], &row_major_strides(&[2, 3])));
+        assert!(run(&ops, Way::Out, &names, vec![short]).is_err());
     }
 
     #[test]

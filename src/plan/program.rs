@@ -358,6 +358,8 @@ pub struct Make {
 pub enum Recipe {
     /// One value everywhere.
     Constant(f64),
+    /// These values, on the one axis there is.
+    List(Vec<f64>),
     /// 0, 1, 2 … along the last axis, repeated over the others.
     Iota,
     /// 1 where column ≤ row of the last two axes, and, if a window is given, row − column < it.

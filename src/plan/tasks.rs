@@ -6,8 +6,9 @@ use serde_json::Value as Json;
 
 use super::keys;
 use crate::diagnostic::Diagnostic;
-use crate::package::{Hparams, Task};
+use crate::package::{Hparams, Task, Value};
 use crate::spec::Spec;
+use crate::spec::expr::{as_int, same};
 use crate::spec::map::{Map, TaskRule};
 
 /// The class that the foreign config names, `BertForMaskedLM`.
@@ -78,10 +79,16 @@ pub fn read(
             continue;
         }
         let rows = rule.head.as_ref().and_then(|head| heads.get(head).copied().flatten());
-        let Some((inputs, outputs)) = spec.task_ports(&rule.id, hparams, rows) else { continue };
+        // What no head makes is as wide as the model.
+        let width = hparams.get("hidden_size").and_then(as_int);
+        let width = width.and_then(|width| u64::try_from(width).ok());
+        let n_outputs = if rule.head.is_some() { rows } else { width };
+        let Some((inputs, outputs)) = spec.task_ports(&rule.id, hparams, n_outputs) else {
+            continue;
+        };
         let (labels, problem) = match rows {
             Some(rows) if rule.labels => {
-                (Some(labels(config, rows, findings)), Some(problem(config, rows)))
+                (Some(labels(config, rule, rows, findings)), Some(problem(config, rows)))
             }
             _ => (None, None),
         };
@@ -89,7 +96,7 @@ pub fn read(
             id: rule.id.clone(),
             head: rule.head.clone(),
             pool: rule.pool.clone(),
-            normalize: None,
+            normalize: rule.normalize,
             activation: rule.activation.clone(),
             dense: Vec::new(),
             problem,
@@ -102,39 +109,56 @@ pub fn read(
 }
 
 /// Whether the config has the entries that go with a rule; where it has none of them, the first
-/// rule of the task and head holds.
+/// rule of the task and head holds, if there is a head to tell that the task is there.
 fn says(map: &Map, config: &Json, rule: &TaskRule) -> bool {
-    let states = |(path, word): (&String, &String)| {
-        keys::lookup(config, path).map(|stated| stated.as_str() == Some(word))
+    let states = |(path, wanted): (&String, &toml::Value)| match keys::stated(config, path) {
+        Ok(Value::Null) => None,
+        stated => Some(matches!(
+            (stated, crate::spec::from_toml(wanted)),
+            (Ok(stated), Ok(wanted)) if same(&stated, &wanted)
+        )),
     };
     let first = map.tasks.iter().find(|other| other.id == rule.id && other.head == rule.head);
     let is_first = first.is_some_and(|first| std::ptr::eq(first, rule));
-    rule.config.iter().all(|entry| states(entry).unwrap_or(is_first))
+    let unsaid = is_first && rule.head.is_some();
+    rule.config.iter().all(|entry| states(entry).unwrap_or(unsaid))
 }
 
 /// The labels in the order of the head's rows. Keys of `id2label` are numbers in text, and are
 /// sorted as numbers.
-fn labels(config: &Json, rows: u64, findings: &mut Vec<Diagnostic>) -> Vec<String> {
-    let default = |row: u64| format!("LABEL_{row}");
-    let Some(Json::Object(stated)) = config.get("id2label") else {
-        return (0..rows).map(default).collect();
+fn labels(
+    config: &Json,
+    rule: &TaskRule,
+    rows: u64,
+    findings: &mut Vec<Diagnostic>,
+) -> Vec<String> {
+    let path = rule.label_list.as_deref().unwrap_or("id2label");
+    let stated = keys::lookup(config, path);
+    let n_stated = match stated {
+        Some(Json::Object(stated)) => stated.len(),
+        Some(Json::Array(stated)) => stated.len(),
+        _ => return (0..rows).map(default_label).collect(),
     };
-    if stated.len() as u64 != rows {
+    let of_row = |row: u64| match stated? {
+        Json::Array(stated) => stated.get(usize::try_from(row).ok()?)?.as_str(),
+        stated => stated.get(row.to_string())?.as_str(),
+    };
+    if n_stated as u64 != rows {
         findings.push(
             Diagnostic::warning(
                 "P019",
-                format!("the config has {} labels, the head has {rows} rows", stated.len()),
+                format!("the config has {n_stated} labels, the head has {rows} rows"),
             )
-            .key("id2label")
-            .mismatch(format!("{rows} labels"), stated.len())
+            .key(path)
+            .mismatch(format!("{rows} labels"), n_stated)
             .help("the rows decide; rows without a label are called LABEL_n"),
         );
     }
-    let label = |row: u64| {
-        let stated = stated.get(&row.to_string()).and_then(Json::as_str);
-        stated.map_or_else(|| default(row), str::to_owned)
-    };
-    (0..rows).map(label).collect()
+    (0..rows).map(|row| of_row(row).map_or_else(|| default_label(row), str::to_owned)).collect()
+}
+
+fn default_label(row: u64) -> String {
+    format!("LABEL_{row}")
 }
 
 fn problem(config: &Json, rows: u64) -> String {
@@ -151,16 +175,12 @@ fn problem(config: &Json, rows: u64) -> String {
 
 /// Writes tasks into a foreign config: class and labels.
 pub fn write(map: &Map, tasks: &[Task], config: &mut Json) {
-    let Json::Object(object) = config else { return };
     let wants = |rule: &&TaskRule| {
         tasks.iter().any(|task| {
             let alike = task.pool == rule.pool || rule.config.is_empty();
             task.id == rule.id && task.head == rule.head && alike
         })
     };
-    for (path, word) in map.tasks.iter().filter(wants).flat_map(|rule| &rule.config) {
-        object.insert(path.clone(), Json::from(word.as_str()));
-    }
     // The class that serves the most of the tasks; the first of equals.
     let mut classes: Vec<(&str, usize)> = Vec::new();
     for class in map.tasks.iter().filter(wants).flat_map(|rule| &rule.class) {
@@ -172,12 +192,20 @@ pub fn write(map: &Map, tasks: &[Task], config: &mut Json) {
     let most = classes.iter().map(|(_, count)| *count).max().unwrap_or(0);
     let best = classes.iter().find(|(_, count)| *count == most).map(|(class, _)| *class);
     let class = best.or(map.base_classes.first().map(String::as_str));
-    if let Some(class) = class
-        && !object.contains_key("architectures")
-    {
+    for (path, value) in map.tasks.iter().filter(wants).flat_map(|rule| &rule.config) {
+        keys::set(config, path, serde_json::to_value(value).unwrap_or(Json::Null));
+    }
+    let labels = tasks.iter().find_map(|task| task.labels.as_ref());
+    let lists = map.tasks.iter().filter(wants).filter_map(|rule| rule.label_list.as_deref());
+    for (path, labels) in lists.zip(labels) {
+        keys::set(config, path, Json::from(labels.as_slice()));
+    }
+    // What follows is of formats whose configs name a class.
+    let (Some(class), Json::Object(object)) = (class, config) else { return };
+    if !object.contains_key("architectures") {
         object.insert("architectures".to_owned(), Json::from(vec![class]));
     }
-    let Some(labels) = tasks.iter().find_map(|task| task.labels.as_ref()) else { return };
+    let Some(labels) = labels else { return };
     let id2label =
         labels.iter().enumerate().map(|(id, label)| (id.to_string(), label.clone().into()));
     object.insert("id2label".to_owned(), Json::Object(id2label.collect()));

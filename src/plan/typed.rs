@@ -1,25 +1,58 @@
 //! Keys with kinds as a config, and a config as keys with kinds: how mappings read and write the
 //! metadata of a GGUF file.
 //!
-//! Beside the keys of the file a mapping reads `rows.NAME` and `columns.NAME`: the first and the
-//! last dimension of a tensor, which say what no key does.
+//! Beside the keys of the file a mapping reads `rows.NAME` and `columns.NAME`, the first and the
+//! last dimension of a tensor, and `values.NAME`, the numbers of a vector: they say what no key does.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value as Json};
 
 use super::Tensors;
-use crate::checkpoint::Checkpoint;
+use super::export::GGUF;
+use super::program::Content;
+use crate::checkpoint::{Checkpoint, DType, Payload, Tensor};
 use crate::metadata::{Array, Metadata, Value};
+use crate::source::Source;
+use crate::spec::Spec;
 
 /// Longer arrays are no hyperparameters: vocabularies, which mappings do not read.
 const MAX_ITEMS: usize = 4096;
 
-/// The keys of a checkpoint and the sizes of its tensors, as a mapping reads them.
-pub fn config(checkpoint: &Checkpoint) -> Json {
+/// The keys of a checkpoint and what its tensors say, as a mapping reads them. The numbers of vectors
+/// are those that a mapping of the format asks for.
+pub fn config(spec: &Spec, checkpoint: &Checkpoint, source: &Source) -> Json {
     let mut config = keys(&checkpoint.typed_metadata);
     let shapes = checkpoint.tensors.iter();
     let shapes = shapes.map(|tensor| (tensor.name.as_str(), tensor.logical_shape()));
     add_shapes(&mut config, shapes);
+    let maps = spec.maps.values().filter(|map| map.format == GGUF);
+    let paths = maps.flat_map(|map| map.keys.iter().flat_map(|key| &key.from));
+    let asked: BTreeSet<&str> = paths.filter_map(|path| path.strip_prefix("values.")).collect();
+    let vectors = checkpoint.tensors.iter().filter(|tensor| asked.contains(tensor.name.as_str()));
+    add_values(
+        &mut config,
+        vectors.filter_map(|tensor| Some((&*tensor.name, values(tensor, source)?))),
+    );
     config
+}
+
+/// The numbers of a vector.
+fn values(tensor: &Tensor, source: &Source) -> Option<Json> {
+    let Payload::Range(extent) = &tensor.payload else { return None };
+    let is_vector = tensor.dtype == DType::F32 && tensor.shape.len() == 1;
+    if !is_vector || tensor.encoding.is_some() || 4 * (MAX_ITEMS as u64) < extent.len {
+        return None;
+    }
+    let numbers = source.slice(*extent).ok()?.chunks_exact(4);
+    numbers.map(|bytes| single(f32::from_le_bytes(bytes.try_into().ok()?))).collect()
+}
+
+fn add_values<'a>(config: &mut Json, vectors: impl Iterator<Item = (&'a str, Json)>) {
+    let Json::Object(config) = config else { return };
+    let values: Map<String, Json> =
+        vectors.map(|(name, numbers)| (name.to_owned(), numbers)).collect();
+    config.insert("values".to_owned(), Json::Object(values));
 }
 
 /// The keys alone.
@@ -28,13 +61,25 @@ pub fn keys(metadata: &Metadata) -> Json {
     Json::Object(keys.collect())
 }
 
-/// Adds the sizes of the tensors that are going to be written.
+/// Adds what the tensors that are going to be written say: their sizes, and the numbers of those that
+/// are made.
 pub fn add_sizes(config: &mut Json, tensors: &Tensors) {
     let shapes = tensors.outputs.iter().map(|output| {
         let encoding = tensors.encodings.get(&output.name);
         (output.name.as_str(), encoding.map_or(&*output.shape, |encoding| &*encoding.shape))
     });
     add_shapes(config, shapes);
+    let made = tensors.outputs.iter().filter_map(|output| match &output.content {
+        Content::Make(made) => Some((output.name.as_str(), made)),
+        Content::Gather(_) => None,
+    });
+    let vectors = made.filter_map(|(name, made)| {
+        let [len] = made.shape.as_slice() else { return None };
+        let len = Some(*len).filter(|&len| made.dtype == DType::F32 && len <= MAX_ITEMS as u64)?;
+        let number = |column| single(made.recipe.value((0, column), len) as f32);
+        Some((name, (0..len).map(number).collect::<Option<Json>>()?))
+    });
+    add_values(config, vectors);
 }
 
 fn add_shapes<'a>(config: &mut Json, shapes: impl Iterator<Item = (&'a str, &'a [u64])>) {
@@ -64,7 +109,7 @@ fn to_json(value: &Value) -> Option<Json> {
     }
     match array {
         Array::F32(items) => items.iter().map(|&item| single(item)).collect(),
-        Array::String(_) | Array::Array(_) => None,
+        Array::Array(_) => None,
         _ => Some(value.to_plain(MAX_ITEMS)),
     }
 }
@@ -80,9 +125,10 @@ fn single(value: f32) -> Option<Json> {
 /// # Errors
 /// A value has no kind; the key and the reason.
 pub fn set_keys(metadata: &mut Metadata, config: &Json) -> Result<(), (String, String)> {
-    // Sizes of tensors are read, and no keys of a file.
-    let is_key =
-        |(key, _): &(String, &Json)| !key.starts_with("rows.") && !key.starts_with("columns.");
+    // What tensors say is read, and no keys of a file.
+    let is_key = |(key, _): &(String, &Json)| {
+        !["rows.", "columns.", "values."].iter().any(|tensors| key.starts_with(tensors))
+    };
     for (key, json) in flat(config).into_iter().filter(is_key) {
         let known = metadata.get(&key);
         // What is there already and says the same keeps its kind.
@@ -136,6 +182,9 @@ fn array(items: &[Json]) -> Result<Array, String> {
     if let Some(items) = items.iter().map(Json::as_bool).collect::<Option<Vec<_>>>() {
         return Ok(Array::Bool(items));
     }
+    if let Some(items) = items.iter().map(Json::as_str).collect::<Option<Vec<_>>>() {
+        return Ok(Array::String(Box::new(items.into_iter().collect())));
+    }
     let ints = items.iter().map(|item| i32::try_from(item.as_i64()?).ok());
     if let Some(items) = ints.collect::<Option<Vec<_>>>() {
         return Ok(Array::I32(items));
@@ -159,15 +208,14 @@ mod tests {
             ("x.heads", Value::Array(Array::I32(vec![4, 2]))),
             ("x.big", Value::U64(7)),
             ("x.on", Value::Bool(true)),
-            ("tokens", Value::Array(Array::String(Box::new(["a", "b"].into_iter().collect())))),
+            ("x.labels", Value::Array(Array::String(Box::new(["a", "b"].into_iter().collect())))),
         ] {
             metadata.set(key, value);
         }
-        let checkpoint = Checkpoint { typed_metadata: metadata.clone(), ..Checkpoint::default() };
-        let config = config(&checkpoint);
+        let config = keys(&metadata);
         assert_eq!(config["x.eps"], json!(1e-5));
         assert_eq!(config["x.theta"], json!(10000.0));
-        assert_eq!(config.get("tokens"), None);
+        assert_eq!(config["x.labels"], json!(["a", "b"]));
         let mut written = metadata.clone();
         set_keys(&mut written, &config).unwrap();
         assert_eq!(written, metadata);
@@ -177,13 +225,14 @@ mod tests {
     fn new_keys_get_kinds() {
         let mut metadata = Metadata::default();
         let config = json!({"rows": {"a": 1}, "x": {"n": 3, "eps": 1e-6, "skip": null,
-            "list": [1, -2], "rates": [1.0, 2.5], "flags": [true]}});
+            "list": [1, -2], "labels": ["a", "b"], "rates": [1.0, 2.5], "flags": [true]}});
         set_keys(&mut metadata, &config).unwrap();
         let found: Vec<_> = metadata.iter().map(|(key, value)| (key, value.kind_name())).collect();
         let expected = [
             ("x.n", "u32"),
             ("x.eps", "f32"),
             ("x.list", "[i32]"),
+            ("x.labels", "[string]"),
             ("x.rates", "[f32]"),
             ("x.flags", "[bool]"),
         ];

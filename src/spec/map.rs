@@ -42,6 +42,8 @@ pub struct Map {
     pub rules: Vec<Rule>,
     /// Buffers that the standard does not store.
     pub drops: Vec<Drop>,
+    /// Heads that the foreign format has no place for.
+    pub leaves: Vec<Leave>,
     /// The config keys.
     pub keys: Vec<KeyRule>,
     /// The tasks by head and class.
@@ -158,6 +160,11 @@ pub enum Op {
         /// The axis.
         axis: usize,
     },
+    /// Rows that nothing reads, before the others.
+    UnusedRows {
+        /// How many.
+        n: Expr,
+    },
     /// Operations for each of several tensors apart.
     Each {
         /// One list for each tensor.
@@ -216,11 +223,21 @@ pub struct Drop {
     pub why: String,
 }
 
+/// A head that the foreign format has no place for: a model is written without it, with a warning.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leave {
+    /// The head's name.
+    pub head: String,
+    /// Why readers do without it.
+    pub why: String,
+}
+
 /// How to compute a buffer.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MakeRule {
-    /// The recipe: `constant`, `iota`, `causal_mask`, `rope_inv_freq`, `llama3_factors`,
+    /// The recipe: `constant`, `list`, `iota`, `causal_mask`, `rope_inv_freq`, `llama3_factors`,
     /// `sinusoid`.
     #[serde(rename = "fn")]
     pub function: String,
@@ -228,6 +245,8 @@ pub struct MakeRule {
     pub shape: Vec<Expr>,
     /// The value of a constant.
     pub value: Option<Expr>,
+    /// The values of a list.
+    pub values: Option<Expr>,
     /// The dtype, where readers take one only.
     pub dtype: Option<DTypeName>,
     /// The window of a mask.
@@ -333,13 +352,19 @@ pub struct TaskRule {
     pub pool: Option<String>,
     /// The activation between the head's dense map and its projection.
     pub activation: Option<String>,
+    /// Whether the readers of the format scale an embedding to length 1, which no file says.
+    pub normalize: Option<bool>,
     /// Whether the foreign config has labels for it.
     #[serde(default)]
     pub labels: bool,
+    /// Where the foreign config lists them in the order of the head's rows; without it they are
+    /// the `id2label` of the classes.
+    pub label_list: Option<String>,
     /// Entries of the foreign config that go with it. Of several rules for one task and head
-    /// that one holds whose entries the config has; the first one where it has none of them.
+    /// that one holds whose entries the config has; the first one where it has none of them. A
+    /// task without a head is there only where the config has them.
     #[serde(default)]
-    pub config: BTreeMap<String, String>,
+    pub config: BTreeMap<String, toml::Value>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -355,6 +380,8 @@ pub(super) struct MapFile {
     rule: Vec<RuleFile>,
     #[serde(default)]
     drop: Vec<DropFile>,
+    #[serde(default)]
+    leave: Vec<Leave>,
     #[serde(default)]
     key: Vec<KeyFile>,
     #[serde(default)]
@@ -531,13 +558,18 @@ impl Map {
                 }
             }
         }
-        let config = std::mem::take(&mut self.config).into_iter();
-        self.config = config
-            .map(|(mut path, value)| {
+        let place_all = |config: &mut BTreeMap<String, toml::Value>| {
+            let placed = std::mem::take(config).into_iter().map(|(mut path, value)| {
                 put(&mut path);
                 (path, value)
-            })
-            .collect();
+            });
+            *config = placed.collect();
+        };
+        place_all(&mut self.config);
+        for task in &mut self.tasks {
+            place_all(&mut task.config);
+            task.label_list.iter_mut().for_each(put);
+        }
     }
 }
 
@@ -553,7 +585,7 @@ fn merge(
     if 8 < depth {
         return Err(fail("mappings extend each other too deep, or in a circle"));
     }
-    let MapFile { map: head, config, tokenizer, rule, drop, key, task } = load(name)?;
+    let MapFile { map: head, config, tokenizer, rule, drop, leave, key, task } = load(name)?;
     let format = map.format.clone();
     let fail = |why: &str| bad(&format!("map/{format}/{name}.toml"), why);
     for parent in &head.extends {
@@ -609,6 +641,10 @@ fn merge(
         let beside = beside.collect::<std::result::Result<_, _>>().map_err(|why| fail(&why))?;
         let DropFile { when, make, kept, missed, why, .. } = file;
         map.drops.push(Drop { each, name, when, make, kept, beside, missed, why });
+    }
+    for leave in leave {
+        map.leaves.retain(|known| known.head != leave.head);
+        map.leaves.push(leave);
     }
     for file in key {
         let key = key_of(file).map_err(|why| fail(&why))?;

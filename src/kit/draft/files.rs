@@ -117,7 +117,7 @@ pub(super) fn map(
             lines += "labels = true\n";
         }
         for (path, word) in &task.config {
-            let _ = writeln!(lines, "config = {{ {path:?} = {word:?} }}");
+            let _ = writeln!(lines, "config = {{ {path:?} = {word} }}");
         }
         tasks.push(lines);
     }

@@ -59,7 +59,11 @@ pub(super) fn of_map(spec: &Spec, map: &Map) -> Vec<String> {
         let mut exprs: Vec<&Expr> = counts(&drop.each).chain(&drop.when).collect();
         if let Some(make) = &drop.make {
             exprs.extend(&make.shape);
-            exprs.extend([&make.value, &make.window, &make.theta, &make.dim].into_iter().flatten());
+            exprs.extend(
+                [&make.value, &make.values, &make.window, &make.theta, &make.dim]
+                    .into_iter()
+                    .flatten(),
+            );
         }
         problems.extend(exprs.into_iter().flat_map(|expr| unknown(&at, expr, &known)));
     }
@@ -112,7 +116,7 @@ fn of_ops<'a>(ops: &'a [Op], exprs: &mut Vec<&'a Expr>) {
             Op::Reshape { from, to } => exprs.extend(from.iter().chain(to)),
             Op::Split { sizes, .. } => exprs.extend(sizes),
             Op::RopeHalf { heads, dim, .. } => exprs.extend([heads, dim]),
-            Op::Blocks { n, .. } => exprs.push(n),
+            Op::Blocks { n, .. } | Op::UnusedRows { n } => exprs.push(n),
             Op::Add { c } | Op::Scale { c } => exprs.push(c),
             Op::Each { ops } => ops.iter().for_each(|ops| of_ops(ops, exprs)),
             Op::Transpose { .. }

@@ -119,6 +119,7 @@ fn chain(ops: &[Op], mut n: Tensors) -> Result<Tensors, String> {
             Op::Transpose { .. }
             | Op::Reshape { .. }
             | Op::RopeHalf { .. }
+            | Op::UnusedRows { .. }
             | Op::Add { .. }
             | Op::Scale { .. }
             | Op::NegExp => n,
