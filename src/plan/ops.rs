@@ -187,13 +187,17 @@ fn step(
             let kernel = if way == Way::In { Kernel::NegExp } else { Kernel::LnNeg };
             Ok(with_kernel(strands, kernel))
         }
+        Op::LnNeg => {
+            let kernel = if way == Way::In { Kernel::LnNeg } else { Kernel::NegExp };
+            Ok(with_kernel(strands, kernel))
+        }
     }
 }
 
 /// Whether a chain of ops moves elements only, so that it has an exact inverse.
 pub fn is_exact(ops: &[Op]) -> bool {
     ops.iter().all(|op| match op {
-        Op::Add { .. } | Op::Scale { .. } | Op::NegExp => false,
+        Op::Add { .. } | Op::Scale { .. } | Op::NegExp | Op::LnNeg => false,
         Op::Each { ops } => ops.iter().all(|ops| is_exact(ops)),
         _ => true,
     })
@@ -221,6 +225,7 @@ pub fn describe(ops: &[Op]) -> String {
         Op::Add { c } => format!("add({})", c.text),
         Op::Scale { c } => format!("scale({})", c.text),
         Op::NegExp => "neg_exp".to_owned(),
+        Op::LnNeg => "ln_neg".to_owned(),
     });
     let words: Vec<String> = words.collect();
     if words.is_empty() { "copy".to_owned() } else { words.join(", ") }
@@ -375,6 +380,21 @@ mod tests {
             &[40, 1],
             &[&q, &[12, 13, 14, 15, 32, 33, 34, 35], &[16, 17, 18, 19, 36, 37, 38, 39]],
         );
+    }
+
+    #[test]
+    fn values_go_through_inverse_kernels_on_the_way_out() {
+        let ops = [
+            (Op::NegExp, [Kernel::NegExp, Kernel::LnNeg]),
+            (Op::LnNeg, [Kernel::LnNeg, Kernel::NegExp]),
+        ];
+        for (op, kernels) in ops {
+            for (way, kernel) in [Way::In, Way::Out].into_iter().zip(kernels) {
+                let input = Strand::new(Layout::of_input(0, 0, &[4], &[1]));
+                let results = run(std::slice::from_ref(&op), way, &names, vec![input]).unwrap();
+                assert_eq!(results[0].kernels, [kernel]);
+            }
+        }
     }
 
     #[test]

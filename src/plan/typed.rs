@@ -2,9 +2,12 @@
 //! metadata of a GGUF file.
 //!
 //! Beside the keys of the file a mapping reads `rows.NAME` and `columns.NAME`: the first and the
-//! last dimension of a tensor, which say what no key does.
+//! last dimension of a tensor, and `blocks.NAME`: the blocks, in order, that have a tensor `NAME`.
+//! They say what no key does.
 
-use serde_json::{Map, Value as Json};
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value as Json, json};
 
 use super::Tensors;
 use crate::checkpoint::Checkpoint;
@@ -12,6 +15,9 @@ use crate::metadata::{Array, Metadata, Value};
 
 /// Longer arrays are no hyperparameters: vocabularies, which mappings do not read.
 const MAX_ITEMS: usize = 4096;
+
+/// What mappings read of the tensors: no keys of a file.
+const OF_TENSORS: [&str; 3] = ["rows.", "columns.", "blocks."];
 
 /// The keys of a checkpoint and the sizes of its tensors, as a mapping reads them.
 pub fn config(checkpoint: &Checkpoint) -> Json {
@@ -40,7 +46,14 @@ pub fn add_sizes(config: &mut Json, tensors: &Tensors) {
 fn add_shapes<'a>(config: &mut Json, shapes: impl Iterator<Item = (&'a str, &'a [u64])>) {
     let Json::Object(config) = config else { return };
     let (mut rows, mut columns) = (Map::new(), Map::new());
+    let mut blocks: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
     for (name, shape) in shapes {
+        let in_block = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+        if let Some((block, name)) = in_block
+            && let Ok(block) = block.parse()
+        {
+            blocks.entry(name).or_default().insert(block);
+        }
         if let (Some(first), Some(last)) = (shape.first(), shape.last()) {
             rows.insert(name.to_owned(), (*first).into());
             columns.insert(name.to_owned(), (*last).into());
@@ -48,6 +61,7 @@ fn add_shapes<'a>(config: &mut Json, shapes: impl Iterator<Item = (&'a str, &'a 
     }
     config.insert("rows".to_owned(), Json::Object(rows));
     config.insert("columns".to_owned(), Json::Object(columns));
+    config.insert("blocks".to_owned(), json!(blocks));
 }
 
 /// A value that a mapping can read. An F32 is the shortest decimal number that it is the nearest
@@ -80,9 +94,8 @@ fn single(value: f32) -> Option<Json> {
 /// # Errors
 /// A value has no kind; the key and the reason.
 pub fn set_keys(metadata: &mut Metadata, config: &Json) -> Result<(), (String, String)> {
-    // Sizes of tensors are read, and no keys of a file.
     let is_key =
-        |(key, _): &(String, &Json)| !key.starts_with("rows.") && !key.starts_with("columns.");
+        |(key, _): &(String, &Json)| OF_TENSORS.iter().all(|start| !key.starts_with(start));
     for (key, json) in flat(config).into_iter().filter(is_key) {
         let known = metadata.get(&key);
         // What is there already and says the same keeps its kind.
@@ -148,7 +161,6 @@ fn array(items: &[Json]) -> Result<Array, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn keys_come_back_as_they_were() {
@@ -171,6 +183,17 @@ mod tests {
         let mut written = metadata.clone();
         set_keys(&mut written, &config).unwrap();
         assert_eq!(written, metadata);
+    }
+
+    #[test]
+    fn blocks_are_listed_by_what_they_have() {
+        let mut config = json!({});
+        let names = ["blk.10.a.weight", "blk.2.a.weight", "blk.2.b", "a.weight", "blk.x.a.weight"];
+        add_shapes(&mut config, names.into_iter().map(|name| (name, &[1, 2][..])));
+        assert_eq!(config["blocks"], json!({"a.weight": [2, 10], "b": [2]}));
+        let mut metadata = Metadata::default();
+        set_keys(&mut metadata, &config).unwrap();
+        assert_eq!(metadata, Metadata::default());
     }
 
     #[test]

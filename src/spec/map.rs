@@ -175,6 +175,8 @@ pub enum Op {
     },
     /// `−e^x`.
     NegExp,
+    /// `ln(−x)`.
+    LnNeg,
 }
 
 impl<'de> Deserialize<'de> for Expr {

@@ -121,7 +121,8 @@ fn chain(ops: &[Op], mut n: Tensors) -> Result<Tensors, String> {
             | Op::RopeHalf { .. }
             | Op::Add { .. }
             | Op::Scale { .. }
-            | Op::NegExp => n,
+            | Op::NegExp
+            | Op::LnNeg => n,
         };
     }
     Ok(n)
