@@ -198,13 +198,17 @@ fn step(
             let kernel = if way == Way::In { Kernel::NegExp } else { Kernel::LnNeg };
             Ok(with_kernel(strands, kernel))
         }
+        Op::LnNeg => {
+            let kernel = if way == Way::In { Kernel::LnNeg } else { Kernel::NegExp };
+            Ok(with_kernel(strands, kernel))
+        }
     }
 }
 
 /// What the way back of a chain of ops gives: one that only moves elements has an exact inverse.
 pub fn exactness(ops: &[Op], way: Way) -> Exactness {
     let class = |op: &Op| match op {
-        Op::Add { .. } | Op::Scale { .. } | Op::NegExp => Exactness::N,
+        Op::Add { .. } | Op::Scale { .. } | Op::NegExp | Op::LnNeg => Exactness::N,
         // Nothing brings back what was cut off.
         Op::UnusedRows { .. } if way == Way::Out => Exactness::L,
         Op::Each { ops } => {
@@ -239,6 +243,7 @@ pub fn describe(ops: &[Op]) -> String {
         Op::Add { c } => format!("add({})", c.text),
         Op::Scale { c } => format!("scale({})", c.text),
         Op::NegExp => "neg_exp".to_owned(),
+        Op::LnNeg => "ln_neg".to_owned(),
     });
     let words: Vec<String> = words.collect();
     if words.is_empty() { "copy".to_owned() } else { words.join(", ") }
@@ -393,6 +398,21 @@ mod tests {
             &[40, 1],
             &[&q, &[12, 13, 14, 15, 32, 33, 34, 35], &[16, 17, 18, 19, 36, 37, 38, 39]],
         );
+    }
+
+    #[test]
+    fn values_go_through_inverse_kernels_on_the_way_out() {
+        let ops = [
+            (Op::NegExp, [Kernel::NegExp, Kernel::LnNeg]),
+            (Op::LnNeg, [Kernel::LnNeg, Kernel::NegExp]),
+        ];
+        for (op, kernels) in ops {
+            for (way, kernel) in [Way::In, Way::Out].into_iter().zip(kernels) {
+                let input = Strand::new(Layout::of_input(0, 0, &[4], &[1]));
+                let results = run(std::slice::from_ref(&op), way, &names, vec![input]).unwrap();
+                assert_eq!(results[0].kernels, [kernel]);
+            }
+        }
     }
 
     #[test]

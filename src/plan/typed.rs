@@ -1,12 +1,13 @@
 //! Keys with kinds as a config, and a config as keys with kinds: how mappings read and write the
 //! metadata of a GGUF file.
 //!
-//! Beside the keys of the file a mapping reads `rows.NAME` and `columns.NAME`, the first and the
-//! last dimension of a tensor, and `values.NAME`, the numbers of a vector: they say what no key does.
+//! Beside the keys of the file a mapping reads what tensors say and no key does: `rows.NAME` and
+//! `columns.NAME`, the first and the last dimension of a tensor; `blocks.NAME`, the blocks, in
+//! order, that have a tensor `NAME`; and `values.NAME`, the numbers of a vector.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 
 use super::Tensors;
 use super::export::GGUF;
@@ -18,6 +19,9 @@ use crate::spec::Spec;
 
 /// Longer arrays are no hyperparameters: vocabularies, which mappings do not read.
 const MAX_ITEMS: usize = 4096;
+
+/// What mappings read of the tensors: no keys of a file.
+const OF_TENSORS: [&str; 4] = ["rows.", "columns.", "blocks.", "values."];
 
 /// The keys of a checkpoint and what its tensors say, as a mapping reads them. The numbers of vectors
 /// are those that a mapping of the format asks for.
@@ -85,7 +89,14 @@ pub fn add_sizes(config: &mut Json, tensors: &Tensors) {
 fn add_shapes<'a>(config: &mut Json, shapes: impl Iterator<Item = (&'a str, &'a [u64])>) {
     let Json::Object(config) = config else { return };
     let (mut rows, mut columns) = (Map::new(), Map::new());
+    let mut blocks: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
     for (name, shape) in shapes {
+        let in_block = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+        if let Some((block, name)) = in_block
+            && let Ok(block) = block.parse()
+        {
+            blocks.entry(name).or_default().insert(block);
+        }
         if let (Some(first), Some(last)) = (shape.first(), shape.last()) {
             rows.insert(name.to_owned(), (*first).into());
             columns.insert(name.to_owned(), (*last).into());
@@ -93,6 +104,7 @@ fn add_shapes<'a>(config: &mut Json, shapes: impl Iterator<Item = (&'a str, &'a 
     }
     config.insert("rows".to_owned(), Json::Object(rows));
     config.insert("columns".to_owned(), Json::Object(columns));
+    config.insert("blocks".to_owned(), json!(blocks));
 }
 
 /// A value that a mapping can read. An F32 is the shortest decimal number that it is the nearest
@@ -125,10 +137,8 @@ fn single(value: f32) -> Option<Json> {
 /// # Errors
 /// A value has no kind; the key and the reason.
 pub fn set_keys(metadata: &mut Metadata, config: &Json) -> Result<(), (String, String)> {
-    // What tensors say is read, and no keys of a file.
-    let is_key = |(key, _): &(String, &Json)| {
-        !["rows.", "columns.", "values."].iter().any(|tensors| key.starts_with(tensors))
-    };
+    let is_key =
+        |(key, _): &(String, &Json)| OF_TENSORS.iter().all(|start| !key.starts_with(start));
     for (key, json) in flat(config).into_iter().filter(is_key) {
         let known = metadata.get(&key);
         // What is there already and says the same keeps its kind.
@@ -197,7 +207,6 @@ fn array(items: &[Json]) -> Result<Array, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn keys_come_back_as_they_were() {
@@ -219,6 +228,17 @@ mod tests {
         let mut written = metadata.clone();
         set_keys(&mut written, &config).unwrap();
         assert_eq!(written, metadata);
+    }
+
+    #[test]
+    fn blocks_are_listed_by_what_they_have() {
+        let mut config = json!({});
+        let names = ["blk.10.a.weight", "blk.2.a.weight", "blk.2.b", "a.weight", "blk.x.a.weight"];
+        add_shapes(&mut config, names.into_iter().map(|name| (name, &[1, 2][..])));
+        assert_eq!(config["blocks"], json!({"a.weight": [2, 10], "b": [2]}));
+        let mut metadata = Metadata::default();
+        set_keys(&mut metadata, &config).unwrap();
+        assert_eq!(metadata, Metadata::default());
     }
 
     #[test]

@@ -182,6 +182,8 @@ pub enum Op {
     },
     /// `−e^x`.
     NegExp,
+    /// `ln(−x)`.
+    LnNeg,
 }
 
 impl<'de> Deserialize<'de> for Expr {

@@ -124,7 +124,8 @@ fn of_ops<'a>(ops: &'a [Op], exprs: &mut Vec<&'a Expr>) {
             | Op::QkvConcat
             | Op::QkvGrouped
             | Op::Pairs { .. }
-            | Op::NegExp => {}
+            | Op::NegExp
+            | Op::LnNeg => {}
         }
     }
 }

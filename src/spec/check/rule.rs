@@ -122,7 +122,8 @@ fn chain(ops: &[Op], mut n: Tensors) -> Result<Tensors, String> {
             | Op::UnusedRows { .. }
             | Op::Add { .. }
             | Op::Scale { .. }
-            | Op::NegExp => n,
+            | Op::NegExp
+            | Op::LnNeg => n,
         };
     }
     Ok(n)
