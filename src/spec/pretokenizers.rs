@@ -16,6 +16,9 @@ pub struct Pretokenizer {
     pub clean_spaces: bool,
     /// Whether a text begins with the token of beginnings where no key says so.
     pub add_bos: bool,
+    /// Whether the separator stands between two texts where no key says so.
+    #[serde(default)]
+    pub add_sep: bool,
     /// Whether every text is cut alike.
     #[serde(default = "yes")]
     pub exact: bool,

@@ -1,4 +1,5 @@
-//! The files of a tokenizer, as they lie beside a Hugging Face checkpoint, as the keys of GGUF.
+//! The files of a tokenizer, as they lie beside a Hugging Face checkpoint, as the keys of GGUF, and
+//! back.
 //!
 //! The keys and their values are those that llama.cpp's converter writes (`conversion/base.py` and
 //! gguf-py's `SpecialVocab`, as vendored by llama-cpp-python 0.3.36), with these differences, each
@@ -17,6 +18,7 @@
 //!   against each other.
 
 mod added;
+mod back;
 mod bytelevel;
 mod folder;
 mod pre;
@@ -35,6 +37,7 @@ use crate::error::Result;
 use crate::metadata::{Metadata, Value};
 use crate::spec::pretokenizers::{Pretokenizer, Pretokenizers};
 
+pub use back::{Files, from_gguf};
 use folder::Folder;
 use table::Table;
 
@@ -43,6 +46,7 @@ mod rule {
     pub(super) const UNREADABLE: &str = "T001";
     pub(super) const UNSUPPORTED: &str = "T002";
     pub(super) const APPROXIMATE: &str = "T003";
+    pub(super) const ASSUMED: &str = "T004";
 }
 
 /// More tokens than any vocabulary has.

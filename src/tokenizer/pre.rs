@@ -1,6 +1,6 @@
 //! Which id of `tokenizer.ggml.pre` stands for the pre-tokenizer of `tokenizer.json`.
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::folder::{self, TOKENIZER_JSON, brief, unsupported};
 use super::{Hints, rule};
@@ -85,6 +85,30 @@ pub(super) fn of_class(
         )
         .mismatch("a class of pretokenizers.toml", class)
         .help("save the tokenizer with transformers, which writes tokenizer.json")),
+    }
+}
+
+/// The pre-tokenizer of these expressions: the inverse of [`steps`].
+pub(super) fn to_json(splits: &[String]) -> Json {
+    let byte_level = |cuts: bool| {
+        json!({
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": cuts,
+        })
+    };
+    let (cuts, splits) = match splits.split_last() {
+        Some((last, splits)) if last == WORDS => (true, splits),
+        _ => (false, splits),
+    };
+    let split = |regex: &String| {
+        json!({
+            "type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false,
+        })
+    };
+    let mut steps: Vec<Json> = splits.iter().map(split).collect();
+    steps.push(byte_level(cuts));
+    match steps.as_slice() {
+        [step] => step.clone(),
+        _ => json!({"type": "Sequence", "pretokenizers": steps}),
     }
 }
 
