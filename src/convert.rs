@@ -27,7 +27,7 @@ use crate::manifest::{
 use crate::metadata::Metadata;
 use crate::package::{
     BUFFERS_FILE, Conformance, DenseStep, Dropped, Event, ForeignConfig, ForeignFile,
-    ForeignTensor, Hparams, Loss, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE,
+    ForeignTensor, Hparams, Loss, MANIFEST_FILE, METADATA_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE,
     SOURCE_SCHEMA, TENSORS_STEM, Task, Value,
 };
 use crate::plan::export::Origin;
@@ -901,7 +901,9 @@ fn to_foreign(
     {
         return gguf::write(opened, request, metadata, &plan);
     }
-    let ExportPlan { mut tensors, config, carried, left, findings, architecture, map, .. } = plan;
+    let ExportPlan {
+        mut tensors, config, tokenizer, carried, left, findings, architecture, map, ..
+    } = plan;
     // Modules beside the transformer have files of their own.
     tensors.move_last(|name| modules::parse_dense_name(name).is_some());
     let is_main = |output: &&Output| modules::parse_dense_name(&output.name).is_none();
@@ -935,7 +937,12 @@ fn to_foreign(
     for name in &report.carried {
         carry(opened, staging.path(), name)?;
     }
-    if let Some((name, bytes)) = gguf::keys_file(opened)? {
+    for (name, text) in &tokenizer {
+        write_file(&staging.path().join(name), text.as_bytes())?;
+    }
+    if tokenizer.is_empty()
+        && let Some((name, bytes)) = gguf::keys_file(opened)?
+    {
         write_file(&staging.path().join(name), &bytes)?;
     }
     if request.verify {
@@ -1005,6 +1012,8 @@ struct ExportPlan {
     config: Option<String>,
     /// The keys of a GGUF file.
     metadata: Option<Metadata>,
+    /// The files of a tokenizer that are made of the keys of the source.
+    tokenizer: Vec<(&'static str, String)>,
     carried: Vec<String>,
     left: Vec<String>,
     findings: Vec<Diagnostic>,
@@ -1025,8 +1034,8 @@ fn export_plan(
         let message = format!("there is no format {format:?} to write: std, {}", known.join(", "));
         return Err(Error::unsupported(message).into());
     }
-    let (model, provenance, canonical_tensors, buffers, mut findings, carried, left);
-    let kept;
+    let (model, provenance, canonical_tensors, buffers, mut findings, left);
+    let (kept, mut carried);
     if opened.is_package {
         kept = gguf::kept(opened)?;
         model = read_model(opened)?;
@@ -1065,6 +1074,7 @@ fn export_plan(
             tensors,
             config,
             metadata: kept,
+            tokenizer: Vec::new(),
             carried,
             left,
             findings,
@@ -1095,18 +1105,24 @@ fn export_plan(
         request.plan,
     )?;
     findings.extend(exported.findings.iter().cloned());
-    let (mut config, mut keys) = (None, None);
+    let (mut config, mut keys, mut tokenizer) = (None, None, Vec::new());
     if format == export::GGUF {
         let kept = kept.filter(|_| source.is_some());
         keys = Some(gguf::metadata(opened, request, kept, &exported, map, &mut findings)?);
     } else {
         let text = serde_json::to_string_pretty(&exported.config).unwrap_or_default();
         config = Some(format!("{text}\n"));
+        if let Some(kept) = kept.filter(|_| !opened.has(gguf::TOKENIZER_FILE)) {
+            tokenizer = gguf::tokenizer_files(opened, request.spec, &kept, &mut findings);
+        }
+        // What stands in those files is there once.
+        carried.retain(|name| tokenizer.is_empty() || name != METADATA_FILE);
     }
     Ok(ExportPlan {
         tensors: exported.tensors,
         config,
         metadata: keys,
+        tokenizer,
         carried,
         left,
         findings,

@@ -5,25 +5,25 @@ use std::sync::LazyLock;
 
 use serde_json::{Value as Json, json};
 
-use super::{Hints, Keys, Model, to_gguf};
+use super::{Keys, Named, from_gguf, to_gguf};
 use crate::diagnostic::Diagnostic;
 use crate::spec::Spec;
 
 static SPEC: LazyLock<Spec> = LazyLock::new(Spec::current);
 
 /// Converts files by name with `rows` rows.
-fn convert_hinted(
+fn convert_named(
     files: &[(&str, &[u8])],
     rows: u64,
-    hints: &Hints,
+    named: &Named,
 ) -> Result<Keys, Vec<Diagnostic>> {
     let files: BTreeMap<&str, &[u8]> = files.iter().copied().collect();
     let read = |name: &str| Ok(files.get(name).map(|bytes| bytes.to_vec()));
-    to_gguf(&read, rows, hints, &SPEC.pretokenizers)
+    to_gguf(&read, rows, named, &SPEC.pretokenizers)
 }
 
 fn convert(files: &[(&str, &[u8])], rows: u64) -> Result<Keys, Vec<Diagnostic>> {
-    convert_hinted(files, rows, &Hints::default())
+    convert_named(files, rows, &Named::new())
 }
 
 /// What a conversion of one file finds, as one line.
@@ -216,7 +216,7 @@ fn rows_without_tokens_are_filled_and_marked() {
 }
 
 #[test]
-fn a_cut_into_words_that_is_not_known_is_refused_unless_one_is_named() {
+fn a_cut_into_words_that_is_not_known_is_refused() {
     let mut json: Json =
         serde_json::from_slice(&bytes_json(json!({"a": 0}), json!([]), json!([]))).unwrap();
     let bytes = json!({"type": "ByteLevel", "use_regex": false});
@@ -226,20 +226,16 @@ fn a_cut_into_words_that_is_not_known_is_refused_unless_one_is_named() {
     let files: &[(&str, &[u8])] = &[("tokenizer.json", &file)];
     let findings = convert(files, 1).unwrap_err();
     assert_eq!((findings[0].rule, findings[0].key.as_deref()), ("T002", Some("/pre_tokenizer")));
-    let hints = Hints { pre: Some("llama-bpe".to_owned()), ..Hints::default() };
-    let keys = convert_hinted(files, 1, &hints).unwrap();
-    assert_eq!(value(&keys, "tokenizer.ggml.pre"), json!({"string": "llama-bpe"}));
-    // Which adds a token by itself, and this tokenizer adds none.
-    assert_eq!(value(&keys, "tokenizer.ggml.add_bos_token"), json!({"bool": false}));
 }
 
 #[test]
-fn a_mapping_chooses_among_ids_of_one_meaning() {
-    let file = bytes_json(json!({"a": 0}), json!([]), json!([]));
-    for (hint, expected) in [(None, "gpt-2"), (Some("phi-2"), "phi-2"), (Some("qwen2"), "gpt-2")] {
-        let hints = Hints { pre: hint.map(str::to_owned), ..Hints::default() };
-        let keys = convert_hinted(&[("tokenizer.json", &file)], 1, &hints).unwrap();
-        assert_eq!(value(&keys, "tokenizer.ggml.pre"), json!({"string": expected}));
+fn a_mapping_names_tokens_that_only_the_family_knows_of() {
+    let added = json!([{"id": 1, "content": "\u{2581}<EOT>", "special": true}]);
+    let file = bytes_json(json!({"a": 0}), json!([]), added);
+    let named = |eot: &str| Named::from([("eot".to_owned(), eot.to_owned())]);
+    for (eot, expected) in [("\u{2581}<EOT>", json!({"u32": 1})), ("<EOT>", Json::Null)] {
+        let keys = convert_named(&[("tokenizer.json", &file)], 2, &named(eot)).unwrap();
+        assert_eq!(value(&keys, "tokenizer.ggml.eot_token_id"), expected);
     }
 }
 
@@ -269,9 +265,8 @@ fn pieces_keep_what_they_are() {
     };
     let pieces = [("<unk>", 2), ("<s>", 3), ("\u{2581}x", 4), ("<0x0A>", 6), ("y", 5)];
     let model: Vec<u8> = pieces.iter().flat_map(|(text, kind)| piece(text, *kind)).collect();
-    let hints = Hints { model: Some(Model::Merges), ..Hints::default() };
-    let keys = convert_hinted(&[("tokenizer.model", &model)], 6, &hints).unwrap();
-    assert_eq!(value(&keys, "tokenizer.ggml.model"), json!({"string": "llama"}));
+    let keys = convert(&[("tokenizer.model", &model)], 6).unwrap();
+    assert_eq!(value(&keys, "tokenizer.ggml.model"), json!({"string": "t5"}));
     assert_eq!(
         value(&keys, "tokenizer.ggml.token_type"),
         json!({"array": {"i32": [2, 3, 4, 6, 5, 5]}})
@@ -286,6 +281,7 @@ fn pieces_keep_what_they_are() {
     // Merges, by `model_type`: spaces that the normalizer takes away stay.
     let merges: Vec<u8> = model.iter().copied().chain([0x12, 2, 0x18, 2]).collect();
     let keys = convert(&[("tokenizer.model", &merges)], 6).unwrap();
+    assert_eq!(value(&keys, "tokenizer.ggml.model"), json!({"string": "llama"}));
     assert_eq!(keys.findings[0].key.as_deref(), Some("normalizer_spec.remove_extra_whitespaces"));
 }
 
