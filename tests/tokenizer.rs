@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use llmstd::metadata::{Metadata, Value};
 use llmstd::spec::Spec;
-use llmstd::tokenizer::{Hints, from_gguf, to_gguf};
+use llmstd::tokenizer::{Named, from_gguf, to_gguf};
 use serde::Deserialize;
 
 /// How a folder is read, and which keys there may be besides those of the converter.
@@ -15,7 +15,6 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 struct Case {
     rows: u64,
-    hints: Hints,
     more: Vec<String>,
 }
 
@@ -72,7 +71,7 @@ fn keys_are_those_of_the_converter() {
         let case: Case = load(&folder.join("case.json"));
         let expected: Metadata = load(&folder.join("expected.json"));
         let read = |file: &str| Ok(std::fs::read(folder.join(file)).ok());
-        let keys = match to_gguf(&read, case.rows, &case.hints, &spec.pretokenizers) {
+        let keys = match to_gguf(&read, case.rows, &Named::new(), &spec.pretokenizers) {
             Ok(keys) => keys.metadata,
             Err(findings) => {
                 wrong.push(format!("{name}: {findings:#?}"));
@@ -112,8 +111,71 @@ struct Ids {
     pairs: BTreeMap<String, Vec<u32>>,
 }
 
-/// The texts that get other ids by what is made of the keys, as no key has what it takes, and why.
-const OTHER_IDS: &[(&str, &str, &[&str])] = &[];
+/// The texts that get other ids by what is made of the keys, and why.
+const OTHER_IDS: &[(&str, &[&str])] = &[
+    // The tokenizer puts a space before a text that begins with a word only, and no key says so:
+    // programs put one after every added token. An added token of spaces has them as such.
+    (
+        "pieces-bpe-json",
+        &[
+            "Hello </s>world",
+            "Hello <s>world",
+            "Hello <unk>world",
+            "Hello <|im_start|>world",
+            "Hello \u{2581}\u{2581}world",
+            "the</s> end",
+            "the<s> end",
+            "the<unk> end",
+            "the<|im_start|> end",
+            "the\u{2581}\u{2581} end",
+            "\u{2581} \u{2581}\u{2581} a\u{2581}b",
+            "\u{2581}\u{2581}",
+        ],
+    ),
+    // The model takes extra spaces away, and no key of merges says so.
+    (
+        "pieces-no-prefix",
+        &[
+            " ",
+            "  ",
+            " a",
+            "  a",
+            "a ",
+            " trailing  ",
+            "\n\n  \n",
+            "Hello  world",
+            "Hello   world",
+            "    def f(self):\n        return self.x\n\n\n",
+        ],
+    ),
+    // The tokenizer drops what is no space and separates words; models make it spaces first.
+    (
+        "unigram-json",
+        &[
+            "\n",
+            "\n\n  \n",
+            "a\nb",
+            "a\n\nb",
+            "a\r\nb",
+            "line \n next",
+            "\ttab\tand\t\ttabs",
+            "    def f(self):\n        return self.x\n\n\n",
+            "\u{a0}nbsp\u{2003}em\u{200b}zero",
+        ],
+    ),
+];
+
+/// What SentencePiece has for a space, in texts themselves: spaces to some programs.
+const ESCAPED: &str = "\u{2581} \u{2581}\u{2581} a\u{2581}b";
+/// The model alone does not look for its special tokens.
+const SPECIAL: &str = "<0x0A> [UNK] [CLS] <unk> ##s";
+
+fn is_known(name: &str, text: &str) -> bool {
+    let known = OTHER_IDS.iter().find(|(known, _)| *known == name);
+    let by_model = ["pieces-no-prefix", "pieces-unigram"].contains(&name) && text == SPECIAL;
+    let escaped = ["pieces-unigram", "unigram-json"].contains(&name) && text == ESCAPED;
+    by_model || escaped || known.is_some_and(|(_, texts)| texts.contains(&text))
+}
 
 #[test]
 fn files_made_of_keys_split_texts_as_the_tokenizer_does() {
@@ -123,51 +185,48 @@ fn files_made_of_keys_split_texts_as_the_tokenizer_does() {
     let mut folders: Vec<PathBuf> =
         std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()).collect();
     folders.retain(|folder| folder.join("case.json").is_file());
-    folders.sort();
     assert!(!folders.is_empty());
     for folder in folders {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-        let keys: Metadata = load(&folder.join("expected.json"));
-        let files = from_gguf(&keys, &spec.pretokenizers).expect(&name).expect(&name);
-        let (file, text) = &files.files[0];
-        assert_eq!(*file, "tokenizer.json");
-        if let Some(out) = std::env::var_os("LLMSTD_TOKENIZERS_OUT") {
-            let out = Path::new(&out).join(&name);
-            std::fs::create_dir_all(&out).unwrap();
-            for (file, text) in &files.files {
-                std::fs::write(out.join(file), text).unwrap();
-            }
-        }
-        let tokenizer: tokenizers::Tokenizer =
-            text.parse().unwrap_or_else(|err| panic!("{name}: {err}"));
         let ids: Ids = load(&folder.join("ids.json"));
-        let known: Vec<&str> = OTHER_IDS
-            .iter()
-            .filter(|(known, _, _)| *known == name)
-            .flat_map(|(_, _, texts)| texts.iter().copied())
-            .collect();
-        let mut differ = Vec::new();
-        let mut compare = |what: &str, text: &str, expected: &[u32], is_known: bool| {
-            let pair = (text, "the end");
-            let encoded = match what {
-                "pair" => tokenizer.encode(pair, true),
-                what => tokenizer.encode(text, what == "whole"),
-            };
-            let found = encoded.unwrap().get_ids().to_vec();
-            if (found != expected) != is_known {
-                differ.push(format!("{name}: {what} {text:?}: {found:?}, expected {expected:?}"));
+        let case: Case = load(&folder.join("case.json"));
+        let read = |file: &str| Ok(std::fs::read(folder.join(file)).ok());
+        let ours = to_gguf(&read, case.rows, &Named::new(), &spec.pretokenizers).unwrap();
+        let theirs: Metadata = load(&folder.join("expected.json"));
+        for (whose, keys) in [("our", ours.metadata), ("the converter's", theirs)] {
+            let made = from_gguf(&keys, &spec.pretokenizers).expect(&name).expect(&name);
+            let mut texts = made.files.iter().filter(|(file, _)| *file == "tokenizer.json");
+            let (_, text) = texts.next().expect("it is made");
+            let tokenizer: tokenizers::Tokenizer =
+                text.parse().unwrap_or_else(|err| panic!("{name}: {err}"));
+            if !made.findings.is_empty() {
+                // What is assumed is wrong here: the vocabulary has no capitals, the texts keep them.
+                let found: Vec<_> = made.findings.iter().map(|finding| finding.rule).collect();
+                assert_eq!((name.as_str(), whose), ("words-lines", "the converter's"));
+                assert_eq!(found, ["T004"]);
+                continue;
             }
-        };
-        for (text, expected) in &ids.plain {
-            compare("plain", text, expected, known.contains(&text.as_str()));
+            let mut compare = |what: &str, text: &str, expected: &[u32], is_known: bool| {
+                let encoded = match what {
+                    "pair" => tokenizer.encode((text, "the end"), true),
+                    what => tokenizer.encode(text, what == "whole"),
+                };
+                let found = encoded.unwrap().get_ids().to_vec();
+                if (found != expected) != is_known {
+                    wrong.push(format!(
+                        "{name}, {whose} keys: {what} {text:?}: {found:?}, expected {expected:?}"
+                    ));
+                }
+            };
+            for (text, expected) in &ids.plain {
+                compare("plain", text, expected, is_known(&name, text));
+            }
+            // The converter does not say what stands around texts where a class alone does.
+            if name != "pieces-moved" || whose == "our" {
+                ids.whole.iter().for_each(|(text, ids)| compare("whole", text, ids, false));
+                ids.pairs.iter().for_each(|(text, ids)| compare("pair", text, ids, false));
+            }
         }
-        for (text, expected) in &ids.whole {
-            compare("whole", text, expected, false);
-        }
-        for (text, expected) in &ids.pairs {
-            compare("pair", text, expected, false);
-        }
-        wrong.extend(differ);
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::super::sentencepiece::{CONTROL, UNKNOWN};
+use super::super::wordpiece;
 use super::{Model, Pretokenizer, Source, Vocab};
 use crate::metadata::{Array, Value};
 
@@ -22,9 +23,7 @@ const BOS: usize = 0;
 const EOS: usize = 1;
 const UNK: usize = 2;
 const SEP: usize = 3;
-const PAD: usize = 4;
 const CLS: usize = 5;
-const MASK: usize = 6;
 
 /// Ids by role, and which of them are put around texts.
 pub(super) struct Roles {
@@ -58,13 +57,12 @@ impl Roles {
                 assume(UNK, vocab.first(UNKNOWN));
             }
             Model::Words => {
-                let names = ["[CLS]", "[SEP]", "[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"];
                 // A text stands between two tokens that have two roles each.
-                let (bos, eos) = (said("bos"), said("eos"));
-                assume(CLS, bos);
-                assume(SEP, eos);
-                for (role, name) in [UNK, SEP, PAD, CLS, MASK].map(|role| (role, names[role])) {
-                    assume(role, vocab.named(name));
+                assume(CLS, said("bos"));
+                assume(SEP, said("eos"));
+                for (role, name) in wordpiece::ROLES {
+                    let index = ROLES.iter().position(|(known, _)| *known == role);
+                    index.into_iter().for_each(|index| assume(index, vocab.named(name)));
                 }
             }
         }
