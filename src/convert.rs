@@ -27,8 +27,8 @@ use crate::manifest::{
 use crate::metadata::Metadata;
 use crate::package::{
     BUFFERS_FILE, Conformance, DenseStep, Dropped, Event, ForeignConfig, ForeignFile,
-    ForeignTensor, Hparams, Loss, MANIFEST_FILE, METADATA_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE,
-    SOURCE_SCHEMA, TENSORS_STEM, Task, Value,
+    ForeignTensor, Hparams, Loss, MANIFEST_FILE, METADATA_FILE, MODEL_FILE, Model, Provenance,
+    SOURCE_FILE, SOURCE_SCHEMA, TENSORS_STEM, Task, Value,
 };
 use crate::plan::export::Origin;
 use crate::plan::import::Import;
@@ -902,7 +902,15 @@ fn to_foreign(
         return gguf::write(opened, request, metadata, &plan);
     }
     let ExportPlan {
-        mut tensors, config, tokenizer, carried, left, findings, architecture, map, ..
+        mut tensors,
+        config,
+        tokenizer,
+        carried,
+        left,
+        findings,
+        architecture,
+        map,
+        ..
     } = plan;
     // Modules beside the transformer have files of their own.
     tensors.move_last(|name| modules::parse_dense_name(name).is_some());

@@ -53,10 +53,7 @@ pub(super) fn of_json(
 }
 
 /// The id for a tokenizer class without `tokenizer.json`.
-pub(super) fn of_class(
-    settings: &Json,
-    known: &[Pretokenizer],
-) -> Result<Pre, Diagnostic> {
+pub(super) fn of_class(settings: &Json, known: &[Pretokenizer]) -> Result<Pre, Diagnostic> {
     let class = settings.get("tokenizer_class").and_then(Json::as_str).unwrap_or("none");
     let bare = class.strip_suffix("Fast").unwrap_or(class);
     match known.iter().find(|entry| entry.classes.iter().any(|class| class == bare)) {

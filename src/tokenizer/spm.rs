@@ -95,9 +95,9 @@ pub(super) fn from_model(
     });
     let mut special = Known { ids: ids.collect(), ..Known::default() };
     if let Some(moved) = moved {
-        let named = special::ROLES.iter().filter_map(|(role, _)| {
-            Some((*role, table.id(moved.tokens.get(*role)?)? as u64))
-        });
+        let named = special::ROLES
+            .iter()
+            .filter_map(|(role, _)| Some((*role, table.id(moved.tokens.get(*role)?)? as u64)));
         special = Known { ids: named.collect(), around: moved.around.clone(), ..Known::default() };
     }
     if merges && model.remove_extra_whitespaces {
@@ -119,7 +119,9 @@ fn moves<'a>(folder: &Folder, moved: &'a [Moved]) -> Result<&'a Moved, Diagnosti
     let class = folder.settings.get("tokenizer_class").and_then(Json::as_str);
     let class = class.map(|class| class.strip_suffix("Fast").unwrap_or(class));
     let family = folder.config.get("model_type").and_then(Json::as_str);
-    let has = |list: &[String], name: Option<&str>| name.is_some_and(|name| list.iter().any(|n| n == name));
+    let has = |list: &[String], name: Option<&str>| {
+        name.is_some_and(|name| list.iter().any(|n| n == name))
+    };
     // Where there is a class, it counts.
     let found = moved.iter().find(|entry| match class {
         Some(_) => has(&entry.classes, class),

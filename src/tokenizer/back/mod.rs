@@ -101,7 +101,9 @@ fn pretokenizer<'a>(
         let message = "no regular expression is known for how this id cuts texts into words";
         unsupported("pre", message)
             .mismatch("an id of pretokenizers.toml", id.unwrap_or("none"))
-            .help("put the tokenizer.json of the model that the file was made of beside config.json")
+            .help(
+                "put the tokenizer.json of the model that the file was made of beside config.json",
+            )
     })
 }
 
@@ -166,7 +168,9 @@ impl Vocab {
         }
         let same = |name: &str, len: usize, found: String| match len == n {
             true => Ok(()),
-            false => Err(malformed(name, "every token has one").mismatch(format!("{n} of them"), found)),
+            false => {
+                Err(malformed(name, "every token has one").mismatch(format!("{n} of them"), found))
+            }
         };
         let scores: &[f32] = match source.get("scores") {
             Some(Value::Array(Array::F32(scores))) => scores,
@@ -208,8 +212,9 @@ impl Vocab {
             }
             if let Some(other) = owners.insert(text.clone(), id) {
                 let message = format!("two ids stand for the token {text:?}");
-                return Err(malformed("tokens", message)
-                    .mismatch("one id", format!("{other} and {id}")));
+                return Err(
+                    malformed("tokens", message).mismatch("one id", format!("{other} and {id}"))
+                );
             }
             vocab.tokens.push(Some(Token { text, score, kind }));
         }
@@ -269,9 +274,8 @@ impl Vocab {
 
 /// The tokens that are looked for before a text is split.
 fn added(vocab: &Vocab, roles: &Roles) -> Json {
-    let is_special = |id: usize, token: &Token| {
-        [UNKNOWN, CONTROL].contains(&token.kind) || roles.has(id)
-    };
+    let is_special =
+        |id: usize, token: &Token| [UNKNOWN, CONTROL].contains(&token.kind) || roles.has(id);
     let tokens = vocab.iter().filter_map(|(id, token)| {
         let special = is_special(id, token);
         (special || token.kind == USER_DEFINED).then(|| {

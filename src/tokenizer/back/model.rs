@@ -155,7 +155,9 @@ pub(super) fn scores(
     }
     let entries = vocab.tokens.iter().enumerate().map(|(id, token)| match token {
         // Scores that stand for none would move that of unknown characters.
-        Some(token) if token.kind != NORMAL && token.score <= ADDED_SCORE => json!([token.text, 0.0]),
+        Some(token) if token.kind != NORMAL && token.score <= ADDED_SCORE => {
+            json!([token.text, 0.0])
+        }
         Some(token) => json!([token.text, f64::from(token.score)]),
         // The place is the id.
         None => json!([super::table::unused(id).text, 0.0]),
@@ -200,7 +202,9 @@ fn charsmap(source: &Source<'_>) -> Result<Option<Vec<u8>>, Diagnostic> {
     let bytes: Vec<u8> = match source.get(name) {
         None => return Ok(None),
         Some(Value::Array(Array::U8(bytes))) => bytes.clone(),
-        Some(Value::Array(Array::I8(bytes))) => bytes.iter().map(|byte| byte.cast_unsigned()).collect(),
+        Some(Value::Array(Array::I8(bytes))) => {
+            bytes.iter().map(|byte| byte.cast_unsigned()).collect()
+        }
         Some(other) => {
             return Err(malformed(name, "the rules are bytes").mismatch("[u8]", other.kind_name()));
         }
@@ -240,7 +244,9 @@ pub(super) fn words(
             Some((_, token)) => ("keeps capitals", format!("the vocabulary has {:?}", token.text)),
             None => ("makes letters small", "no word of the vocabulary has a capital".to_owned()),
         };
-        let message = format!("no key says whether the tokenizer makes letters small first: {why}, so it {what}");
+        let message = format!(
+            "no key says whether the tokenizer makes letters small first: {why}, so it {what}"
+        );
         let finding = Diagnostic::warning(rule::ASSUMED, message);
         findings.push(
             finding

@@ -43,7 +43,8 @@ impl Roles {
         };
         let mut ids = ROLES.map(|(_, name)| said(name));
         // What programs assume where no key says it.
-        let is = |id: usize, kind: i32| vocab.get(id).filter(|token| token.kind == kind).map(|_| id);
+        let is =
+            |id: usize, kind: i32| vocab.get(id).filter(|token| token.kind == kind).map(|_| id);
         let mut assume = |role: usize, id: Option<usize>| ids[role] = ids[role].or(id);
         match vocab.kind {
             Model::Bytes => {}
@@ -66,7 +67,9 @@ impl Roles {
                 }
             }
         }
-        let adds = |name: &str, default: bool| source.flag(&format!("add_{name}_token")).unwrap_or(default);
+        let adds = |name: &str, default: bool| {
+            source.flag(&format!("add_{name}_token")).unwrap_or(default)
+        };
         let mut roles = Roles { kind: vocab.kind, ids, first: None, last: None, between: None };
         if vocab.kind == Model::Words {
             (roles.first, roles.last) = (ids[CLS], ids[SEP]);
