@@ -27,8 +27,8 @@ use crate::manifest::{
 use crate::metadata::Metadata;
 use crate::package::{
     BUFFERS_FILE, Conformance, DenseStep, Dropped, Event, ForeignConfig, ForeignFile,
-    ForeignTensor, Hparams, Loss, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE,
-    SOURCE_SCHEMA, TENSORS_STEM, Task, Value,
+    ForeignTensor, Hparams, Loss, MANIFEST_FILE, METADATA_FILE, MODEL_FILE, Model, Provenance,
+    SOURCE_FILE, SOURCE_SCHEMA, TENSORS_STEM, Task, Value,
 };
 use crate::plan::export::Origin;
 use crate::plan::import::Import;
@@ -914,7 +914,7 @@ fn to_foreign(
     {
         return gguf::write(opened, request, metadata, &plan);
     }
-    let ExportPlan { mut tensors, config, modules, carried, left, findings, .. } = plan;
+    let ExportPlan { mut tensors, config, modules, tokenizer, carried, left, findings, .. } = plan;
     let (architecture, map) = (plan.architecture, plan.map);
     // Modules beside the transformer have files of their own.
     tensors.move_last(|name| modules::parse_dense_name(name).is_some());
@@ -955,7 +955,12 @@ fn to_foreign(
     for name in &report.carried {
         carry(opened, staging.path(), name)?;
     }
-    if let Some((name, bytes)) = gguf::keys_file(opened)? {
+    for (name, text) in &tokenizer {
+        write_file(&staging.path().join(name), text.as_bytes())?;
+    }
+    if tokenizer.is_empty()
+        && let Some((name, bytes)) = gguf::keys_file(opened)?
+    {
         write_file(&staging.path().join(name), &bytes)?;
     }
     if request.verify {
@@ -1027,6 +1032,8 @@ struct ExportPlan {
     metadata: Option<Metadata>,
     /// What makes an embedding, where no such file is carried over.
     modules: Vec<(String, Json)>,
+    /// The files of a tokenizer that are made of the keys of the source.
+    tokenizer: Vec<(&'static str, String)>,
     carried: Vec<String>,
     left: Vec<String>,
     findings: Vec<Diagnostic>,
@@ -1047,8 +1054,8 @@ fn export_plan(
         let message = format!("there is no format {format:?} to write: std, {}", known.join(", "));
         return Err(Error::unsupported(message).into());
     }
-    let (model, provenance, canonical_tensors, buffers, mut findings, carried, left);
-    let kept;
+    let (model, provenance, canonical_tensors, buffers, mut findings, left);
+    let (kept, mut carried);
     if opened.is_package {
         kept = gguf::kept(opened)?;
         model = read_model(opened)?;
@@ -1090,6 +1097,7 @@ fn export_plan(
             config,
             metadata: kept,
             modules: Vec::new(),
+            tokenizer: Vec::new(),
             carried,
             left,
             findings,
@@ -1120,13 +1128,18 @@ fn export_plan(
         request.plan,
     )?;
     findings.extend(exported.findings.iter().cloned());
-    let (mut config, mut keys) = (None, None);
+    let (mut config, mut keys, mut tokenizer) = (None, None, Vec::new());
     if format == export::GGUF {
         let kept = kept.filter(|_| source.is_some());
         keys = Some(gguf::metadata(opened, request, kept, &exported, map, &mut findings)?);
     } else {
         let text = serde_json::to_string_pretty(&exported.config).unwrap_or_default();
         config = Some(format!("{text}\n"));
+        if let Some(kept) = kept.filter(|_| !opened.has(gguf::TOKENIZER_FILE)) {
+            tokenizer = gguf::tokenizer_files(opened, request.spec, &kept, &mut findings);
+        }
+        // What stands in those files is there once.
+        carried.retain(|name| tokenizer.is_empty() || name != METADATA_FILE);
     }
     let modules = match carried.iter().any(|name| name == MODULES_FILE) {
         true => Vec::new(),
@@ -1137,6 +1150,7 @@ fn export_plan(
         config,
         metadata: keys,
         modules,
+        tokenizer,
         carried,
         left,
         findings,

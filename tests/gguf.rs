@@ -312,6 +312,54 @@ fn a_file_is_its_package_and_its_keys_are_compared() {
 }
 
 #[test]
+fn a_folder_made_of_a_file_has_its_tokenizer() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    // The vocabulary is another one than that of the weights: there is nothing to compute.
+    fn proven<'a>(spec: &'a Spec, to: &'a Path, format: &'a str) -> Request<'a> {
+        Request { check_outputs: false, ..request(spec, to, format) }
+    }
+    run(&Request::new(spec, &at("plain.gguf"), "gguf"), &root().join("hf/llama-tied/src")).unwrap();
+    let opened = folder::open(&at("plain.gguf")).unwrap();
+    let mut metadata = opened.checkpoint.typed_metadata.clone();
+    metadata.retain(|key| !key.starts_with("tokenizer."));
+    let text = fs::read(root().join("tokenizer/bytes-pairs/expected.json")).unwrap();
+    let keys: Metadata = serde_json::from_slice(&text).unwrap();
+    keys.iter().for_each(|(key, value)| metadata.set(key, value.clone()));
+    let file = at("model.gguf");
+    fs::write(&file, with_keys(&opened, &metadata, &at("plain.gguf"))).unwrap();
+    let names = |folder: &str| {
+        let files = fs::read_dir(at(folder)).unwrap();
+        let mut names: Vec<_> =
+            files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    // Straight, and by way of a package, whose keys come back as they were.
+    run(&proven(spec, &at("hf"), "hf"), &file).unwrap();
+    run(&proven(spec, &at("std"), "std"), &file).unwrap();
+    run(&proven(spec, &at("again"), "hf"), &at("std")).unwrap();
+    run(&proven(spec, &at("back.gguf"), "gguf"), &at("std")).unwrap();
+    assert!(fs::read(&file).unwrap() == fs::read(at("back.gguf")).unwrap());
+    let expected = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+    assert_eq!(names("hf"), expected);
+    assert_eq!(names("again"), expected);
+    for name in expected {
+        assert!(
+            fs::read(at("hf").join(name)).unwrap() == fs::read(at("again").join(name)).unwrap()
+        );
+    }
+    // What is not known is told of, and the keys are kept.
+    metadata.set("tokenizer.ggml.pre", "another".into());
+    fs::write(&file, with_keys(&opened, &metadata, &at("plain.gguf"))).unwrap();
+    let report = run(&proven(spec, &at("kept"), "hf"), &file).unwrap();
+    let found = report.findings.iter().find(|finding| finding.rule == "T002").unwrap();
+    assert!(found.message.starts_with("no tokenizer.json is made"), "{}", found.message);
+    assert_eq!(names("kept"), ["config.json", "model.safetensors", "tokenizer.gguf"]);
+}
+
+#[test]
 fn what_cannot_be_written_leaves_nothing() {
     let spec = &Spec::current();
     let scratch = tempfile::tempdir().unwrap();

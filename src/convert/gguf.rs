@@ -15,8 +15,9 @@ use crate::package::METADATA_FILE;
 use crate::plan::export::{self, Export};
 use crate::plan::{Decode, Tensors, typed};
 use crate::source::Source;
+use crate::spec::Spec;
 use crate::spec::map::Map;
-use crate::tokenizer::{self, Hints};
+use crate::tokenizer;
 
 /// The version of the block formats that files of today have.
 const QUANTIZATION_VERSION: u32 = 2;
@@ -45,6 +46,34 @@ pub(super) fn kept(opened: &mut Opened) -> Result<Option<Metadata>> {
     let file = opened.source.add(METADATA_FILE)?;
     let keys = gguf::keys(opened.source.bytes(file));
     keys.map(Some).map_err(|err| err.in_file(opened.source.path(file)))
+}
+
+/// The file of a tokenizer that other formats take.
+pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// The files of the tokenizer that these keys describe, but for those that are there. None are made
+/// of a tokenizer that cannot be said in them: the keys are kept then.
+pub(super) fn tokenizer_files(
+    opened: &Opened,
+    spec: &Spec,
+    keys: &Metadata,
+    findings: &mut Vec<Diagnostic>,
+) -> Vec<(&'static str, String)> {
+    match tokenizer::from_gguf(keys, &spec.pretokenizers) {
+        Ok(None) => Vec::new(),
+        Ok(Some(made)) => {
+            findings.extend(made.findings);
+            made.files.into_iter().filter(|(name, _)| !opened.has(name)).collect()
+        }
+        Err(error) => {
+            let message = format!(
+                "no {TOKENIZER_FILE} is made, the keys are kept as {METADATA_FILE}: {}",
+                error.message
+            );
+            findings.push(Diagnostic { level: Level::Warning, message, ..error });
+            Vec::new()
+        }
+    }
 }
 
 /// The keys of the file to write: those of the source, where it was such a file, with what the
@@ -112,11 +141,6 @@ fn add_tokenizer(
     metadata: &mut Metadata,
     findings: &mut Vec<Diagnostic>,
 ) -> std::result::Result<(), Failure> {
-    let hints = toml::Value::Table(map.tokenizer.clone().into_iter().collect());
-    let hints: Hints = hints.try_into().map_err(|err: toml::de::Error| {
-        let message = format!("the mapping {}/{}: {}", map.format, map.name, err.message());
-        Diagnostic::error("P003", message)
-    })?;
     let read = |name: &str| -> Result<Option<Vec<u8>>> {
         if !opened.has(name) {
             return Ok(None);
@@ -125,7 +149,7 @@ fn add_tokenizer(
         let file = source.add(name)?;
         Ok(Some(source.bytes(file).to_vec()))
     };
-    match tokenizer::to_gguf(&read, n_rows, &hints, &request.spec.pretokenizers) {
+    match tokenizer::to_gguf(&read, n_rows, &map.tokenizer, &request.spec.pretokenizers) {
         Ok(keys) => {
             findings.extend(keys.findings);
             // What the mapping has said stands.

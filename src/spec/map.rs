@@ -32,8 +32,8 @@ pub struct Map {
     pub untyped: Option<Expr>,
     /// The dtype that tensors of one axis have in files of the format, whatever the others have.
     pub vectors: Option<DType>,
-    /// What the format's own keys and words say of the tokenizer.
-    pub tokenizer: BTreeMap<String, toml::Value>,
+    /// Tokens with a role that only the family knows of: texts by the name of the role in the format.
+    pub tokenizer: BTreeMap<String, String>,
     /// What every name that starts with `@` has in front, in the order to try.
     pub prefixes: Vec<String>,
     /// Other spellings of names' ends.
@@ -377,7 +377,7 @@ pub(super) struct MapFile {
     #[serde(default)]
     config: BTreeMap<String, toml::Value>,
     #[serde(default)]
-    tokenizer: BTreeMap<String, toml::Value>,
+    tokenizer: BTreeMap<String, String>,
     #[serde(default)]
     rule: Vec<RuleFile>,
     #[serde(default)]

@@ -1,5 +1,7 @@
 //! How byte-level vocabularies cut texts into words: `pretokenizers.toml`.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 /// Ids of `tokenizer.ggml.pre` that mean the same.
@@ -16,6 +18,9 @@ pub struct Pretokenizer {
     pub clean_spaces: bool,
     /// Whether a text begins with the token of beginnings where no key says so.
     pub add_bos: bool,
+    /// Whether the separator stands between two texts where no key says so.
+    #[serde(default)]
+    pub add_sep: bool,
     /// Whether every text is cut alike.
     #[serde(default = "yes")]
     pub exact: bool,
@@ -42,6 +47,27 @@ pub struct Models {
     pub words: String,
 }
 
+/// The ids that tokenizer classes give the pieces of their SentencePiece model.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Moved {
+    /// The classes.
+    pub classes: Vec<String>,
+    /// The `model_type`s of `config.json` that have such a class.
+    #[serde(default)]
+    pub model_types: Vec<String>,
+    /// The tokens of the first ids.
+    pub first: Vec<String>,
+    /// How many pieces of the model they stand for.
+    pub skip: usize,
+    /// The tokens after the pieces.
+    pub last: Vec<String>,
+    /// Tokens by role.
+    pub tokens: BTreeMap<String, String>,
+    /// The roles of the tokens around texts.
+    pub around: Vec<String>,
+}
+
 /// How tokenizers are called in GGUF.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,6 +77,8 @@ pub struct Pretokenizers {
     /// Of those over bytes, the ways to cut first; what comes first is preferred.
     #[serde(rename = "pretokenizer")]
     pub list: Vec<Pretokenizer>,
+    /// Classes with ids of their own.
+    pub moved: Vec<Moved>,
 }
 
 #[cfg(test)]

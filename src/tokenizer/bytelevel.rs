@@ -6,7 +6,7 @@ use super::folder::{Folder, TOKENIZER_JSON, brief, malformed, unsupported};
 use super::sentencepiece::NORMAL;
 use super::special::Known;
 use super::table::{Table, Token};
-use super::{Hints, Made, Model, added, pre};
+use super::{Made, Model, added, pre};
 use crate::diagnostic::Diagnostic;
 use crate::metadata::{Array, Texts, Value};
 use crate::spec::pretokenizers::Pretokenizer;
@@ -25,7 +25,6 @@ pub(super) fn from_json(
     folder: &Folder,
     json: &Json,
     rows: usize,
-    hints: &Hints,
     known: &[Pretokenizer],
     findings: &mut Vec<Diagnostic>,
 ) -> Result<Made, Diagnostic> {
@@ -43,7 +42,7 @@ pub(super) fn from_json(
     let mut table = table(vocab, TOKENIZER_JSON, "/model/vocab", rows)?;
     let merges = merges(&json["model"]["merges"], &table)?;
     added::put(folder, &mut table)?;
-    let pre = pre::of_json(json, &folder.settings, hints, known, findings)?;
+    let pre = pre::of_json(json, &folder.settings, known, findings)?;
     Ok(made(TOKENIZER_JSON, table, merges, pre))
 }
 
@@ -52,14 +51,13 @@ pub(super) fn from_pair(
     vocab: &Json,
     merges: &str,
     rows: usize,
-    hints: &Hints,
     known: &[Pretokenizer],
 ) -> Result<Made, Diagnostic> {
     let file = "vocab.json";
     let mut table = table(vocab, file, "", rows)?;
     let merges = merges_text(merges, &table)?;
     added::put(folder, &mut table)?;
-    let pre = pre::of_class(&folder.settings, hints, known)?;
+    let pre = pre::of_class(&folder.settings, known)?;
     Ok(made(file, table, merges, pre))
 }
 

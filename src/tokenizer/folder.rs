@@ -10,6 +10,8 @@ use crate::json;
 pub(super) const TOKENIZER_JSON: &str = "tokenizer.json";
 pub(super) const CONFIG: &str = "tokenizer_config.json";
 pub(super) const ADDED: &str = "added_tokens.json";
+/// A SentencePiece model whose pieces get other ids than they have there.
+pub(super) const MOVED: &str = "sentencepiece.bpe.model";
 
 type Read<'a> = &'a dyn Fn(&str) -> Result<Option<Vec<u8>>>;
 
@@ -47,22 +49,12 @@ impl Folder {
             },
         };
         let mut pieces = None;
-        for name in ["tokenizer.model", "spiece.model"] {
-            if pieces.is_none() {
+        for name in ["tokenizer.model", "spiece.model", MOVED] {
+            // What stands beside it says the ids of moved pieces.
+            if pieces.is_none() && (name != MOVED || tokenizer.is_none()) {
                 pieces =
                     read(name).map_err(|err| unreadable(name, &err))?.map(|bytes| (name, bytes));
             }
-        }
-        // Its ids are not those of the model: programs move them, each in its own way.
-        let name = "sentencepiece.bpe.model";
-        if pieces.is_none() && tokenizer.is_none() && read(name).is_ok_and(|file| file.is_some()) {
-            return Err(unsupported(
-                name,
-                "",
-                "the file alone does not say which ids its pieces have",
-            )
-            .mismatch(format!("{TOKENIZER_JSON} beside it"), "none")
-            .help("save the tokenizer with transformers, which writes tokenizer.json"));
         }
         Ok(Folder {
             tokenizer,

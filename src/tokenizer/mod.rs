@@ -1,4 +1,5 @@
-//! The files of a tokenizer, as they lie beside a Hugging Face checkpoint, as the keys of GGUF.
+//! The files of a tokenizer, as they lie beside a Hugging Face checkpoint, as the keys of GGUF, and
+//! back.
 //!
 //! The keys and their values are those that llama.cpp's converter writes (`conversion/base.py` and
 //! gguf-py's `SpecialVocab`, as vendored by llama-cpp-python 0.3.36), with these differences, each
@@ -17,6 +18,7 @@
 //!   against each other.
 
 mod added;
+mod back;
 mod bytelevel;
 mod folder;
 mod pre;
@@ -28,13 +30,14 @@ mod table;
 mod tests;
 mod wordpiece;
 
-use serde::Deserialize;
+use std::collections::BTreeMap;
 
 use crate::diagnostic::Diagnostic;
 use crate::error::Result;
 use crate::metadata::{Metadata, Value};
-use crate::spec::pretokenizers::{Pretokenizer, Pretokenizers};
+use crate::spec::pretokenizers::Pretokenizers;
 
+pub use back::{Files, from_gguf};
 use folder::Folder;
 use table::Table;
 
@@ -43,15 +46,15 @@ mod rule {
     pub(super) const UNREADABLE: &str = "T001";
     pub(super) const UNSUPPORTED: &str = "T002";
     pub(super) const APPROXIMATE: &str = "T003";
+    pub(super) const ASSUMED: &str = "T004";
 }
 
 /// More tokens than any vocabulary has.
 const MAX_ROWS: u64 = 1 << 24;
 
 /// How a text is split; [`Models`](crate::spec::pretokenizers::Models) has the names of GGUF.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Model {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Model {
     /// Merges over bytes.
     Bytes,
     /// SentencePiece: the pair of the best score is merged first.
@@ -62,29 +65,9 @@ pub enum Model {
     Words,
 }
 
-/// What a mapping knows and the files do not say.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Hints {
-    /// The tokenizer to use where the files would do for several.
-    pub model: Option<Model>,
-    /// The id of `tokenizer.ggml.pre` among those of one meaning; taken as it is where the
-    /// pre-tokenizer is not known.
-    pub pre: Option<String>,
-    /// The kinds of segments; else `type_vocab_size` of `config.json`.
-    pub token_type_count: Option<u32>,
-    /// Whether texts begin with a space, whatever the files say.
-    pub add_space_prefix: Option<bool>,
-    /// Whether texts begin with the token of beginnings, whatever the files say.
-    pub add_bos: Option<bool>,
-    /// Whether texts end with the token of ends, whatever the files say.
-    pub add_eos: Option<bool>,
-    /// Whether the separator stands between two texts, whatever the files say.
-    pub add_sep: Option<bool>,
-    /// Ids of further tokens by their name in GGUF: `fim_pre` for
-    /// `tokenizer.ggml.fim_pre_token_id`.
-    pub ids: Vec<(String, u32)>,
-}
+/// Tokens with a role that only the family knows of: texts by the name of the role in GGUF, `eot` for
+/// `tokenizer.ggml.eot_token_id`.
+pub type Named = BTreeMap<String, String>;
 
 /// The keys of a tokenizer, and what is worth knowing about them: notes and warnings.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -98,7 +81,8 @@ pub struct Keys {
 /// The keys of the tokenizer whose files `read` gives by name (`None`: there is none of it).
 ///
 /// `n_rows` is the number of rows of the embedding: rows without a token get `[PAD…]`. `names` is
-/// [`Spec::pretokenizers`](crate::spec::Spec::pretokenizers).
+/// [`Spec::pretokenizers`](crate::spec::Spec::pretokenizers), `named` that of a
+/// [mapping](crate::spec::map::Map::tokenizer).
 ///
 /// # Errors
 /// No file has a vocabulary, one is broken or contradicts itself, a token has no row, or no program
@@ -107,16 +91,16 @@ pub struct Keys {
 pub fn to_gguf(
     read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>,
     n_rows: u64,
-    hints: &Hints,
+    named: &Named,
     names: &Pretokenizers,
 ) -> Result<Keys, Vec<Diagnostic>> {
-    keys(read, n_rows, hints, names).map_err(|finding| vec![finding])
+    keys(read, n_rows, named, names).map_err(|finding| vec![finding])
 }
 
 fn keys(
     read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>,
     n_rows: u64,
-    hints: &Hints,
+    named: &Named,
     names: &Pretokenizers,
 ) -> Result<Keys, Diagnostic> {
     if MAX_ROWS < n_rows {
@@ -127,7 +111,7 @@ fn keys(
     let folder = Folder::read(read)?;
     let rows = n_rows as usize;
     let mut findings = Vec::new();
-    let made = choose(&folder, rows, hints, &names.list, &mut findings)?;
+    let made = choose(&folder, rows, names, &mut findings)?;
     made.table.check(made.file)?;
 
     let mut keys = Keys { metadata: Metadata::default(), findings };
@@ -146,13 +130,12 @@ fn keys(
         put(name, value);
     }
     let segments = folder.config.get("type_vocab_size").and_then(serde_json::Value::as_u64);
-    let segments = hints.token_type_count.map(u64::from).or(segments);
     // Only such models have segments at all.
     let segments = segments.or((made.model == Model::Words).then_some(1));
     if let Some(count) = segments.and_then(|count| u32::try_from(count).ok()) {
         put("token_type_count", Value::U32(count));
     }
-    special::put(&folder, &made.special, &made.table, hints, &mut keys);
+    special::put(&folder, &made.special, &made.table, named, &mut keys);
     Ok(keys)
 }
 
@@ -173,21 +156,19 @@ struct Made {
 fn choose(
     folder: &Folder,
     rows: usize,
-    hints: &Hints,
-    pre: &[Pretokenizer],
+    names: &Pretokenizers,
     findings: &mut Vec<Diagnostic>,
 ) -> Result<Made, Diagnostic> {
-    let by_bytes = hints.model == Some(Model::Bytes);
-    if let Some((name, bytes)) = folder.pieces.as_ref().filter(|_| !by_bytes) {
-        return spm::from_model(folder, name, bytes, rows, hints, findings);
+    if let Some((name, bytes)) = &folder.pieces {
+        return spm::from_model(folder, name, bytes, rows, &names.moved, findings);
     }
     if let Some(json) = &folder.tokenizer {
         let kind = folder::model_kind(json);
         return match kind {
             "BPE" if bytelevel::is(json) => {
-                bytelevel::from_json(folder, json, rows, hints, pre, findings)
+                bytelevel::from_json(folder, json, rows, &names.list, findings)
             }
-            "BPE" | "Unigram" => spm::from_json(folder, json, kind, rows, hints, findings),
+            "BPE" | "Unigram" => spm::from_json(folder, json, kind, rows, findings),
             "WordPiece" => wordpiece::from_json(folder, json, rows),
             kind => Err(folder::unsupported(
                 folder::TOKENIZER_JSON,
@@ -198,7 +179,7 @@ fn choose(
         };
     }
     if let (Some(vocab), Some(merges)) = (&folder.vocab_json, &folder.merges) {
-        return bytelevel::from_pair(folder, vocab, merges, rows, hints, pre);
+        return bytelevel::from_pair(folder, vocab, merges, rows, &names.list);
     }
     if let Some(vocab) = &folder.vocab_txt {
         return wordpiece::from_text(folder, vocab, rows);
@@ -206,7 +187,7 @@ fn choose(
     let message = "there is no vocabulary beside the tensors";
     Err(Diagnostic::error(rule::UNREADABLE, message)
         .mismatch(
-            "tokenizer.json, tokenizer.model, spiece.model, vocab.json with merges.txt, or vocab.txt",
+            "tokenizer.json, a SentencePiece model, vocab.json with merges.txt, or vocab.txt",
             "none of them",
         )
         .help("put the files of the tokenizer beside the tensors"))

@@ -1,9 +1,9 @@
 //! Which id of `tokenizer.ggml.pre` stands for the pre-tokenizer of `tokenizer.json`.
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::folder::{self, TOKENIZER_JSON, brief, unsupported};
-use super::{Hints, rule};
+use super::rule;
 use crate::diagnostic::Diagnostic;
 use crate::spec::pretokenizers::Pretokenizer;
 
@@ -22,7 +22,6 @@ pub(super) struct Pre {
 pub(super) fn of_json(
     json: &Json,
     settings: &Json,
-    hints: &Hints,
     known: &[Pretokenizer],
     findings: &mut Vec<Diagnostic>,
 ) -> Result<Pre, Diagnostic> {
@@ -36,48 +35,29 @@ pub(super) fn of_json(
     let ignores = json["model"]["ignore_merges"].as_bool().unwrap_or(false);
     let cleans = settings.get("clean_up_tokenization_spaces").and_then(Json::as_bool);
     let best = alike.iter().min_by_key(|entry| {
-        let preferred = hints.pre.as_ref().is_some_and(|id| entry.ids.contains(id));
         let cleans = cleans.is_some_and(|cleans| cleans != entry.clean_spaces);
-        (entry.ignore_merges != ignores, !preferred, cleans)
+        (entry.ignore_merges != ignores, cleans)
     });
-    match (best, &hints.pre) {
-        (Some(entry), id) => {
-            let preferred = id.as_ref().filter(|id| entry.ids.contains(id));
-            let id = preferred.unwrap_or(&entry.ids[0]).clone();
-            about(entry, &id, ignores, findings);
-            Ok(Pre { id, adds_bos: entry.add_bos })
-        }
-        (None, Some(id)) => {
-            let entry = known.iter().find(|entry| entry.ids.contains(id));
-            Ok(Pre { id: id.clone(), adds_bos: entry.is_some_and(|entry| entry.add_bos) })
-        }
-        (None, None) => Err(unsupported(
+    let Some(entry) = best else {
+        return Err(unsupported(
             TOKENIZER_JSON,
             "/pre_tokenizer",
             "no program that reads GGUF is known to cut texts into words as this tokenizer does",
         )
         .mismatch("a pre-tokenizer of pretokenizers.toml", brief(&json["pre_tokenizer"]))
-        .help("name the id of `tokenizer.ggml.pre` that comes nearest; ids will differ for some texts")),
-    }
+        .help("give the model ids that its own tokenizer made"));
+    };
+    let id = &entry.ids[0];
+    about(entry, id, ignores, findings);
+    Ok(Pre { id: id.clone(), adds_bos: entry.add_bos })
 }
 
 /// The id for a tokenizer class without `tokenizer.json`.
-pub(super) fn of_class(
-    settings: &Json,
-    hints: &Hints,
-    known: &[Pretokenizer],
-) -> Result<Pre, Diagnostic> {
+pub(super) fn of_class(settings: &Json, known: &[Pretokenizer]) -> Result<Pre, Diagnostic> {
     let class = settings.get("tokenizer_class").and_then(Json::as_str).unwrap_or("none");
     let bare = class.strip_suffix("Fast").unwrap_or(class);
-    let entry = match &hints.pre {
-        Some(id) => known.iter().find(|entry| entry.ids.contains(id)),
-        None => known.iter().find(|entry| entry.classes.iter().any(|class| class == bare)),
-    };
-    match entry {
-        Some(entry) => {
-            let id = hints.pre.as_ref().unwrap_or(&entry.ids[0]).clone();
-            Ok(Pre { id, adds_bos: entry.add_bos })
-        }
+    match known.iter().find(|entry| entry.classes.iter().any(|class| class == bare)) {
+        Some(entry) => Ok(Pre { id: entry.ids[0].clone(), adds_bos: entry.add_bos }),
         None => Err(unsupported(
             folder::CONFIG,
             "/tokenizer_class",
@@ -85,6 +65,30 @@ pub(super) fn of_class(
         )
         .mismatch("a class of pretokenizers.toml", class)
         .help("save the tokenizer with transformers, which writes tokenizer.json")),
+    }
+}
+
+/// The pre-tokenizer of these expressions: the inverse of [`steps`].
+pub(super) fn to_json(splits: &[String]) -> Json {
+    let byte_level = |cuts: bool| {
+        json!({
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": cuts,
+        })
+    };
+    let (cuts, splits) = match splits.split_last() {
+        Some((last, splits)) if last == WORDS => (true, splits),
+        _ => (false, splits),
+    };
+    let split = |regex: &String| {
+        json!({
+            "type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false,
+        })
+    };
+    let mut steps: Vec<Json> = splits.iter().map(split).collect();
+    steps.push(byte_level(cuts));
+    match steps.as_slice() {
+        [step] => step.clone(),
+        _ => json!({"type": "Sequence", "pretokenizers": steps}),
     }
 }
 

@@ -4,13 +4,13 @@ use serde_json::Value as Json;
 
 use super::folder::{Folder, content};
 use super::table::Table;
-use super::{Hints, Keys, rule};
+use super::{Keys, Named, rule};
 use crate::diagnostic::Diagnostic;
 use crate::metadata::{Array, Texts, Value};
 
 /// The roles by their names in settings and in GGUF, which has none for `cls`: a text begins with
 /// `bos`.
-const ROLES: [(&str, Option<&str>); 9] = [
+pub(super) const ROLES: [(&str, Option<&str>); 9] = [
     ("bos", Some("bos")),
     ("eos", Some("eos")),
     ("unk", Some("unknown")),
@@ -28,6 +28,8 @@ const ROLES: [(&str, Option<&str>); 9] = [
 pub(super) struct Known {
     /// Ids by role.
     pub(super) ids: Vec<(&'static str, u64)>,
+    /// The roles of the tokens that are put around texts.
+    pub(super) around: Vec<String>,
     /// Whether programs add the token of beginnings where no key says so.
     pub(super) adds_bos: Option<bool>,
     /// Whether letters are made small first.
@@ -49,7 +51,7 @@ const CLS: usize = 5;
 const EOT: usize = 7;
 const EOM: usize = 8;
 
-pub(super) fn put(folder: &Folder, known: &Known, table: &Table, hints: &Hints, keys: &mut Keys) {
+pub(super) fn put(folder: &Folder, known: &Known, table: &Table, named: &Named, keys: &mut Keys) {
     let mut roles = Roles::default();
     // The last two are told by the post-processor alone.
     for (index, (role, _)) in ROLES.iter().enumerate().take(EOT) {
@@ -71,14 +73,16 @@ pub(super) fn put(folder: &Folder, known: &Known, table: &Table, hints: &Hints, 
         let said = folder.settings.get(format!("add_{role}_token")).and_then(Json::as_bool);
         roles.adds[index] = roles.adds[index].or(said);
     }
-    for (index, hint) in [(BOS, hints.add_bos), (EOS, hints.add_eos), (SEP, hints.add_sep)] {
-        roles.adds[index] = hint.or(roles.adds[index]);
+    for (index, (role, _)) in ROLES.iter().enumerate() {
+        if known.around.iter().any(|around| around == role) {
+            roles.adds[index].get_or_insert(true);
+        }
     }
     // Else a program adds what the tokenizer does not.
     if known.adds_bos == Some(true) {
         roles.adds[BOS].get_or_insert(false);
     }
-    ids(folder, &roles, known, table, hints, keys);
+    ids(folder, &roles, known, table, named, keys);
     for (index, name) in [(BOS, "bos"), (EOS, "eos"), (SEP, "sep")] {
         if let Some(adds) = roles.adds[index] {
             keys.metadata.set(&format!("tokenizer.ggml.add_{name}_token"), Value::Bool(adds));
@@ -183,7 +187,7 @@ fn ids(
     roles: &Roles,
     known: &Known,
     table: &Table,
-    hints: &Hints,
+    named: &Named,
     keys: &mut Keys,
 ) {
     let tokenizer = folder.tokenizer.as_ref().and_then(|json| json.get("added_tokens"));
@@ -221,9 +225,10 @@ fn ids(
             }
         }
     }
-    for (name, id) in &hints.ids {
-        if (*id as usize) < table.len() {
-            keys.metadata.set(&id_key(name), Value::U32(*id));
+    for (role, text) in named {
+        if let Some(id) = table.id(text).and_then(|id| u32::try_from(id).ok()) {
+            // What the files say stands.
+            let _ = keys.metadata.push(id_key(role), Value::U32(id));
         }
     }
 }

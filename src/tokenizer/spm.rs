@@ -6,13 +6,16 @@ use base64::Engine as _;
 use serde_json::Value as Json;
 
 use super::added::{self, SPACE};
-use super::folder::{CONFIG, Folder, TOKENIZER_JSON, brief, malformed, unreadable, unsupported};
+use super::folder::{
+    CONFIG, Folder, MOVED, TOKENIZER_JSON, brief, malformed, unreadable, unsupported,
+};
 use super::sentencepiece::{self as pieces, BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED};
 use super::special::Known;
 use super::table::{ADDED_SCORE, Table, Token};
-use super::{Hints, Made, Model, bytelevel, rule};
+use super::{Made, Model, bytelevel, rule, special};
 use crate::diagnostic::Diagnostic;
 use crate::metadata::{Array, Value};
+use crate::spec::pretokenizers::Moved;
 
 /// What a normalizer and the like say about spaces.
 #[derive(Default)]
@@ -22,16 +25,20 @@ struct Spaces {
     charsmap: Vec<u8>,
 }
 
-/// From `tokenizer.model` or `spiece.model`.
+/// From a SentencePiece model.
 pub(super) fn from_model(
     folder: &Folder,
     name: &'static str,
     bytes: &[u8],
     rows: usize,
-    hints: &Hints,
+    moved: &[Moved],
     findings: &mut Vec<Diagnostic>,
 ) -> Result<Made, Diagnostic> {
-    let model = pieces::Model::parse(bytes).map_err(|err| unreadable(name, &err))?;
+    let moved = match name {
+        MOVED => Some(moves(folder, moved)?),
+        _ => None,
+    };
+    let mut model = pieces::Model::parse(bytes).map_err(|err| unreadable(name, &err))?;
     let merges = match model.kind {
         pieces::UNIGRAM => false,
         pieces::BPE => true,
@@ -42,6 +49,9 @@ pub(super) fn from_model(
             );
         }
     };
+    if let Some(moved) = moved {
+        model.pieces = renumbered(model.pieces, moved);
+    }
     let mut table = Table::new(rows);
     let beyond = model.pieces.len().saturating_sub(rows);
     if beyond != 0 {
@@ -77,13 +87,19 @@ pub(super) fn from_model(
             );
         }
     }
-    let special = [("bos", model.bos), ("eos", model.eos), ("unk", model.unk), ("pad", model.pad)];
-    let special = special.into_iter().filter_map(|(role, id)| {
+    let ids = [("bos", model.bos), ("eos", model.eos), ("unk", model.unk), ("pad", model.pad)];
+    let ids = ids.into_iter().filter_map(|(role, id)| {
         let id = u64::try_from(id).ok()?;
         let kind = table.get(usize::try_from(id).ok()?)?.kind;
         [UNKNOWN, CONTROL].contains(&kind).then_some((role, id))
     });
-    let special = Known { ids: special.collect(), ..Known::default() };
+    let mut special = Known { ids: ids.collect(), ..Known::default() };
+    if let Some(moved) = moved {
+        let named = special::ROLES
+            .iter()
+            .filter_map(|(role, _)| Some((*role, table.id(moved.tokens.get(*role)?)? as u64)));
+        special = Known { ids: named.collect(), around: moved.around.clone(), ..Known::default() };
+    }
     if merges && model.remove_extra_whitespaces {
         let message = "the tokenizer takes spaces that follow spaces away, and programs that read \
                        GGUF keep them where pairs are merged";
@@ -95,7 +111,40 @@ pub(super) fn from_model(
         remove_extra: model.remove_extra_whitespaces,
         charsmap: model.precompiled_charsmap,
     };
-    Ok(made(folder, name, merges, table, spaces, special, hints))
+    Ok(made(folder, name, merges, table, spaces, special))
+}
+
+/// How the class of this tokenizer moves the pieces of its model.
+fn moves<'a>(folder: &Folder, moved: &'a [Moved]) -> Result<&'a Moved, Diagnostic> {
+    let class = folder.settings.get("tokenizer_class").and_then(Json::as_str);
+    let class = class.map(|class| class.strip_suffix("Fast").unwrap_or(class));
+    let family = folder.config.get("model_type").and_then(Json::as_str);
+    let has = |list: &[String], name: Option<&str>| {
+        name.is_some_and(|name| list.iter().any(|n| n == name))
+    };
+    // Where there is a class, it counts.
+    let found = moved.iter().find(|entry| match class {
+        Some(_) => has(&entry.classes, class),
+        None => has(&entry.model_types, family),
+    });
+    found.ok_or_else(|| {
+        let key = if class.is_some() { "/tokenizer_class" } else { "/model_type" };
+        let file = if class.is_some() { CONFIG } else { "config.json" };
+        unsupported(file, key, format!("the pieces of {MOVED} have other ids, each class its own"))
+            .mismatch("a class of pretokenizers.toml", class.or(family).unwrap_or("none"))
+            .help("save the tokenizer with transformers, which writes tokenizer.json")
+    })
+}
+
+/// The pieces under the ids that a class gives them.
+fn renumbered(pieces: Vec<pieces::Piece>, moved: &Moved) -> Vec<pieces::Piece> {
+    let own = |text: &String| pieces::Piece {
+        text: text.clone(),
+        score: 0.0,
+        kind: if moved.tokens.get("unk") == Some(text) { UNKNOWN } else { CONTROL },
+    };
+    let trained = pieces.into_iter().skip(moved.skip);
+    moved.first.iter().map(own).chain(trained).chain(moved.last.iter().map(own)).collect()
 }
 
 /// From `tokenizer.json` with a model of this kind.
@@ -104,7 +153,6 @@ pub(super) fn from_json(
     json: &Json,
     kind: &str,
     rows: usize,
-    hints: &Hints,
     findings: &mut Vec<Diagnostic>,
 ) -> Result<Made, Diagnostic> {
     let merges = kind == "BPE";
@@ -143,7 +191,7 @@ pub(super) fn from_json(
     }
     let special =
         Known { ids: unk.map(|id| ("unk", id as u64)).into_iter().collect(), ..Known::default() };
-    Ok(made(folder, TOKENIZER_JSON, merges, table, spaces, special, hints))
+    Ok(made(folder, TOKENIZER_JSON, merges, table, spaces, special))
 }
 
 fn made(
@@ -153,23 +201,17 @@ fn made(
     table: Table,
     spaces: Spaces,
     special: Known,
-    hints: &Hints,
 ) -> Made {
-    let model = match hints.model {
-        Some(model @ (Model::Merges | Model::Scores)) => model,
-        _ if merges => Model::Merges,
-        _ => Model::Scores,
-    };
+    let model = if merges { Model::Merges } else { Model::Scores };
     let mut extra = Vec::new();
     if model == Model::Merges {
         // Texts begin with a space there where no key says otherwise.
         let said = folder.settings.get("add_prefix_space").and_then(Json::as_bool);
-        let said = hints.add_space_prefix.or(said);
         if let Some(add) = said.or(spaces.add_prefix.filter(|add| !add)) {
             extra.push(("add_space_prefix", Value::Bool(add)));
         }
     } else {
-        let add = hints.add_space_prefix.or(spaces.add_prefix).unwrap_or(false);
+        let add = spaces.add_prefix.unwrap_or(false);
         extra.push(("add_space_prefix", Value::Bool(add)));
         extra.push(("remove_extra_whitespaces", Value::Bool(spaces.remove_extra)));
         if !spaces.charsmap.is_empty() {

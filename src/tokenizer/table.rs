@@ -135,6 +135,6 @@ impl Table {
 }
 
 /// What stands in a row without a token.
-fn unused(id: usize) -> Token {
+pub(super) fn unused(id: usize) -> Token {
     Token { text: format!("[PAD{id}]"), score: UNUSED_SCORE, kind: UNUSED }
 }

@@ -5,25 +5,26 @@ use std::sync::LazyLock;
 
 use serde_json::{Value as Json, json};
 
-use super::{Hints, Keys, Model, to_gguf};
+use super::{Keys, Named, from_gguf, to_gguf};
 use crate::diagnostic::Diagnostic;
+use crate::metadata::{Array, Metadata, Value};
 use crate::spec::Spec;
 
 static SPEC: LazyLock<Spec> = LazyLock::new(Spec::current);
 
 /// Converts files by name with `rows` rows.
-fn convert_hinted(
+fn convert_named(
     files: &[(&str, &[u8])],
     rows: u64,
-    hints: &Hints,
+    named: &Named,
 ) -> Result<Keys, Vec<Diagnostic>> {
     let files: BTreeMap<&str, &[u8]> = files.iter().copied().collect();
     let read = |name: &str| Ok(files.get(name).map(|bytes| bytes.to_vec()));
-    to_gguf(&read, rows, hints, &SPEC.pretokenizers)
+    to_gguf(&read, rows, named, &SPEC.pretokenizers)
 }
 
 fn convert(files: &[(&str, &[u8])], rows: u64) -> Result<Keys, Vec<Diagnostic>> {
-    convert_hinted(files, rows, &Hints::default())
+    convert_named(files, rows, &Named::new())
 }
 
 /// What a conversion of one file finds, as one line.
@@ -66,7 +67,7 @@ fn broken_files_are_told_of_with_their_place() {
     refused(
         &[],
         4,
-        "T001 there is no vocabulary beside the tensors expected=tokenizer.json, tokenizer.model, spiece.model, vocab.json with merges.txt, or vocab.txt found=none of them",
+        "T001 there is no vocabulary beside the tensors expected=tokenizer.json, a SentencePiece model, vocab.json with merges.txt, or vocab.txt found=none of them",
     );
     refused(
         &[("tokenizer.json", b"{\"model\": ")],
@@ -106,7 +107,7 @@ fn broken_files_are_told_of_with_their_place() {
     refused(
         &[("sentencepiece.bpe.model", &[])],
         4,
-        "T002 the file alone does not say which ids its pieces have file=sentencepiece.bpe.model expected=tokenizer.json beside it found=none",
+        "T002 the pieces of sentencepiece.bpe.model have other ids, each class its own file=config.json key=/model_type expected=a class of pretokenizers.toml found=none",
     );
     refused(
         &[("vocab.txt", b"a\n")],
@@ -216,7 +217,7 @@ fn rows_without_tokens_are_filled_and_marked() {
 }
 
 #[test]
-fn a_cut_into_words_that_is_not_known_is_refused_unless_one_is_named() {
+fn a_cut_into_words_that_is_not_known_is_refused() {
     let mut json: Json =
         serde_json::from_slice(&bytes_json(json!({"a": 0}), json!([]), json!([]))).unwrap();
     let bytes = json!({"type": "ByteLevel", "use_regex": false});
@@ -226,20 +227,16 @@ fn a_cut_into_words_that_is_not_known_is_refused_unless_one_is_named() {
     let files: &[(&str, &[u8])] = &[("tokenizer.json", &file)];
     let findings = convert(files, 1).unwrap_err();
     assert_eq!((findings[0].rule, findings[0].key.as_deref()), ("T002", Some("/pre_tokenizer")));
-    let hints = Hints { pre: Some("llama-bpe".to_owned()), ..Hints::default() };
-    let keys = convert_hinted(files, 1, &hints).unwrap();
-    assert_eq!(value(&keys, "tokenizer.ggml.pre"), json!({"string": "llama-bpe"}));
-    // Which adds a token by itself, and this tokenizer adds none.
-    assert_eq!(value(&keys, "tokenizer.ggml.add_bos_token"), json!({"bool": false}));
 }
 
 #[test]
-fn a_mapping_chooses_among_ids_of_one_meaning() {
-    let file = bytes_json(json!({"a": 0}), json!([]), json!([]));
-    for (hint, expected) in [(None, "gpt-2"), (Some("phi-2"), "phi-2"), (Some("qwen2"), "gpt-2")] {
-        let hints = Hints { pre: hint.map(str::to_owned), ..Hints::default() };
-        let keys = convert_hinted(&[("tokenizer.json", &file)], 1, &hints).unwrap();
-        assert_eq!(value(&keys, "tokenizer.ggml.pre"), json!({"string": expected}));
+fn a_mapping_names_tokens_that_only_the_family_knows_of() {
+    let added = json!([{"id": 1, "content": "\u{2581}<EOT>", "special": true}]);
+    let file = bytes_json(json!({"a": 0}), json!([]), added);
+    let named = |eot: &str| Named::from([("eot".to_owned(), eot.to_owned())]);
+    for (eot, expected) in [("\u{2581}<EOT>", json!({"u32": 1})), ("<EOT>", Json::Null)] {
+        let keys = convert_named(&[("tokenizer.json", &file)], 2, &named(eot)).unwrap();
+        assert_eq!(value(&keys, "tokenizer.ggml.eot_token_id"), expected);
     }
 }
 
@@ -269,9 +266,8 @@ fn pieces_keep_what_they_are() {
     };
     let pieces = [("<unk>", 2), ("<s>", 3), ("\u{2581}x", 4), ("<0x0A>", 6), ("y", 5)];
     let model: Vec<u8> = pieces.iter().flat_map(|(text, kind)| piece(text, *kind)).collect();
-    let hints = Hints { model: Some(Model::Merges), ..Hints::default() };
-    let keys = convert_hinted(&[("tokenizer.model", &model)], 6, &hints).unwrap();
-    assert_eq!(value(&keys, "tokenizer.ggml.model"), json!({"string": "llama"}));
+    let keys = convert(&[("tokenizer.model", &model)], 6).unwrap();
+    assert_eq!(value(&keys, "tokenizer.ggml.model"), json!({"string": "t5"}));
     assert_eq!(
         value(&keys, "tokenizer.ggml.token_type"),
         json!({"array": {"i32": [2, 3, 4, 6, 5, 5]}})
@@ -286,7 +282,123 @@ fn pieces_keep_what_they_are() {
     // Merges, by `model_type`: spaces that the normalizer takes away stay.
     let merges: Vec<u8> = model.iter().copied().chain([0x12, 2, 0x18, 2]).collect();
     let keys = convert(&[("tokenizer.model", &merges)], 6).unwrap();
+    assert_eq!(value(&keys, "tokenizer.ggml.model"), json!({"string": "llama"}));
     assert_eq!(keys.findings[0].key.as_deref(), Some("normalizer_spec.remove_extra_whitespaces"));
+}
+
+/// Keys of a vocabulary of bytes, and what is changed of them.
+fn gguf(changes: &[(&str, Value)]) -> Metadata {
+    let texts =
+        |list: &[&str]| Value::Array(Array::String(Box::new(list.iter().copied().collect())));
+    let mut keys = Metadata::default();
+    keys.set("tokenizer.ggml.model", "gpt2".into());
+    keys.set("tokenizer.ggml.pre", "llama-bpe".into());
+    keys.set("tokenizer.ggml.tokens", texts(&["a", "b", "ab", "<s>", "[PAD4]"]));
+    keys.set("tokenizer.ggml.token_type", Value::Array(Array::I32(vec![1, 1, 1, 3, 5])));
+    keys.set("tokenizer.ggml.merges", texts(&["a b"]));
+    keys.set("tokenizer.ggml.bos_token_id", Value::U32(3));
+    for (key, value) in changes {
+        keys.set(&format!("tokenizer.ggml.{key}"), value.clone());
+    }
+    keys
+}
+
+#[test]
+fn keys_become_files_or_a_reason_why_not() {
+    let texts =
+        |list: &[&str]| Value::Array(Array::String(Box::new(list.iter().copied().collect())));
+    let files = from_gguf(&gguf(&[]), &SPEC.pretokenizers).unwrap().unwrap();
+    let json: Json = serde_json::from_str(&files.files[0].1).unwrap();
+    // A row for the shape of the embedding only is no token; programs put the first one there.
+    assert_eq!(json["model"]["vocab"], json!({"a": 0, "b": 1, "ab": 2, "<s>": 3}));
+    assert_eq!(json["model"]["ignore_merges"], json!(true));
+    assert_eq!(json["added_tokens"][0]["id"], json!(3));
+    let template = &json["post_processor"]["processors"][1]["single"];
+    assert_eq!(template[0], json!({"SpecialToken": {"id": "<s>", "type_id": 0}}));
+    assert_eq!(from_gguf(&Metadata::default(), &SPEC.pretokenizers), Ok(None));
+    assert_eq!(from_gguf(&gguf(&[("model", "none".into())]), &SPEC.pretokenizers), Ok(None));
+
+    let check = |changes: &[(&str, Value)], expected: &str| {
+        let found = from_gguf(&gguf(changes), &SPEC.pretokenizers).expect_err(expected);
+        let part = |text: &Option<String>| text.clone().unwrap_or_default();
+        let text = format!(
+            "{} {}: {}, {} not {}",
+            found.rule,
+            part(&found.key).trim_start_matches("tokenizer.ggml."),
+            found.message,
+            part(&found.expected),
+            part(&found.found)
+        );
+        assert_eq!(text, expected);
+    };
+    check(
+        &[("pre", "default".into())],
+        "T002 pre: no regular expression is known for how this id cuts texts into words, an id of \
+         pretokenizers.toml not default",
+    );
+    check(
+        &[("model", "rwkv".into())],
+        "T002 model: tokenizer.json has no tokenizer of this kind, gpt2, llama, t5, bert not rwkv",
+    );
+    check(&[("tokens", Value::U32(1))], "T001 tokens: these are texts, [string] not u32");
+    check(
+        &[("token_type", Value::Array(Array::I32(vec![1])))],
+        "T001 token_type: every token has one, 5 of them not 1",
+    );
+    check(
+        &[("tokens", texts(&["a", "b", "ab", "a", "c"]))],
+        "T001 tokens: two ids stand for the token \"a\", one id not 0 and 3",
+    );
+    check(
+        &[("merges", texts(&["a b", "b c"]))],
+        "T001 merges: merge 1 joins tokens to a token, a token not \"c\"",
+    );
+    check(&[("merges", texts(&["ab"]))], "T001 merges: merge 0 is two parts, a b not \"ab\"");
+    let pieces = |rest: &[(&'static str, Value)]| -> Vec<(&'static str, Value)> {
+        let mut changes = vec![("model", Value::from("t5"))];
+        changes.extend(rest.iter().cloned());
+        changes
+    };
+    check(
+        &pieces(&[]),
+        "T001 scores: pieces have scores, by which texts are split, [f32] not none",
+    );
+    let scores = |last: f32| ("scores", Value::Array(Array::F32(vec![0.0, 0.0, 0.0, 0.0, last])));
+    check(
+        &pieces(&[scores(f32::NAN)]),
+        "T001 scores: the score of token 4 is a number, a number not NaN",
+    );
+    check(
+        &pieces(&[
+            scores(0.0),
+            ("precompiled_charsmap", Value::Array(Array::U8(vec![8, 0, 0, 0, 1]))),
+        ]),
+        "T001 precompiled_charsmap: the rules begin with the length of their trie, a multiple of 4 \
+         below 1 not 8",
+    );
+    check(
+        &[("model", "bert".into())],
+        "T001 unknown_token_id: words that are none of the vocabulary have a token, an id not none",
+    );
+    // Of every model, keys of any kind are no panic.
+    for model in ["gpt2", "llama", "t5", "bert"] {
+        for key in ["tokens", "token_type", "scores", "merges", "bos_token_id", "add_bos_token"] {
+            let others = [
+                Value::U64(u64::MAX),
+                Value::I32(-1),
+                Value::F32(f32::NAN),
+                "".into(),
+                texts(&[]),
+                texts(&["", "\u{2581}", "\u{2581}\u{2581}", "é", "[PAD4]"]),
+                Value::Array(Array::I32(vec![9; 5])),
+                Value::Array(Array::F32(vec![-1e30; 5])),
+            ];
+            for other in others {
+                let changes = [("model", model.into()), (key, other)];
+                let _ = from_gguf(&gguf(&changes), &SPEC.pretokenizers);
+            }
+        }
+    }
 }
 
 #[test]

@@ -13,9 +13,9 @@ use super::{Made, Model, added, bytelevel};
 use crate::diagnostic::Diagnostic;
 
 /// What a piece that continues a word starts with.
-const CONTINUES: &str = "##";
+pub(super) const CONTINUES: &str = "##";
 /// The tokens with a role, where no file names others.
-const ROLES: [(&str, &str); 5] =
+pub(super) const ROLES: [(&str, &str); 5] =
     [("unk", "[UNK]"), ("sep", "[SEP]"), ("pad", "[PAD]"), ("cls", "[CLS]"), ("mask", "[MASK]")];
 
 pub(super) fn from_json(folder: &Folder, json: &Json, rows: usize) -> Result<Made, Diagnostic> {
