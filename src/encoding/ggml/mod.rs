@@ -54,6 +54,9 @@ impl Serialize for BlockType {
     }
 }
 
+/// How many blocks are encoded at a time.
+const PART_BLOCKS: usize = 64;
+
 /// Blocks to values, of lengths that fit.
 type Decode = fn(&[u8], &mut [f32]);
 /// Values to blocks, of lengths that fit.
@@ -103,12 +106,17 @@ impl BlockType {
             return Err(Error::unsupported(format!("nothing here quantizes to {}", self.id)));
         };
         self.check(out.len(), values.len())?;
-        if !all_finite(values) {
-            let at = values.iter().position(|value| !value.is_finite()).unwrap_or_default();
-            let message = format!("value {at} is {}, which {} cannot hold", values[at], self.id);
-            return Err(Error::unsupported(message));
+        // In parts that stay in the cache between the question and the encoding.
+        let parts = values.chunks(PART_BLOCKS * self.block_len);
+        for (part, out) in parts.zip(out.chunks_mut(PART_BLOCKS * self.block_bytes)) {
+            if !all_finite(part) {
+                let at = values.iter().position(|value| !value.is_finite()).unwrap_or_default();
+                let message =
+                    format!("value {at} is {}, which {} cannot hold", values[at], self.id);
+                return Err(Error::unsupported(message));
+            }
+            encode(part, out);
         }
-        encode(values, out);
         Ok(())
     }
 
@@ -129,13 +137,11 @@ impl BlockType {
 /// Whether all are; without a branch a value, so that it costs next to nothing.
 fn all_finite(values: &[f32]) -> bool {
     const EXPONENT: u32 = 0x7f80_0000;
-    values.chunks(1024).all(|chunk| {
-        let mut bad = 0;
-        for value in chunk {
-            bad |= u32::from(value.to_bits() & EXPONENT == EXPONENT);
-        }
-        bad == 0
-    })
+    let mut bad = 0;
+    for value in values {
+        bad |= u32::from(value.to_bits() & EXPONENT == EXPONENT);
+    }
+    bad == 0
 }
 
 /// Decodes block by block. `block` says whether its scales are finite; if not, NaNs may have
@@ -165,27 +171,6 @@ fn encode<const LEN: usize, const BYTES: usize>(
     }
 }
 
-/// A function twice: for any processor of the target, and for those with vectors of 256 bits. What
-/// it computes is the same: no operation is joined with another.
-macro_rules! widest {
-    (fn($from:ident: $from_type:ty, $to:ident: $to_type:ty) $body:block) => {{
-        fn run($from: $from_type, $to: $to_type) {
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2")]
-                fn wide($from: $from_type, $to: $to_type) $body
-
-                if is_x86_feature_detected!("avx2") {
-                    // SAFETY: the processor has what the function is compiled for.
-                    return unsafe { wide($from, $to) };
-                }
-            }
-            $body
-        }
-        run
-    }};
-}
-
 macro_rules! block_types {
     ($($number:literal $id:literal $len:literal / $bytes:literal, $decode:path $(, $encode:path)?;)*) => {
         /// Every block type, by number.
@@ -194,17 +179,13 @@ macro_rules! block_types {
             ggml_type: $number,
             block_len: $len,
             block_bytes: $bytes,
-            decode: widest!(fn(bytes: &[u8], out: &mut [f32]) {
-                decode::<$bytes, $len>(bytes, out, $decode);
-            }),
+            decode: |bytes, out| decode::<$bytes, $len>(bytes, out, $decode),
             encode: block_types!(@encode $len $bytes $($encode)?),
         },)*];
     };
     (@encode $len:literal $bytes:literal) => { None };
     (@encode $len:literal $bytes:literal $encode:path) => {
-        Some(widest!(fn(values: &[f32], out: &mut [u8]) {
-            encode::<$len, $bytes>(values, out, $encode);
-        }))
+        Some(|values, out| encode::<$len, $bytes>(values, out, $encode))
     };
 }
 
