@@ -256,6 +256,12 @@ pub fn convert(mut opened: Opened, request: &Request<'_>) -> std::result::Result
         let message = format!("{} is packed in GGUF files only: add --to gguf", blocks.id);
         return Err(Error::unsupported(message).into());
     }
+    if request.generic && request.plan.decode != Decode::Nothing && opened.logical()?.is_some() {
+        let message = "it has tensors that are stored as several, which --generic takes one by one";
+        return Err(Diagnostic::error("P012", message)
+            .help("leave out --generic to decode them, or --decode to keep them")
+            .into());
+    }
     match (request.to, opened.is_package) {
         ("std", true) => repack(&mut opened, request),
         ("std", false) => to_std(&mut opened, request),
@@ -339,7 +345,7 @@ pub(crate) fn canonical(
         export::GGUF => {
             (Some(typed::config(request.spec, &opened.checkpoint, &opened.source)), None)
         }
-        _ => (opened.json(CONFIG_FILE)?, opened.text(CONFIG_FILE)?),
+        _ => opened.config()?.unzip(),
     };
     let files = opened.weights.iter().map(|name| {
         let len = opened.source.find(name).map_or(0, |file| opened.source.extent(file).len);
@@ -1314,8 +1320,10 @@ fn verify_same(
 ) -> std::result::Result<Verified, Failure> {
     let written = folder::open(folder)?;
     let whole = whole_tensors(&written.checkpoint)?;
+    // Of a tensor that was decoded, all parts that it was read from are gone.
     let changed = tensors.steps.iter().filter(|step| Exactness::E < step.class);
-    let changed: BTreeSet<&str> = changed.map(|step| step.name.as_str()).collect();
+    let changed: BTreeSet<&str> =
+        changed.flat_map(|step| step.from.iter().chain([&step.name])).map(String::as_str).collect();
     compare_all(opened, &written.source, &whole, request, &changed, &|_| false)
 }
 

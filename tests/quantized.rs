@@ -113,7 +113,7 @@ fn parts_pass_through_the_standard_and_come_back() {
         // A package is the model it was made of; decoded it is the decoded one.
         llmstd(&["diff", text(&model), text(&package), "--fail-on", "any"]);
         let decoded = folder.path().join(format!("{name}-decoded"));
-        llmstd(&["convert", text(&package), text(&decoded), "--decode"]);
+        llmstd(&["convert", text(&package), text(&decoded), "--decode", "--verify"]);
         let straight = folder.path().join(format!("{name}-straight"));
         llmstd(&["convert", text(&model), text(&straight), "--decode"]);
         llmstd(&["diff", text(&straight), text(&decoded), "--fail-on", "any"]);
@@ -211,7 +211,7 @@ fn parts_that_do_not_fit_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let name = |part: &str| format!("{MODULE}.{part}");
     type Change<'a> = &'a dyn Fn(&mut BTreeMap<String, Stored>);
-    let cases: [(&str, Change<'_>, &[&str]); 5] = [
+    let cases: [(&str, Change<'_>, &[&str]); 6] = [
         (
             "a part is missing",
             &|tensors| drop(tensors.remove(&name("qzeros"))),
@@ -249,6 +249,18 @@ fn parts_that_do_not_fit_are_refused_by_name() {
             },
             &["g_idx is [32] for 64 columns"],
         ),
+        (
+            "more groups than the configured size makes",
+            &|tensors| {
+                tensors.remove(&name("g_idx"));
+                for part in ["qzeros", "scales"] {
+                    let (_, shape, data) = tensors.get_mut(&name(part)).unwrap();
+                    shape[0] *= 2;
+                    data.extend_from_within(..);
+                }
+            },
+            &["4 groups of 32 for 64 inputs"],
+        ),
     ];
     for (what, change, words) in cases {
         let input = changed(&model, &folder.path().join(what), change);
@@ -260,6 +272,120 @@ fn parts_that_do_not_fit_are_refused_by_name() {
         // What it is can be said all the same.
         llmstd(&["inspect", text(&input)]);
     }
+}
+
+fn named(name: &str) -> PathBuf {
+    models().into_iter().find(|model| model.ends_with(name)).unwrap()
+}
+
+/// Writes a config after a change.
+fn with_config(folder: &Path, change: impl Fn(&mut Json)) {
+    let path = folder.join("config.json");
+    let mut config = json(&path);
+    change(&mut config);
+    fs::write(path, serde_json::to_vec(&config).unwrap()).unwrap();
+}
+
+/// Whether the decoded numbers are those that the model has beside it.
+#[track_caller]
+fn decodes_alike(input: &Path, model: &Path) {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    llmstd(&["convert", text(input), text(&out), "--to", "hf", "--decode"]);
+    let written = tensors(&out);
+    for (name, hash) in json(&model.join("expected.json"))["tensors"].as_object().unwrap() {
+        assert_eq!(written[name].2, hash.as_str().unwrap(), "{name}");
+    }
+}
+
+/// AutoGPTQ and AutoAWQ had files of their own before configs said how tensors are packed.
+#[test]
+fn older_files_say_it_in_place_of_the_config() {
+    let folder = tempfile::tempdir().unwrap();
+    let gptq = changed(&named("gptq"), &folder.path().join("gptq"), |tensors| {
+        // As the second version has them.
+        for (name, (.., data)) in tensors {
+            if name.ends_with("qzeros") {
+                data.iter_mut().for_each(|two| {
+                    *two = (*two & 15).wrapping_add(1) & 15 | (*two >> 4).wrapping_add(1) << 4
+                });
+            }
+        }
+    });
+    with_config(&gptq, |config| {
+        let mut says = config.as_object_mut().unwrap().remove("quantization_config").unwrap();
+        says["checkpoint_format"] = "gptq_v2".into();
+        says.as_object_mut().unwrap().remove("quant_method");
+        fs::write(gptq.join("quantize_config.json"), serde_json::to_vec(&says).unwrap()).unwrap();
+    });
+    decodes_alike(&gptq, &named("gptq"));
+
+    let awq = changed(&named("awq"), &folder.path().join("awq"), |_| {});
+    with_config(&awq, |config| drop(config.as_object_mut().unwrap().remove("quantization_config")));
+    let says = r#"{"zero_point": true, "q_group_size": 32, "w_bit": 4, "version": "GEMM"}"#;
+    fs::write(awq.join("quant_config.json"), says).unwrap();
+    decodes_alike(&awq, &named("awq"));
+    let (package, back) = (folder.path().join("package"), folder.path().join("back"));
+    llmstd(&["convert", text(&awq), text(&package), "--verify"]);
+    llmstd(&["convert", text(&package), text(&back), "--to", "hf"]);
+    assert_eq!(tensors(&back), tensors(&awq));
+    let says = &json(&back.join("config.json"))["quantization_config"];
+    assert_eq!((&says["quant_method"], &says["bits"]), (&"awq".into(), &4.into()));
+    assert_eq!(says["group_size"], 32);
+}
+
+#[test]
+fn groups_of_modules_may_have_other_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = changed(&named("ct-pack"), &folder.path().join("in"), |_| {});
+    with_config(&input, |config| {
+        let groups = &mut config["quantization_config"]["config_groups"];
+        groups["group_1"] = groups["group_0"].clone();
+        groups["group_1"]["weights"]["num_bits"] = 8.into();
+    });
+    decodes_alike(&input, &named("ct-pack"));
+}
+
+/// Scales of activations and caches make no weight: they go along.
+#[test]
+fn what_is_quantized_while_a_model_runs_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let scale = || (safetensors::Dtype::BF16, vec![1], vec![0, 0x3f]);
+    let cases: [(&str, &[&str]); 2] = [
+        ("ct-int8", &["input_scale", "input_zero_point", "../k_scale", "../v_scale"]),
+        ("fp8", &["activation_scale"]),
+    ];
+    for (model, extra) in cases {
+        let input = changed(&named(model), &folder.path().join(model), |tensors| {
+            for name in extra {
+                let name = match name.strip_prefix("../") {
+                    Some(name) => format!("{}.{name}", MODULE.rsplit_once('.').unwrap().0),
+                    None => format!("{MODULE}.{name}"),
+                };
+                let zero = (safetensors::Dtype::I8, vec![1], vec![3]);
+                let is_zero = name.ends_with("zero_point");
+                tensors.insert(name, if is_zero { zero } else { scale() });
+            }
+        });
+        decodes_alike(&input, &named(model));
+        let package = folder.path().join(format!("{model}-package"));
+        let back = folder.path().join(format!("{model}-back"));
+        llmstd(&["convert", text(&input), text(&package), "--verify"]);
+        llmstd(&["validate", text(&package), "--deep"]);
+        llmstd(&["convert", text(&package), text(&back), "--to", "hf"]);
+        assert_eq!(tensors(&back), tensors(&input), "{model}");
+    }
+}
+
+#[test]
+fn generic_keeps_parts_or_says_that_it_does_not_decode_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, out) = (named("awq"), folder.path().join("out"));
+    let (code, found) = run(&["convert", text(&model), text(&out), "--generic", "--decode"]);
+    assert_eq!(code, Some(2), "{found}");
+    assert!(found.contains("P012") && found.contains("leave out --generic"), "{found}");
+    assert!(!out.exists());
+    llmstd(&["convert", text(&model), text(&out), "--generic", "--verify"]);
 }
 
 #[test]

@@ -132,10 +132,11 @@ pub fn gptq<'a>(
     qzeros.expect("qzeros", &[DType::I32, DType::U32])?;
     let [words, outputs] = qweight.dims("qweight")?;
     let [groups, zero_words] = qzeros.dims("qzeros")?;
-    let inputs = words.checked_mul(32).map(|n| n / bits).unwrap_or(0);
+    let word_bits = words.checked_mul(32).unwrap_or(0);
+    let inputs = word_bits / bits;
     let fits = scales.dims("scales")? == [groups, outputs]
-        && words * 32 == inputs * bits
-        && Some(zero_words * 32) == outputs.checked_mul(bits)
+        && word_bits == inputs * bits
+        && zero_words.checked_mul(32) == outputs.checked_mul(bits)
         && groups > 0
         && inputs > 0
         && outputs > 0;
@@ -167,7 +168,7 @@ pub fn gptq<'a>(
             zero.group_of = Some(group_of.clone());
             scale.group_of = Some(group_of);
         }
-        None if inputs.div_ceil(group_size) > groups => {
+        None if inputs.div_ceil(group_size) != groups => {
             let message = format!("{groups} groups of {group_size} for {inputs} inputs");
             return Err(malformed(message));
         }
@@ -339,11 +340,8 @@ pub fn pack_quantized<'a>(
     shape: Part,
     zero: Option<Part>,
     g_idx: Option<Part>,
-    bits: usize,
+    bits: Option<usize>,
 ) -> Result<Decoder<'a>> {
-    if !(1..=8).contains(&bits) {
-        return Err(Error::unsupported(format!("pack-quantized of {bits} bits")));
-    }
     packed.expect("weight_packed", &[DType::I32])?;
     let [rows, words] = packed.dims("weight_packed")?;
     let sizes: Vec<i64> = match shape.dtype {
@@ -357,6 +355,14 @@ pub fn pack_quantized<'a>(
         [r, c] if usize::try_from(r) == Ok(rows) => usize::try_from(c).unwrap_or(0),
         _ => 0,
     };
+    // Where groups of modules have other bits each, they follow from rows of whole words.
+    let word_bits = words.saturating_mul(32);
+    let follows =
+        word_bits.checked_div(cols).filter(|bits| bits.checked_mul(cols) == Some(word_bits));
+    let bits = bits.or(follows).ok_or_else(|| malformed("nothing says how many bits it has"))?;
+    if !(1..=8).contains(&bits) {
+        return Err(Error::unsupported(format!("pack-quantized of {bits} bits")));
+    }
     if cols == 0 || rows == 0 || cols.checked_mul(bits).map(|n| n.div_ceil(32)) != Some(words) {
         let message = format!("weight_packed is {:?} for {sizes:?}", packed.shape);
         return Err(malformed(message));

@@ -31,6 +31,20 @@ pub struct Layouts {
     pub layout: Vec<Layout>,
     /// The keys of a config that say how tensors are packed.
     pub config: Vec<String>,
+    /// Endings of tensors that say how activations are quantized while a model runs.
+    pub runtime: Vec<String>,
+    /// Files that say in place of a config how tensors are packed.
+    pub beside: Vec<Beside>,
+}
+
+/// A file that says in place of a config how tensors are packed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Beside {
+    /// Its name.
+    pub file: String,
+    /// The method that it does not name.
+    pub method: String,
 }
 
 /// How one logical tensor is stored as several.
@@ -193,11 +207,16 @@ impl<'a> Config<'a> {
 
     fn parameters(&self, module: &str) -> Parameters {
         let Some(common) = self.quantization else { return Parameters::default() };
+        let own = common.get(module).filter(|own| own.is_object());
+        // GPTQModel has patterns of modules that depart from the rest: the shapes say how.
+        let is_mixed =
+            common.get("dynamic").and_then(Value::as_object).is_some_and(|m| !m.is_empty());
         // compressed-tensors has groups of modules. Which is whose is a matter of patterns; what
         // all of them say holds in any case.
         let groups: Vec<&Value> = match common.get("config_groups").and_then(Value::as_object) {
             Some(groups) => groups.values().filter_map(|group| group.get("weights")).collect(),
-            None => vec![common.get(module).filter(|own| own.is_object()).unwrap_or(common)],
+            None if is_mixed => Vec::new(),
+            None => vec![own.unwrap_or(common)],
         };
         let agreed = |keys: &[&str]| {
             let mut found = groups.iter().map(|group| keys.iter().find_map(|key| group.get(key)));
@@ -206,7 +225,10 @@ impl<'a> Config<'a> {
         };
         let block = agreed(&["weight_block_size", "block_structure"]);
         let block = block.and_then(|value| Deserialize::deserialize(value).ok());
-        let format = ["checkpoint_format", "mode", "format"].iter().find_map(|key| common.get(key));
+        let format = |of: &'a Value| {
+            ["checkpoint_format", "mode", "format"].iter().find_map(|key| of.get(key))
+        };
+        let format = own.and_then(format).or_else(|| format(common));
         Parameters {
             bits: agreed(&["bits", "num_bits", "w_bit"]).and_then(Value::as_u64),
             group_size: agreed(&["group_size", "q_group_size"]).and_then(Value::as_u64),
@@ -446,9 +468,10 @@ impl Layout {
         };
         let Parameters { bits, group_size, block, ref format, ref dtype } = *parameters;
         let small = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let stated_bits = bits.map(small);
         let bits = || {
             let message = || format!("nothing says how many bits {} has", self.id);
-            bits.map(small).ok_or_else(|| Error::new(ErrorKind::Malformed, message()))
+            stated_bits.ok_or_else(|| Error::new(ErrorKind::Malformed, message()))
         };
         let block = block.map(|block| block.map(small));
         let payload = || need(&self.parts[0].role);
@@ -489,7 +512,7 @@ impl Layout {
             "pack_quantized" => {
                 let (packed, scale, shape) = (need("packed")?, need("scale")?, need("shape")?);
                 let (zero, g_idx) = (part("zero"), part("g_idx"));
-                grouped::pack_quantized(packed, scale, shape, zero, g_idx, bits()?)
+                grouped::pack_quantized(packed, scale, shape, zero, g_idx, stated_bits)
             }
             "scaled_f32" => {
                 grouped::scaled_bytes(payload()?, need("scale")?, None, block, Compute::F32)
@@ -590,6 +613,32 @@ impl Layouts {
         Ok(Some((encoding, places.collect())))
     }
 
+    /// Whether a config says how tensors are packed.
+    pub fn is_told(&self, config: &Value) -> bool {
+        let all = [Some(config), config.get("text_config")];
+        all.into_iter().flatten().any(|of| self.config.iter().any(|key| of.get(key).is_some()))
+    }
+
+    /// Puts into a config what a file beside it says of how tensors are packed, by the names that
+    /// configs have for it.
+    pub fn tell(&self, config: &mut Value, beside: &Beside, says: Value) {
+        let (Some(config), Value::Object(mut says)) = (config.as_object_mut(), says) else {
+            return;
+        };
+        for (name, older) in [("bits", "w_bit"), ("group_size", "q_group_size")] {
+            if let Some(value) = says.get(older).cloned() {
+                says.entry(name).or_insert(value);
+            }
+        }
+        says.entry("quant_method").or_insert(beside.method.as_str().into());
+        config.insert(self.config[0].clone(), Value::Object(says));
+    }
+
+    /// Whether a tensor of a quantized model is no weight, but of what is quantized while it runs.
+    pub fn is_runtime(&self, name: &str, config: &Value) -> bool {
+        self.is_told(config) && self.runtime.iter().any(|end| name.ends_with(end.as_str()))
+    }
+
     /// Takes what says how tensors are packed out of a config whose tensors are not.
     ///
     /// # Errors
@@ -599,20 +648,16 @@ impl Layouts {
         config: &mut Value,
         is_packed: bool,
     ) -> std::result::Result<(), String> {
-        let nested = config.get("text_config").is_some();
-        let mut says = false;
-        let mut objects = vec![&mut *config];
-        while let Some(Value::Object(object)) = objects.pop() {
-            says |= self.config.iter().any(|key| object.contains_key(key));
-            if !is_packed {
-                object.retain(|key, _| !self.config.contains(key));
-            }
-            objects.extend(object.get_mut("text_config").filter(|_| nested));
+        if is_packed {
+            let keys = || format!("the config has no {} to say so", self.config.join(" or "));
+            return self.is_told(config).then_some(()).ok_or_else(keys);
         }
-        match is_packed && !says {
-            true => Err(format!("the config has no {} to say so", self.config.join(" or "))),
-            false => Ok(()),
+        let mut object = config.as_object_mut();
+        while let Some(of) = object {
+            of.retain(|key, _| !self.config.contains(key));
+            object = of.get_mut("text_config").and_then(Value::as_object_mut);
         }
+        Ok(())
     }
 
     /// The names that the parts of a tensor have in a package beside the payload.
@@ -639,7 +684,7 @@ impl Grouped<'_> {
         });
         let unreadable = self.problems.first().cloned().or_else(|| {
             let strided = parts.iter().find(|part| part.tensor.packed_extent().is_none());
-            let strided = strided.map(|part| format!("`{}` is not packed", part.tensor.name));
+            let strided = strided.map(|part| format!("`{}` is not contiguous", part.tensor.name));
             strided.or_else(|| shape.is_none().then(|| "its shape does not follow".to_owned()))
         });
         let payload = match unreadable {
@@ -810,6 +855,35 @@ mod tests {
                 "a.weight mlx.affine [8, 64] of biases scales weight",
                 "b.weight mlx.affine [8, 128] of biases scales weight",
             ],
+        );
+    }
+
+    #[test]
+    fn modules_may_have_a_mode_of_their_own() {
+        check(
+            &[
+                "a.weight U32 [8, 8]",
+                "a.scales F16 [8, 2]",
+                "a.biases F16 [8, 2]",
+                "b.weight U32 [8, 8]",
+                "b.scales U8 [8, 2]",
+            ],
+            json!({"quantization": {"bits": 4, "mode": "affine", "b": {"bits": 4, "mode": "mxfp4"}}}),
+            &[
+                "a.weight mlx.affine [8, 64] of biases scales weight",
+                "b.weight mlx.mxfp4 [8, 64] of scales weight",
+            ],
+        );
+    }
+
+    #[test]
+    fn patterns_of_modules_leave_bits_to_the_shapes() {
+        check(
+            &["m.qweight I32 [16, 32]", "m.qzeros I32 [2, 8]", "m.scales F16 [2, 32]"],
+            json!({"quantization_config": {
+                "quant_method": "gptq", "bits": 4, "dynamic": {"+:m": {"bits": 8}}
+            }}),
+            &["m.weight gptq [32, 64] of qweight qzeros scales"],
         );
     }
 

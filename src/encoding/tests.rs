@@ -186,7 +186,7 @@ impl Case<'_> {
         } else if name.starts_with("ct-pack") {
             let zero = self.get("weight_zero_point");
             let (packed, scale) = (part("weight_packed"), part("weight_scale"));
-            grouped::pack_quantized(packed, scale, part("weight_shape"), zero, None, bits())
+            grouped::pack_quantized(packed, scale, part("weight_shape"), zero, None, Some(bits()))
         } else if name == "ct-nvfp4" {
             let global = (part("weight_global_scale"), GlobalScale::Divides);
             grouped::nvfp4(part("weight_packed"), part("weight_scale"), Some(global))

@@ -563,7 +563,27 @@ impl Opened {
         if self.is_package || self.checkpoint.format == "gguf" {
             return Ok(None);
         }
-        let config = self.json(CONFIG_FILE)?;
+        let config = self.config()?.map(|(config, _)| config);
         Ok(layout::logical(&self.checkpoint, config.as_ref(), &self.source))
+    }
+
+    /// The config of a foreign folder and its text. Where it does not say how tensors are packed,
+    /// and a file beside it does, with that.
+    ///
+    /// # Errors
+    /// One of them cannot be read, or is no JSON.
+    pub fn config(&mut self) -> Result<Option<(Json, String)>> {
+        let Some(mut config) = self.json(CONFIG_FILE)? else { return Ok(None) };
+        if !LAYOUTS.is_told(&config) {
+            for beside in &LAYOUTS.beside {
+                if let Some(says) = self.json(&beside.file)? {
+                    LAYOUTS.tell(&mut config, beside, says);
+                    let text = serde_json::to_string_pretty(&config).expect("it was JSON");
+                    return Ok(Some((config, text + "\n")));
+                }
+            }
+        }
+        let text = self.text(CONFIG_FILE)?;
+        Ok(text.map(|text| (config, text)))
     }
 }

@@ -12,6 +12,7 @@ use super::program::{Make, Recipe};
 use super::{Exactness, Facts, Options, Step, Tensors, by_name, tasks};
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, row_major_strides};
 use crate::diagnostic::Diagnostic;
+use crate::encoding::layout::LAYOUTS;
 use crate::package::{Dropped, ForeignTensor, Hparams, MapUsed, Task, Value, WayBack};
 use crate::plan::layout::Layout;
 use crate::spec::Spec;
@@ -19,6 +20,9 @@ use crate::spec::arch::Arch;
 use crate::spec::expr::{Names, as_float, as_int};
 use crate::spec::hparams::StackNames;
 use crate::spec::map::{MakeRule, Map};
+
+/// Why tensors of what is quantized while a model runs are no canonical ones.
+const RUNTIME: &str = "says how activations are quantized, which are not here";
 
 /// A plan of the way in.
 pub struct Import {
@@ -330,6 +334,10 @@ impl<'a> Planner<'a> {
                 );
             }
             if self.used.contains_key(name) {
+                continue;
+            }
+            if LAYOUTS.is_runtime(name, config) {
+                self.drop(tensor, RUNTIME, WayBack::Kept);
                 continue;
             }
             let beyond = beyond_last_layer(map, name, self.hparams);
@@ -655,27 +663,20 @@ impl<'a> Planner<'a> {
     fn plan_drop(&mut self, drop: &names::DropInstance<'_>) {
         let Some(&tensor) = self.foreign.get(drop.name.as_str()) else { return };
         let bound = Bound { names: self.names, bindings: &drop.bindings };
-        let dropped = |back| Dropped {
-            name: tensor.name.clone(),
-            dtype: tensor.dtype.name().to_owned(),
-            shape: tensor.shape.clone(),
-            why: drop.drop.why.clone(),
-            back,
-        };
+        let why = &drop.drop.why;
         if drop.drop.kept {
-            self.dropped.push(dropped(WayBack::Kept));
-            self.keep(tensor);
+            self.drop(tensor, why, WayBack::Kept);
             return;
         }
         let Some(rule) = &drop.drop.make else {
             self.findings.push(
                 Diagnostic::warning(
                     "P015",
-                    format!("`{}` is dropped for good: {}", tensor.name, drop.drop.why),
+                    format!("`{}` is dropped for good: {why}", tensor.name),
                 )
                 .tensor(&tensor.name),
             );
-            self.dropped.push(dropped(WayBack::Lost));
+            self.drop(tensor, why, WayBack::Lost);
             return;
         };
         let made = match make(rule, tensor.dtype, &bound) {
@@ -695,7 +696,7 @@ impl<'a> Planner<'a> {
                 }
             };
         if equal {
-            self.dropped.push(dropped(WayBack::Made));
+            self.drop(tensor, why, WayBack::Made);
             return;
         }
         self.findings.push(
@@ -710,8 +711,21 @@ impl<'a> Planner<'a> {
             )
             .help("its bytes are kept beside the package; a wrong one may mean a wrong config"),
         );
-        self.dropped.push(dropped(WayBack::Kept));
-        self.keep(tensor);
+        self.drop(tensor, why, WayBack::Kept);
+    }
+
+    /// Notes a tensor that is no canonical one; what is to be kept is kept beside the package.
+    fn drop(&mut self, tensor: &Tensor, why: &str, back: WayBack) {
+        if back == WayBack::Kept {
+            self.keep(tensor);
+        }
+        self.dropped.push(Dropped {
+            name: tensor.name.clone(),
+            dtype: tensor.dtype.name().to_owned(),
+            shape: tensor.shape.clone(),
+            why: why.to_owned(),
+            back,
+        });
     }
 
     /// Keeps a tensor's bytes beside the package.
