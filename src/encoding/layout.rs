@@ -167,6 +167,9 @@ impl Stored<'_> {
     }
 }
 
+/// The parts that are there, the payload first: the role of each, and its place in a list.
+pub type Places = Vec<(String, usize)>;
+
 /// One logical tensor, found in several.
 #[derive(Clone, Debug)]
 pub struct Grouped<'a> {
@@ -587,7 +590,7 @@ impl Layouts {
         entry: &Value,
         stored: &[Stored<'_>],
         find: impl Fn(&str) -> Option<usize>,
-    ) -> std::result::Result<Option<(Encoding, Vec<(String, usize)>)>, String> {
+    ) -> std::result::Result<Option<(Encoding, Places)>, String> {
         let known = entry.get("encoding").and_then(Value::as_str).and_then(|id| self.find(id));
         let Some(layout) = known else { return Ok(None) };
         let encoding: Encoding =
