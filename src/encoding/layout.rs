@@ -12,7 +12,9 @@ use super::decoder::Decoder;
 use super::grouped::{self, Compute, GlobalScale, GptqVersion};
 use super::number::Precision;
 use super::part::Part;
-use crate::checkpoint::{Checkpoint, DType, Encoding, Parameters, Payload, StoredPart, Tensor};
+use crate::checkpoint::{
+    Checkpoint, DType, Encoding, Parameters, Payload, StoredPart, Tensor, n_elements,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Source;
 
@@ -539,6 +541,22 @@ impl Layout {
     }
 }
 
+/// Why values of some dimensions cannot be in a payload of others, where they cannot. That the
+/// rows are right only the bytes tell, if the shape does not follow from the parts.
+pub fn misfit(values: &[u64], payload: &[u64]) -> Option<String> {
+    let [lead @ .., _, _] = values else {
+        return Some(format!("its shape is {values:?}, expected a matrix"));
+    };
+    let n_values = n_elements(values).filter(|&n| DType::F32.n_bytes(n).is_some());
+    let why = match (n_values, n_elements(payload)) {
+        (None, _) => "which are too many",
+        (Some(0), Some(1..)) => "which are none, of a payload that has some",
+        _ if !payload.starts_with(lead) => "and not a part of the payload for each matrix",
+        _ => return None,
+    };
+    Some(format!("its values are {values:?}, {why}: that is {payload:?}"))
+}
+
 /// A checkpoint of a foreign folder with each tensor that is stored as several as the one that it
 /// is; `None` if it has none. `config` is a whole `config.json`.
 ///
@@ -605,6 +623,10 @@ impl Layouts {
         if let Some(shape) = shape.filter(|shape| *shape != encoding.shape) {
             let stated = &encoding.shape;
             return Err(format!("its parts make {shape:?} values, it says {stated:?}"));
+        }
+        let payload = group.parts.get(layout.parts[0].role.as_str()).map(|&at| stored[at].shape);
+        if let Some(why) = payload.and_then(|payload| misfit(&encoding.shape, payload)) {
+            return Err(why);
         }
         let places = layout
             .parts
