@@ -186,6 +186,9 @@ pub struct Grouped<'a> {
     pub problems: Vec<String>,
 }
 
+/// What a tensor of a package is, and the roles and places of its parts, the payload first.
+pub type Packaged = (Encoding, Vec<(String, usize)>);
+
 /// The method and the parameters that hold for a module, of a whole `config.json`.
 struct Config<'a> {
     method: Option<&'a str>,
@@ -541,20 +544,27 @@ impl Layout {
     }
 }
 
-/// Why values of some dimensions cannot be in a payload of others, where they cannot. That the
-/// rows are right only the bytes tell, if the shape does not follow from the parts.
-pub fn misfit(values: &[u64], payload: &[u64]) -> Option<String> {
-    let [lead @ .., _, _] = values else {
-        return Some(format!("its shape is {values:?}, expected a matrix"));
+/// The dimensions of a matrix, or of a stack of them, whose values a payload of other dimensions
+/// holds: those in front, rows and columns. Where they do not follow from the parts, only the bytes
+/// tell that rows and columns are right.
+///
+/// # Errors
+/// The payload cannot hold them; the reason.
+pub fn matrices<'s>(
+    values: &'s [u64],
+    payload: &[u64],
+) -> std::result::Result<(&'s [u64], u64, u64), String> {
+    let [lead @ .., rows, cols] = values else {
+        return Err(format!("its shape is {values:?}, expected a matrix"));
     };
     let n_values = n_elements(values).filter(|&n| DType::F32.n_bytes(n).is_some());
     let why = match (n_values, n_elements(payload)) {
-        (None, _) => "which are too many",
-        (Some(0), Some(1..)) => "which are none, of a payload that has some",
-        _ if !payload.starts_with(lead) => "and not a part of the payload for each matrix",
-        _ => return None,
+        (None, _) => "too many values",
+        (Some(0), Some(1..)) => "no values, of a payload that has some",
+        _ if !payload.starts_with(lead) => "not a part of the payload for each matrix",
+        _ => return Ok((lead, *rows, *cols)),
     };
-    Some(format!("its values are {values:?}, {why}: that is {payload:?}"))
+    Err(format!("its shape is {values:?}, that of its payload {payload:?}: {why}"))
 }
 
 /// A checkpoint of a foreign folder with each tensor that is stored as several as the one that it
@@ -605,7 +615,7 @@ impl Layouts {
         entry: &Value,
         stored: &[Stored<'_>],
         find: impl Fn(&str) -> Option<usize>,
-    ) -> std::result::Result<Option<(Encoding, Vec<(String, usize)>)>, String> {
+    ) -> std::result::Result<Option<Packaged>, String> {
         let known = entry.get("encoding").and_then(Value::as_str).and_then(|id| self.find(id));
         let Some(layout) = known else { return Ok(None) };
         let encoding: Encoding =
@@ -625,9 +635,7 @@ impl Layouts {
             return Err(format!("its parts make {shape:?} values, it says {stated:?}"));
         }
         let payload = group.parts.get(layout.parts[0].role.as_str()).map(|&at| stored[at].shape);
-        if let Some(why) = payload.and_then(|payload| misfit(&encoding.shape, payload)) {
-            return Err(why);
-        }
+        matrices(&encoding.shape, payload.unwrap_or_default())?;
         let places = layout
             .parts
             .iter()

@@ -12,7 +12,7 @@ use super::{DECODE_HELP, Options, PartNames, Step, Tensors, packed_in};
 use crate::checkpoint::{DType, Encoding, StoredPart, Tensor, n_elements, row_major_strides};
 use crate::diagnostic::Diagnostic;
 use crate::encoding::BlockType;
-use crate::encoding::layout::{LAYOUTS, PartRule, misfit};
+use crate::encoding::layout::{LAYOUTS, PartRule, matrices};
 
 /// What is moved together.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,15 +32,10 @@ impl Tensors {
         let known = LAYOUTS.find(&encoding.id);
         let layout = known.ok_or_else(|| format!("nothing here reads {}", encoding.id))?;
         let payload = &parts.first().ok_or("it has no parts")?.tensor;
-        if let Some(why) = misfit(&encoding.shape, &payload.shape) {
-            return Err(why);
-        }
-        let [lead @ .., rows, cols] = encoding.shape.as_slice() else {
-            unreachable!("it is a matrix, or several");
-        };
+        let (lead, rows, cols) = matrices(&encoding.shape, &payload.shape)?;
         // In a package the payload has the name of the whole.
         let is_turned = layout.transposed && payload.name != tensor.name;
-        let stored = if is_turned { [*cols, *rows] } else { [*rows, *cols] };
+        let stored = if is_turned { [cols, rows] } else { [rows, cols] };
         let stored = [lead, &stored].concat();
         let mut strides = row_major_strides(&stored);
         if let (true, [.., row, col]) = (is_turned, strides.as_mut_slice()) {
