@@ -314,7 +314,7 @@ pub fn terms(
     arch: Option<&str>,
 ) -> std::result::Result<(Model, Option<Tensors>), Failure> {
     if opened.is_package {
-        return Ok((read_model(opened)?, None));
+        return Ok((read_whole_model(opened)?, None));
     }
     // The reference forward reads blocks as they are, and of parts the numbers.
     let plan = plan::Options { decode: Decode::Parts, ..plan::Options::default() };
@@ -432,6 +432,30 @@ pub(crate) fn canonical(
     provenance.map = Some(used);
     let map = Some(format!("{}/{}", map.format, map.name));
     Ok(Canonical { tensors, buffers, model, provenance, map, findings })
+}
+
+/// As [`canonical`], where nothing is written: if packed tensors cannot stay as they are, the model is
+/// looked at as the numbers that they stand for, and a note says so.
+pub(crate) fn canonical_or_decoded(
+    opened: &mut Opened,
+    request: &Request<'_>,
+) -> std::result::Result<Canonical, Failure> {
+    let found = match canonical(opened, request) {
+        Err(Failure::Findings(found)) if found.iter().all(|finding| finding.rule == "P012") => {
+            found
+        }
+        done => return done,
+    };
+    let plan = plan::Options { decode: Decode::All, ..request.plan };
+    let decoded = canonical(opened, &Request { plan, ..copy_of(request) });
+    let mut canonical = decoded.map_err(|_| Failure::Findings(found.clone()))?;
+    let first = found.first().map_or("", |finding| finding.message.as_str());
+    let message = format!(
+        "{first} ({} such); what is packed is looked at as the numbers that it stands for",
+        found.len()
+    );
+    canonical.findings.push(Diagnostic::note("P012", message).help(plan::DECODE_HELP));
+    Ok(canonical)
 }
 
 /// The format of a checkpoint that is no package.
@@ -569,7 +593,7 @@ fn event(request: &Request<'_>) -> Event {
 
 /// Writes a package anew: other shards, another dtype.
 fn repack(opened: &mut Opened, request: &Request<'_>) -> std::result::Result<Report, Failure> {
-    let mut model = read_model(opened)?;
+    let mut model = read_whole_model(opened)?;
     let provenance = read_provenance(opened)?;
     let mut tensors = Tensors::default();
     for tensor in &opened.checkpoint.tensors {
@@ -1064,7 +1088,7 @@ fn export_plan(
     let (kept, mut carried);
     if opened.is_package {
         kept = gguf::kept(opened)?;
-        model = read_model(opened)?;
+        model = read_whole_model(opened)?;
         provenance = read_provenance(opened)?;
         buffers = read_buffers(opened)?;
         canonical_tensors = Tensors::of_checkpoint(&opened.checkpoint)?;
@@ -1233,6 +1257,24 @@ pub fn read_model(opened: &mut Opened) -> Result<Model> {
     typed(opened, MODEL_FILE)?.ok_or_else(|| {
         Error::new(ErrorKind::Malformed, "there is no model.json").in_file(opened.source.root())
     })
+}
+
+/// Reads `model.json` of a package whose weights are to be used: what it says of packed tensors has
+/// to be so.
+fn read_whole_model(opened: &mut Opened) -> Result<Model> {
+    let model = read_model(opened)?;
+    let packed = opened.checkpoint.tensors.iter().filter(|tensor| tensor.encoding.is_some());
+    let packed: BTreeSet<&str> = packed.map(|tensor| tensor.name.as_str()).collect();
+    match model.encodings.keys().find(|name| !packed.contains(name.as_str())) {
+        Some(name) => {
+            let message = format!(
+                "the encoding of `{name}` is not that of its tensor: see `llmstd validate`"
+            );
+            Err(Error::new(ErrorKind::Malformed, message)
+                .in_file(&opened.source.root().join(MODEL_FILE)))
+        }
+        None => Ok(model),
+    }
 }
 
 /// Reads `source.json` of a package, if it has one.

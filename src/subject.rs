@@ -266,7 +266,7 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Sub
             dry_run: true,
             ..Request::new(options.spec, Path::new(""), "std")
         };
-        match convert::canonical(&mut opened, &request) {
+        match convert::canonical_or_decoded(&mut opened, &request) {
             Ok(canonical) => Some(canonical),
             Err(Failure::Findings(why))
                 if options.arch.is_none() && why.iter().all(|finding| finding.rule == "P001") =>

@@ -201,7 +201,7 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
         progress: options.progress,
         ..Request::new(spec, Path::new(""), "std")
     };
-    let examined = match convert::canonical(&mut opened, &request) {
+    let examined = match convert::canonical_or_decoded(&mut opened, &request) {
         Ok(examined) => examined,
         Err(Failure::Error(err)) => return damaged(err),
         Err(Failure::Findings(mut found)) => {

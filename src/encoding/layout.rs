@@ -12,7 +12,9 @@ use super::decoder::Decoder;
 use super::grouped::{self, Compute, GlobalScale, GptqVersion};
 use super::number::Precision;
 use super::part::Part;
-use crate::checkpoint::{Checkpoint, DType, Encoding, Parameters, Payload, StoredPart, Tensor};
+use crate::checkpoint::{
+    Checkpoint, DType, Encoding, Parameters, Payload, StoredPart, Tensor, n_elements,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Source;
 
@@ -167,9 +169,6 @@ impl Stored<'_> {
     }
 }
 
-/// The parts that are there, the payload first: the role of each, and its place in a list.
-pub type Places = Vec<(String, usize)>;
-
 /// One logical tensor, found in several.
 #[derive(Clone, Debug)]
 pub struct Grouped<'a> {
@@ -186,6 +185,9 @@ pub struct Grouped<'a> {
     /// What is wrong, for a person: parts that are missing or do not fit.
     pub problems: Vec<String>,
 }
+
+/// What a tensor of a package is, and the roles and places of its parts, the payload first.
+pub type Packaged = (Encoding, Vec<(String, usize)>);
 
 /// The method and the parameters that hold for a module, of a whole `config.json`.
 struct Config<'a> {
@@ -542,6 +544,29 @@ impl Layout {
     }
 }
 
+/// The dimensions of a matrix, or of a stack of them, whose values a payload of other dimensions
+/// holds: those in front, rows and columns. Where they do not follow from the parts, only the bytes
+/// tell that rows and columns are right.
+///
+/// # Errors
+/// The payload cannot hold them; the reason.
+pub fn matrices<'s>(
+    values: &'s [u64],
+    payload: &[u64],
+) -> std::result::Result<(&'s [u64], u64, u64), String> {
+    let [lead @ .., rows, cols] = values else {
+        return Err(format!("its shape is {values:?}, expected a matrix"));
+    };
+    let n_values = n_elements(values).filter(|&n| DType::F32.n_bytes(n).is_some());
+    let why = match (n_values, n_elements(payload)) {
+        (None, _) => "too many values",
+        (Some(0), Some(1..)) => "no values, of a payload that has some",
+        _ if !payload.starts_with(lead) => "not a part of the payload for each matrix",
+        _ => return Ok((lead, *rows, *cols)),
+    };
+    Err(format!("its shape is {values:?}, that of its payload {payload:?}: {why}"))
+}
+
 /// A checkpoint of a foreign folder with each tensor that is stored as several as the one that it
 /// is; `None` if it has none. `config` is a whole `config.json`.
 ///
@@ -590,7 +615,7 @@ impl Layouts {
         entry: &Value,
         stored: &[Stored<'_>],
         find: impl Fn(&str) -> Option<usize>,
-    ) -> std::result::Result<Option<(Encoding, Places)>, String> {
+    ) -> std::result::Result<Option<Packaged>, String> {
         let known = entry.get("encoding").and_then(Value::as_str).and_then(|id| self.find(id));
         let Some(layout) = known else { return Ok(None) };
         let encoding: Encoding =
@@ -609,6 +634,8 @@ impl Layouts {
             let stated = &encoding.shape;
             return Err(format!("its parts make {shape:?} values, it says {stated:?}"));
         }
+        let payload = group.parts.get(layout.parts[0].role.as_str()).map(|&at| stored[at].shape);
+        matrices(&encoding.shape, payload.unwrap_or_default())?;
         let places = layout
             .parts
             .iter()

@@ -12,7 +12,7 @@ use super::{DECODE_HELP, Options, PartNames, Step, Tensors, packed_in};
 use crate::checkpoint::{DType, Encoding, StoredPart, Tensor, n_elements, row_major_strides};
 use crate::diagnostic::Diagnostic;
 use crate::encoding::BlockType;
-use crate::encoding::layout::{LAYOUTS, PartRule};
+use crate::encoding::layout::{LAYOUTS, PartRule, matrices};
 
 /// What is moved together.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,12 +31,11 @@ impl Tensors {
     ) -> Result<(Strand, DType), String> {
         let known = LAYOUTS.find(&encoding.id);
         let layout = known.ok_or_else(|| format!("nothing here reads {}", encoding.id))?;
-        let [lead @ .., rows, cols] = encoding.shape.as_slice() else {
-            return Err(format!("its shape is {:?}, expected a matrix", encoding.shape));
-        };
-        let is_foreign = parts.first().is_some_and(|part| part.tensor.name != tensor.name);
-        let is_turned = layout.transposed && is_foreign;
-        let stored = if is_turned { [*cols, *rows] } else { [*rows, *cols] };
+        let payload = &parts.first().ok_or("it has no parts")?.tensor;
+        let (lead, rows, cols) = matrices(&encoding.shape, &payload.shape)?;
+        // In a package the payload has the name of the whole.
+        let is_turned = layout.transposed && payload.name != tensor.name;
+        let stored = if is_turned { [cols, rows] } else { [rows, cols] };
         let stored = [lead, &stored].concat();
         let mut strides = row_major_strides(&stored);
         if let (true, [.., row, col]) = (is_turned, strides.as_mut_slice()) {
@@ -54,7 +53,7 @@ impl Tensors {
             })
         };
         let parts = parts.iter().map(part).collect::<Result<Vec<_>, String>>()?;
-        let storage = parts.first().ok_or("it has no parts")?.storage;
+        let storage = parts[0].storage;
         let (index, dtype) = (self.inputs.len(), DType::F32);
         let shape = encoding.shape.clone();
         let encoding = Encoding { shape: stored, ..encoding.clone() };
