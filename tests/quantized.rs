@@ -470,3 +470,37 @@ fn shapes_that_no_payload_holds_are_refused() {
     assert!(found.contains("make [96, 64] values, expected [64, 96]"), "{found}");
     assert!(!out.exists());
 }
+
+/// Queries, keys and values of one matrix, under one scale: it cannot be taken apart as it is packed.
+#[test]
+fn what_cannot_stay_packed_is_looked_at_as_numbers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families/phi3");
+    let folder = tempfile::tempdir().unwrap();
+    let model = changed(&root, &folder.path().join("model"), |tensors| {
+        let names: Vec<String> = tensors.keys().cloned().collect();
+        for name in names.iter().filter(|name| name.ends_with("qkv_proj.weight")) {
+            let (dtype, shape, data) = tensors.get_mut(name).unwrap();
+            let n = shape.iter().product::<usize>();
+            *dtype = safetensors::Dtype::F8_E4M3;
+            *data = (0..n).map(|i| (i * 37 % 120) as u8).collect();
+            let scale = (safetensors::Dtype::F32, vec![1, 1], 0.01f32.to_le_bytes().to_vec());
+            tensors.insert(format!("{name}_scale_inv"), scale);
+        }
+    });
+    let mut config = json(&model.join("config.json"));
+    config["quantization_config"] =
+        serde_json::json!({ "quant_method": "fp8", "weight_block_size": [512, 512] });
+    fs::write(model.join("config.json"), config.to_string()).unwrap();
+    let out = folder.path().join("out");
+    let (code, refused) = run(&["convert", text(&model), text(&out)]);
+    assert_eq!(code, Some(2), "{refused}");
+    assert!(refused.contains("P012") && refused.contains("--decode"), "{refused}");
+    let valid = llmstd(&["validate", text(&model)]);
+    assert!(valid.contains("P012") && valid.contains("can keep level schema"), "{valid}");
+    llmstd(&["convert", text(&model), text(&out), "--decode"]);
+    llmstd(&["diff", text(&model), text(&out), "--fail-on", "any"]);
+    // Back in one matrix, it is as it was packed.
+    let back = folder.path().join("back");
+    llmstd(&["convert", text(&model), text(&back), "--to", "hf"]);
+    assert_eq!(tensors(&back), tensors(&model));
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::layout::Layout;
 use super::ops::Strand;
-use super::program::{Copy, Dim, Input, Kernel, Packing, Part, Parts, Program, whole_runs};
+use super::program::{Copy, Dim, Input, Kernel, Packing, Part, Parts, Program, joined, whole_runs};
 use super::{DECODE_HELP, Options, PartNames, Step, Tensors, packed_in};
 use crate::checkpoint::{DType, Encoding, StoredPart, Tensor, n_elements, row_major_strides};
 use crate::diagnostic::Diagnostic;
@@ -102,7 +102,7 @@ impl Tensors {
         let moves = format!("its rule, {}, moves values that are packed together", step.ops);
         let run = parts.run(&layout.parts);
         let len = parts.run_len(run).ok_or_else(|| refused("its size cannot be counted"))?;
-        let copies = whole_runs(written.copies(), len).ok_or_else(|| refused(&moves))?;
+        let copies = whole_runs(joined(written.copies()), len).ok_or_else(|| refused(&moves))?;
         if options.part_names == PartNames::InLine {
             let found =
                 layout.blocks.as_deref().and_then(BlockType::find).filter(|_| run == Run::Row);

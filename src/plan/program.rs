@@ -281,6 +281,29 @@ pub struct Dim {
     pub output_stride: u64,
 }
 
+/// Copies, in the order of the output, of which those that go on where another ends are one with it.
+pub fn joined(copies: Vec<Copy>) -> Vec<Copy> {
+    let mut joined: Vec<Copy> = Vec::with_capacity(copies.len());
+    for copy in copies {
+        let goes_on = joined.last_mut().and_then(|last| {
+            let ([before], [after]) = (last.dims.as_mut_slice(), copy.dims.as_slice()) else {
+                return None;
+            };
+            let plain = |dim: &Dim| dim.input_stride == 1 && dim.output_stride == 1;
+            let follows = last.input == copy.input
+                && plain(before)
+                && plain(after)
+                && last.input_offset.checked_add(before.len) == Some(copy.input_offset)
+                && last.output_offset.checked_add(before.len) == Some(copy.output_offset);
+            follows.then(|| before.len += after.len)
+        });
+        if goes_on.is_none() {
+            joined.push(copy);
+        }
+    }
+    joined
+}
+
 /// Copies of numbers as copies of runs of `len` of them, which are packed together: a block, or the
 /// rows that have parts of their own; `None` if one would cut a run.
 pub fn whole_runs(copies: Vec<Copy>, len: u64) -> Option<Vec<Copy>> {
