@@ -333,7 +333,8 @@ pub fn bitsandbytes_int8<'a>(weight: Part<'a>, scb: Part) -> Result<Decoder<'a>>
 /// `weight_zero_point`, packed down the rows. `w = (q - zero) * scale` in the scale's type.
 ///
 /// # Errors
-/// The shapes do not fit each other, or the bits are not 1 to 8.
+/// The shapes do not fit each other, or the bits are not 1 to 8, or neither stated nor plain from
+/// rows of whole words.
 pub fn pack_quantized<'a>(
     packed: Part<'a>,
     scale: Part,
