@@ -403,6 +403,8 @@ pub(crate) fn canonical(
     let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
     let map =
         import::choose(request.spec, format, checkpoint, &config, request.arch, &mut findings)?;
+    let numbers = typed::with_numbers(map, checkpoint, &mut opened.source);
+    let checkpoint = numbers.as_ref().unwrap_or(checkpoint);
     let facts = Bytes(&opened.source);
     let Import {
         tensors,
@@ -1148,7 +1150,7 @@ fn export_plan(
     });
     // Buffers that no recipe gives are read from where they are: the package, or the source.
     let own_buffers = (!opened.is_package).then(|| copy_checkpoint(&opened.checkpoint));
-    let exported = export::export(
+    let mut exported = export::export(
         request.spec,
         map,
         &model,
@@ -1161,7 +1163,7 @@ fn export_plan(
     let (mut config, mut keys, mut tokenizer) = (None, None, Vec::new());
     if format == export::GGUF {
         let kept = kept.filter(|_| source.is_some());
-        keys = Some(gguf::metadata(opened, request, kept, &exported, map, &mut findings)?);
+        keys = Some(gguf::metadata(opened, request, kept, &mut exported, map, &mut findings)?);
     } else {
         let text = serde_json::to_string_pretty(&exported.config).unwrap_or_default();
         config = Some(format!("{text}\n"));

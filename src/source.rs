@@ -157,6 +157,14 @@ impl Source {
         Ok(id)
     }
 
+    /// Adds bytes that no file holds as they are, under the name they are told of by.
+    pub fn add_bytes(&mut self, name: &str, bytes: Vec<u8>) -> FileId {
+        let id = FileId(u32::try_from(self.files.len()).unwrap_or(u32::MAX));
+        let (name, path) = (name.to_owned(), self.root.join(name));
+        self.files.push(Mapped { name, path, bytes: Bytes::Owned(bytes) });
+        id
+    }
+
     /// The file of this name, if it is mapped.
     pub fn find(&self, name: &str) -> Option<FileId> {
         let index = self.files.iter().position(|file| file.name == name)?;

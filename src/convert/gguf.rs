@@ -6,6 +6,7 @@ use super::{
 };
 use crate::diagnostic::{Diagnostic, Level};
 use crate::error::{Error, Result};
+use crate::exec::produce::Producer;
 use crate::exec::staging::Staging;
 use crate::exec::write::{self, Container};
 use crate::format::folder::Opened;
@@ -85,12 +86,19 @@ pub(super) fn metadata(
     opened: &Opened,
     request: &Request<'_>,
     kept: Option<Metadata>,
-    exported: &Export,
+    exported: &mut Export,
     map: &Map,
     findings: &mut Vec<Diagnostic>,
 ) -> std::result::Result<Metadata, Failure> {
     let is_new = kept.is_none();
     let mut metadata = kept.unwrap_or_default();
+    typed::take_numbers(map, &mut exported.tensors, &mut metadata, |tensors, output| {
+        let producer = Producer::new(&opened.source, &tensors.inputs, output)?;
+        let all = 0..producer.len();
+        let mut buffer = Vec::new();
+        let len = producer.bytes(all.clone(), &mut buffer).len();
+        Ok(producer.borrow(all).map_or_else(|| buffer[..len].to_vec(), <[u8]>::to_vec))
+    })?;
     typed::set_keys(&mut metadata, &exported.config).map_err(|(key, why)| {
         let message = format!("the key `{key}` cannot be written: {why}");
         Diagnostic::error("P005", message).key(key)

@@ -7,15 +7,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 
 use super::Tensors;
 use super::export::GGUF;
-use super::program::Content;
+use super::program::{Content, Output};
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor};
+use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{Array, Metadata, Value};
-use crate::source::Source;
+use crate::source::{Extent, Source};
 use crate::spec::Spec;
+use crate::spec::map::Map;
 
 /// Longer arrays are no hyperparameters: vocabularies, which mappings do not read.
 const MAX_ITEMS: usize = 4096;
@@ -54,9 +56,75 @@ fn values(tensor: &Tensor, source: &Source) -> Option<Json> {
 
 fn add_values<'a>(config: &mut Json, vectors: impl Iterator<Item = (&'a str, Json)>) {
     let Json::Object(config) = config else { return };
-    let values: Map<String, Json> =
+    let values: serde_json::Map<String, Json> =
         vectors.map(|(name, numbers)| (name.to_owned(), numbers)).collect();
     config.insert("values".to_owned(), Json::Object(values));
+}
+
+/// The checkpoint with the lists of a number for each block that a mapping takes for tensors; `None`
+/// if it has none. The bytes are added to the source.
+pub fn with_numbers(map: &Map, checkpoint: &Checkpoint, source: &mut Source) -> Option<Checkpoint> {
+    let mut tensors = checkpoint.tensors.clone();
+    for key in &map.numbers {
+        let Some(Array::F32(numbers)) = checkpoint.typed_metadata.get(key)?.as_array() else {
+            continue;
+        };
+        let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let file = source.add_bytes(key, bytes);
+        tensors.extend((0..numbers.len() as u64).map(|block| Tensor {
+            name: number_name(block, key),
+            dtype: DType::F32,
+            shape: Vec::new(),
+            encoding: None,
+            payload: Payload::Range(Extent { file, start: 4 * block, len: 4 }),
+        }));
+    }
+    (checkpoint.tensors.len() < tensors.len()).then(|| Checkpoint {
+        format: checkpoint.format,
+        tensors,
+        metadata: checkpoint.metadata.clone(),
+        typed_metadata: checkpoint.typed_metadata.clone(),
+        findings: checkpoint.findings.clone(),
+    })
+}
+
+fn number_name(block: u64, key: &str) -> String {
+    format!("blk.{block}.{key}")
+}
+
+/// Takes the tensors that are lists among the keys out of what is written, and sets those keys.
+///
+/// # Errors
+/// The values of one cannot be had, or it is no single F32.
+pub fn take_numbers(
+    map: &Map,
+    tensors: &mut Tensors,
+    metadata: &mut Metadata,
+    value: impl Fn(&Tensors, &Output) -> Result<Vec<u8>>,
+) -> Result<()> {
+    for key in &map.numbers {
+        let mut numbers = Vec::new();
+        for block in 0.. {
+            let name = number_name(block, key);
+            let Some(at) = tensors.outputs.iter().position(|output| output.name == name) else {
+                break;
+            };
+            let output = tensors.outputs.remove(at);
+            tensors.steps.remove(at);
+            let bytes = value(tensors, &output)?;
+            let number = <[u8; 4]>::try_from(bytes).ok().filter(|_| output.dtype == DType::F32);
+            let Some(number) = number else {
+                let message =
+                    format!("`{name}` is {} {:?}, expected an F32", output.dtype, output.shape);
+                return Err(Error::new(ErrorKind::Malformed, message));
+            };
+            numbers.push(f32::from_le_bytes(number));
+        }
+        if !numbers.is_empty() {
+            metadata.set(key, Value::Array(Array::F32(numbers)));
+        }
+    }
+    Ok(())
 }
 
 /// The keys alone.
@@ -88,7 +156,7 @@ pub fn add_sizes(config: &mut Json, tensors: &Tensors) {
 
 fn add_shapes<'a>(config: &mut Json, shapes: impl Iterator<Item = (&'a str, &'a [u64])>) {
     let Json::Object(config) = config else { return };
-    let (mut rows, mut columns) = (Map::new(), Map::new());
+    let (mut rows, mut columns) = (serde_json::Map::new(), serde_json::Map::new());
     let mut blocks: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
     for (name, shape) in shapes {
         let in_block = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
@@ -136,7 +204,10 @@ fn single(value: f32) -> Option<Json> {
 ///
 /// # Errors
 /// A value has no kind; the key and the reason.
-pub fn set_keys(metadata: &mut Metadata, config: &Json) -> Result<(), (String, String)> {
+pub fn set_keys(
+    metadata: &mut Metadata,
+    config: &Json,
+) -> std::result::Result<(), (String, String)> {
     let is_key =
         |(key, _): &(String, &Json)| OF_TENSORS.iter().all(|start| !key.starts_with(start));
     for (key, json) in flat(config).into_iter().filter(is_key) {
@@ -169,7 +240,7 @@ fn flat(config: &Json) -> Vec<(String, &Json)> {
     keys
 }
 
-fn from_json(json: &Json) -> Result<Option<Value>, String> {
+fn from_json(json: &Json) -> std::result::Result<Option<Value>, String> {
     Ok(Some(match json {
         Json::Null => return Ok(None),
         Json::Bool(value) => Value::Bool(*value),
@@ -188,7 +259,7 @@ fn from_json(json: &Json) -> Result<Option<Value>, String> {
     }))
 }
 
-fn array(items: &[Json]) -> Result<Array, String> {
+fn array(items: &[Json]) -> std::result::Result<Array, String> {
     if let Some(items) = items.iter().map(Json::as_bool).collect::<Option<Vec<_>>>() {
         return Ok(Array::Bool(items));
     }

@@ -32,6 +32,9 @@ pub struct Map {
     pub untyped: Option<Expr>,
     /// The dtype that tensors of one axis have in files of the format, whatever the others have.
     pub vectors: Option<DType>,
+    /// Keys of the format that are lists of a number for each block, which rules read and write as
+    /// tensors `blk.{i}.KEY` without axes.
+    pub numbers: Vec<String>,
     /// Tokens with a role that only the family knows of: texts by the name of the role in the format.
     pub tokenizer: BTreeMap<String, String>,
     /// What every name that starts with `@` has in front, in the order to try.
@@ -403,6 +406,8 @@ struct MapHead {
     when: Option<Expr>,
     untyped: Option<Expr>,
     vectors: Option<DTypeName>,
+    #[serde(default)]
+    numbers: Vec<String>,
     /// What stands for the `@` that paths of keys begin with.
     keys: Option<String>,
     #[serde(default)]
@@ -612,6 +617,9 @@ fn merge(
     map.untyped = head.untyped;
     map.when = head.when;
     map.vectors = head.vectors.map(|name| name.0).or(map.vectors);
+    if !head.numbers.is_empty() {
+        map.numbers = head.numbers;
+    }
     if let Some(keys) = head.keys {
         *place = keys;
     }
