@@ -1,9 +1,8 @@
 //! What a GGUF file has beside its tensors: its keys, and a name of its own.
 
-use super::{
-    Failure, Report, Request, check_outputs, check_space, foreign_format, report, verify_foreign,
-    write_shards,
-};
+use super::foreign::ExportPlan;
+use super::verify::{check_outputs, verify_foreign};
+use super::{Failure, Report, Request, check_space, foreign_format, report, write_shards};
 use crate::diagnostic::{Diagnostic, Level};
 use crate::error::{Error, Result};
 use crate::exec::produce::Producer;
@@ -182,7 +181,7 @@ pub(super) fn write(
     opened: &mut Opened,
     request: &Request<'_>,
     metadata: &Metadata,
-    plan: &super::ExportPlan,
+    plan: &ExportPlan,
 ) -> std::result::Result<Report, Failure> {
     let tensors = &plan.tensors;
     // The tokenizer goes into the file; what else stands beside the source does not.

@@ -1,0 +1,281 @@
+//! A checkpoint in the terms of the standard: the way in, before anything is written.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value as Json;
+
+use super::{Failure, Request, foreign_format, read_whole_model};
+use crate::checkpoint::Tensor;
+use crate::diagnostic::{Diagnostic, Level};
+use crate::error::Result;
+use crate::exec::compare::{Operand, first_difference};
+use crate::format::folder::{CONFIG_FILE, Opened};
+use crate::format::modules;
+use crate::manifest::is_tokenizer_file;
+use crate::package::{
+    Conformance, DenseStep, ForeignConfig, ForeignFile, ForeignTensor, Hparams, Model, Provenance,
+    SOURCE_SCHEMA, Task, Value,
+};
+use crate::plan::import::Import;
+use crate::plan::program::{Content, Make, Output, whole};
+use crate::plan::{self, Decode, Facts, Tensors, export, generic, import, typed};
+use crate::rule::subject::{Stored, Subject};
+use crate::rule::{self, Selection};
+use crate::source::Source;
+use crate::spec::Spec;
+
+/// Answers the planner's questions from the bytes.
+struct Bytes<'a>(&'a Source);
+
+impl Facts for Bytes<'_> {
+    fn equal(&self, left: &Tensor, right: &Tensor) -> Result<bool> {
+        let (left_input, left) = whole(left, 0)?;
+        let (right_input, right) = whole(right, 0)?;
+        let left = Operand { source: self.0, inputs: &[left_input], output: &left };
+        let right = Operand { source: self.0, inputs: &[right_input], output: &right };
+        Ok(first_difference(left, right)?.is_none())
+    }
+
+    fn made(&self, tensor: &Tensor, make: &Make) -> Result<bool> {
+        let (input, stored) = whole(tensor, 0)?;
+        let made = Output {
+            name: tensor.name.clone(),
+            dtype: make.dtype,
+            shape: make.shape.clone(),
+            content: Content::Make(make.clone()),
+        };
+        let stored = Operand { source: self.0, inputs: &[input], output: &stored };
+        let made = Operand { source: self.0, inputs: &[], output: &made };
+        Ok(first_difference(stored, made)?.is_none())
+    }
+}
+
+/// A checkpoint in the standard's terms: `model.json`, and the plan of the canonical tensors where
+/// the checkpoint is no package. Nothing is written.
+///
+/// # Errors
+/// It cannot be read, or it cannot be brought to the standard.
+pub fn terms(
+    opened: &mut Opened,
+    spec: &Spec,
+    arch: Option<&str>,
+) -> std::result::Result<(Model, Option<Tensors>), Failure> {
+    if opened.is_package {
+        return Ok((read_whole_model(opened)?, None));
+    }
+    // The reference forward reads blocks as they are, and of parts the numbers.
+    let plan = plan::Options { decode: Decode::Parts, ..plan::Options::default() };
+    let request = Request { arch, plan, dry_run: true, ..Request::new(spec, Path::new(""), "std") };
+    let canonical = canonical(opened, &request)?;
+    Ok((canonical.model, Some(canonical.tensors)))
+}
+
+/// A checkpoint in the standard's terms, before anything is written.
+pub(crate) struct Canonical {
+    pub(crate) tensors: Tensors,
+    pub(super) buffers: Tensors,
+    pub(crate) model: Model,
+    pub(super) provenance: Provenance,
+    pub(super) map: Option<String>,
+    pub(crate) findings: Vec<Diagnostic>,
+}
+
+/// Plans the way in. Of the request only the standard, the architecture, casts and `generic`
+/// count.
+pub(crate) fn canonical(
+    opened: &mut Opened,
+    request: &Request<'_>,
+) -> std::result::Result<Canonical, Failure> {
+    let mut findings = Vec::new();
+    let format = foreign_format(opened);
+    let (config, config_text) = match format {
+        export::GGUF => {
+            (Some(typed::config(request.spec, &opened.checkpoint, &opened.source)), None)
+        }
+        _ => opened.config()?.unzip(),
+    };
+    let files = opened.weights.iter().map(|name| {
+        let len = opened.source.find(name).map_or(0, |file| opened.source.extent(file).len);
+        ForeignFile { path: name.clone(), len }
+    });
+    let mut provenance = Provenance {
+        schema: SOURCE_SCHEMA.to_owned(),
+        format: if request.generic { "generic" } else { format }.to_owned(),
+        container: opened.checkpoint.format.to_owned(),
+        map: None,
+        tool: concat!("llmstd ", env!("CARGO_PKG_VERSION")).to_owned(),
+        tensors: Vec::new(),
+        copies: Vec::new(),
+        dropped: Vec::new(),
+        losses: BTreeMap::new(),
+        files: files.collect(),
+        config: config_text.map(|text| ForeignConfig { path: CONFIG_FILE.to_owned(), text }),
+    };
+    let mut model = Model {
+        spec: request.spec.version.clone(),
+        requires: Vec::new(),
+        conformance: Conformance::Container,
+        architecture: None,
+        hyperparameters: BTreeMap::new(),
+        tokens: BTreeMap::new(),
+        ties: Vec::new(),
+        encodings: BTreeMap::new(),
+        tasks: Vec::new(),
+        history: Vec::new(),
+    };
+    if request.generic {
+        let tensors = generic::import(&opened.checkpoint, request.plan)?;
+        model.encodings = encodings(&tensors);
+        provenance.tensors = opened
+            .checkpoint
+            .tensors
+            .iter()
+            .map(|tensor| ForeignTensor {
+                name: tensor.name.clone(),
+                dtype: tensor.dtype.name().to_owned(),
+            })
+            .collect();
+        let buffers = Tensors::default();
+        return Ok(Canonical { tensors, buffers, model, provenance, map: None, findings });
+    }
+    let Some(config) = config else {
+        let message = "there is no config.json beside the weights, and nothing else says which \
+                       architecture they are of";
+        return Err(Diagnostic::error("P001", message)
+            .file(CONFIG_FILE)
+            .help("put the model's config.json beside them, or keep names and bytes with --generic")
+            .into());
+    };
+    let logical = opened.logical()?;
+    let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
+    let map =
+        import::choose(request.spec, format, checkpoint, &config, request.arch, &mut findings)?;
+    let numbers = typed::with_numbers(map, checkpoint, &mut opened.source);
+    let checkpoint = numbers.as_ref().unwrap_or(checkpoint);
+    let facts = Bytes(&opened.source);
+    let Import {
+        tensors,
+        buffers,
+        arch,
+        keys,
+        ties,
+        mut tasks,
+        map: used,
+        foreign,
+        copies,
+        dropped,
+        findings: found,
+    } = import::import(request.spec, map, checkpoint, &config, &facts, request.plan)?;
+    findings.extend(found);
+    tasks.extend(embedding_task(opened, request.spec, &keys.hparams, &mut findings)?);
+    model.architecture = Some(arch);
+    model.hyperparameters = keys.hparams;
+    model.tokens = keys.tokens;
+    model.ties = ties;
+    model.encodings = encodings(&tensors);
+    model.tasks = tasks;
+    model.conformance = claim(opened, request.spec, &model, &tensors, &mut findings);
+    provenance.tensors = foreign;
+    provenance.copies = copies;
+    provenance.dropped = dropped;
+    provenance.map = Some(used);
+    let map = Some(format!("{}/{}", map.format, map.name));
+    Ok(Canonical { tensors, buffers, model, provenance, map, findings })
+}
+
+/// As [`canonical`], where nothing is written: if packed tensors cannot stay as they are, the model is
+/// looked at as the numbers that they stand for, and a note says so.
+pub(crate) fn canonical_or_decoded(
+    opened: &mut Opened,
+    request: &Request<'_>,
+) -> std::result::Result<Canonical, Failure> {
+    let found = match canonical(opened, request) {
+        Err(Failure::Findings(found)) if found.iter().all(|finding| finding.rule == "P012") => {
+            found
+        }
+        done => return done,
+    };
+    let plan = plan::Options { decode: Decode::All, ..request.plan };
+    let decoded = canonical(opened, &Request { plan, ..*request });
+    let mut canonical = decoded.map_err(|_| Failure::Findings(found.clone()))?;
+    let first = found.first().map_or("", |finding| finding.message.as_str());
+    let message = format!(
+        "{first} ({} such); what is packed is looked at as the numbers that it stands for",
+        found.len()
+    );
+    canonical.findings.push(Diagnostic::note("P012", message).help(plan::DECODE_HELP));
+    Ok(canonical)
+}
+
+/// What the tensors of bytes are, as `model.json` says it.
+pub(super) fn encodings(tensors: &Tensors) -> BTreeMap<String, Json> {
+    let entries = tensors.encodings.iter().map(|(name, encoding)| {
+        (name.clone(), serde_json::to_value(encoding).expect("strings and numbers"))
+    });
+    entries.collect()
+}
+
+/// The level that a package may claim: as far as the rules go along.
+fn claim(
+    opened: &Opened,
+    spec: &Spec,
+    model: &Model,
+    tensors: &Tensors,
+    findings: &mut Vec<Diagnostic>,
+) -> Conformance {
+    let stored = tensors.outputs.iter().map(Stored::planned).collect();
+    let root = opened.source.root();
+    let subject = Subject::planned(spec, model.clone(), stored, root, opened.files.clone());
+    let verdict = rule::verdict(&subject, Conformance::Full, &Selection::default());
+    if verdict.reached == Some(Conformance::Full) {
+        return Conformance::Full;
+    }
+    // Without tokenizer or task a model is not meant to be more; where both are there, what is
+    // wrong with them has to be told.
+    let has_tokenizer = opened.files.iter().any(|file| is_tokenizer_file(&file.name));
+    if has_tokenizer && !model.tasks.is_empty() {
+        let wrong = verdict.findings.into_iter().filter(|found| found.level == Level::Error);
+        let told = wrong.map(|found| Diagnostic { level: Level::Warning, ..found });
+        findings.extend(told);
+    }
+    // The plan is complete, which is what the level below asks.
+    Conformance::Schema
+}
+
+/// The embedding task of a sentence-transformers folder.
+fn embedding_task(
+    opened: &mut Opened,
+    spec: &Spec,
+    hparams: &Hparams,
+    findings: &mut Vec<Diagnostic>,
+) -> Result<Option<Task>> {
+    let Some(modules) = modules::read(opened, findings)? else { return Ok(None) };
+    let hidden = match hparams.get("hidden_size") {
+        Some(Value::Int(int)) => u64::try_from(*int).ok(),
+        _ => None,
+    };
+    let rows = modules.dense.last().map_or(hidden, |dense| dense.width);
+    let Some((inputs, outputs)) = spec.task_ports("embedding", hparams, rows) else {
+        return Ok(None);
+    };
+    let dense = modules.dense.iter().enumerate().map(|(index, dense)| DenseStep {
+        head: match index {
+            0 => "embedding".to_owned(),
+            index => format!("embedding_{}", index + 1),
+        },
+        activation: dense.activation.map(str::to_owned),
+    });
+    Ok(Some(Task {
+        id: "embedding".to_owned(),
+        head: None,
+        pool: modules.pool.map(str::to_owned),
+        normalize: Some(modules.normalize),
+        activation: None,
+        dense: dense.collect(),
+        problem: None,
+        labels: None,
+        inputs,
+        outputs,
+    }))
+}

@@ -1,0 +1,354 @@
+//! The way out: from a package, or straight from a foreign checkpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::Value as Json;
+
+use super::canonical::canonical;
+use super::verify::{check_outputs, verify_foreign};
+use super::{
+    Failure, Report, Request, beside, beside_package, carry, check_space, foreign_format, gguf,
+    json_text, read_buffers, read_provenance, read_whole_model, report, write_file, write_tensors,
+};
+use crate::checkpoint::Checkpoint;
+use crate::diagnostic::Diagnostic;
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::staging::Staging;
+use crate::exec::write;
+use crate::format::folder::{CONFIG_FILE, Opened};
+use crate::format::modules::{self, MODULES_FILE};
+use crate::metadata::Metadata;
+use crate::package::{METADATA_FILE, Model, Provenance, TENSORS_STEM, Task};
+use crate::plan::export::Origin;
+use crate::plan::program::Output;
+use crate::plan::{self, Decode, Exactness, Step, Tensors, export, typed};
+use crate::spec::Spec;
+use crate::spec::expr::as_int;
+use crate::spec::map::Map;
+
+/// The files that say how a model embeds, for a source that says it otherwise.
+fn embedding_modules(model: &Model) -> Vec<(String, Json)> {
+    let plain =
+        |task: &&Task| task.id == "embedding" && task.head.is_none() && task.dense.is_empty();
+    let task = model.tasks.iter().find(plain);
+    let width = model.hyperparameters.get("hidden_size").and_then(as_int);
+    let width = width.and_then(|width| u64::try_from(width).ok());
+    let files = task.zip(width).and_then(|(task, width)| {
+        modules::files(task.pool.as_deref()?, task.normalize == Some(true), width)
+    });
+    files.unwrap_or_default()
+}
+
+pub(super) fn to_foreign(
+    opened: &mut Opened,
+    request: &Request<'_>,
+    format: &str,
+) -> std::result::Result<Report, Failure> {
+    let plan = export_plan(opened, request, format)?;
+    if let Some(metadata) = &plan.metadata
+        && format == export::GGUF
+    {
+        return gguf::write(opened, request, metadata, &plan);
+    }
+    let ExportPlan { mut tensors, config, modules, tokenizer, carried, left, findings, .. } = plan;
+    let (architecture, map) = (plan.architecture, plan.map);
+    // Modules beside the transformer have files of their own.
+    tensors.move_last(|name| modules::parse_dense_name(name).is_some());
+    let is_main = |output: &&Output| modules::parse_dense_name(&output.name).is_none();
+    let n_main = tensors.outputs.iter().take_while(is_main).count();
+    let mut report = report(opened, request, &tensors, carried, left);
+    report.architecture = architecture;
+    report.map = map;
+    report.findings.extend(findings);
+    check_space(&report)?;
+    if request.dry_run {
+        return Ok(report);
+    }
+    let staging = Staging::new(request.destination, request.force)?;
+    // Readers of this format take files without metadata, or with this one.
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let main = Tensors {
+        inputs: tensors.inputs.clone(),
+        outputs: tensors.outputs[..n_main].to_vec(),
+        ..Tensors::default()
+    };
+    let written =
+        write_tensors(opened, request, staging.path(), &main, &metadata, false, &mut report)?;
+    write_modules(opened, staging.path(), &tensors, n_main, &metadata, &mut report)?;
+    if let Some(index) = &written.index {
+        let name = format!("{TENSORS_STEM}.safetensors.index.json");
+        write_file(&staging.path().join(name), index.as_bytes())?;
+    }
+    if let Some(config) = config {
+        write_file(&staging.path().join(CONFIG_FILE), config.as_bytes())?;
+    }
+    for (name, json) in &modules {
+        if let Some((parent, _)) = name.rsplit_once('/') {
+            inside(staging.path(), parent)?;
+        }
+        write_file(&staging.path().join(name), json_text(json).as_bytes())?;
+    }
+    for name in &report.carried {
+        carry(opened, staging.path(), name)?;
+    }
+    for (name, text) in &tokenizer {
+        write_file(&staging.path().join(name), text.as_bytes())?;
+    }
+    if tokenizer.is_empty()
+        && let Some((name, bytes)) = gguf::keys_file(opened)?
+    {
+        write_file(&staging.path().join(name), &bytes)?;
+    }
+    if request.verify {
+        report.verified = Some(verify_foreign(opened, request, staging.path(), &tensors)?);
+    }
+    if request.check_outputs {
+        check_outputs(opened, request, staging.path(), &mut report)?;
+    }
+    staging.commit()?;
+    Ok(report)
+}
+
+/// Writes the tensors of the modules that follow the transformer, each module's into its folder.
+fn write_modules(
+    opened: &mut Opened,
+    folder: &Path,
+    tensors: &Tensors,
+    first: usize,
+    metadata: &BTreeMap<String, String>,
+    report: &mut Report,
+) -> Result<()> {
+    if first == tensors.outputs.len() {
+        return Ok(());
+    }
+    let listed = opened.json(MODULES_FILE)?.unwrap_or(Json::Null);
+    let paths = modules::dense_paths(&listed);
+    let number = |output: &Output| modules::parse_dense_name(&output.name).map_or(0, |(n, _)| n);
+    let mut start = first;
+    for part in tensors.outputs[first..].chunk_by(|left, right| number(left) == number(right)) {
+        let n = number(&part[0]);
+        let Some(path) = n.checked_sub(1).and_then(|index| paths.get(index)) else {
+            let message =
+                format!("{MODULES_FILE} lists {} dense modules, this is number {n}", paths.len());
+            return Err(Error::new(ErrorKind::Malformed, message).in_file(opened.source.root()));
+        };
+        let renamed: Vec<Output> = part
+            .iter()
+            .map(|output| {
+                let name = modules::parse_dense_name(&output.name).map_or("", |(_, name)| name);
+                Output { name: name.to_owned(), ..output.clone() }
+            })
+            .collect();
+        let module = write::Plain { inputs: &tensors.inputs, outputs: &renamed, metadata };
+        let written = module.write(&opened.source, &inside(folder, path)?, TENSORS_STEM)?;
+        for (tensor, written) in report.tensors[start..].iter_mut().zip(&written.tensors) {
+            tensor.sha256 = Some(crate::hex::encode(&written.sha256));
+        }
+        start += part.len();
+    }
+    Ok(())
+}
+
+/// A folder below another one, which is made; the path comes from a file and stays inside.
+pub(super) fn inside(folder: &Path, path: &str) -> Result<PathBuf> {
+    let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+    if !plain || path.is_empty() {
+        let message = format!("the path {path:?} does not stay inside the folder");
+        return Err(Error::new(ErrorKind::Malformed, message).in_file(folder));
+    }
+    let path = folder.join(path);
+    fs::create_dir_all(&path).map_err(|err| Error::io(&path, "create the folder", err))?;
+    Ok(path)
+}
+
+pub(super) struct ExportPlan {
+    pub(super) tensors: Tensors,
+    pub(super) config: Option<String>,
+    /// The keys of a GGUF file.
+    pub(super) metadata: Option<Metadata>,
+    /// What makes an embedding, where no such file is carried over.
+    pub(super) modules: Vec<(String, Json)>,
+    /// The files of a tokenizer that are made of the keys of the source.
+    pub(super) tokenizer: Vec<(&'static str, String)>,
+    pub(super) carried: Vec<String>,
+    pub(super) left: Vec<String>,
+    pub(super) findings: Vec<Diagnostic>,
+    pub(super) architecture: Option<String>,
+    pub(super) map: Option<String>,
+}
+
+/// The way out, from a package or straight from a foreign checkpoint.
+pub(super) fn export_plan(
+    opened: &mut Opened,
+    request: &Request<'_>,
+    format: &str,
+) -> std::result::Result<ExportPlan, Failure> {
+    let known: BTreeSet<&str> =
+        request.spec.maps.keys().map(|(format, _)| format.as_str()).collect();
+    if !known.contains(format) {
+        let known: Vec<&str> = known.into_iter().collect();
+        let message = format!("there is no format {format:?} to write: std, {}", known.join(", "));
+        return Err(Error::unsupported(message).into());
+    }
+    let (model, provenance, canonical_tensors, buffers, mut findings, left);
+    let (kept, mut carried);
+    if opened.is_package {
+        kept = gguf::kept(opened)?;
+        model = read_whole_model(opened)?;
+        provenance = read_provenance(opened)?;
+        buffers = read_buffers(opened)?;
+        canonical_tensors = Tensors::of_checkpoint(&opened.checkpoint)?;
+        findings = Vec::new();
+        carried = beside_package(opened);
+        left = Vec::new();
+    } else {
+        // A cast belongs to the tensors that are written, not to those in between, whose numbers
+        // are never made.
+        let plan = plan::Options { decode: Decode::All, ..plan::Options::default() };
+        let inner = Request { plan, ..*request };
+        let canonical = canonical(opened, &inner)?;
+        model = canonical.model;
+        provenance = Some(canonical.provenance);
+        buffers = None;
+        canonical_tensors = canonical.tensors;
+        findings = canonical.findings;
+        (carried, left) = beside(opened, request.spec);
+        kept = (foreign_format(opened) == export::GGUF)
+            .then(|| opened.checkpoint.typed_metadata.clone());
+    }
+    let source = provenance.as_ref().filter(|source| source.format == format);
+    let Some(architecture) = &model.architecture else {
+        let tensors = generic_export(&canonical_tensors, provenance.as_ref(), request.plan)?;
+        if format != export::GGUF {
+            export::refuse_blocks(format, &tensors.encodings)?;
+        } else if kept.is_none() {
+            let message = "a GGUF file says which architecture it is of, and nothing says it here";
+            return Err(Diagnostic::error("P001", message)
+                .help("convert the source without --generic, with --arch if need be")
+                .into());
+        }
+        let config = provenance.and_then(|source| source.config).map(|config| config.text);
+        return Ok(ExportPlan {
+            tensors,
+            config,
+            metadata: kept,
+            modules: Vec::new(),
+            tokenizer: Vec::new(),
+            carried,
+            left,
+            findings,
+            architecture: None,
+            map: None,
+        });
+    };
+    let map = export_map(request.spec, format, architecture, source)?;
+    let origin = source.map(|provenance| {
+        let config = match format {
+            export::GGUF => kept.as_ref().map(typed::keys),
+            _ => provenance
+                .config
+                .as_ref()
+                .and_then(|config| serde_json::from_str(&config.text).ok()),
+        };
+        Origin { provenance, config }
+    });
+    // Buffers that no recipe gives are read from where they are: the package, or the source.
+    let own_buffers = (!opened.is_package).then(|| copy_checkpoint(&opened.checkpoint));
+    let mut exported = export::export(
+        request.spec,
+        map,
+        &model,
+        &canonical_tensors,
+        buffers.as_ref().or(own_buffers.as_ref()),
+        origin.as_ref(),
+        request.plan,
+    )?;
+    findings.extend(exported.findings.iter().cloned());
+    let (mut config, mut keys, mut tokenizer) = (None, None, Vec::new());
+    if format == export::GGUF {
+        let kept = kept.filter(|_| source.is_some());
+        keys = Some(gguf::metadata(opened, request, kept, &mut exported, map, &mut findings)?);
+    } else {
+        let text = serde_json::to_string_pretty(&exported.config).unwrap_or_default();
+        config = Some(format!("{text}\n"));
+        if let Some(kept) = kept.filter(|_| !opened.has(gguf::TOKENIZER_FILE)) {
+            tokenizer = gguf::tokenizer_files(opened, request.spec, &kept, &mut findings);
+        }
+        // What stands in those files is there once.
+        carried.retain(|name| tokenizer.is_empty() || name != METADATA_FILE);
+    }
+    let modules = match carried.iter().any(|name| name == MODULES_FILE) {
+        true => Vec::new(),
+        false => embedding_modules(&model),
+    };
+    Ok(ExportPlan {
+        tensors: exported.tensors,
+        config,
+        metadata: keys,
+        modules,
+        tokenizer,
+        carried,
+        left,
+        findings,
+        architecture: model.architecture.clone(),
+        map: Some(format!("{}/{}", map.format, map.name)),
+    })
+}
+
+fn copy_checkpoint(checkpoint: &Checkpoint) -> Checkpoint {
+    Checkpoint {
+        format: checkpoint.format,
+        tensors: checkpoint.tensors.clone(),
+        ..Checkpoint::default()
+    }
+}
+
+/// The mapping of the way out: the one of the way in, or the first of the architecture.
+fn export_map<'a>(
+    spec: &'a Spec,
+    format: &str,
+    architecture: &str,
+    source: Option<&Provenance>,
+) -> std::result::Result<&'a Map, Failure> {
+    let used = source.and_then(|source| source.map.as_ref());
+    if let Some(map) = used.and_then(|used| spec.map(format, &used.name)) {
+        return Ok(map);
+    }
+    // A mapping named like its architecture is the plainest.
+    let mut maps =
+        spec.maps.values().filter(|map| map.format == format && map.arch == architecture);
+    let plain = spec.map(format, architecture);
+    plain.or_else(|| maps.next()).ok_or_else(|| {
+        Diagnostic::error("P001", format!("there is no {format} mapping of {architecture}"))
+            .help("`llmstd spec list` shows what there is")
+            .into()
+    })
+}
+
+/// Tensors of an unknown architecture, under the names they came with.
+fn generic_export(
+    canonical: &Tensors,
+    provenance: Option<&Provenance>,
+    options: plan::Options,
+) -> std::result::Result<Tensors, Failure> {
+    let mut tensors = Tensors { inputs: canonical.inputs.clone(), ..Tensors::default() };
+    for (name, (strand, dtype)) in &canonical.strands {
+        let foreign = name.strip_prefix("extra.").unwrap_or(name);
+        let step = Step {
+            name: foreign.to_owned(),
+            from: vec![name.clone()],
+            ops: "copy".to_owned(),
+            class: Exactness::E,
+        };
+        tensors.write(foreign, strand.clone(), *dtype, options, step)?;
+    }
+    let order: BTreeMap<&str, usize> = provenance
+        .iter()
+        .flat_map(|source| source.tensors.iter().enumerate())
+        .map(|(index, tensor)| (tensor.name.as_str(), index))
+        .collect();
+    tensors.sort_by_key(|name| (order.get(name).copied().unwrap_or(usize::MAX), name.to_owned()));
+    Ok(tensors)
+}

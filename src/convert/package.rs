@@ -1,0 +1,239 @@
+//! Writes packages: of a foreign checkpoint, or of a package anew.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::canonical::{Canonical, canonical, encodings};
+use super::foreign::inside;
+use super::verify::{check_outputs, verify, verify_same};
+use super::{
+    Carried, Failure, Report, Request, beside, beside_package, carry, check_space, gguf, json_text,
+    read_buffers, read_provenance, read_whole_model, report, write_file, write_tensors,
+};
+use crate::checkpoint::Checkpoint;
+use crate::diagnostic::Diagnostic;
+use crate::error::Result;
+use crate::exec::staging::Staging;
+use crate::exec::write;
+use crate::format::folder::Opened;
+use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorFacts};
+use crate::package::{
+    BUFFERS_FILE, Event, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE, TENSORS_STEM,
+};
+use crate::plan::{self, Decode, Exactness, Step, Tensors};
+
+pub(super) fn to_std(
+    opened: &mut Opened,
+    request: &Request<'_>,
+) -> std::result::Result<Report, Failure> {
+    let mut canonical = canonical(opened, request)?;
+    canonical.model.history.push(event(request));
+    let (carried, left) = beside(opened, request.spec);
+    let mut report = report(opened, request, &canonical.tensors, carried, left);
+    report.architecture.clone_from(&canonical.model.architecture);
+    report.map.clone_from(&canonical.map);
+    report.conformance = Some(canonical.model.conformance);
+    report.dropped.clone_from(&canonical.provenance.dropped);
+    report.copies.clone_from(&canonical.provenance.copies);
+    report.findings.append(&mut canonical.findings);
+    check_space(&report)?;
+    if request.dry_run {
+        return Ok(report);
+    }
+    let Canonical { tensors, buffers, model, provenance, .. } = canonical;
+    let staging = Staging::new(request.destination, request.force)?;
+    let package = Package {
+        model: &model,
+        provenance: Some(&provenance),
+        tensors: &tensors,
+        buffers: &buffers,
+    };
+    write_package(opened, request, staging.path(), &package, &mut report)?;
+    if request.verify {
+        report.verified = Some(verify(opened, request, staging.path(), &tensors)?);
+    }
+    if request.check_outputs {
+        check_outputs(opened, request, staging.path(), &mut report)?;
+    }
+    staging.commit()?;
+    Ok(report)
+}
+
+fn event(request: &Request<'_>) -> Event {
+    let mut details = BTreeMap::new();
+    details.insert("spec_hash".to_owned(), request.spec.hash.clone());
+    if let Some(dtype) = request.plan.dtype {
+        details.insert("dtype".to_owned(), dtype.name().to_owned());
+    }
+    Event { op: "convert".to_owned(), details }
+}
+
+/// Writes a package anew: other shards, another dtype.
+pub(super) fn repack(
+    opened: &mut Opened,
+    request: &Request<'_>,
+) -> std::result::Result<Report, Failure> {
+    let mut model = read_whole_model(opened)?;
+    let provenance = read_provenance(opened)?;
+    let mut tensors = Tensors::default();
+    for tensor in &opened.checkpoint.tensors {
+        let (strand, dtype) = tensors.read(tensor).map_err(|why| {
+            Diagnostic::error(
+                "P017",
+                format!("the values of `{}` cannot be had: {why}", tensor.name),
+            )
+        })?;
+        let step = Step {
+            name: tensor.name.clone(),
+            from: vec![tensor.name.clone()],
+            ops: "copy".to_owned(),
+            class: Exactness::E,
+        };
+        tensors.write(&tensor.name, strand, dtype, request.plan, step)?;
+    }
+    tensors.sort_by_key(|name| request.spec.order(name));
+    model.encodings = encodings(&tensors);
+    for (op, is_asked) in
+        [("decode", request.plan.decode != Decode::Nothing), ("cast", request.plan.dtype.is_some())]
+    {
+        if is_asked {
+            model.history.push(Event { op: op.to_owned(), ..event(request) });
+        }
+    }
+    let mut buffers = Tensors::default();
+    if let Some(kept) = read_buffers(opened)? {
+        buffers = generic_copies(&kept)?;
+    }
+    let carried = beside_package(opened);
+    let mut report = report(opened, request, &tensors, carried, Vec::new());
+    report.architecture.clone_from(&model.architecture);
+    report.conformance = Some(model.conformance);
+    check_space(&report)?;
+    if request.dry_run {
+        return Ok(report);
+    }
+    let staging = Staging::new(request.destination, request.force)?;
+    let package = Package {
+        model: &model,
+        provenance: provenance.as_ref(),
+        tensors: &tensors,
+        buffers: &buffers,
+    };
+    write_package(opened, request, staging.path(), &package, &mut report)?;
+    if request.verify {
+        report.verified = Some(verify_same(opened, request, staging.path(), &tensors)?);
+    }
+    if request.check_outputs {
+        check_outputs(opened, request, staging.path(), &mut report)?;
+    }
+    staging.commit()?;
+    Ok(report)
+}
+
+/// The tensors of a checkpoint as they are, under their own names.
+pub(crate) fn generic_copies(checkpoint: &Checkpoint) -> std::result::Result<Tensors, Failure> {
+    let mut tensors = Tensors::default();
+    for tensor in &checkpoint.tensors {
+        let (strand, dtype) = tensors
+            .read(tensor)
+            .map_err(|why| Diagnostic::error("P017", format!("`{}`: {why}", tensor.name)))?;
+        let step = Step {
+            name: tensor.name.clone(),
+            from: vec![tensor.name.clone()],
+            ops: "copy".to_owned(),
+            class: Exactness::E,
+        };
+        tensors.write(&tensor.name, strand, dtype, plan::Options::default(), step)?;
+    }
+    Ok(tensors)
+}
+
+struct Package<'a> {
+    model: &'a Model,
+    provenance: Option<&'a Provenance>,
+    tensors: &'a Tensors,
+    buffers: &'a Tensors,
+}
+
+fn write_package(
+    opened: &Opened,
+    request: &Request<'_>,
+    folder: &Path,
+    package: &Package<'_>,
+    report: &mut Report,
+) -> std::result::Result<(), Failure> {
+    let metadata = BTreeMap::from([("llmstd".to_owned(), request.spec.version.clone())]);
+    let written = write_tensors(opened, request, folder, package.tensors, &metadata, true, report)?;
+    if !package.buffers.outputs.is_empty() {
+        let (parent, file) = BUFFERS_FILE.split_once('/').expect("it lies in a folder");
+        let buffers = write::Plain {
+            inputs: &package.buffers.inputs,
+            outputs: &package.buffers.outputs,
+            metadata: &BTreeMap::new(),
+        };
+        let stem = file.trim_end_matches(".safetensors");
+        buffers.write(&opened.source, &inside(folder, parent)?, stem)?;
+    }
+    let mut files: Vec<(String, Carried)> = Vec::new();
+    for file in &written.files {
+        let sha256 = file.sha256.expect("files of a package are hashed");
+        files.push((file.name.clone(), (file.len, sha256, None)));
+    }
+    let mut text_file = |name: &str, text: String| -> Result<()> {
+        write_file(&folder.join(name), text.as_bytes())?;
+        let sha256: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+        files.push((name.to_owned(), (text.len() as u64, sha256, Some(text.into_bytes()))));
+        Ok(())
+    };
+    if let Some(index) = &written.index {
+        text_file(&format!("{TENSORS_STEM}.safetensors.index.json"), index.clone())?;
+    }
+    text_file(MODEL_FILE, json_text(package.model))?;
+    if let Some((name, bytes)) = gguf::keys_file(opened)? {
+        write_file(&folder.join(name), &bytes)?;
+        let sha256: [u8; 32] = Sha256::digest(&bytes).into();
+        files.push((name.to_owned(), (bytes.len() as u64, sha256, Some(bytes))));
+    }
+    for name in &report.carried {
+        files.push((name.clone(), carry(opened, folder, name)?));
+    }
+    if let Some(provenance) = package.provenance {
+        // What says where a package came from is no part of what it is.
+        let mut provenance = provenance.clone();
+        for tensor in &report.tensors {
+            if let Some(loss) = &tensor.loss {
+                provenance.losses.entry(tensor.step.name.clone()).or_default().add(loss);
+            }
+        }
+        write_file(&folder.join(SOURCE_FILE), json_text(&provenance).as_bytes())?;
+    }
+    files.sort_by(|left, right| left.0.cmp(&right.0));
+    let tensors = package.tensors.outputs.iter().zip(&written.tensors);
+    let manifest = Manifest::build(ManifestInput {
+        spec: &request.spec.version,
+        model: Some(package.model),
+        tensors: tensors
+            .map(|(output, tensor)| TensorFacts {
+                name: output.name.clone(),
+                dtype: output.dtype,
+                shape: output.shape.clone(),
+                len: tensor.len,
+                sha256: tensor.sha256,
+                place: Some((written.files[tensor.file].name.clone(), tensor.offset)),
+            })
+            .collect(),
+        files: files
+            .iter()
+            .map(|(path, (len, sha256, text))| FileFacts {
+                path: path.clone(),
+                len: *len,
+                sha256: *sha256,
+                text: text.as_deref(),
+            })
+            .collect(),
+    });
+    write_file(&folder.join(MANIFEST_FILE), manifest.to_text().as_bytes())?;
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! Words of the command line.
+
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::DType;
+use crate::encoding::{BLOCK_TYPES, BlockType};
+use crate::format::gguf::types::TYPES;
+
+/// A size of the command line: `5GB`, `500MB`, `1GiB`, or bytes.
+///
+/// # Errors
+/// The text is no size.
+pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    let factor: u64 = match unit.trim().to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "K" | "KB" => 1_000,
+        "M" | "MB" => 1_000_000,
+        "G" | "GB" => 1_000_000_000,
+        "T" | "TB" => 1_000_000_000_000,
+        "KIB" => 1 << 10,
+        "MIB" => 1 << 20,
+        "GIB" => 1 << 30,
+        "TIB" => 1 << 40,
+        other => return Err(format!("{other:?} is no unit of size: B, KB, MB, GB, KiB, MiB, GiB")),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is no size, like 5GB"))?;
+    number
+        .checked_mul(factor)
+        .filter(|&size| size != 0)
+        .ok_or_else(|| format!("{text:?} is no size"))
+}
+
+/// A dtype of the command line: `bf16`, `float16`, `F32`.
+///
+/// # Errors
+/// The text names no dtype that can be cast to.
+pub fn parse_dtype(text: &str) -> std::result::Result<DType, String> {
+    let lower = text.to_ascii_lowercase();
+    let short = lower.replace("bfloat", "bf").replace("float", "f");
+    let dtype = match short.as_str() {
+        "f16" | "half" => DType::F16,
+        "bf16" => DType::BF16,
+        "f32" => DType::F32,
+        "f64" => DType::F64,
+        _ => return Err(format!("{text:?} is no dtype to cast to: f16, bf16, f32, f64")),
+    };
+    Ok(dtype)
+}
+
+/// A type of blocks of the command line: `q8_0`, `Q4_K`.
+///
+/// # Errors
+/// The text names none that this program packs numbers in.
+pub fn parse_quant(text: &str) -> std::result::Result<&'static BlockType, String> {
+    let id = format!("ggml.{}", text.to_ascii_lowercase());
+    // Others are of activations, or are no blocks.
+    let is_of_weights = |id| TYPES.block(id).is_some_and(|block| block.file_type.is_some());
+    let can = |blocks: &&BlockType| blocks.can_quantize() && is_of_weights(blocks.id);
+    BlockType::find(&id).filter(can).ok_or_else(|| {
+        let known =
+            BLOCK_TYPES.iter().filter(can).map(|blocks| blocks.id.trim_start_matches("ggml."));
+        format!("{text:?} is no type to pack in: {}", known.collect::<Vec<_>>().join(", "))
+    })
+}
+
+/// The path of a request's destination without a trailing slash.
+pub fn tidy(path: &Path) -> PathBuf {
+    path.components().collect()
+}
