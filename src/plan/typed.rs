@@ -66,7 +66,8 @@ fn add_values<'a>(config: &mut Json, vectors: impl Iterator<Item = (&'a str, Jso
 pub fn with_numbers(map: &Map, checkpoint: &Checkpoint, source: &mut Source) -> Option<Checkpoint> {
     let mut tensors = checkpoint.tensors.clone();
     for key in &map.numbers {
-        let Some(Array::F32(numbers)) = checkpoint.typed_metadata.get(key)?.as_array() else {
+        let array = checkpoint.typed_metadata.get(key).and_then(Value::as_array);
+        let Some(Array::F32(numbers)) = array.filter(|array| array.len() <= MAX_ITEMS) else {
             continue;
         };
         let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
@@ -310,6 +311,39 @@ mod tests {
         let mut metadata = Metadata::default();
         set_keys(&mut metadata, &config).unwrap();
         assert_eq!(metadata, Metadata::default());
+    }
+
+    #[test]
+    fn lists_of_numbers_are_tensors_and_lists_again() {
+        let spec = Spec::current();
+        let map = spec.maps.values().find(|map| 1 < map.numbers.len()).expect("one has some");
+        let (key, other) = (&map.numbers[0], &map.numbers[1]);
+        let mut checkpoint = Checkpoint::default();
+        for (key, numbers) in [(key, vec![0.5, -1.5]), (other, vec![0.0; MAX_ITEMS + 1])] {
+            checkpoint.typed_metadata.set(key, Value::Array(Array::F32(numbers)));
+        }
+        let mut source = Source::new("");
+        let with = with_numbers(map, &checkpoint, &mut source).unwrap();
+        let names: Vec<&str> = with.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        assert_eq!(names, [number_name(0, key), number_name(1, key)], "no list is that long");
+        let mut tensors = Tensors::default();
+        for (index, tensor) in with.tensors.iter().enumerate() {
+            let (input, output) = super::super::program::whole(tensor, index).unwrap();
+            let (ops, from) = (String::new(), Vec::new());
+            let (name, class) = (output.name.clone(), crate::plan::Exactness::E);
+            tensors.inputs.push(input);
+            tensors.outputs.push(output);
+            tensors.steps.push(crate::plan::Step { name, from, ops, class });
+        }
+        let mut metadata = Metadata::default();
+        let bytes = |tensors: &Tensors, output: &Output| {
+            let at = tensors.inputs.iter().find(|input| input.name == output.name).unwrap();
+            Ok(source.slice(at.storage)?.to_vec())
+        };
+        take_numbers(map, &mut tensors, &mut metadata, bytes).unwrap();
+        assert!(tensors.outputs.is_empty() && tensors.steps.is_empty());
+        assert_eq!(metadata.get(key), checkpoint.typed_metadata.get(key));
+        assert!(metadata.get(other).is_none());
     }
 
     #[test]
