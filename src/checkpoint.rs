@@ -5,9 +5,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::diagnostic::Diagnostic;
+use crate::base::diagnostic::Diagnostic;
+use crate::base::source::Extent;
 use crate::metadata::Metadata;
-use crate::source::Extent;
 
 /// A checkpoint as it lies on disk: its index, and none of its weights.
 #[derive(Default)]
@@ -266,7 +266,7 @@ impl DType {
         bits.is_multiple_of(8).then_some(bits / 8)
     }
 
-    /// Whether elements are numbers with a point that this program can cast.
+    /// Whether elements are floating-point numbers that this program can cast.
     pub fn is_float(self) -> bool {
         matches!(self, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
     }

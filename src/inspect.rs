@@ -7,15 +7,15 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value as Json;
 
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::Result;
+use crate::base::source::Extent;
 use crate::checkpoint::{Payload, StoredPart, Tensor, n_elements};
 use crate::convert::read_model;
-use crate::diagnostic::Diagnostic;
-use crate::error::Result;
-use crate::format::folder::{self, Opened};
+use crate::folder::{self, Opened};
 use crate::format::gguf::types::{Block, TYPES};
 use crate::metadata::Value;
 use crate::plan::import::choose;
-use crate::source::Extent;
 use crate::spec::Spec;
 
 /// What a checkpoint is.

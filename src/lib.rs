@@ -7,19 +7,14 @@
 //!
 //! | Module | What it has |
 //! | --- | --- |
-//! | [`error`] | why the work stopped: kind, message, file, offset |
-//! | [`diagnostic`] | a finding: what is wrong, or worth knowing, about a model that could be read |
-//! | [`hex`] | the spelling of hashes |
-//! | [`source`] | the mapped files of one input, and places in them |
-//! | [`cursor`] | a walk over bytes that checks every bound |
-//! | [`json`] | JSON read strictly |
-//! | [`canonical_json`] | JSON with one spelling (RFC 8785), which digests are taken over |
+//! | [`base`] | what every room stands on: errors and findings, mapped files and bytes, JSON |
 //! | [`metadata`] | keys and values that keep the kind of every number |
 //! | [`checkpoint`] | what every reader returns: names, dtypes, shapes, and where the bytes are |
 //! | [`encoding`] | the arithmetic of quantized payloads, and which tensors make one |
 //! | [`package`] | the files of a standard package as types |
 //! | [`container`] | byte containers that several formats use |
-//! | [`mod@format`] | one file or folder a format: bytes to a checkpoint |
+//! | [`mod@format`] | one file or folder a format: bytes to a checkpoint, headers only |
+//! | [`folder`] | which files of a folder are the checkpoint, and reading them as one |
 //! | [`spec`] | the data files of the standard, parsed: roles, keys, architectures, mappings, tasks |
 //! | [`tokenizer`] | the files of a tokenizer as the keys of GGUF |
 //! | [`plan`] | checkpoint, config and spec to a complete plan, or to findings |
@@ -30,10 +25,10 @@
 //! | [`convert`] | the conversion: open, plan, execute, rename when whole |
 //! | [`run`] | what a model answers: any supported checkpoint through the reference forward |
 //! | [`validate`] | validation end to end: open, apply the rules, report |
-//! | [`subject`] | any input in the terms of a manifest |
+//! | [`version`] | one side of a diff: any input in the terms of a manifest |
 //! | [`diff`] | what changed between two versions, and whom it breaks |
 //! | [`inspect`] | what a checkpoint is, from its headers |
-//! | [`kit`] | tools on the data files: names, tiny checkpoints, checks, drafts |
+//! | [`author`] | for writers of data files: names, tiny checkpoints, checks, drafts |
 //! | [`schema`] | the JSON Schemas of what is written and printed |
 //! | [`report`] | results to text |
 //!
@@ -56,22 +51,18 @@
 //! - The bytes written depend on the input, the spec and the version alone, not on threads.
 //! - Nothing here prints, exits or reads the environment; the binary does.
 
-pub mod canonical_json;
+pub mod author;
+pub mod base;
 pub mod checkpoint;
 pub mod container;
 pub mod convert;
-pub mod cursor;
-pub mod diagnostic;
 pub mod diff;
 pub mod encoding;
-pub mod error;
 pub mod exec;
+pub mod folder;
 pub mod format;
 pub mod forward;
-pub mod hex;
 pub mod inspect;
-pub mod json;
-pub mod kit;
 pub mod manifest;
 pub mod metadata;
 pub mod package;
@@ -80,8 +71,7 @@ pub mod report;
 pub mod rule;
 pub mod run;
 pub mod schema;
-pub mod source;
 pub mod spec;
-pub mod subject;
 pub mod tokenizer;
 pub mod validate;
+pub mod version;

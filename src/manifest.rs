@@ -44,10 +44,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
-use crate::canonical_json;
+use crate::base::canonical_json;
+use crate::base::hex;
 use crate::checkpoint::{DType, n_elements};
 use crate::format::gguf;
-use crate::hex;
 use crate::metadata::Value;
 use crate::package::{
     Conformance, Hparams, MANIFEST_FILE, METADATA_FILE, MODEL_FILE, Model, SOURCE_FILE, Task,

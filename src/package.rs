@@ -49,10 +49,10 @@ pub enum Value {
     Bool(bool),
     /// A count.
     Int(i64),
-    /// A number with a point.
+    /// A floating-point number.
     Float(f64),
     /// One of a closed set of words.
-    Word(String),
+    Symbol(String),
     /// Several, in order.
     List(Vec<Value>),
 }

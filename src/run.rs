@@ -8,12 +8,12 @@ use serde::Serialize;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::hex;
 use crate::checkpoint::DType;
 use crate::convert::{self, Failure};
-use crate::error::{Error, ErrorKind, Result};
-use crate::format::folder::{self, Opened};
+use crate::folder::{self, Opened};
 use crate::forward::{self, Inputs, Outputs, Planned, Tensor, Weights};
-use crate::hex;
 use crate::package::{Model, Task, Value};
 use crate::plan::Tensors;
 use crate::spec::Spec;
@@ -32,7 +32,7 @@ pub struct Loaded {
 /// It cannot be read, or it cannot be brought to the standard.
 pub fn load(path: &Path, spec: &Spec, arch: Option<&str>) -> std::result::Result<Loaded, Failure> {
     let mut opened = folder::open(path)?;
-    let (model, plan) = convert::terms(&mut opened, spec, arch)?;
+    let (model, plan) = convert::model_of(&mut opened, spec, arch)?;
     Ok(Loaded { opened, model, plan })
 }
 

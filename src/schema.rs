@@ -3,12 +3,12 @@
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
+use crate::author::draft::Draft;
+use crate::author::names::NameMap;
+use crate::base::diagnostic::Refusal;
 use crate::convert::Report;
-use crate::diagnostic::Refusal;
 use crate::diff::Diff;
 use crate::inspect::Inspection;
-use crate::kit::draft::Draft;
-use crate::kit::names::NameMap;
 use crate::manifest::Manifest;
 use crate::package::{Model, Provenance};
 use crate::run;

@@ -5,12 +5,12 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::base::diagnostic::{Diagnostic, Level};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::convert::{self, Failure, Progress, Request};
-use crate::diagnostic::{Diagnostic, Level};
-use crate::error::{Error, ErrorKind, Result};
-use crate::format::folder;
+use crate::folder;
 use crate::package::Conformance;
-use crate::rule::subject::{Stored, Subject, is_package};
+use crate::rule::view::{PackageView, Stored, is_package};
 use crate::rule::{self, Check, Outcome, RULES, Selection, Verdict};
 use crate::spec::Spec;
 
@@ -24,7 +24,7 @@ pub struct Options<'a> {
     pub selection: &'a Selection,
     /// How many threads read; the report does not depend on it.
     pub n_threads: usize,
-    /// Hears of progress.
+    /// Reports progress.
     pub progress: &'a dyn Progress,
 }
 
@@ -133,24 +133,24 @@ pub fn validate(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<Repor
 }
 
 fn validate_package(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<Report> {
-    let mut subject = Subject::open(spec, path)?;
+    let mut view = PackageView::open(spec, path)?;
     if options.deep {
-        options.progress.begin("reading", subject.n_bytes());
+        options.progress.begin("reading", view.n_bytes());
         let advance = |n_bytes| options.progress.advance(n_bytes);
-        let read = subject.read_bytes(options.n_threads, &advance);
+        let read = view.read_bytes(options.n_threads, &advance);
         options.progress.end();
         read?;
     }
-    let claimed = subject.claimed();
+    let claimed = view.claimed();
     // What cannot be read claims nothing; its container is told of.
     let level = options.level.or(claimed).unwrap_or(Conformance::Container);
-    let verdict = rule::verdict(&subject, level, options.selection);
-    Ok(report(Kind::Package, &subject, level, verdict, Vec::new(), options))
+    let verdict = rule::verdict(&view, level, options.selection);
+    Ok(report(Kind::Package, &view, level, verdict, Vec::new(), options))
 }
 
 fn report(
     kind: Kind,
-    subject: &Subject<'_>,
+    view: &PackageView<'_>,
     level: Conformance,
     verdict: Verdict,
     planned: Vec<Diagnostic>,
@@ -158,7 +158,7 @@ fn report(
 ) -> Report {
     let Verdict { checks, findings: found, mut reached } = verdict;
     let mut findings = planned;
-    findings.extend(subject.findings.iter().cloned());
+    findings.extend(view.findings.iter().cloned());
     findings.retain(|finding| options.selection.has(finding.rule));
     if findings.iter().any(|finding| finding.level == Level::Error) {
         reached = None;
@@ -167,12 +167,12 @@ fn report(
     Report {
         valid: findings.iter().all(|finding| finding.level != Level::Error),
         kind,
-        architecture: subject.model.good().and_then(|model| model.architecture.clone()),
+        architecture: view.model.good().and_then(|model| model.architecture.clone()),
         level,
-        claimed: if kind == Kind::Package { subject.claimed() } else { None },
+        claimed: if kind == Kind::Package { view.claimed() } else { None },
         reached,
-        deep: subject.is_deep(),
-        tensors: subject.n_tensors(),
+        deep: view.is_deep(),
+        tensors: view.n_tensors(),
         checks,
         findings,
     }
@@ -221,10 +221,10 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
     let mut planned = examined.findings;
     planned.retain(|finding| rule::rule(finding.rule).is_none_or(|rule| level < rule.level));
     let root = opened.source.root().to_owned();
-    let mut subject = Subject::planned(spec, examined.model, tensors, &root, opened.files);
-    subject.findings = noticed;
-    let verdict = rule::verdict(&subject, level, options.selection);
-    Ok(report(Kind::Foreign, &subject, level, verdict, planned, options))
+    let mut view = PackageView::planned(spec, examined.model, tensors, &root, opened.files);
+    view.findings = noticed;
+    let verdict = rule::verdict(&view, level, options.selection);
+    Ok(report(Kind::Foreign, &view, level, verdict, planned, options))
 }
 
 /// The report of a foreign checkpoint that there is no plan for.

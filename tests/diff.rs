@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use llmstd::convert::{Failure, Request, Silent, convert};
 use llmstd::diff::rules::{Class, RULES};
 use llmstd::diff::{Diff, compare, deepen};
-use llmstd::format::folder;
+use llmstd::folder;
 use llmstd::manifest::Manifest;
 use llmstd::report::diff as report;
 use llmstd::spec::Spec;
-use llmstd::subject::{Kind, Options, Subject};
+use llmstd::version::{Kind, Options, Version};
 use serde_json::{Value as Json, json};
 
 fn fixture(name: &str) -> PathBuf {
@@ -26,17 +26,17 @@ fn package(spec: &Spec, from: &Path, to: &Path, max_shard_bytes: Option<u64>) {
     }
 }
 
-fn open(spec: &Spec, path: &Path, rehash: bool) -> Subject {
+fn open(spec: &Spec, path: &Path, rehash: bool) -> Version {
     let options =
         Options { spec, arch: None, generic: false, rehash, n_threads: 1, progress: &Silent };
-    match Subject::open(path, &options) {
+    match Version::open(path, &options) {
         Ok(subject) => subject,
         Err(Failure::Error(err)) => panic!("{err}"),
         Err(Failure::Findings(findings)) => panic!("{findings:?}"),
     }
 }
 
-fn deep(spec: &Spec, old: &Subject, new: &Subject) -> Diff {
+fn deep(spec: &Spec, old: &Version, new: &Version) -> Diff {
     let mut diff = compare(old, new, spec);
     deepen(&mut diff, old, new, spec, 2, &Silent).unwrap();
     diff
@@ -320,8 +320,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn alone(subject: &Subject) -> Subject {
-    Subject::of_manifest("manifest.json", subject.manifest.clone())
+fn alone(subject: &Version) -> Version {
+    Version::of_manifest("manifest.json", subject.manifest.clone())
 }
 
 #[test]
@@ -513,7 +513,7 @@ fn folders_without_weights_and_stale_manifests() {
         n_threads: 1,
         progress: &Silent,
     };
-    assert!(Subject::open(&light, &options).is_err());
+    assert!(Version::open(&light, &options).is_err());
 
     let stale = temp.path().join("stale");
     copy(&base, &stale);
@@ -611,7 +611,7 @@ fn fifty_thousand_tensors_take_no_time() {
         });
         let input =
             ManifestInput { spec: "1.0.0", tensors: tensors.collect(), ..Default::default() };
-        Subject::of_manifest("m", Manifest::build(input))
+        Version::of_manifest("m", Manifest::build(input))
     };
     let time = |n: u64| {
         let (old, new) = (manifest("old.", n), manifest("new.", n));

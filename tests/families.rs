@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use llmstd::convert::{Failure, Report, Request, convert, read_model};
-use llmstd::format::folder;
+use llmstd::folder;
 use llmstd::package::Model;
 use llmstd::spec::Spec;
 use safetensors::SafeTensors;

@@ -4,7 +4,7 @@ mod oracle;
 
 use llmstd::checkpoint::DType;
 use llmstd::convert::{self, Request};
-use llmstd::format::folder;
+use llmstd::folder;
 use llmstd::forward::{self, Inputs, Planned, Stored, Weights};
 use llmstd::package::Value;
 use llmstd::plan;
@@ -61,7 +61,7 @@ impl Weights for Changed<'_> {
         self.weights.names()
     }
 
-    fn tensor(&self, name: &str) -> llmstd::error::Result<Option<Stored<'_>>> {
+    fn tensor(&self, name: &str) -> llmstd::base::error::Result<Option<Stored<'_>>> {
         let mut tensor = self.weights.tensor(name)?;
         if name == self.name {
             if self.missing {
@@ -151,13 +151,13 @@ fn senseless_hyperparameters_never_panic() {
         Value::Int(i64::MAX),
         Value::Float(0.0),
         Value::Float(f64::NAN),
-        Value::Word("x".to_owned()),
+        Value::Symbol("x".to_owned()),
         Value::List(Vec::new()),
         list(Value::Int(7)),
-        list(Value::Word("ssm".to_owned())),
+        list(Value::Symbol("ssm".to_owned())),
     ];
     let words: Vec<Value> =
-        spec.keys.iter().flat_map(|key| &key.words).cloned().map(Value::Word).collect();
+        spec.keys.iter().flat_map(|key| &key.words).cloned().map(Value::Symbol).collect();
     for fixture in small() {
         let loaded = open(&spec, &fixture.checkpoint).unwrap();
         let inputs = inputs(&fixture.oracle["inputs"]);
@@ -166,7 +166,7 @@ fn senseless_hyperparameters_never_panic() {
             let mut model = loaded.model().clone();
             model.hyperparameters.remove(key);
             let _ = forward::run::<f32>(&model, &weights, &inputs, &[]);
-            let is_word = matches!(loaded.model().hyperparameters[key], Value::Word(_));
+            let is_word = matches!(loaded.model().hyperparameters[key], Value::Symbol(_));
             for value in senseless.iter().chain(words.iter().filter(|_| is_word)) {
                 let mut model = loaded.model().clone();
                 model.hyperparameters.insert(key.clone(), value.clone());

@@ -10,12 +10,12 @@ use llmstd::checkpoint::{Checkpoint, Payload};
 use llmstd::convert::{Failure, Report, Request, Silent, convert};
 use llmstd::diff;
 use llmstd::encoding::BlockType;
-use llmstd::format::folder;
+use llmstd::folder;
 use llmstd::format::gguf::types::TYPES;
 use llmstd::format::gguf::write::Entry;
 use llmstd::metadata::Metadata;
 use llmstd::spec::Spec;
-use llmstd::subject::{self, Subject};
+use llmstd::version::{self, Version};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
@@ -97,7 +97,7 @@ fn tensors(opened: &folder::Opened) -> BTreeMap<String, (String, Vec<u64>, Strin
         let Payload::Range(extent) = &tensor.payload else { panic!("{}", tensor.name) };
         let hash = Sha256::digest(opened.source.slice(*extent).unwrap());
         let shape = tensor.logical_shape().to_vec();
-        (tensor.name.clone(), (kind, shape, llmstd::hex::encode(&hash)))
+        (tensor.name.clone(), (kind, shape, llmstd::base::hex::encode(&hash)))
     });
     tensors.collect()
 }
@@ -276,7 +276,7 @@ fn a_file_is_its_package_and_its_keys_are_compared() {
     let at = |name: &str| scratch.path().join(name);
     run(&Request::new(spec, &at("a.gguf"), "gguf"), &root().join("hf/llama-tied/src")).unwrap();
     run(&Request::new(spec, &at("std"), "std"), &at("a.gguf")).unwrap();
-    let options = subject::Options {
+    let options = version::Options {
         spec,
         arch: None,
         generic: false,
@@ -285,7 +285,7 @@ fn a_file_is_its_package_and_its_keys_are_compared() {
         progress: &Silent,
     };
     let compare = |old: &str, new: &str| {
-        let open = |name: &str| match Subject::open(&at(name), &options) {
+        let open = |name: &str| match Version::open(&at(name), &options) {
             Ok(subject) => subject,
             Err(_) => panic!("{name}"),
         };
@@ -523,7 +523,7 @@ fn positions_that_nothing_reads_come_back_as_rows() {
     let report = run(&request(spec, &at("model.gguf"), "gguf"), &fixture).unwrap();
     let cut = report.tensors.iter().find(|tensor| tensor.step.name == "position_embd.weight");
     let cut = cut.unwrap();
-    assert_eq!((cut.shape[0], cut.step.class), (20, llmstd::plan::Exactness::L));
+    assert_eq!((cut.shape[0], cut.step.class), (20, llmstd::plan::Exactness::Lossy));
     // A file says nothing of them and is read as what it is; one may say otherwise.
     let package = at("std");
     let asked = Request { arch: Some("roberta"), ..request(spec, &package, "std") };
@@ -531,5 +531,5 @@ fn positions_that_nothing_reads_come_back_as_rows() {
     assert!(report.verified.is_some_and(|verified| verified.changed == 0));
     let name = "encoder.embed.positions.weight";
     let padded = report.tensors.iter().find(|tensor| tensor.step.name == name).unwrap();
-    assert_eq!((padded.shape[0], padded.step.class), (22, llmstd::plan::Exactness::E));
+    assert_eq!((padded.shape[0], padded.step.class), (22, llmstd::plan::Exactness::Exact));
 }

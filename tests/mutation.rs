@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use llmstd::format::folder;
+use llmstd::folder;
 use llmstd::package::Hparams;
 use llmstd::plan::import;
 use llmstd::plan::ops::describe;
@@ -91,8 +91,8 @@ fn apart(rule: &Rule) -> Vec<Rule> {
                         each.1 = Each::Texts(vec![texts.clone()]);
                     }
                 }
-                let Rule { from, also, to, beside, unless, .. } = &mut rule;
-                [from, also, to, beside, unless].into_iter().for_each(fill);
+                let Rule { from, also, to, requires_any, requires_none, .. } = &mut rule;
+                [from, also, to, requires_any, requires_none].into_iter().for_each(fill);
                 rule
             })
         };

@@ -51,7 +51,7 @@ fn tensors(folder: &Path) -> BTreeMap<String, (String, Vec<usize>, String)> {
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let entries = file.tensors().into_iter().map(|(name, tensor)| {
         let hash: [u8; 32] = Sha256::digest(tensor.data()).into();
-        let hash = llmstd::hex::encode(&hash);
+        let hash = llmstd::base::hex::encode(&hash);
         (name, (format!("{:?}", tensor.dtype()), tensor.shape().to_vec(), hash))
     });
     entries.collect()

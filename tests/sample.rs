@@ -7,9 +7,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use llmstd::author::sample;
 use llmstd::convert::{Failure, Report, Request, Silent, convert};
-use llmstd::format::folder;
-use llmstd::kit::sample;
+use llmstd::folder;
 use llmstd::package::Conformance;
 use llmstd::rule::Selection;
 use llmstd::spec::Spec;

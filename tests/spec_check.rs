@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use llmstd::kit::check::{acts, check};
+use llmstd::author::check::{acts, check};
 use llmstd::spec::Spec;
 
 fn root() -> &'static Path {

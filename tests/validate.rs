@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
+use llmstd::base::diagnostic::Level;
+use llmstd::base::error::ErrorKind;
 use llmstd::checkpoint::DType;
 use llmstd::convert::{self, Request, Silent};
-use llmstd::diagnostic::Level;
-use llmstd::error::ErrorKind;
-use llmstd::format::folder;
+use llmstd::folder;
 use llmstd::manifest::{
     FileEntry, FileFacts, FileRole, Manifest, ManifestInput, TensorFacts, needs_text,
 };
@@ -63,7 +63,11 @@ fn run(path: &Path, level: Option<Conformance>, deep: bool) -> Report {
     try_run(path, level, deep).unwrap()
 }
 
-fn try_run(path: &Path, level: Option<Conformance>, deep: bool) -> llmstd::error::Result<Report> {
+fn try_run(
+    path: &Path,
+    level: Option<Conformance>,
+    deep: bool,
+) -> llmstd::base::error::Result<Report> {
     let selection = Selection::default();
     let options = Options { level, deep, selection: &selection, n_threads: 2, progress: &Silent };
     validate(path, &SPEC, &options)

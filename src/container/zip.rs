@@ -18,8 +18,8 @@ use std::io::Read;
 use flate2::Crc;
 use flate2::read::DeflateDecoder;
 
-use crate::cursor::Cursor;
-use crate::error::{Error, Result};
+use crate::base::cursor::Cursor;
+use crate::base::error::{Error, Result};
 
 /// The first bytes of a zip file that has members.
 pub const LOCAL_SIGNATURE: &[u8; 4] = b"PK\x03\x04";

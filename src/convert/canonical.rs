@@ -6,12 +6,13 @@ use std::path::Path;
 use serde_json::Value as Json;
 
 use super::{Failure, Request, foreign_format, read_whole_model};
+use crate::base::diagnostic::{Diagnostic, Level};
+use crate::base::error::Result;
+use crate::base::source::Source;
 use crate::checkpoint::Tensor;
-use crate::diagnostic::{Diagnostic, Level};
-use crate::error::Result;
 use crate::exec::compare::{Operand, first_difference};
-use crate::format::folder::{CONFIG_FILE, Opened};
-use crate::format::modules;
+use crate::folder::sentence_transformers;
+use crate::folder::{CONFIG_FILE, Opened};
 use crate::manifest::is_tokenizer_file;
 use crate::package::{
     Conformance, DenseStep, ForeignConfig, ForeignFile, ForeignTensor, Hparams, Model, Provenance,
@@ -20,9 +21,8 @@ use crate::package::{
 use crate::plan::import::Import;
 use crate::plan::program::{Content, Make, Output, whole};
 use crate::plan::{self, Decode, Facts, Tensors, export, generic, import, typed};
-use crate::rule::subject::{Stored, Subject};
+use crate::rule::view::{PackageView, Stored};
 use crate::rule::{self, Selection};
-use crate::source::Source;
 use crate::spec::Spec;
 
 /// Answers the planner's questions from the bytes.
@@ -56,7 +56,7 @@ impl Facts for Bytes<'_> {
 ///
 /// # Errors
 /// It cannot be read, or it cannot be brought to the standard.
-pub fn terms(
+pub fn model_of(
     opened: &mut Opened,
     spec: &Spec,
     arch: Option<&str>,
@@ -226,8 +226,8 @@ fn claim(
 ) -> Conformance {
     let stored = tensors.outputs.iter().map(Stored::planned).collect();
     let root = opened.source.root();
-    let subject = Subject::planned(spec, model.clone(), stored, root, opened.files.clone());
-    let verdict = rule::verdict(&subject, Conformance::Full, &Selection::default());
+    let view = PackageView::planned(spec, model.clone(), stored, root, opened.files.clone());
+    let verdict = rule::verdict(&view, Conformance::Full, &Selection::default());
     if verdict.reached == Some(Conformance::Full) {
         return Conformance::Full;
     }
@@ -250,7 +250,7 @@ fn embedding_task(
     hparams: &Hparams,
     findings: &mut Vec<Diagnostic>,
 ) -> Result<Option<Task>> {
-    let Some(modules) = modules::read(opened, findings)? else { return Ok(None) };
+    let Some(modules) = sentence_transformers::read(opened, findings)? else { return Ok(None) };
     let hidden = match hparams.get("hidden_size") {
         Some(Value::Int(int)) => u64::try_from(*int).ok(),
         _ => None,

@@ -9,16 +9,17 @@ use serde_json::Value as Json;
 use super::canonical::canonical;
 use super::verify::{check_outputs, verify_foreign};
 use super::{
-    Failure, Report, Request, beside, beside_package, carry, check_space, foreign_format, gguf,
-    json_text, read_buffers, read_provenance, read_whole_model, report, write_file, write_tensors,
+    Failure, Report, Request, carry, check_space, foreign_format, gguf, json_text, read_buffers,
+    read_provenance, read_whole_model, report, sidecar_files, sidecar_files_of_package, write_file,
+    write_tensors,
 };
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::Checkpoint;
-use crate::diagnostic::Diagnostic;
-use crate::error::{Error, ErrorKind, Result};
 use crate::exec::staging::Staging;
 use crate::exec::write;
-use crate::format::folder::{CONFIG_FILE, Opened};
-use crate::format::modules::{self, MODULES_FILE};
+use crate::folder::sentence_transformers::{self, MODULES_FILE};
+use crate::folder::{CONFIG_FILE, Opened};
 use crate::metadata::Metadata;
 use crate::package::{METADATA_FILE, Model, Provenance, TENSORS_STEM, Task};
 use crate::plan::export::Origin;
@@ -36,7 +37,7 @@ fn embedding_modules(model: &Model) -> Vec<(String, Json)> {
     let width = model.hyperparameters.get("hidden_size").and_then(as_int);
     let width = width.and_then(|width| u64::try_from(width).ok());
     let files = task.zip(width).and_then(|(task, width)| {
-        modules::files(task.pool.as_deref()?, task.normalize == Some(true), width)
+        sentence_transformers::files(task.pool.as_deref()?, task.normalize == Some(true), width)
     });
     files.unwrap_or_default()
 }
@@ -55,8 +56,9 @@ pub(super) fn to_foreign(
     let ExportPlan { mut tensors, config, modules, tokenizer, carried, left, findings, .. } = plan;
     let (architecture, map) = (plan.architecture, plan.map);
     // Modules beside the transformer have files of their own.
-    tensors.move_last(|name| modules::parse_dense_name(name).is_some());
-    let is_main = |output: &&Output| modules::parse_dense_name(&output.name).is_none();
+    tensors.move_last(|name| sentence_transformers::parse_dense_name(name).is_some());
+    let is_main =
+        |output: &&Output| sentence_transformers::parse_dense_name(&output.name).is_none();
     let n_main = tensors.outputs.iter().take_while(is_main).count();
     let mut report = report(opened, request, &tensors, carried, left);
     report.architecture = architecture;
@@ -124,8 +126,10 @@ fn write_modules(
         return Ok(());
     }
     let listed = opened.json(MODULES_FILE)?.unwrap_or(Json::Null);
-    let paths = modules::dense_paths(&listed);
-    let number = |output: &Output| modules::parse_dense_name(&output.name).map_or(0, |(n, _)| n);
+    let paths = sentence_transformers::dense_paths(&listed);
+    let number = |output: &Output| {
+        sentence_transformers::parse_dense_name(&output.name).map_or(0, |(n, _)| n)
+    };
     let mut start = first;
     for part in tensors.outputs[first..].chunk_by(|left, right| number(left) == number(right)) {
         let n = number(&part[0]);
@@ -137,14 +141,15 @@ fn write_modules(
         let renamed: Vec<Output> = part
             .iter()
             .map(|output| {
-                let name = modules::parse_dense_name(&output.name).map_or("", |(_, name)| name);
+                let name = sentence_transformers::parse_dense_name(&output.name)
+                    .map_or("", |(_, name)| name);
                 Output { name: name.to_owned(), ..output.clone() }
             })
             .collect();
         let module = write::Plain { inputs: &tensors.inputs, outputs: &renamed, metadata };
         let written = module.write(&opened.source, &inside(folder, path)?, TENSORS_STEM)?;
         for (tensor, written) in report.tensors[start..].iter_mut().zip(&written.tensors) {
-            tensor.sha256 = Some(crate::hex::encode(&written.sha256));
+            tensor.sha256 = Some(crate::base::hex::encode(&written.sha256));
         }
         start += part.len();
     }
@@ -201,7 +206,7 @@ pub(super) fn export_plan(
         buffers = read_buffers(opened)?;
         canonical_tensors = Tensors::of_checkpoint(&opened.checkpoint)?;
         findings = Vec::new();
-        carried = beside_package(opened);
+        carried = sidecar_files_of_package(opened);
         left = Vec::new();
     } else {
         // A cast belongs to the tensors that are written, not to those in between, whose numbers
@@ -214,7 +219,7 @@ pub(super) fn export_plan(
         buffers = None;
         canonical_tensors = canonical.tensors;
         findings = canonical.findings;
-        (carried, left) = beside(opened, request.spec);
+        (carried, left) = sidecar_files(opened, request.spec);
         kept = (foreign_format(opened) == export::GGUF)
             .then(|| opened.checkpoint.typed_metadata.clone());
     }
@@ -334,15 +339,15 @@ fn generic_export(
     options: plan::Options,
 ) -> std::result::Result<Tensors, Failure> {
     let mut tensors = Tensors { inputs: canonical.inputs.clone(), ..Tensors::default() };
-    for (name, (strand, dtype)) in &canonical.strands {
+    for (name, (expr, dtype)) in &canonical.exprs {
         let foreign = name.strip_prefix("extra.").unwrap_or(name);
         let step = Step {
             name: foreign.to_owned(),
             from: vec![name.clone()],
             ops: "copy".to_owned(),
-            class: Exactness::E,
+            class: Exactness::Exact,
         };
-        tensors.write(foreign, strand.clone(), *dtype, options, step)?;
+        tensors.write(foreign, expr.clone(), *dtype, options, step)?;
     }
     let order: BTreeMap<&str, usize> = provenance
         .iter()

@@ -9,15 +9,16 @@ use super::canonical::{Canonical, canonical, encodings};
 use super::foreign::inside;
 use super::verify::{check_outputs, verify, verify_same};
 use super::{
-    Carried, Failure, Report, Request, beside, beside_package, carry, check_space, gguf, json_text,
-    read_buffers, read_provenance, read_whole_model, report, write_file, write_tensors,
+    Carried, Failure, Report, Request, carry, check_space, gguf, json_text, read_buffers,
+    read_provenance, read_whole_model, report, sidecar_files, sidecar_files_of_package, write_file,
+    write_tensors,
 };
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::Result;
 use crate::checkpoint::Checkpoint;
-use crate::diagnostic::Diagnostic;
-use crate::error::Result;
 use crate::exec::staging::Staging;
 use crate::exec::write;
-use crate::format::folder::Opened;
+use crate::folder::Opened;
 use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorFacts};
 use crate::package::{
     BUFFERS_FILE, Event, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE, TENSORS_STEM,
@@ -30,7 +31,7 @@ pub(super) fn to_std(
 ) -> std::result::Result<Report, Failure> {
     let mut canonical = canonical(opened, request)?;
     canonical.model.history.push(event(request));
-    let (carried, left) = beside(opened, request.spec);
+    let (carried, left) = sidecar_files(opened, request.spec);
     let mut report = report(opened, request, &canonical.tensors, carried, left);
     report.architecture.clone_from(&canonical.model.architecture);
     report.map.clone_from(&canonical.map);
@@ -79,7 +80,7 @@ pub(super) fn repack(
     let provenance = read_provenance(opened)?;
     let mut tensors = Tensors::default();
     for tensor in &opened.checkpoint.tensors {
-        let (strand, dtype) = tensors.read(tensor).map_err(|why| {
+        let (expr, dtype) = tensors.read(tensor).map_err(|why| {
             Diagnostic::error(
                 "P017",
                 format!("the values of `{}` cannot be had: {why}", tensor.name),
@@ -89,9 +90,9 @@ pub(super) fn repack(
             name: tensor.name.clone(),
             from: vec![tensor.name.clone()],
             ops: "copy".to_owned(),
-            class: Exactness::E,
+            class: Exactness::Exact,
         };
-        tensors.write(&tensor.name, strand, dtype, request.plan, step)?;
+        tensors.write(&tensor.name, expr, dtype, request.plan, step)?;
     }
     tensors.sort_by_key(|name| request.spec.order(name));
     model.encodings = encodings(&tensors);
@@ -106,7 +107,7 @@ pub(super) fn repack(
     if let Some(kept) = read_buffers(opened)? {
         buffers = generic_copies(&kept)?;
     }
-    let carried = beside_package(opened);
+    let carried = sidecar_files_of_package(opened);
     let mut report = report(opened, request, &tensors, carried, Vec::new());
     report.architecture.clone_from(&model.architecture);
     report.conformance = Some(model.conformance);
@@ -136,16 +137,16 @@ pub(super) fn repack(
 pub(crate) fn generic_copies(checkpoint: &Checkpoint) -> std::result::Result<Tensors, Failure> {
     let mut tensors = Tensors::default();
     for tensor in &checkpoint.tensors {
-        let (strand, dtype) = tensors
+        let (expr, dtype) = tensors
             .read(tensor)
             .map_err(|why| Diagnostic::error("P017", format!("`{}`: {why}", tensor.name)))?;
         let step = Step {
             name: tensor.name.clone(),
             from: vec![tensor.name.clone()],
             ops: "copy".to_owned(),
-            class: Exactness::E,
+            class: Exactness::Exact,
         };
-        tensors.write(&tensor.name, strand, dtype, plan::Options::default(), step)?;
+        tensors.write(&tensor.name, expr, dtype, plan::Options::default(), step)?;
     }
     Ok(tensors)
 }

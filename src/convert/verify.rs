@@ -3,19 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::canonical::terms;
+use super::canonical::model_of;
 use super::foreign::export_plan;
 use super::{Failure, OutputDifference, Report, Request, Verified, foreign_format};
+use crate::base::diagnostic::{Diagnostic, Level};
+use crate::base::error::Result;
+use crate::base::source::Source;
 use crate::checkpoint::Checkpoint;
-use crate::diagnostic::{Diagnostic, Level};
-use crate::error::Result;
 use crate::exec::compare::{Operand, digests, first_difference};
-use crate::format::folder::{self, Opened};
+use crate::folder::{self, Opened};
 use crate::forward::{self, Inputs, Outputs, Planned};
 use crate::package::Task;
 use crate::plan::program::whole;
 use crate::plan::{self, Exactness, Tensors};
-use crate::source::Source;
 
 /// Runs the way back from a package that was just written, and compares each foreign tensor with
 /// the original by hash.
@@ -32,7 +32,7 @@ pub(super) fn verify(
     let changed: BTreeSet<&str> = written
         .steps
         .iter()
-        .filter(|step| Exactness::E < step.class)
+        .filter(|step| Exactness::Exact < step.class)
         .flat_map(|step| step.from.iter().map(String::as_str))
         .collect();
     let lost = |name: &str| {
@@ -78,7 +78,7 @@ pub(super) fn verify_same(
     let written = folder::open(folder)?;
     let whole = whole_tensors(&written.checkpoint)?;
     // Of a tensor that was decoded, all parts that it was read from are gone.
-    let changed = tensors.steps.iter().filter(|step| Exactness::E < step.class);
+    let changed = tensors.steps.iter().filter(|step| Exactness::Exact < step.class);
     let changed: BTreeSet<&str> =
         changed.flat_map(|step| step.from.iter().chain([&step.name])).map(String::as_str).collect();
     compare_all(opened, &written.source, &whole, request, &changed, &|_| false)
@@ -213,7 +213,7 @@ pub(super) fn outputs(
     request: &Request<'_>,
     inputs: Option<Inputs>,
 ) -> std::result::Result<(Outputs<f32>, Inputs), Failure> {
-    let (model, plan) = terms(opened, request.spec, request.arch)?;
+    let (model, plan) = model_of(opened, request.spec, request.arch)?;
     let weights = match &plan {
         Some(plan) => Planned::of_plan(&opened.source, plan),
         None => Planned::of_checkpoint(&opened.source, &opened.checkpoint)?,

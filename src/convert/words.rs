@@ -66,6 +66,6 @@ pub fn parse_quant(text: &str) -> std::result::Result<&'static BlockType, String
 }
 
 /// The path of a request's destination without a trailing slash.
-pub fn tidy(path: &Path) -> PathBuf {
+pub fn strip_slash(path: &Path) -> PathBuf {
     path.components().collect()
 }

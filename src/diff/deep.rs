@@ -7,15 +7,15 @@ use rayon::prelude::*;
 
 use super::rules::{self, Rule};
 use super::{Change, Diff};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::convert::Progress;
-use crate::error::{Error, ErrorKind, Result};
 use crate::exec::compare::{Operand, Values, first_difference, values};
 use crate::package::{Hparams, Value};
 use crate::plan::layout::Layout;
 use crate::plan::program::{Content, Output, Program};
 use crate::spec::Spec;
 use crate::spec::hparams::StackNames;
-use crate::subject::{Subject, Weights};
+use crate::version::{Version, Weights};
 
 /// Reads the weights of every tensor that changed: how far the values are apart, and whether they
 /// are the same in another order. Memory does not grow with the model.
@@ -24,17 +24,17 @@ use crate::subject::{Subject, Weights};
 /// The weights of one side are not at hand, or cannot be read.
 pub fn deepen(
     diff: &mut Diff,
-    old: &Subject,
-    new: &Subject,
+    old: &Version,
+    new: &Version,
     spec: &Spec,
     n_threads: usize,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let weights = |subject: &'_ Subject| -> Result<()> {
-        if subject.weights.is_some() {
+    let weights = |version: &'_ Version| -> Result<()> {
+        if version.weights.is_some() {
             return Ok(());
         }
-        let message = format!("{}: there are no weights to read, only a manifest", subject.label);
+        let message = format!("{}: there are no weights to read, only a manifest", version.label);
         Err(Error::new(ErrorKind::Unsupported, message))
     };
     weights(old)?;
@@ -191,18 +191,18 @@ impl Probe<'_> {
 
     /// How the old values lie in the new tensor, if it is one of the orders that are known.
     fn layout(&self, before: &Output, new: Operand<'_>) -> Result<Option<String>> {
-        let Some((strand, _)) = self.old.tensors.strands.get(&before.name) else { return Ok(None) };
+        let Some((expr, _)) = self.old.tensors.exprs.get(&before.name) else { return Ok(None) };
         let Content::Gather(program) = &before.content else { return Ok(None) };
         let mut orders: Vec<(String, Layout)> = Vec::new();
-        if before.shape.len() == 2 && strand.layout.shape == before.shape {
-            let transposed = strand.layout.clone().transpose(&[1, 0]);
+        if before.shape.len() == 2 && expr.layout.shape == before.shape {
+            let transposed = expr.layout.clone().transpose(&[1, 0]);
             orders.extend(transposed.ok().map(|layout| ("transposed".to_owned(), layout)));
         }
         if let Some((heads, dim)) = self.rope(&before.name) {
-            let last = self.hparams.get("rope_at") == Some(&Value::Word("last".to_owned()));
+            let last = self.hparams.get("rope_at") == Some(&Value::Symbol("last".to_owned()));
             let word = format!("of {heads} heads");
             for (back, order) in [(false, "half-split as if interleaved"), (true, "interleaved")] {
-                let layout = strand.layout.clone().rope(heads, dim, last, back);
+                let layout = expr.layout.clone().rope(heads, dim, last, back);
                 let text = format!("with the rotary rows {word} {order}");
                 orders.extend(layout.ok().map(|layout| (text, layout)));
             }

@@ -22,7 +22,7 @@ use serde_json::Value as Json;
 use crate::exec::compare::Values;
 use crate::manifest::{Census, Manifest};
 use crate::spec::Spec;
-use crate::subject::{Kind, Subject};
+use crate::version::{Kind, Version};
 
 use self::rules::{Class, Consumer, Rule};
 
@@ -157,7 +157,7 @@ impl Change {
 }
 
 /// Compares two versions, without reading weights.
-pub fn compare(old: &Subject, new: &Subject, spec: &Spec) -> Diff {
+pub fn compare(old: &Version, new: &Version, spec: &Spec) -> Diff {
     let mut changes = Vec::new();
     let (before, after) = (tensors::wholes(&old.manifest), tensors::wholes(&new.manifest));
     let tensors = tensors::compare(&before, &after, &mut changes);
@@ -193,11 +193,11 @@ impl Diff {
 }
 
 impl Side {
-    fn of(subject: &Subject) -> Side {
-        let manifest = &subject.manifest;
+    fn of(version: &Version) -> Side {
+        let manifest = &version.manifest;
         Side {
-            path: subject.label.clone(),
-            kind: match subject.kind {
+            path: version.label.clone(),
+            kind: match version.kind {
                 Kind::Package => "package",
                 Kind::Manifest => "manifest",
                 Kind::Planned => "planned",

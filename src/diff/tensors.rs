@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 
 use super::rules::{self, Rule};
 use super::{Change, architecture};
+use crate::base::hex;
 use crate::checkpoint::DType;
 use crate::encoding::layout::LAYOUTS;
-use crate::hex;
 use crate::manifest::{Manifest, TensorEntry};
 use crate::spec::roles::EXTRA;
 

@@ -7,19 +7,19 @@ use serde_json::Value as Json;
 use super::model::both;
 use super::rules::{self, Rule};
 use super::{Change, architecture};
-use crate::format::folder::CONFIG_FILE;
+use crate::folder::CONFIG_FILE;
 use crate::format::gguf;
 use crate::format::gguf::tokenizer::{TOKENS, tokens};
 use crate::manifest::{FileEntry, FileRole, Manifest, TEMPLATE_KEY, TOKENIZER_SETTINGS, Tokenizer};
 use crate::package::METADATA_FILE;
-use crate::subject::{Subject, is_packing};
+use crate::version::{Version, is_packing};
 
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL: &str = "special_tokens_map.json";
 /// The setting that is a vocabulary.
 const ADDED_TOKENS: &str = "added_tokens_decoder";
 
-pub(super) fn compare(old: &Subject, new: &Subject, changes: &mut Vec<Change>) {
+pub(super) fn compare(old: &Version, new: &Version, changes: &mut Vec<Change>) {
     match (&old.manifest.tokenizer, &new.manifest.tokenizer) {
         (None, None) => {}
         (Some(_), None) => {
@@ -44,8 +44,8 @@ pub(super) fn compare(old: &Subject, new: &Subject, changes: &mut Vec<Change>) {
 }
 
 fn tokenizer_files(
-    old: &Subject,
-    new: &Subject,
+    old: &Version,
+    new: &Version,
     before: &Tokenizer,
     after: &Tokenizer,
     changes: &mut Vec<Change>,
@@ -118,11 +118,11 @@ fn is_of_tokenizer(key: &str) -> bool {
 }
 
 /// The keys that are neither of the tokenizer nor told of by templates and hyperparameters.
-fn other_keys(old: &Subject, new: &Subject, changes: &mut Vec<Change>) {
-    let keys = |subject: &Subject| -> Option<BTreeMap<String, Json>> {
-        let keys = gguf::keys(&subject.read(METADATA_FILE)?).ok()?;
+fn other_keys(old: &Version, new: &Version, changes: &mut Vec<Change>) {
+    let keys = |version: &Version| -> Option<BTreeMap<String, Json>> {
+        let keys = gguf::keys(&version.read(METADATA_FILE)?).ok()?;
         let arch = format!("{}.", keys.get("general.architecture")?.as_str()?);
-        let known = architecture(&subject.manifest).is_some();
+        let known = architecture(&version.manifest).is_some();
         let others = keys
             .iter()
             .filter(|(key, _)| !(key.starts_with("tokenizer.") || known && key.starts_with(&arch)));
@@ -163,13 +163,15 @@ impl Vocabulary {
                 let text = std::str::from_utf8(text).ok()?;
                 (0..).zip(text.lines()).map(|(id, token)| (token.to_owned(), id)).collect()
             }
-            "vocab.json" => ids(&crate::json::parse(text, 0).ok()?)?,
+            "vocab.json" => ids(&crate::base::json::parse(text, 0).ok()?)?,
             "added_tokens.json" => {
-                added = ids(&crate::json::parse(text, 0).ok()?)?;
+                added = ids(&crate::base::json::parse(text, 0).ok()?)?;
                 BTreeMap::new()
             }
             "tokenizer.json" => {
-                let Json::Object(mut file) = crate::json::parse(text, 0).ok()? else { return None };
+                let Json::Object(mut file) = crate::base::json::parse(text, 0).ok()? else {
+                    return None;
+                };
                 let list = file.remove("added_tokens").unwrap_or_default();
                 for token in list.as_array().into_iter().flatten() {
                     let content = token.get("content")?.as_str()?;
@@ -338,8 +340,8 @@ fn templates(old: &Manifest, new: &Manifest, changes: &mut Vec<Change>) {
 }
 
 /// The files that name special tokens and set what decides no ids.
-fn configs(old: &Subject, new: &Subject, templates_changed: bool, changes: &mut Vec<Change>) {
-    let hash = |subject: &Subject, name: &str| subject.file(name).map(|file| file.sha256.clone());
+fn configs(old: &Version, new: &Version, templates_changed: bool, changes: &mut Vec<Change>) {
+    let hash = |version: &Version, name: &str| version.file(name).map(|file| file.sha256.clone());
     let differ = |name: &&str| hash(old, name) != hash(new, name);
     let changed: Vec<&str> = [CONFIG, SPECIAL].into_iter().filter(differ).collect();
     if changed.is_empty() {
@@ -390,16 +392,16 @@ struct Config {
 
 impl Config {
     /// `None` if a file is there and cannot be read.
-    fn of(subject: &Subject) -> Option<Config> {
-        if !subject.has_files() {
+    fn of(version: &Version) -> Option<Config> {
+        if !version.has_files() {
             return None;
         }
         let (mut special, mut rest) = (BTreeMap::new(), BTreeMap::new());
         for name in [CONFIG, SPECIAL] {
-            if subject.file(name).is_none() {
+            if version.file(name).is_none() {
                 continue;
             }
-            let json = crate::json::parse(&subject.read(name)?, 0).ok()?;
+            let json = crate::base::json::parse(&version.read(name)?, 0).ok()?;
             for (key, value) in json.as_object()? {
                 let own = TOKENIZER_SETTINGS.contains(&key.as_str()) || key == "chat_template";
                 if own || value.is_null() {

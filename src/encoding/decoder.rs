@@ -5,7 +5,7 @@
 
 use super::number::{Precision, unify_nans};
 use super::part::{Part, malformed};
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// Decodes one logical tensor, any range of it at a time.
 pub struct Decoder<'a> {

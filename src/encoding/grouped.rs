@@ -9,8 +9,8 @@ use super::decoder::{AWQ_PLACE, Decoder, Formula, Grid, Quants, word};
 use super::number::Precision;
 use super::part::{Part, malformed};
 use super::small::{self, E2M1};
+use crate::base::error::{Error, Result};
 use crate::checkpoint::{DType, n_elements};
-use crate::error::{Error, Result};
 
 /// Rows and columns of a stack of matrices: `[rows of all, columns]`, and rows of one.
 fn matrix(name: &str, part: &Part, values_per_element: usize) -> Result<([usize; 2], usize)> {

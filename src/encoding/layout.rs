@@ -12,11 +12,11 @@ use super::decoder::Decoder;
 use super::grouped::{self, Compute, GlobalScale, GptqVersion};
 use super::number::Precision;
 use super::part::Part;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::Source;
 use crate::checkpoint::{
     Checkpoint, DType, Encoding, Parameters, Payload, StoredPart, Tensor, n_elements,
 };
-use crate::error::{Error, ErrorKind, Result};
-use crate::source::Source;
 
 /// The layouts that this program carries. They belong to the libraries that write them, not to a
 /// version of the standard.

@@ -1,9 +1,9 @@
 //! The stored tensors that one logical tensor is made of.
 
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::{DType, n_elements};
 use crate::encoding::number::{Precision, f16_to_f32};
 use crate::encoding::small;
-use crate::error::{Error, ErrorKind, Result};
 
 /// One stored tensor: row-major, packed, little-endian.
 #[derive(Clone, Copy, Debug)]

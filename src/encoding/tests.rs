@@ -13,8 +13,8 @@ use super::grouped::{self, Compute, GlobalScale, GptqVersion};
 use super::layout::{LAYOUTS, Stored};
 use super::number::Precision;
 use super::part::Part;
+use crate::base::error::Result;
 use crate::checkpoint::{DType, n_elements};
-use crate::error::Result;
 
 /// The tensors of a golden file and its metadata.
 pub(super) struct Golden {

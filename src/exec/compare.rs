@@ -9,9 +9,9 @@ use sha2::{Digest, Sha256};
 
 use super::kernel::{BLOCK, decode};
 use super::produce::Producer;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::source::Source;
 use crate::plan::program::{Input, Output};
-use crate::source::Source;
 
 /// A tensor's bytes are made this many at a time.
 const CHUNK_LEN: u64 = 1 << 20;

@@ -8,10 +8,10 @@
 use std::ops::Range;
 
 use super::packed::Packed;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::Source;
 use crate::checkpoint::DType;
-use crate::error::{Error, ErrorKind, Result};
-use crate::plan::program::{Copy, Input, Packing, Program};
-use crate::source::Source;
+use crate::plan::program::{Input, Packing, Program, StridedCopy};
 
 /// The copies of one output, checked against their storages and ready to run.
 pub struct Gather<'a> {
@@ -170,7 +170,7 @@ fn prepare<'a>(
     source: &'a Source,
     input: &'a Input,
     program: &Program,
-    copy: &Copy,
+    copy: &StridedCopy,
     len: u64,
 ) -> Result<Prepared<'a>> {
     let unit = program.unit;

@@ -6,10 +6,10 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::base::error::{Error, Result};
 use crate::checkpoint::DType;
 use crate::encoding::BlockType;
 use crate::encoding::grouped::pairs_to_halves;
-use crate::error::{Error, Result};
 use crate::package::Loss;
 use crate::plan::program::Kernel;
 

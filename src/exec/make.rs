@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 
+use crate::base::error::{Error, Result};
 use crate::checkpoint::DType;
-use crate::error::{Error, Result};
 use crate::plan::program::{Make, Recipe};
 
 /// A recipe that is known to fit its dtype and shape.

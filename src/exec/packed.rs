@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::Source;
 use crate::checkpoint::n_elements;
 use crate::encoding::layout::LAYOUTS;
 use crate::encoding::{BlockType, Decoder, Part};
-use crate::error::{Error, ErrorKind, Result};
 use crate::plan::program::{self, Parts};
-use crate::source::Source;
 
 /// How many numbers are decoded at a time: a few blocks, which stay in the nearest cache. No block
 /// has more than 256.

@@ -5,10 +5,10 @@ use std::ops::Range;
 use super::gather::Gather;
 use super::kernel::Chain;
 use super::make::Made;
-use crate::error::{Error, ErrorKind, Result};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::Source;
 use crate::package::Loss;
 use crate::plan::program::{Content, Input, Output};
-use crate::source::Source;
 
 /// An output that is checked, and whose bytes can be had range by range, from many threads.
 pub struct Producer<'a> {

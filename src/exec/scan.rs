@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::hash::{Hash, update_both};
+use crate::base::error::{Error, Result};
+use crate::base::source::{FileId, Source};
 use crate::checkpoint::DType;
-use crate::error::{Error, Result};
-use crate::source::{FileId, Source};
 
 /// Bytes are taken this many at a time, so that they are still in the cache for the next reader.
 /// A multiple of every element's size.

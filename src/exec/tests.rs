@@ -13,13 +13,13 @@ use super::make::Made;
 use super::produce::Producer;
 use super::staging::{Staging, free_space};
 use super::write::{Container, Options, Shard, Written, shards, write};
+use crate::base::error::{ErrorKind, Result};
+use crate::base::source::{Extent, Source};
 use crate::checkpoint::{DType, Payload, Tensor, View, n_elements};
-use crate::error::{ErrorKind, Result};
 use crate::package::Loss;
 use crate::plan::program::{
-    Content, Copy, Dim, Input, Kernel, Make, Output, Program, Recipe, whole,
+    Content, Dim, Input, Kernel, Make, Output, Program, Recipe, StridedCopy, whole,
 };
-use crate::source::{Extent, Source};
 
 /// Xorshift: the same numbers on every machine.
 struct Numbers(u64);
@@ -54,7 +54,7 @@ fn source(bytes: &[u8]) -> (Source, Extent) {
     (source, extent)
 }
 
-fn gathered(dtype: DType, shape: &[u64], copies: Vec<Copy>, kernels: &[Kernel]) -> Output {
+fn gathered(dtype: DType, shape: &[u64], copies: Vec<StridedCopy>, kernels: &[Kernel]) -> Output {
     let program =
         Program { gathered: dtype, unit: dtype.bits() / 8, copies, kernels: kernels.to_vec() };
     let mut casts = kernels.iter().filter_map(|kernel| match kernel {
@@ -153,7 +153,7 @@ fn random_case(numbers: &mut Numbers, extent: Extent) -> (Vec<Input>, Output) {
         if numbers.below(2) == 0 {
             numbers.shuffle(&mut dims); // Their order is advice only.
         }
-        copies.push(Copy {
+        copies.push(StridedCopy {
             input: inputs.len(),
             input_offset: numbers.below(5),
             output_offset: first * output_strides.first().copied().unwrap_or(1),
@@ -218,8 +218,8 @@ fn dimensions_that_interleave_in_the_output_are_copied_too() {
     let dim = |len, input_stride, output_stride| Dim { len, input_stride, output_stride };
     let first = vec![dim(2, 2, 3), dim(2, 1, 2)];
     let copies = vec![
-        Copy { input: 0, input_offset: 0, output_offset: 0, dims: first },
-        Copy { input: 0, input_offset: 4, output_offset: 1, dims: vec![dim(2, 1, 3)] },
+        StridedCopy { input: 0, input_offset: 0, output_offset: 0, dims: first },
+        StridedCopy { input: 0, input_offset: 4, output_offset: 1, dims: vec![dim(2, 1, 3)] },
     ];
     let output = gathered(DType::U8, &[6], copies, &[]);
     let expected = naive(&source, &inputs, &output);
@@ -246,7 +246,7 @@ fn a_large_transpose_equals_its_elements() {
             Dim { len: columns, input_stride: 1, output_stride: rows },
             Dim { len: rows, input_stride: columns, output_stride: 1 },
         ];
-        let copies = vec![Copy { input: 0, input_offset: 0, output_offset: 0, dims }];
+        let copies = vec![StridedCopy { input: 0, input_offset: 0, output_offset: 0, dims }];
         let inputs = [input(extent, dtype, false)];
         let output = gathered(dtype, &[columns, rows], copies, &[]);
         assert!(all(&source, &inputs, &output).unwrap() == naive(&source, &inputs, &output));
@@ -271,16 +271,16 @@ fn a_contiguous_copy_is_borrowed_from_the_source() {
     assert_eq!(producer.borrow(4..44), Some(&bytes[12..52]));
 }
 
-fn check_refused(copies: Vec<Copy>, shape: &[u64], message: &str) {
+fn check_refused(copies: Vec<StridedCopy>, shape: &[u64], message: &str) {
     let (source, extent) = source(&[0; 64]);
     let inputs = [input(extent, DType::F32, false)];
     let err = all(&source, &inputs, &gathered(DType::F32, shape, copies, &[])).unwrap_err();
     assert_eq!((err.kind(), err.message()), (ErrorKind::Malformed, message));
 }
 
-fn line(input_offset: u64, output_offset: u64, len: u64, stride: u64) -> Vec<Copy> {
+fn line(input_offset: u64, output_offset: u64, len: u64, stride: u64) -> Vec<StridedCopy> {
     let dims = vec![Dim { len, input_stride: stride, output_stride: 1 }];
-    vec![Copy { input: 0, input_offset, output_offset, dims }]
+    vec![StridedCopy { input: 0, input_offset, output_offset, dims }]
 }
 
 #[test]

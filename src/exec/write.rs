@@ -21,13 +21,13 @@ use serde_json::json;
 
 use super::hash::{Hash, update_both};
 use super::produce::Producer;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::Source;
 use crate::checkpoint::{DType, Encoding};
-use crate::error::{Error, ErrorKind, Result};
 use crate::format::gguf;
 use crate::metadata::Metadata;
 use crate::package::Loss;
 use crate::plan::program::{Input, Output};
-use crate::source::Source;
 
 /// The bytes of a chunk: long enough that taking one costs nothing, short enough for the caches.
 const CHUNK_LEN: usize = 2 << 20;

@@ -26,11 +26,11 @@ use std::collections::HashSet;
 
 use self::header::{Reader, VersionedSizes};
 use self::types::TYPES;
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::{Error, Result};
+use crate::base::source::{Extent, FileId, Source};
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, View, n_elements, row_major_strides};
-use crate::diagnostic::Diagnostic;
-use crate::error::{Error, Result};
 use crate::metadata::{Metadata, Value};
-use crate::source::{Extent, FileId, Source};
 
 /// The ids of this reader's findings; each has a page under `spec/1.0/rules`.
 mod rule {
@@ -173,7 +173,7 @@ fn alignment(metadata: &Metadata, key_places: &header::KeyPlaces) -> Result<u64>
 }
 
 fn check_alignment(value: &Value) -> Result<u64> {
-    let malformed = |message| Error::new(crate::error::ErrorKind::Malformed, message);
+    let malformed = |message| Error::new(crate::base::error::ErrorKind::Malformed, message);
     let Value::U32(alignment) = *value else {
         let message = format!("`{ALIGNMENT_KEY}` is a u32, here it is a {}", value.kind_name());
         return Err(malformed(message));
@@ -185,7 +185,7 @@ fn check_alignment(value: &Value) -> Result<u64> {
     }
     if MAX_ALIGNMENT < alignment.into() {
         let message = format!("`{ALIGNMENT_KEY}` is {alignment}, at most {MAX_ALIGNMENT} is read");
-        return Err(Error::new(crate::error::ErrorKind::Limit, message));
+        return Err(Error::new(crate::base::error::ErrorKind::Limit, message));
     }
     Ok(alignment.into())
 }

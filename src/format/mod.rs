@@ -1,9 +1,7 @@
 //! Formats: from the files of a checkpoint to its [`Checkpoint`](crate::checkpoint::Checkpoint),
 //! headers only.
 
-pub mod folder;
 pub mod gguf;
-pub mod modules;
 pub mod pickle;
 pub mod pytorch;
 pub mod safetensors;

@@ -10,8 +10,8 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::cursor::Cursor;
-use crate::error::{Error, Result};
+use crate::base::cursor::Cursor;
+use crate::base::error::{Error, Result};
 
 /// The longest pickle that is read. Those of the largest checkpoints take some 100 MB, nearly
 /// all of it optimizer state and tokenizers.

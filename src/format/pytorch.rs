@@ -23,12 +23,12 @@ mod tensor;
 
 use std::collections::BTreeSet;
 
+use crate::base::diagnostic::{Diagnostic, Level};
+use crate::base::error::{Error, Result};
+use crate::base::source::{FileId, Source};
 use crate::checkpoint::{Checkpoint, Payload, Tensor};
 use crate::container::zip;
-use crate::diagnostic::{Diagnostic, Level};
-use crate::error::{Error, Result};
 use crate::format::pickle::{Node, NodeId, Pickle};
-use crate::source::{FileId, Source};
 
 /// The ids of this reader's findings; each has a page under `spec/1.0/rules`.
 mod rule {

@@ -15,12 +15,12 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, Visitor};
 
+use crate::base::cursor::Cursor;
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::{Error, Result};
+use crate::base::json;
+use crate::base::source::{Extent, FileId, Source};
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, n_elements};
-use crate::cursor::Cursor;
-use crate::diagnostic::Diagnostic;
-use crate::error::{Error, Result};
-use crate::json;
-use crate::source::{Extent, FileId, Source};
 
 /// The reference implementation refuses headers over this size; so do we.
 const MAX_HEADER_LEN: u64 = 100_000_000;

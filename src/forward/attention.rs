@@ -28,7 +28,7 @@ use super::position::{Alibi, Disentangled, RelativeBias};
 use super::real::Real;
 use super::rope::{Rope, Turns};
 use super::weights::{Bias, Params};
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// The attention of a stack.
 pub(super) struct Attention<'a, R> {

@@ -7,7 +7,7 @@ use super::keys::Keys;
 use super::mlp::Activation;
 use super::real::Real;
 use super::weights::{Bias, Params};
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// A causal depthwise convolution, over each sequence of `x`, `[batch · n, channels]`, by
 /// `NAME.weight`, `[channels, kernel]`: `y_t = b + Σ_i w_i · x_(t − kernel + 1 + i)`, with zeros

@@ -16,7 +16,7 @@ use super::norm::Norm;
 use super::real::Real;
 use super::weights::{Bias, Params};
 use super::{Batch, conv};
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// What a stack reads.
 pub(super) enum Read<R> {

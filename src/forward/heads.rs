@@ -16,7 +16,7 @@ use super::norm::Norm;
 use super::real::Real;
 use super::weights::{Bias, Params};
 use super::{Batch, Tensor};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::package::{Hparams, Task, Value};
 
 /// What heads read.

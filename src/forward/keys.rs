@@ -1,6 +1,6 @@
 //! Hyperparameters with their types, as seen from one stack.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::package::{Hparams, Value};
 use crate::spec::expr::Names as _;
 use crate::spec::hparams::StackNames;
@@ -94,7 +94,7 @@ fn float(value: &Value) -> Option<f64> {
 
 fn word(value: &Value) -> Option<String> {
     match value {
-        Value::Word(word) => Some(word.clone()),
+        Value::Symbol(word) => Some(word.clone()),
         _ => None,
     }
 }

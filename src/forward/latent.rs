@@ -12,7 +12,7 @@ use super::keys::{Keys, broken};
 use super::norm::Norm;
 use super::real::Real;
 use super::weights::{Bias, Params};
-use crate::error::Result;
+use crate::base::error::Result;
 
 pub(super) struct Latent {
     heads: Heads,

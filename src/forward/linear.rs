@@ -23,7 +23,7 @@ use super::mlp::{Activation, sigmoid, softplus};
 use super::norm;
 use super::real::Real;
 use super::weights::{Bias, Params};
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// The linear attention of a stack.
 pub(super) struct Linear {

@@ -7,7 +7,7 @@ use ndarray::{Array2, Zip};
 use super::keys::{Keys, broken};
 use super::real::Real;
 use super::weights::{Bias, Params};
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// An activation of one number.
 #[derive(Clone, Copy)]

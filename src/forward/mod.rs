@@ -52,7 +52,7 @@ pub use self::real::Real;
 use self::stack::Memory;
 use self::weights::Params;
 pub use self::weights::{Planned, Stored, Weights};
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::package::{Model, Task, Value};
 
 /// What a model is asked: one row for each sequence, all of one length.

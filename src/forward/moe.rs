@@ -23,7 +23,7 @@ use super::keys::{Keys, broken};
 use super::mlp::{Mlp, sigmoid};
 use super::real::Real;
 use super::weights::{Bias, Params};
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// The mixture of experts of a stack.
 pub(super) struct Moe {

@@ -10,7 +10,7 @@ use ndarray::{Array1, Array2, ArrayViewMut1};
 use super::keys::{Keys, broken};
 use super::real::Real;
 use super::weights::{Bias, Params};
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// The norm of a stack.
 #[derive(Clone, Copy)]

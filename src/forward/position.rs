@@ -6,7 +6,7 @@ use super::keys::{Keys, broken};
 use super::norm::Norm;
 use super::real::Real;
 use super::weights::{Bias, Params};
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// ALiBi.
 pub(super) struct Alibi {

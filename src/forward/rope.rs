@@ -23,7 +23,7 @@ use ndarray::Array2;
 
 use super::keys::{Keys, broken};
 use super::real::Real;
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// The rotary positions of a stack.
 pub(super) struct Rope {

@@ -2,7 +2,7 @@
 
 use super::Inputs;
 use super::keys::Keys;
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::package::{Model, Value};
 
 /// How long sequences are, unless the model takes only shorter ones.

@@ -27,7 +27,7 @@ use super::norm::Norm;
 use super::real::Real;
 use super::ssm::Ssm;
 use super::weights::{Bias, Params};
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// What a decoder attends to: an encoder's output, `[batch · m, hidden]`.
 pub(super) struct Memory<'m, R> {

@@ -9,14 +9,14 @@ use rayon::prelude::*;
 
 use super::keys::broken;
 use super::real::{Real, decode};
+use crate::base::error::{Error, Result};
+use crate::base::source::Source;
 use crate::checkpoint::{Checkpoint, DType, Encoding, Payload};
 use crate::encoding::BlockType;
-use crate::error::{Error, Result};
 use crate::exec::produce::Producer;
 use crate::package::Model;
 use crate::plan::Tensors;
 use crate::plan::program::{Input, Output, numbers as numbers_of, whole};
-use crate::source::Source;
 
 /// Where a forward reads its tensors.
 pub trait Weights: Sync {

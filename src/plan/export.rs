@@ -6,10 +6,10 @@ use serde_json::Value as Json;
 
 use super::import::make;
 use super::names::{self, Bound, Choices, Instance};
-use super::ops::{Strand, Way, describe, exactness, run};
+use super::ops::{Direction, TensorExpr, describe, exactness, run};
 use super::{DECODE_HELP, Exactness, Options, PartNames, Step, Tensors, keys, tasks, typed};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::checkpoint::{Checkpoint, DType, Encoding};
-use crate::diagnostic::{Diagnostic, Level};
 use crate::encoding::layout::LAYOUTS;
 use crate::package::{MapUsed, Model, Provenance, Task, Value, WayBack};
 use crate::spec::Spec;
@@ -53,7 +53,7 @@ pub fn export(
     let provenance = origin.map(|origin| origin.provenance);
     let original = origin.and_then(|origin| origin.config.as_ref());
     let arch = spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
-    let stored = |name: &str| canonical.strands.contains_key(name);
+    let stored = |name: &str| canonical.exprs.contains_key(name);
     let (hparams, tokens) = (&model.hyperparameters, &model.tokens);
     let is_typed = map.format == GGUF;
     let write = |original| keys::write(spec, map, arch, hparams, tokens, original, &stored);
@@ -84,8 +84,8 @@ pub fn export(
             part_names: if is_typed { PartNames::InLine } else { PartNames::Library },
             ..options
         },
-        vectors: map.vectors,
-        stored: &canonical.strands,
+        vector_dtype: map.vector_dtype,
+        stored: &canonical.exprs,
         ties: model.ties.iter().map(|[tied, stored]| (tied.as_str(), stored.as_str())).collect(),
         recorded: provenance
             .map(|source| source.tensors.iter().map(|tensor| tensor.name.as_str()).collect()),
@@ -97,9 +97,9 @@ pub fn export(
         exporter.plan_instance(instance);
     }
     let mut findings = Vec::new();
-    for leave in &map.leaves {
-        let prefix = format!("heads.{}.", leave.head);
-        let parts = canonical.strands.keys().filter(|name| name.starts_with(&prefix));
+    for dropped in &map.dropped_heads {
+        let prefix = format!("heads.{}.", dropped.head);
+        let parts = canonical.exprs.keys().filter(|name| name.starts_with(&prefix));
         let parts: Vec<&String> = parts.filter(|name| !exporter.used.contains(*name)).collect();
         let tied = model.ties.iter().any(|[tied, _]| tied.starts_with(&prefix));
         if parts.is_empty() && !tied {
@@ -107,14 +107,14 @@ pub fn export(
         }
         let message = format!(
             "the head `{}` ({} tensors) is left out: {}",
-            leave.head,
+            dropped.head,
             parts.len(),
-            leave.why
+            dropped.why
         );
         findings.push(Diagnostic::warning("P006", message).tensor(format!("{prefix}*")));
         exporter.used.extend(parts.into_iter().cloned());
     }
-    for name in canonical.strands.keys() {
+    for name in canonical.exprs.keys() {
         if !exporter.used.contains(name) {
             let message =
                 format!("no rule of the mapping {}/{} takes `{name}`", map.format, map.name);
@@ -125,7 +125,7 @@ pub fn export(
         Some(source) => {
             exporter.plan_dropped(map, &choices, source, buffers, &mut findings);
         }
-        None => exporter.plan_missed(map, &choices),
+        None => exporter.plan_without_source(map, &choices),
     }
     let Exporter { mut tensors, errors, .. } = exporter;
     if !errors.is_empty() {
@@ -214,22 +214,22 @@ fn check_config(
     let read = keys::read(spec, map, arch, config)?;
     let wanted = &model.hyperparameters;
     let names: BTreeSet<&String> = wanted.keys().chain(read.hparams.keys()).collect();
-    let flagless = map.rules.iter().any(|rule| rule.flagless);
+    let ignore_tie_flag = map.rules.iter().any(|rule| rule.ignore_tie_flag);
     let differ = names.into_iter().filter(|name| {
-        if flagless && *name == "tie_embeddings" {
+        if ignore_tie_flag && *name == "tie_embeddings" {
             return false; // The tensors say it, not the config.
         }
         let values = (wanted.get(*name), read.hparams.get(*name));
         let same = if map.format == GGUF { same_single } else { same };
         !matches!(values, (Some(wanted), Some(read)) if same(wanted, read))
     });
-    let unsaid = |name: &str| map.keys.iter().any(|key| key.to == name && key.unsaid);
+    let inexpressible = |name: &str| map.keys.iter().any(|key| key.to == name && key.inexpressible);
     let findings: Vec<Diagnostic> = differ
         .map(|name| {
             let text = |value: Option<&Value>| {
                 value.map_or_else(|| "nothing".to_owned(), Value::to_string)
             };
-            let level = if unsaid(name) { Level::Warning } else { Level::Error };
+            let level = if inexpressible(name) { Level::Warning } else { Level::Error };
             Diagnostic::new(
                 "P005",
                 level,
@@ -262,7 +262,7 @@ fn check_tasks(
 ) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
     let mut heads: BTreeMap<String, Option<u64>> = BTreeMap::new();
     let stored =
-        canonical.strands.iter().map(|(name, (strand, _))| (name.as_str(), Some(&strand.layout)));
+        canonical.exprs.iter().map(|(name, (expr, _))| (name.as_str(), Some(&expr.layout)));
     let tied = model.ties.iter().map(|[tied, _]| (tied.as_str(), None));
     for (name, layout) in stored.chain(tied) {
         let Some((head, part)) = name.strip_prefix("heads.").and_then(|rest| rest.split_once('.'))
@@ -277,7 +277,7 @@ fn check_tasks(
     let read = tasks::read(spec, map, config, &model.hyperparameters, &heads, &mut Vec::new());
     let is_left = |task: &&Task| {
         let head = task.head.as_deref();
-        map.leaves.iter().any(|leave| head == Some(leave.head.as_str()))
+        map.dropped_heads.iter().any(|dropped| head == Some(dropped.head.as_str()))
     };
     let mut findings = Vec::new();
     for task in model.tasks.iter().filter(|task| !is_left(task)) {
@@ -386,8 +386,8 @@ struct Exporter<'a> {
     names: &'a StackNames<'a>,
     options: Options,
     /// The dtype that tensors of one axis have.
-    vectors: Option<DType>,
-    stored: &'a BTreeMap<String, (Strand, DType)>,
+    vector_dtype: Option<DType>,
+    stored: &'a BTreeMap<String, (TensorExpr, DType)>,
     ties: BTreeMap<&'a str, &'a str>,
     /// The foreign names of the source, if there was one.
     recorded: Option<BTreeSet<&'a str>>,
@@ -407,7 +407,7 @@ impl Exporter<'_> {
             let name = &instance.from[0];
             let wanted = match &self.recorded {
                 Some(names) => names.contains(name.as_str()),
-                None => instance.rule.flagless,
+                None => instance.rule.ignore_tie_flag,
             };
             if wanted {
                 self.plan_rule(instance, &[target.to_owned()], std::slice::from_ref(name));
@@ -455,13 +455,13 @@ impl Exporter<'_> {
         canonical: &[String],
         foreign: &[String],
     ) -> Result<(), Diagnostic> {
-        let mut strands = Vec::with_capacity(canonical.len());
+        let mut exprs = Vec::with_capacity(canonical.len());
         let mut dtypes = BTreeSet::new();
         for name in canonical {
-            let (strand, dtype) = self.stored.get(name.as_str()).ok_or_else(|| {
+            let (expr, dtype) = self.stored.get(name.as_str()).ok_or_else(|| {
                 Diagnostic::error("P008", format!("`{name}` is missing")).tensor(name)
             })?;
-            strands.push(strand.clone());
+            exprs.push(expr.clone());
             dtypes.insert(*dtype);
         }
         let dtype = *dtypes.first().expect("a rule has one canonical tensor at least");
@@ -475,37 +475,37 @@ impl Exporter<'_> {
         let stack = self.spec.role(&instance.to[0]).and_then(|role| role.stack);
         let names = StackNames { stack: stack.as_deref().or(self.names.stack), ..*self.names };
         let bound = Bound { names: &names, bindings: &instance.bindings };
-        let strands = run(&instance.rule.ops, Way::Out, &bound, strands).map_err(|why| {
+        let exprs = run(&instance.rule.ops, Direction::Export, &bound, exprs).map_err(|why| {
             let message = format!("`{}` does not fit its rule: {why}", canonical[0]);
             Diagnostic::error("P010", message).tensor(&canonical[0])
         })?;
-        if strands.len() != foreign.len() {
+        if exprs.len() != foreign.len() {
             let message = format!(
                 "the rule of `{}` makes {} tensors and names {}",
                 foreign[0],
-                strands.len(),
+                exprs.len(),
                 foreign.len()
             );
             return Err(Diagnostic::error("P010", message).tensor(&canonical[0]));
         }
-        let class = exactness(&instance.rule.ops, Way::Out);
-        for (name, strand) in foreign.iter().zip(strands) {
+        let class = exactness(&instance.rule.ops, Direction::Export);
+        for (name, expr) in foreign.iter().zip(exprs) {
             let step = Step {
                 name: name.clone(),
                 from: canonical.to_vec(),
                 ops: describe(&instance.rule.ops),
                 class,
             };
-            let options = self.options_for(instance, name, &strand);
-            self.tensors.write(name, strand, dtype, options, step)?;
+            let options = self.options_for(instance, name, &expr);
+            self.tensors.write(name, expr, dtype, options, step)?;
         }
         Ok(())
     }
 
     /// What is asked for, but where the format leaves no choice. What the source had stays.
-    fn options_for(&self, instance: &Instance<'_>, name: &str, strand: &Strand) -> Options {
-        let is_vector = strand.layout.shape.len() < 2;
-        let only = instance.rule.dtype.or(self.vectors.filter(|_| is_vector));
+    fn options_for(&self, instance: &Instance<'_>, name: &str, expr: &TensorExpr) -> Options {
+        let is_vector = expr.layout.shape.len() < 2;
+        let only = instance.rule.dtype.or(self.vector_dtype.filter(|_| is_vector));
         let Some(only) = only else { return self.options };
         let kept = self.recorded.as_ref().is_some_and(|names| names.contains(name));
         let dtype = (!kept).then_some(only);
@@ -513,10 +513,10 @@ impl Exporter<'_> {
     }
 
     /// Makes the buffers that readers of the foreign layout miss, in the dtype of the token table.
-    fn plan_missed(&mut self, map: &Map, choices: &Choices) {
+    fn plan_without_source(&mut self, map: &Map, choices: &Choices) {
         let drops = names::drops(map, choices, self.names, &BTreeSet::new()).unwrap_or_default();
         let dtype = self.stored.get("embed.tokens.weight").map_or(DType::F32, |(_, dtype)| *dtype);
-        for drop in drops.iter().filter(|drop| drop.drop.missed) {
+        for drop in drops.iter().filter(|drop| drop.drop.emit_without_source) {
             let Some(rule) = &drop.drop.make else { continue };
             let bound = Bound { names: self.names, bindings: &drop.bindings };
             match make(rule, dtype, &bound) {
@@ -525,7 +525,7 @@ impl Exporter<'_> {
                         name: drop.name.clone(),
                         from: Vec::new(),
                         ops: rule.function.clone(),
-                        class: Exactness::E,
+                        class: Exactness::Exact,
                     };
                     self.tensors.make(&drop.name, made, step);
                 }
@@ -552,7 +552,7 @@ impl Exporter<'_> {
                 name: dropped.name.clone(),
                 from: vec![from.to_owned()],
                 ops: ops.to_owned(),
-                class: Exactness::E,
+                class: Exactness::Exact,
             };
             let result = match dropped.back {
                 WayBack::Lost => {
@@ -584,11 +584,11 @@ impl Exporter<'_> {
                     });
                     kept.ok_or_else(|| "it is not among the buffers kept".to_owned()).and_then(
                         |tensor| {
-                            let (strand, dtype) = self.tensors.read(tensor)?;
+                            let (expr, dtype) = self.tensors.read(tensor)?;
                             let step = step(&dropped.name, "copy");
                             let written = self.tensors.write(
                                 &dropped.name,
-                                strand,
+                                expr,
                                 dtype,
                                 Options::default(),
                                 step,

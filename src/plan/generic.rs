@@ -1,8 +1,8 @@
 //! Plans for checkpoints whose architecture nobody knows: names under `extra.`, bytes as they are.
 
 use super::{Exactness, Options, Step, Tensors};
+use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::Checkpoint;
-use crate::diagnostic::Diagnostic;
 use crate::spec::roles::grammar_problem;
 
 /// Plans a package of the container level.
@@ -24,10 +24,10 @@ pub fn import(checkpoint: &Checkpoint, options: Options) -> Result<Tensors, Vec<
             name: name.clone(),
             from: vec![tensor.name.clone()],
             ops: "copy".to_owned(),
-            class: Exactness::E,
+            class: Exactness::Exact,
         };
         let written = match tensors.read(tensor) {
-            Ok((strand, dtype)) => tensors.write(&name, strand, dtype, options, step),
+            Ok((expr, dtype)) => tensors.write(&name, expr, dtype, options, step),
             Err(why) => Err(unreadable(&tensor.name, &why)),
         };
         findings.extend(written.err());

@@ -7,11 +7,11 @@ use serde_json::Value as Json;
 use super::generic::unreadable;
 use super::keys::{self, Keys};
 use super::names::{self, Bound, Instance};
-use super::ops::{Strand, Way, describe, exactness, run};
+use super::ops::{Direction, TensorExpr, describe, exactness, run};
 use super::program::{Make, Recipe};
 use super::{Exactness, Facts, Options, Step, Tensors, by_name, tasks};
+use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, row_major_strides};
-use crate::diagnostic::Diagnostic;
 use crate::encoding::layout::LAYOUTS;
 use crate::package::{Dropped, ForeignTensor, Hparams, MapUsed, Task, Value, WayBack};
 use crate::plan::layout::Layout;
@@ -239,7 +239,8 @@ pub fn choose<'a>(
         let stack = arch.stacks.first().map(String::as_str);
         let names =
             StackNames { hparams: &keys.hparams, tokens: Some(&keys.tokens), stack, layer: None };
-        let claims = map.untyped.as_ref().is_some_and(|when| when.eval_bool(&names) == Ok(true));
+        let claims =
+            map.claims_untyped.as_ref().is_some_and(|when| when.eval_bool(&names) == Ok(true));
         (names::n_known(map, &present, &names) == present.len()).then_some(claims)
     };
     let mut fitting: Vec<(&Map, bool)> =
@@ -430,14 +431,14 @@ impl<'a> Planner<'a> {
         from: &[String],
     ) -> Result<(), Vec<Diagnostic>> {
         let fail = |diagnostic: Diagnostic| vec![diagnostic.tensor(&from[0])];
-        let mut strands = Vec::with_capacity(from.len());
+        let mut exprs = Vec::with_capacity(from.len());
         let mut dtypes = BTreeSet::new();
         let mut shapes = Vec::with_capacity(from.len());
         for name in from {
             let tensor = self.foreign[name.as_str()];
             let read = self.tensors.read(tensor);
-            let (strand, dtype) = read.map_err(|why| fail(unreadable(name, &why)))?;
-            strands.push(strand);
+            let (expr, dtype) = read.map_err(|why| fail(unreadable(name, &why)))?;
+            exprs.push(expr);
             dtypes.insert(dtype);
             shapes.push(tensor.logical_shape().to_vec());
         }
@@ -466,40 +467,34 @@ impl<'a> Planner<'a> {
         let stack_names =
             StackNames { stack: stack.as_deref().or(self.names.stack), ..*self.names };
         let bound = Bound { names: &stack_names, bindings: &instance.bindings };
-        let strands = run(&instance.rule.ops, Way::In, &bound, strands).map_err(|why| {
+        let exprs = run(&instance.rule.ops, Direction::Import, &bound, exprs).map_err(|why| {
             let message = format!("`{}` does not fit its rule: {why}", from[0]);
             fail(
                 Diagnostic::error("P010", message)
                     .mismatch(describe(&instance.rule.ops), format!("{shapes:?}")),
             )
         })?;
-        if strands.len() != instance.to.len() {
+        if exprs.len() != instance.to.len() {
             let message = format!(
                 "the rule of `{}` makes {} tensors and names {}",
                 from[0],
-                strands.len(),
+                exprs.len(),
                 instance.to.len()
             );
             return Err(fail(Diagnostic::error("P010", message)));
         }
         let mut errors = Vec::new();
-        for (name, strand) in instance.to.iter().zip(&strands) {
-            errors.extend(self.check_shape(
-                name,
-                &strand.layout.shape,
-                dtype,
-                &from[0],
-                &shapes[0],
-            ));
+        for (name, expr) in instance.to.iter().zip(&exprs) {
+            errors.extend(self.check_shape(name, &expr.layout.shape, dtype, &from[0], &shapes[0]));
         }
         if !errors.is_empty() {
             return Err(errors);
         }
-        check_way_back(instance, &bound, &strands, &shapes).map_err(|why| {
+        check_way_back(instance, &bound, &exprs, &shapes).map_err(|why| {
             fail(Diagnostic::error("P010", format!("`{}` does not come back: {why}", from[0])))
         })?;
-        let class = exactness(&instance.rule.ops, Way::In);
-        for (name, strand) in instance.to.iter().zip(strands) {
+        let class = exactness(&instance.rule.ops, Direction::Import);
+        for (name, expr) in instance.to.iter().zip(exprs) {
             let step = Step {
                 name: name.clone(),
                 from: from.to_vec(),
@@ -507,7 +502,7 @@ impl<'a> Planner<'a> {
                 class,
             };
             self.tensors
-                .write(name, strand, dtype, self.options, step)
+                .write(name, expr, dtype, self.options, step)
                 .map_err(|diagnostic| vec![diagnostic])?;
         }
         Ok(())
@@ -605,10 +600,12 @@ impl<'a> Planner<'a> {
                 let made = instances.iter().flat_map(|instance| &instance.to);
                 !made.into_iter().any(|name| name.starts_with(&prefix) && name != canonical)
             };
-            if !wanted.unwrap_or_else(|| (*tied || instance.rule.flagless) && alone()) && !parts {
+            if !wanted.unwrap_or_else(|| (*tied || instance.rule.ignore_tie_flag) && alone())
+                && !parts
+            {
                 return; // The checkpoint has no such head.
             }
-            if *tied || instance.rule.flagless {
+            if *tied || instance.rule.ignore_tie_flag {
                 *tied = true;
                 ties.push([canonical.to_owned(), target.to_owned()]);
             } else {
@@ -629,13 +626,13 @@ impl<'a> Planner<'a> {
         let equal = original.map_or(Ok(false), |original| same(self.facts, original, tensor));
         match (equal, *tied) {
             (Err(err), _) => self.errors.push(unreadable(foreign, &err.to_string())),
-            (Ok(true), flag) if flag || instance.rule.flagless => {
+            (Ok(true), flag) if flag || instance.rule.ignore_tie_flag => {
                 *tied = true;
                 ties.push([canonical.to_owned(), target.to_owned()]);
                 self.copies.push([foreign.to_owned(), target.to_owned()]);
             }
             (Ok(equal), flag) => {
-                if equal != flag && !instance.rule.flagless {
+                if equal != flag && !instance.rule.ignore_tie_flag {
                     let message = if equal {
                         format!(
                             "`{foreign}` repeats `{target}` and the config says it is not tied; both are kept"
@@ -734,11 +731,11 @@ impl<'a> Planner<'a> {
             name: tensor.name.clone(),
             from: vec![tensor.name.clone()],
             ops: "copy".to_owned(),
-            class: Exactness::E,
+            class: Exactness::Exact,
         };
         let written = match self.buffers.read(tensor) {
-            Ok((strand, dtype)) => {
-                self.buffers.write(&tensor.name, strand, dtype, Options::default(), step)
+            Ok((expr, dtype)) => {
+                self.buffers.write(&tensor.name, expr, dtype, Options::default(), step)
             }
             Err(why) => Err(unreadable(&tensor.name, &why)),
         };
@@ -841,7 +838,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-fn same(facts: &dyn Facts, left: &Tensor, right: &Tensor) -> crate::error::Result<bool> {
+fn same(facts: &dyn Facts, left: &Tensor, right: &Tensor) -> crate::base::error::Result<bool> {
     if left.dtype != right.dtype || left.shape != right.shape {
         return Ok(false);
     }
@@ -867,26 +864,26 @@ fn same(facts: &dyn Facts, left: &Tensor, right: &Tensor) -> crate::error::Resul
 fn check_way_back(
     instance: &Instance<'_>,
     names: &dyn Names,
-    strands: &[Strand],
+    exprs: &[TensorExpr],
     shapes: &[Vec<u64>],
 ) -> Result<(), String> {
     if instance.rule.ops.is_empty() {
         return Ok(());
     }
-    let canonical = strands.iter().enumerate().map(|(index, strand)| {
-        let shape = &strand.layout.shape;
-        Strand::new(Layout::of_input(index, 0, shape, &row_major_strides(shape)))
+    let canonical = exprs.iter().enumerate().map(|(index, expr)| {
+        let shape = &expr.layout.shape;
+        TensorExpr::new(Layout::of_input(index, 0, shape, &row_major_strides(shape)))
     });
-    let back = run(&instance.rule.ops, Way::Out, names, canonical.collect())?;
+    let back = run(&instance.rule.ops, Direction::Export, names, canonical.collect())?;
     if back.len() != shapes.len() {
         return Err(format!("{} tensors come back of {}", back.len(), shapes.len()));
     }
-    for (strand, shape) in back.iter().zip(shapes) {
-        if strand.layout.shape != *shape || !strand.layout.is_full() {
-            return Err(format!("the shape {:?} comes back, not {shape:?}", strand.layout.shape));
+    for (expr, shape) in back.iter().zip(shapes) {
+        if expr.layout.shape != *shape || !expr.layout.is_full() {
+            return Err(format!("the shape {:?} comes back, not {shape:?}", expr.layout.shape));
         }
     }
-    if strands.iter().any(|strand| !strand.layout.is_full()) {
+    if exprs.iter().any(|expr| !expr.layout.is_full()) {
         return Err("not every element is filled".to_owned());
     }
     Ok(())

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use crate::diagnostic::Diagnostic;
-use crate::json::FLOAT_TAG;
+use crate::base::diagnostic::Diagnostic;
+use crate::base::json::FLOAT_TAG;
 use crate::package::{Hparams, Value};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
@@ -265,7 +265,7 @@ fn translate(rule: &KeyRule, value: Value) -> Result<Value, String> {
         Value::Null => Ok(Value::Null),
         value => {
             let word = match &value {
-                Value::Word(word) => word.clone(),
+                Value::Symbol(word) => word.clone(),
                 value => value.to_string(),
             };
             let meaning = rule.words.iter().find(|(known, _)| *known == word);
@@ -286,7 +286,7 @@ fn from_json(json: &Json) -> Result<Value, String> {
             (None, Some(float)) if float.is_finite() => Value::Float(float),
             _ => return Err(format!("{number} is no number that can be kept")),
         },
-        Json::String(word) => Value::Word(word.clone()),
+        Json::String(word) => Value::Symbol(word.clone()),
         Json::Array(items) => Value::List(items.iter().map(from_json).collect::<Result<_, _>>()?),
         // An infinite number, as transformers 5 writes it, is a word: `'Infinity'`.
         Json::Object(object) if object.len() == 1 && object.contains_key(FLOAT_TAG) => {

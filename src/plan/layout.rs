@@ -4,7 +4,7 @@
 //! layouts into layouts, and none of them touches an element. At the end a layout is the list of
 //! strided copies that the executor runs.
 
-use super::program::{Copy, Dim};
+use super::program::{Dim, StridedCopy};
 use crate::checkpoint::{n_elements, row_major_strides};
 
 /// A tensor in the making.
@@ -12,13 +12,13 @@ use crate::checkpoint::{n_elements, row_major_strides};
 pub struct Layout {
     /// Its dimensions.
     pub shape: Vec<u64>,
-    boxes: Vec<Box>,
+    boxes: Vec<IndexBox>,
 }
 
 /// A box of elements from one input: `start[axis] + Σ i·step` along each axis is where the
 /// element at `offset + Σ i·stride` of the input goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Box {
+struct IndexBox {
     input: usize,
     offset: u64,
     start: Vec<u64>,
@@ -50,12 +50,12 @@ impl Layout {
             .collect();
         let start = vec![0; shape.len()];
         let boxes =
-            if shape.contains(&0) { vec![] } else { vec![Box { input, offset, start, dims }] };
+            if shape.contains(&0) { vec![] } else { vec![IndexBox { input, offset, start, dims }] };
         Layout { shape: shape.to_vec(), boxes }
     }
 
     /// The copies that fill the tensor.
-    pub fn copies(&self) -> Vec<Copy> {
+    pub fn copies(&self) -> Vec<StridedCopy> {
         let strides = row_major_strides(&self.shape);
         let copies = self.boxes.iter().map(|part| {
             let dims = part.dims.iter().map(|dim| Dim {
@@ -77,14 +77,14 @@ impl Layout {
                     _ => merged.push(dim),
                 }
             }
-            Copy {
+            StridedCopy {
                 input: part.input,
                 input_offset: part.offset,
                 output_offset: part.start.iter().zip(&strides).map(|(at, by)| at * by).sum(),
                 dims: merged,
             }
         });
-        let mut copies: Vec<Copy> = copies.collect();
+        let mut copies: Vec<StridedCopy> = copies.collect();
         copies.sort_by_key(|copy| copy.output_offset);
         copies
     }
@@ -216,7 +216,7 @@ impl Layout {
             for part in inside {
                 part.cut(axis, to, &mut kept, &mut above);
             }
-            kept.iter_mut().for_each(|part: &mut Box| part.start[axis] -= from);
+            kept.iter_mut().for_each(|part: &mut IndexBox| part.start[axis] -= from);
             boxes.append(&mut kept);
         }
         Layout { shape, boxes }
@@ -320,7 +320,7 @@ impl Layout {
     }
 }
 
-impl Box {
+impl IndexBox {
     fn sort(&mut self) {
         self.dims.sort_by_key(|dim| (dim.axis, std::cmp::Reverse(dim.step)));
     }
@@ -335,8 +335,8 @@ impl Box {
     }
 
     /// Splits an axis if every dim falls on one side of the split, or divides along it.
-    fn split_axis(&self, axis: usize, inner: u64) -> Option<Box> {
-        let mut part = Box { dims: Vec::with_capacity(self.dims.len() + 1), ..self.clone() };
+    fn split_axis(&self, axis: usize, inner: u64) -> Option<IndexBox> {
+        let mut part = IndexBox { dims: Vec::with_capacity(self.dims.len() + 1), ..self.clone() };
         part.start[axis] /= inner;
         part.start.insert(axis + 1, self.start[axis] % inner);
         for &dim in &self.dims {
@@ -369,7 +369,7 @@ impl Box {
     }
 
     /// Splits an axis by cutting the box at every edge of the inner axis.
-    fn split_axis_by_cutting(self, axis: usize, inner: u64, boxes: &mut Vec<Box>) {
+    fn split_axis_by_cutting(self, axis: usize, inner: u64, boxes: &mut Vec<IndexBox>) {
         let mut rest = vec![self];
         while let Some(part) = rest.pop() {
             let edge = (part.start[axis] / inner + 1).saturating_mul(inner);
@@ -397,7 +397,7 @@ impl Box {
     }
 
     /// Cuts at the entry `at` of an axis.
-    fn cut(mut self, axis: usize, at: u64, below: &mut Vec<Box>, above: &mut Vec<Box>) {
+    fn cut(mut self, axis: usize, at: u64, below: &mut Vec<IndexBox>, above: &mut Vec<IndexBox>) {
         if at <= self.start[axis] {
             return above.push(self);
         }

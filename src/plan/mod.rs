@@ -23,12 +23,12 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use self::layout::Layout;
-use self::ops::Strand;
+use self::ops::TensorExpr;
 use self::program::{Content, Input, Kernel, Make, Output, Packing, Program};
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::Result;
 use crate::checkpoint::{Checkpoint, DType, Encoding, Payload, Tensor, row_major_strides};
-use crate::diagnostic::Diagnostic;
 use crate::encoding::BlockType;
-use crate::error::Result;
 use crate::format::gguf::types::{TYPES, Type};
 
 /// What only the bytes can tell, asked while planning.
@@ -62,7 +62,7 @@ pub struct Tensors {
     pub steps: Vec<Step>,
     /// What each output that is gathered is made of, before any cast: where the way out goes on
     /// from when nothing is written in between.
-    pub strands: BTreeMap<String, (Strand, DType)>,
+    pub exprs: BTreeMap<String, (TensorExpr, DType)>,
 }
 
 /// How one tensor is made, for people and for `--format json`.
@@ -82,13 +82,17 @@ pub struct Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 pub enum Exactness {
     /// Every bit.
-    E,
+    #[serde(rename = "E")]
+    Exact,
     /// Every bit, through a wider dtype.
-    W,
+    #[serde(rename = "W")]
+    Widened,
     /// Every value up to rounding; what does not come back is counted.
-    N,
+    #[serde(rename = "N")]
+    Rounded,
     /// Not every value.
-    L,
+    #[serde(rename = "L")]
+    Lossy,
 }
 
 /// What the planner is asked beside its inputs.
@@ -137,7 +141,7 @@ impl Tensors {
     ///
     /// # Errors
     /// Its values cannot be had; the reason.
-    pub fn read(&mut self, tensor: &Tensor) -> Result<(Strand, DType), String> {
+    pub fn read(&mut self, tensor: &Tensor) -> Result<(TensorExpr, DType), String> {
         let index = self.inputs.len();
         match (&tensor.encoding, &tensor.payload) {
             (Some(encoding), Payload::Parts(parts)) => {
@@ -175,14 +179,14 @@ impl Tensors {
             big_endian,
             packing: None,
         });
-        Ok((Strand::new(Layout::of_input(index, offset, &shape, &strides)), tensor.dtype))
+        Ok((TensorExpr::new(Layout::of_input(index, offset, &shape, &strides)), tensor.dtype))
     }
 
     fn read_blocks(
         &mut self,
         tensor: &Tensor,
         encoding: &Encoding,
-    ) -> Result<(Strand, DType), String> {
+    ) -> Result<(TensorExpr, DType), String> {
         let storage = match &tensor.payload {
             Payload::Range(extent) => *extent,
             Payload::Unreadable(why) => return Err(why.clone()),
@@ -197,7 +201,7 @@ impl Tensors {
         let packing = Some(Packing::Blocks(blocks));
         self.inputs.push(Input { name, storage, dtype, unit, big_endian: false, packing });
         let strides = row_major_strides(&encoding.shape);
-        Ok((Strand::new(Layout::of_input(index, 0, &encoding.shape, &strides)), dtype))
+        Ok((TensorExpr::new(Layout::of_input(index, 0, &encoding.shape, &strides)), dtype))
     }
 
     /// Adds a tensor to what is written. Packed tensors stay as they are where whatever is packed
@@ -208,18 +212,18 @@ impl Tensors {
     pub fn write(
         &mut self,
         name: &str,
-        strand: Strand,
+        expr: TensorExpr,
         dtype: DType,
         options: Options,
         mut step: Step,
     ) -> Result<(), Diagnostic> {
-        self.strands.insert(name.to_owned(), (strand.clone(), dtype));
-        let Strand { layout, mut kernels } = strand;
+        self.exprs.insert(name.to_owned(), (expr.clone(), dtype));
+        let TensorExpr { layout, mut kernels } = expr;
         let copies = layout.copies();
         let packed = self.packing_of(name, &copies)?;
         if let (Some(Packing::Parts(parts)), Decode::Nothing) = (&packed, options.decode) {
             let parts = Arc::clone(parts);
-            return self.write_parts(name, &parts, Strand { layout, kernels }, options, &step);
+            return self.write_parts(name, &parts, TensorExpr { layout, kernels }, options, &step);
         }
         if let (Some(Packing::Blocks(blocks)), Decode::Nothing | Decode::Parts) =
             (&packed, options.decode)
@@ -251,12 +255,12 @@ impl Tensors {
                 .help("add --lossy to allow it; what changes is counted in the report"));
             }
             kernels.push(Kernel::Cast(wanted));
-            step.class = step.class.max(if widens { Exactness::W } else { Exactness::L });
+            step.class = step.class.max(if widens { Exactness::Widened } else { Exactness::Lossy });
             step.ops = format!("{}, cast({wanted})", step.ops);
             written = wanted;
         }
         if packed.is_some() {
-            step.class = Exactness::L;
+            step.class = Exactness::Lossy;
             step.ops = format!("decode, {}", step.ops);
             let parts = copies.iter().filter_map(|copy| self.inputs[copy.input].parts());
             let parts: BTreeSet<&str> =
@@ -270,7 +274,7 @@ impl Tensors {
         if let Some((blocks, rows, encoding)) = quantize.and_then(|kind| fitting(&shape, kind)) {
             self.encodings.insert(name.to_owned(), encoding);
             kernels.push(Kernel::Quantize(blocks));
-            step.class = Exactness::L;
+            step.class = Exactness::Lossy;
             step.ops = format!("{}, quantize({})", step.ops, blocks.id);
             (written, shape) = (DType::U8, rows);
         }
@@ -295,7 +299,7 @@ impl Tensors {
     fn packing_of(
         &self,
         name: &str,
-        copies: &[program::Copy],
+        copies: &[program::StridedCopy],
     ) -> Result<Option<Packing>, Diagnostic> {
         let all = copies.iter().map(|copy| self.inputs[copy.input].packing.as_ref());
         let first = all.clone().next().flatten();
@@ -361,14 +365,14 @@ impl Tensors {
         for tensor in &checkpoint.tensors {
             let read = tensors.read(tensor);
             let read = read.map_err(|why| generic::unreadable(&tensor.name, &why))?;
-            tensors.strands.insert(tensor.name.clone(), read);
+            tensors.exprs.insert(tensor.name.clone(), read);
         }
         Ok(tensors)
     }
 
     /// The numbers of what an output is made of, where a packed one stands for some.
     pub fn numbers(&self, name: &str) -> Option<Output> {
-        let (Strand { layout, kernels }, dtype) = self.strands.get(name)?.clone();
+        let (TensorExpr { layout, kernels }, dtype) = self.exprs.get(name)?.clone();
         let (copies, unit) = (layout.copies(), dtype.bits() / 8);
         let program = Program { gathered: dtype, unit, copies, kernels };
         let content = Content::Gather(program);

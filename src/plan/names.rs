@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::diagnostic::Diagnostic;
+use crate::base::diagnostic::Diagnostic;
 use crate::package::Value;
 use crate::spec::expr::Names;
-use crate::spec::map::{Drop, Each, Map, Rule, Spell};
+use crate::spec::map::{DropRule, Each, Map, Rule, Spell};
 use crate::spec::template::{Bindings, Template};
 
 /// One rule, for one choice of its variables.
@@ -20,9 +20,9 @@ pub struct Instance<'a> {
     /// The canonical names.
     pub to: Vec<String>,
     /// Foreign names of which one has to be in the file; none: no condition.
-    pub beside: Vec<String>,
+    pub requires_any: Vec<String>,
     /// Foreign names of which none may be in the file.
-    pub unless: Vec<String>,
+    pub requires_none: Vec<String>,
     /// The choice.
     pub bindings: Bindings,
 }
@@ -31,7 +31,8 @@ impl Instance<'_> {
     /// Whether a file with these names is one that the rule reads.
     pub fn holds(&self, present: &BTreeSet<&str>) -> bool {
         let here = |name: &String| present.contains(name.as_str());
-        (self.beside.is_empty() || self.beside.iter().any(here)) && !self.unless.iter().any(here)
+        (self.requires_any.is_empty() || self.requires_any.iter().any(here))
+            && !self.requires_none.iter().any(here)
     }
 }
 
@@ -39,7 +40,7 @@ impl Instance<'_> {
 #[derive(Clone, Debug)]
 pub struct DropInstance<'a> {
     /// The drop.
-    pub drop: &'a Drop,
+    pub drop: &'a DropRule,
     /// The foreign name.
     pub name: String,
     /// The choice.
@@ -68,7 +69,7 @@ impl Names for Bound<'_> {
         match self.bindings.get(name) {
             Some(text) => Ok(match text.parse() {
                 Ok(int) => Value::Int(int),
-                Err(_) => Value::Word(text.clone()),
+                Err(_) => Value::Symbol(text.clone()),
             }),
             None => self.names.value(name),
         }
@@ -115,8 +116,8 @@ pub fn instances<'a>(
                 rule,
                 from,
                 also: fill(&rule.also, &bindings)?,
-                beside: fill(&rule.beside, &bindings)?,
-                unless: fill(&rule.unless, &bindings)?,
+                requires_any: fill(&rule.requires_any, &bindings)?,
+                requires_none: fill(&rule.requires_none, &bindings)?,
                 to: to.collect::<Result<_, _>>()?,
                 bindings,
             });
@@ -146,7 +147,7 @@ pub fn drops<'a>(
                 continue;
             }
             let fill = |template: &Template| Ok(spell(&template.fill(&bindings)?, choices));
-            let beside = drop.beside.iter().map(fill).collect::<Result<Vec<_>, String>>()?;
+            let beside = drop.requires_any.iter().map(fill).collect::<Result<Vec<_>, String>>()?;
             if !beside.is_empty() && !beside.iter().any(|name| present.contains(name.as_str())) {
                 continue;
             }

@@ -8,34 +8,34 @@ use crate::spec::map::Op;
 
 /// A tensor in the making: where its elements come from, and what happens to each.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Strand {
+pub struct TensorExpr {
     /// Where the elements come from.
     pub layout: Layout,
     /// What happens to each, in order.
     pub kernels: Vec<Kernel>,
 }
 
-impl Strand {
+impl TensorExpr {
     /// A tensor as it is.
-    pub fn new(layout: Layout) -> Strand {
-        Strand { layout, kernels: Vec::new() }
+    pub fn new(layout: Layout) -> TensorExpr {
+        TensorExpr { layout, kernels: Vec::new() }
     }
 
     fn map(
         self,
         change: impl FnOnce(Layout) -> Result<Layout, Refusal>,
-    ) -> Result<Strand, Refusal> {
-        Ok(Strand { layout: change(self.layout)?, kernels: self.kernels })
+    ) -> Result<TensorExpr, Refusal> {
+        Ok(TensorExpr { layout: change(self.layout)?, kernels: self.kernels })
     }
 }
 
 /// Which way a chain of ops runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// From the foreign layout to the standard's.
-    In,
+    Import,
     /// From the standard's layout to the foreign one.
-    Out,
+    Export,
 }
 
 /// Runs a chain of ops.
@@ -44,31 +44,31 @@ pub enum Way {
 /// An op does not fit the shapes it meets, or a name it needs has no value.
 pub fn run(
     ops: &[Op],
-    way: Way,
+    direction: Direction,
     names: &dyn Names,
-    mut strands: Vec<Strand>,
-) -> Result<Vec<Strand>, Refusal> {
-    match way {
-        Way::In => {
+    mut exprs: Vec<TensorExpr>,
+) -> Result<Vec<TensorExpr>, Refusal> {
+    match direction {
+        Direction::Import => {
             for op in ops {
-                strands = step(op, way, names, strands)?;
+                exprs = step(op, direction, names, exprs)?;
             }
         }
-        Way::Out => {
+        Direction::Export => {
             for op in ops.iter().rev() {
-                strands = step(op, way, names, strands)?;
+                exprs = step(op, direction, names, exprs)?;
             }
         }
     }
-    Ok(strands)
+    Ok(exprs)
 }
 
 fn step(
     op: &Op,
-    way: Way,
+    direction: Direction,
     names: &dyn Names,
-    strands: Vec<Strand>,
-) -> Result<Vec<Strand>, Refusal> {
+    exprs: Vec<TensorExpr>,
+) -> Result<Vec<TensorExpr>, Refusal> {
     let size = |name: &str| -> Result<u64, Refusal> {
         let value = names.value(name)?;
         crate::spec::expr::as_int(&value)
@@ -76,14 +76,14 @@ fn step(
             .ok_or_else(|| format!("`{name}` is {value}, which is no size"))
     };
     let each = |change: &dyn Fn(Layout) -> Result<Layout, Refusal>| {
-        strands.clone().into_iter().map(|strand| strand.map(change)).collect()
+        exprs.clone().into_iter().map(|expr| expr.map(change)).collect()
     };
     match op {
         Op::Transpose { perm } => each(&|layout: Layout| {
             let rank = layout.shape.len();
             let perm = match perm {
                 _ if rank < 2 => return Ok(layout),
-                Some(perm) if way == Way::Out => {
+                Some(perm) if direction == Direction::Export => {
                     let mut inverse = vec![0; perm.len()];
                     for (new, &old) in perm.iter().enumerate() {
                         *inverse.get_mut(old).ok_or("the order names an axis too many")? = new;
@@ -100,25 +100,25 @@ fn step(
             layout.transpose(&perm)
         }),
         Op::Reshape { from, to } => {
-            let shape = if way == Way::In { to } else { from };
+            let shape = if direction == Direction::Import { to } else { from };
             let shape: Vec<u64> =
                 shape.iter().map(|dim| dim.eval_size(names)).collect::<Result<_, _>>()?;
             each(&|layout: Layout| layout.reshape(&shape))
         }
         Op::RopeHalf { heads, dim, last } => {
             let (heads, dim) = (heads.eval_size(names)?, dim.eval_size(names)?);
-            each(&|layout: Layout| layout.rope(heads, dim, *last, way == Way::Out))
+            each(&|layout: Layout| layout.rope(heads, dim, *last, direction == Direction::Export))
         }
         Op::Split { axis, sizes } => {
             let sizes: Vec<u64> =
                 sizes.iter().map(|size| size.eval_size(names)).collect::<Result<_, _>>()?;
-            split(strands, way, *axis, &sizes)
+            split(exprs, direction, *axis, &sizes)
         }
         Op::QkvConcat => {
             let q = size("num_heads")? * size("head_dim")?;
             let k = size("num_kv_heads")? * size("head_dim")?;
             let v = size("num_kv_heads")? * size("v_head_dim")?;
-            split(strands, way, 0, &[q, k, v])
+            split(exprs, direction, 0, &[q, k, v])
         }
         Op::QkvGrouped => {
             let (kv, dim, v_dim) = (size("num_kv_heads")?, size("head_dim")?, size("v_head_dim")?);
@@ -126,98 +126,100 @@ fn step(
             if kv == 0 || heads % kv != 0 {
                 return Err(format!("{heads} heads are not in groups of {kv}"));
             }
-            grouped(strands, way, &[heads / kv * dim, dim, v_dim])
+            grouped(exprs, direction, &[heads / kv * dim, dim, v_dim])
         }
         Op::Blocks { n, parts } => {
             let n = n.eval_size(names)?;
-            let rows: u64 = strands.iter().map(rows).sum();
+            let rows: u64 = exprs.iter().map(rows).sum();
             let share = rows.checked_div(n * *parts as u64).unwrap_or(0);
-            grouped(strands, way, &vec![share; *parts])
+            grouped(exprs, direction, &vec![share; *parts])
         }
-        Op::Pairs { axis } => match way {
-            Way::In => {
-                let strand = one(strands)?;
-                let layout = strand.layout.split_axis(*axis, 2)?;
+        Op::Pairs { axis } => match direction {
+            Direction::Import => {
+                let expr = one(exprs)?;
+                let layout = expr.layout.split_axis(*axis, 2)?;
                 let pieces = layout.unstack(axis + 1).into_iter();
-                let kernels = strand.kernels;
-                Ok(pieces.map(|layout| Strand { layout, kernels: kernels.clone() }).collect())
+                let kernels = expr.kernels;
+                Ok(pieces.map(|layout| TensorExpr { layout, kernels: kernels.clone() }).collect())
             }
-            Way::Out => {
-                let (pieces, kernels) = apart(strands)?;
+            Direction::Export => {
+                let (pieces, kernels) = apart(exprs)?;
                 let layout = Layout::stack(axis + 1, pieces)?.merge_axes(*axis);
-                Ok(vec![Strand { layout, kernels }])
+                Ok(vec![TensorExpr { layout, kernels }])
             }
         },
-        Op::Stack { axis } => match way {
-            Way::In => {
-                let (pieces, kernels) = apart(strands)?;
-                Ok(vec![Strand { layout: Layout::stack(*axis, pieces)?, kernels }])
+        Op::Stack { axis } => match direction {
+            Direction::Import => {
+                let (pieces, kernels) = apart(exprs)?;
+                Ok(vec![TensorExpr { layout: Layout::stack(*axis, pieces)?, kernels }])
             }
-            Way::Out => {
-                let strand = one(strands)?;
-                if strand.layout.shape.len() <= *axis {
-                    return Err(format!("{:?} has no axis {axis}", strand.layout.shape));
+            Direction::Export => {
+                let expr = one(exprs)?;
+                if expr.layout.shape.len() <= *axis {
+                    return Err(format!("{:?} has no axis {axis}", expr.layout.shape));
                 }
-                let pieces = strand.layout.unstack(*axis).into_iter();
-                let kernels = strand.kernels;
-                Ok(pieces.map(|layout| Strand { layout, kernels: kernels.clone() }).collect())
+                let pieces = expr.layout.unstack(*axis).into_iter();
+                let kernels = expr.kernels;
+                Ok(pieces.map(|layout| TensorExpr { layout, kernels: kernels.clone() }).collect())
             }
         },
         Op::UnusedRows { n } => {
             let n = n.eval_size(names)?;
-            each(&|layout: Layout| match way {
-                Way::In => layout.repeat_first_row(n),
-                Way::Out => match layout.shape.first() {
+            each(&|layout: Layout| match direction {
+                Direction::Import => layout.repeat_first_row(n),
+                Direction::Export => match layout.shape.first() {
                     Some(&rows) if n < rows => Ok(layout.slice(0, n, rows)),
                     _ => Err(format!("{:?} has no more than {n} rows", layout.shape)),
                 },
             })
         }
         Op::Each { ops } => {
-            if ops.len() != strands.len() {
-                return Err(format!("{} chains for {} tensors", ops.len(), strands.len()));
+            if ops.len() != exprs.len() {
+                return Err(format!("{} chains for {} tensors", ops.len(), exprs.len()));
             }
-            let mut changed = Vec::with_capacity(strands.len());
-            for (ops, strand) in ops.iter().zip(strands) {
-                changed.push(one(run(ops, way, names, vec![strand])?)?);
+            let mut changed = Vec::with_capacity(exprs.len());
+            for (ops, expr) in ops.iter().zip(exprs) {
+                changed.push(one(run(ops, direction, names, vec![expr])?)?);
             }
             Ok(changed)
         }
         Op::Add { c } => {
             let c = as_float(&c.eval(names)?).ok_or("the number to add is no number")?;
-            Ok(with_kernel(strands, Kernel::Add(if way == Way::In { c } else { -c })))
+            Ok(with_kernel(exprs, Kernel::Add(if direction == Direction::Import { c } else { -c })))
         }
         Op::Scale { c } => {
             let c = as_float(&c.eval(names)?).ok_or("the factor is no number")?;
             Ok(with_kernel(
-                strands,
-                if way == Way::In { Kernel::Scale(c) } else { Kernel::Divide(c) },
+                exprs,
+                if direction == Direction::Import { Kernel::Scale(c) } else { Kernel::Divide(c) },
             ))
         }
         Op::NegExp => {
-            let kernel = if way == Way::In { Kernel::NegExp } else { Kernel::LnNeg };
-            Ok(with_kernel(strands, kernel))
+            let kernel =
+                if direction == Direction::Import { Kernel::NegExp } else { Kernel::LnNeg };
+            Ok(with_kernel(exprs, kernel))
         }
         Op::LnNeg => {
-            let kernel = if way == Way::In { Kernel::LnNeg } else { Kernel::NegExp };
-            Ok(with_kernel(strands, kernel))
+            let kernel =
+                if direction == Direction::Import { Kernel::LnNeg } else { Kernel::NegExp };
+            Ok(with_kernel(exprs, kernel))
         }
     }
 }
 
 /// What the way back of a chain of ops gives: one that only moves elements has an exact inverse.
-pub fn exactness(ops: &[Op], way: Way) -> Exactness {
+pub fn exactness(ops: &[Op], direction: Direction) -> Exactness {
     let class = |op: &Op| match op {
-        Op::Add { .. } | Op::Scale { .. } | Op::NegExp | Op::LnNeg => Exactness::N,
+        Op::Add { .. } | Op::Scale { .. } | Op::NegExp | Op::LnNeg => Exactness::Rounded,
         // Nothing brings back what was cut off.
-        Op::UnusedRows { .. } if way == Way::Out => Exactness::L,
+        Op::UnusedRows { .. } if direction == Direction::Export => Exactness::Lossy,
         Op::Each { ops } => {
-            let classes = ops.iter().map(|ops| exactness(ops, way));
-            classes.max().unwrap_or(Exactness::E)
+            let classes = ops.iter().map(|ops| exactness(ops, direction));
+            classes.max().unwrap_or(Exactness::Exact)
         }
-        _ => Exactness::E,
+        _ => Exactness::Exact,
     };
-    ops.iter().map(class).max().unwrap_or(Exactness::E)
+    ops.iter().map(class).max().unwrap_or(Exactness::Exact)
 }
 
 /// The names of a chain of ops, for people.
@@ -249,89 +251,93 @@ pub fn describe(ops: &[Op]) -> String {
     if words.is_empty() { "copy".to_owned() } else { words.join(", ") }
 }
 
-fn rows(strand: &Strand) -> u64 {
-    strand.layout.shape.first().copied().unwrap_or(0)
+fn rows(expr: &TensorExpr) -> u64 {
+    expr.layout.shape.first().copied().unwrap_or(0)
 }
 
-fn one(strands: Vec<Strand>) -> Result<Strand, Refusal> {
-    let n_strands = strands.len();
-    let mut strands = strands.into_iter();
-    strands
+fn one(exprs: Vec<TensorExpr>) -> Result<TensorExpr, Refusal> {
+    let n_strands = exprs.len();
+    let mut exprs = exprs.into_iter();
+    exprs
         .next()
         .filter(|_| n_strands == 1)
         .ok_or_else(|| format!("an op for one tensor meets {n_strands}"))
 }
 
 /// The layouts of several tensors that are to become one, and the kernels they share.
-fn apart(strands: Vec<Strand>) -> Result<(Vec<Layout>, Vec<Kernel>), Refusal> {
-    let kernels = strands.first().map(|strand| strand.kernels.clone()).unwrap_or_default();
-    if strands.iter().any(|strand| strand.kernels != kernels) {
+fn apart(exprs: Vec<TensorExpr>) -> Result<(Vec<Layout>, Vec<Kernel>), Refusal> {
+    let kernels = exprs.first().map(|expr| expr.kernels.clone()).unwrap_or_default();
+    if exprs.iter().any(|expr| expr.kernels != kernels) {
         return Err("tensors with different value ops cannot become one".to_owned());
     }
-    Ok((strands.into_iter().map(|strand| strand.layout).collect(), kernels))
+    Ok((exprs.into_iter().map(|expr| expr.layout).collect(), kernels))
 }
 
-fn with_kernel(mut strands: Vec<Strand>, kernel: Kernel) -> Vec<Strand> {
-    strands.iter_mut().for_each(|strand| strand.kernels.push(kernel));
-    strands
+fn with_kernel(mut exprs: Vec<TensorExpr>, kernel: Kernel) -> Vec<TensorExpr> {
+    exprs.iter_mut().for_each(|expr| expr.kernels.push(kernel));
+    exprs
 }
 
 fn split(
-    strands: Vec<Strand>,
-    way: Way,
+    exprs: Vec<TensorExpr>,
+    direction: Direction,
     axis: usize,
     sizes: &[u64],
-) -> Result<Vec<Strand>, Refusal> {
-    match way {
-        Way::In => {
-            let strand = one(strands)?;
-            let pieces = strand.layout.split(axis, sizes)?.into_iter();
-            Ok(pieces.map(|layout| Strand { layout, kernels: strand.kernels.clone() }).collect())
+) -> Result<Vec<TensorExpr>, Refusal> {
+    match direction {
+        Direction::Import => {
+            let expr = one(exprs)?;
+            let pieces = expr.layout.split(axis, sizes)?.into_iter();
+            Ok(pieces.map(|layout| TensorExpr { layout, kernels: expr.kernels.clone() }).collect())
         }
-        Way::Out => {
-            let fits = strands.len() == sizes.len()
-                && strands
+        Direction::Export => {
+            let fits = exprs.len() == sizes.len()
+                && exprs
                     .iter()
                     .zip(sizes)
-                    .all(|(strand, size)| strand.layout.shape.get(axis) == Some(size));
+                    .all(|(expr, size)| expr.layout.shape.get(axis) == Some(size));
             if !fits {
-                let shapes: Vec<_> = strands.iter().map(|strand| &strand.layout.shape).collect();
+                let shapes: Vec<_> = exprs.iter().map(|expr| &expr.layout.shape).collect();
                 return Err(format!("{shapes:?} are not of sizes {sizes:?} along axis {axis}"));
             }
-            let (pieces, kernels) = apart(strands)?;
-            Ok(vec![Strand { layout: Layout::concat(axis, pieces)?, kernels }])
+            let (pieces, kernels) = apart(exprs)?;
+            Ok(vec![TensorExpr { layout: Layout::concat(axis, pieces)?, kernels }])
         }
     }
 }
 
 /// Rows in groups, each with `sizes` rows of the several tensors.
-fn grouped(strands: Vec<Strand>, way: Way, sizes: &[u64]) -> Result<Vec<Strand>, Refusal> {
+fn grouped(
+    exprs: Vec<TensorExpr>,
+    direction: Direction,
+    sizes: &[u64],
+) -> Result<Vec<TensorExpr>, Refusal> {
     let group: u64 = sizes.iter().sum();
-    match way {
-        Way::In => {
-            let strand = one(strands)?.map(|layout| {
+    match direction {
+        Direction::Import => {
+            let expr = one(exprs)?.map(|layout| {
                 if layout.shape.is_empty() {
                     return Err("a scalar has no rows to group".to_owned());
                 }
                 layout.split_axis(0, group)
             })?;
-            let pieces = split(vec![strand], way, 1, sizes)?.into_iter();
+            let pieces = split(vec![expr], direction, 1, sizes)?.into_iter();
             pieces.map(|piece| piece.map(|layout| Ok(layout.merge_axes(0)))).collect()
         }
-        Way::Out => {
-            if strands.len() != sizes.len() || sizes.contains(&0) {
-                return Err(format!("{} tensors for groups of {sizes:?}", strands.len()));
+        Direction::Export => {
+            if exprs.len() != sizes.len() || sizes.contains(&0) {
+                return Err(format!("{} tensors for groups of {sizes:?}", exprs.len()));
             }
-            let pieces = strands.into_iter().zip(sizes).map(|(strand, &size)| {
-                strand.map(|layout| {
+            let pieces = exprs.into_iter().zip(sizes).map(|(expr, &size)| {
+                expr.map(|layout| {
                     if layout.shape.is_empty() {
                         return Err("a scalar has no rows to group".to_owned());
                     }
                     layout.split_axis(0, size)
                 })
             });
-            let whole = split(pieces.collect::<Result<_, _>>()?, way, 1, sizes)?;
-            whole.into_iter().map(|strand| strand.map(|layout| Ok(layout.merge_axes(0)))).collect()
+            let whole = split(pieces.collect::<Result<_, _>>()?, direction, 1, sizes)?;
+            whole.into_iter().map(|expr| expr.map(|layout| Ok(layout.merge_axes(0)))).collect()
         }
     }
 }
@@ -355,14 +361,14 @@ mod tests {
     /// The first input element of each row of each result.
     #[track_caller]
     fn check(ops: &[Op], shape: &[u64], expected: &[&[u64]]) {
-        let input = Strand::new(Layout::of_input(0, 0, shape, &row_major_strides(shape)));
-        let results = run(ops, Way::In, &names, vec![input.clone()]).unwrap();
-        let rows = results.iter().map(|strand| {
-            let width: u64 = strand.layout.shape[1..].iter().product();
-            (0..strand.layout.shape[0]).map(|row| first(strand, row * width)).collect::<Vec<_>>()
+        let input = TensorExpr::new(Layout::of_input(0, 0, shape, &row_major_strides(shape)));
+        let results = run(ops, Direction::Import, &names, vec![input.clone()]).unwrap();
+        let rows = results.iter().map(|expr| {
+            let width: u64 = expr.layout.shape[1..].iter().product();
+            (0..expr.layout.shape[0]).map(|row| first(expr, row * width)).collect::<Vec<_>>()
         });
         assert_eq!(rows.collect::<Vec<_>>(), expected);
-        let back = run(ops, Way::Out, &names, results).unwrap();
+        let back = run(ops, Direction::Export, &names, results).unwrap();
         assert_eq!(back.len(), 1);
         assert_eq!(back[0].layout.shape, shape);
         for copy in back[0].layout.copies() {
@@ -372,8 +378,8 @@ mod tests {
         assert!(back[0].layout.is_full());
     }
 
-    fn first(strand: &Strand, place: u64) -> u64 {
-        for copy in strand.layout.copies() {
+    fn first(expr: &TensorExpr, place: u64) -> u64 {
+        for copy in expr.layout.copies() {
             let mut left = place.checked_sub(copy.output_offset);
             let mut at = copy.input_offset;
             for dim in &copy.dims {
@@ -407,9 +413,12 @@ mod tests {
             (Op::LnNeg, [Kernel::LnNeg, Kernel::NegExp]),
         ];
         for (op, kernels) in ops {
-            for (way, kernel) in [Way::In, Way::Out].into_iter().zip(kernels) {
-                let input = Strand::new(Layout::of_input(0, 0, &[4], &[1]));
-                let results = run(std::slice::from_ref(&op), way, &names, vec![input]).unwrap();
+            for (direction, kernel) in
+                [Direction::Import, Direction::Export].into_iter().zip(kernels)
+            {
+                let input = TensorExpr::new(Layout::of_input(0, 0, &[4], &[1]));
+                let results =
+                    run(std::slice::from_ref(&op), direction, &names, vec![input]).unwrap();
                 assert_eq!(results[0].kernels, [kernel]);
             }
         }
@@ -432,10 +441,10 @@ mod tests {
         let ops = [Op::UnusedRows { n: Expr::parse("num_kv_heads").unwrap() }];
         let rows: Vec<u64> = [0, 0].into_iter().chain((0..5).map(|row| 3 * row)).collect();
         check(&ops, &[5, 3], &[&rows]);
-        assert_eq!(exactness(&ops, Way::In), Exactness::E);
-        assert_eq!(exactness(&ops, Way::Out), Exactness::L);
-        let short = Strand::new(Layout::of_input(0, 0, &[2, 3], &row_major_strides(&[2, 3])));
-        assert!(run(&ops, Way::Out, &names, vec![short]).is_err());
+        assert_eq!(exactness(&ops, Direction::Import), Exactness::Exact);
+        assert_eq!(exactness(&ops, Direction::Export), Exactness::Lossy);
+        let short = TensorExpr::new(Layout::of_input(0, 0, &[2, 3], &row_major_strides(&[2, 3])));
+        assert!(run(&ops, Direction::Export, &names, vec![short]).is_err());
     }
 
     #[test]

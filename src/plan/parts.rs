@@ -6,11 +6,13 @@
 use std::sync::Arc;
 
 use super::layout::Layout;
-use super::ops::Strand;
-use super::program::{Copy, Dim, Input, Kernel, Packing, Part, Parts, Program, joined, whole_runs};
+use super::ops::TensorExpr;
+use super::program::{
+    Dim, Input, Kernel, Packing, Part, Parts, Program, StridedCopy, joined, whole_runs,
+};
 use super::{DECODE_HELP, Options, PartNames, Step, Tensors, packed_in};
+use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::{DType, Encoding, StoredPart, Tensor, n_elements, row_major_strides};
-use crate::diagnostic::Diagnostic;
 use crate::encoding::BlockType;
 use crate::encoding::layout::{LAYOUTS, PartRule, matrices};
 
@@ -28,7 +30,7 @@ impl Tensors {
         tensor: &Tensor,
         encoding: &Encoding,
         parts: &[StoredPart],
-    ) -> Result<(Strand, DType), String> {
+    ) -> Result<(TensorExpr, DType), String> {
         let known = LAYOUTS.find(&encoding.id);
         let layout = known.ok_or_else(|| format!("nothing here reads {}", encoding.id))?;
         let payload = &parts.first().ok_or("it has no parts")?.tensor;
@@ -65,7 +67,7 @@ impl Tensors {
             big_endian: false,
             packing: Some(Packing::Parts(Arc::new(Parts { encoding, parts }))),
         });
-        Ok((Strand::new(Layout::of_input(index, 0, &shape, &strides)), dtype))
+        Ok((TensorExpr::new(Layout::of_input(index, 0, &shape, &strides)), dtype))
     }
 
     /// Adds the parts of a tensor to what is written.
@@ -76,7 +78,7 @@ impl Tensors {
         &mut self,
         name: &str,
         parts: &Parts,
-        strand: Strand,
+        expr: TensorExpr,
         options: Options,
         step: &Step,
     ) -> Result<(), Diagnostic> {
@@ -86,12 +88,12 @@ impl Tensors {
                 .tensor(name)
                 .help(DECODE_HELP)
         };
-        if !strand.kernels.is_empty() || options.dtype.is_some() {
+        if !expr.kernels.is_empty() || options.dtype.is_some() {
             return Err(refused("its numbers would have to change"));
         }
         let layout = LAYOUTS.find(id).expect("it was found when it was read");
         let library = options.part_names == PartNames::Library;
-        let mut written = strand.layout;
+        let mut written = expr.layout;
         let logical = written.shape.clone();
         if library && layout.transposed && 1 < written.shape.len() {
             let mut perm: Vec<usize> = (0..written.shape.len()).collect();
@@ -130,7 +132,7 @@ impl Tensors {
             let rest = part.shape.get(kept..).unwrap_or_default();
             let mut from = Vec::new();
             let mut fit = true;
-            let copies: Vec<Copy> = copies
+            let copies: Vec<StridedCopy> = copies
                 .iter()
                 .map(|copy| {
                     let of = self.inputs[copy.input].parts().expect("all are alike");
@@ -168,7 +170,7 @@ impl Tensors {
     fn write_blocks(
         &mut self,
         name: &str,
-        copies: &[Copy],
+        copies: &[StridedCopy],
         parts: &Parts,
         blocks: &'static BlockType,
         shape: &[u64],
@@ -199,7 +201,7 @@ impl Tensors {
                     Dim { len: per_row, input_stride: len, output_stride: block_bytes },
                     Dim { len, input_stride: 1, output_stride: 1 },
                 ];
-                gathered.push(Copy {
+                gathered.push(StridedCopy {
                     input: self.inputs.len(),
                     input_offset: copy.input_offset * per_row * len,
                     output_offset: copy.output_offset * row_bytes + at,
@@ -235,13 +237,13 @@ fn bytes_of(part: &Part) -> Input {
 }
 
 /// A copy of runs as a copy of the elements that a part has for each.
-fn scaled(copy: &Copy, input: usize, per_run: u64) -> Copy {
+fn scaled(copy: &StridedCopy, input: usize, per_run: u64) -> StridedCopy {
     let dims = copy.dims.iter().map(|dim| Dim {
         len: dim.len,
         input_stride: dim.input_stride * per_run,
         output_stride: dim.output_stride * per_run,
     });
-    Copy {
+    StridedCopy {
         input,
         input_offset: copy.input_offset * per_run,
         output_offset: copy.output_offset * per_run,

@@ -9,17 +9,17 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::Extent;
 use crate::checkpoint::{DType, Encoding, Payload, Tensor, row_major_strides};
 use crate::encoding::BlockType;
-use crate::error::{Error, ErrorKind, Result};
-use crate::source::Extent;
 
 /// A tensor's storage that a plan reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Input {
     /// The name of the tensor, for messages.
     pub name: String,
-    /// Where the elements are: all that any [`struct@Copy`] of this input addresses lies inside.
+    /// Where the elements are: all that any [`StridedCopy`] of this input addresses lies inside.
     pub storage: Extent,
     /// The dtype of the elements.
     pub dtype: DType,
@@ -195,7 +195,7 @@ pub fn whole(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
     };
     let (name, dtype) = (tensor.name.clone(), tensor.dtype);
     let input = Input { name, storage, dtype, unit, big_endian, packing: None };
-    let copy = Copy { input: input_index, input_offset: offset, output_offset: 0, dims };
+    let copy = StridedCopy { input: input_index, input_offset: offset, output_offset: 0, dims };
     let copies = vec![copy];
     let program = Program { gathered: tensor.dtype, unit, copies, kernels: Vec::new() };
     let output = Output {
@@ -214,17 +214,17 @@ pub fn whole(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
 /// The values cannot be had.
 pub fn numbers(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
     let mut tensors = super::Tensors::default();
-    let (strand, dtype) = tensors
+    let (expr, dtype) = tensors
         .read(tensor)
         .map_err(|why| Error::unsupported(why).context(&format!("`{}`", tensor.name)))?;
     let input = tensors.inputs.pop().expect("just read");
-    let mut copies = strand.layout.copies();
+    let mut copies = expr.layout.copies();
     copies.iter_mut().for_each(|copy| copy.input = input_index);
     let program = Program { gathered: dtype, unit: input.unit, copies, kernels: Vec::new() };
     let output = Output {
         name: tensor.name.clone(),
         dtype,
-        shape: strand.layout.shape,
+        shape: expr.layout.shape,
         content: Content::Gather(program),
     };
     Ok((input, output))
@@ -251,7 +251,7 @@ pub struct Program {
     /// The bytes of one element as copied.
     pub unit: u64,
     /// Strided copies that together fill every element of the output exactly once.
-    pub copies: Vec<Copy>,
+    pub copies: Vec<StridedCopy>,
     /// What happens to each element after that, in order.
     pub kernels: Vec<Kernel>,
 }
@@ -259,7 +259,7 @@ pub struct Program {
 /// `output[output_offset + Σ i·output_stride] = input[input_offset + Σ i·input_stride]`,
 /// for every index `i` with `0 ≤ i < len` in each dimension; all counted in units.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Copy {
+pub struct StridedCopy {
     /// Which of the plan's inputs.
     pub input: usize,
     /// The first unit, from the start of the input's storage.
@@ -270,7 +270,7 @@ pub struct Copy {
     pub dims: Vec<Dim>,
 }
 
-/// One dimension of a [`struct@Copy`].
+/// One dimension of a [`StridedCopy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Dim {
     /// How many.
@@ -282,8 +282,8 @@ pub struct Dim {
 }
 
 /// Copies, in the order of the output, of which those that go on where another ends are one with it.
-pub fn joined(copies: Vec<Copy>) -> Vec<Copy> {
-    let mut joined: Vec<Copy> = Vec::with_capacity(copies.len());
+pub fn joined(copies: Vec<StridedCopy>) -> Vec<StridedCopy> {
+    let mut joined: Vec<StridedCopy> = Vec::with_capacity(copies.len());
     for copy in copies {
         let goes_on = joined.last_mut().and_then(|last| {
             let ([before], [after]) = (last.dims.as_mut_slice(), copy.dims.as_slice()) else {
@@ -306,10 +306,10 @@ pub fn joined(copies: Vec<Copy>) -> Vec<Copy> {
 
 /// Copies of numbers as copies of runs of `len` of them, which are packed together: a block, or the
 /// rows that have parts of their own; `None` if one would cut a run.
-pub fn whole_runs(copies: Vec<Copy>, len: u64) -> Option<Vec<Copy>> {
+pub fn whole_runs(copies: Vec<StridedCopy>, len: u64) -> Option<Vec<StridedCopy>> {
     let divide = |n: u64| (len != 0 && n.is_multiple_of(len)).then(|| n / len);
     let copies = copies.into_iter().map(|copy| {
-        let Copy { input, input_offset, output_offset, mut dims } = copy;
+        let StridedCopy { input, input_offset, output_offset, mut dims } = copy;
         // The fastest dimension goes through runs; the others step over whole ones.
         let last = dims.last_mut().filter(|dim| dim.input_stride == 1 && dim.output_stride == 1)?;
         *last = Dim { len: divide(last.len)?, input_stride: len, output_stride: len };
@@ -318,7 +318,7 @@ pub fn whole_runs(copies: Vec<Copy>, len: u64) -> Option<Vec<Copy>> {
             dim.output_stride = divide(dim.output_stride)?;
         }
         let (input_offset, output_offset) = (divide(input_offset)?, divide(output_offset)?);
-        Some(Copy { input, input_offset, output_offset, dims })
+        Some(StridedCopy { input, input_offset, output_offset, dims })
     });
     copies.collect()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use super::keys;
-use crate::diagnostic::Diagnostic;
+use crate::base::diagnostic::Diagnostic;
 use crate::package::{Hparams, Task, Value};
 use crate::spec::Spec;
 use crate::spec::expr::{as_int, same};

@@ -12,10 +12,10 @@ use serde_json::{Value as Json, json};
 use super::Tensors;
 use super::export::GGUF;
 use super::program::{Content, Output};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::{Extent, Source};
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor};
-use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{Array, Metadata, Value};
-use crate::source::{Extent, Source};
 use crate::spec::Spec;
 use crate::spec::map::Map;
 
@@ -65,7 +65,7 @@ fn add_values<'a>(config: &mut Json, vectors: impl Iterator<Item = (&'a str, Jso
 /// if it has none. The bytes are added to the source.
 pub fn with_numbers(map: &Map, checkpoint: &Checkpoint, source: &mut Source) -> Option<Checkpoint> {
     let mut tensors = checkpoint.tensors.clone();
-    for key in &map.numbers {
+    for key in &map.per_block_arrays {
         let array = checkpoint.typed_metadata.get(key).and_then(Value::as_array);
         let Some(Array::F32(numbers)) = array.filter(|array| array.len() <= MAX_ITEMS) else {
             continue;
@@ -103,7 +103,7 @@ pub fn take_numbers(
     metadata: &mut Metadata,
     value: impl Fn(&Tensors, &Output) -> Result<Vec<u8>>,
 ) -> Result<()> {
-    for key in &map.numbers {
+    for key in &map.per_block_arrays {
         let mut numbers = Vec::new();
         for block in 0.. {
             let name = number_name(block, key);
@@ -316,8 +316,9 @@ mod tests {
     #[test]
     fn lists_of_numbers_are_tensors_and_lists_again() {
         let spec = Spec::current();
-        let map = spec.maps.values().find(|map| 1 < map.numbers.len()).expect("one has some");
-        let (key, other) = (&map.numbers[0], &map.numbers[1]);
+        let map =
+            spec.maps.values().find(|map| 1 < map.per_block_arrays.len()).expect("one has some");
+        let (key, other) = (&map.per_block_arrays[0], &map.per_block_arrays[1]);
         let mut checkpoint = Checkpoint::default();
         for (key, numbers) in [(key, vec![0.5, -1.5]), (other, vec![0.0; MAX_ITEMS + 1])] {
             checkpoint.typed_metadata.set(key, Value::Array(Array::F32(numbers)));
@@ -330,7 +331,7 @@ mod tests {
         for (index, tensor) in with.tensors.iter().enumerate() {
             let (input, output) = super::super::program::whole(tensor, index).unwrap();
             let (ops, from) = (String::new(), Vec::new());
-            let (name, class) = (output.name.clone(), crate::plan::Exactness::E);
+            let (name, class) = (output.name.clone(), crate::plan::Exactness::Exact);
             tensors.inputs.push(input);
             tensors.outputs.push(output);
             tensors.steps.push(crate::plan::Step { name, from, ops, class });

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 
 /// Findings for people, alike ones together: what, where, what to do. At most `limit` places of
 /// each kind are shown.

@@ -1,18 +1,18 @@
 //! Validation rules, one file each, and the verdict over all of them.
 //!
-//! A rule looks at a [`Subject`], tells what is wrong, and says when it could not look. None
+//! A rule looks at a [`PackageView`], tells what is wrong, and says when it could not look. None
 //! opens a file: what can be read was read before, as far as it could be.
 
-pub mod subject;
+pub mod view;
 pub mod vocabulary;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
 
-pub use self::subject::Subject;
+pub use self::view::PackageView;
 
 /// One rule of validation. Its page is `spec/1.0/rules/ID-NAME.md`.
 pub struct Rule {
@@ -27,7 +27,7 @@ pub struct Rule {
     /// Whether it needs every byte of the weights.
     pub deep: bool,
     /// Looks, and adds what it finds.
-    check: fn(&Subject<'_>, &mut Vec<Diagnostic>) -> Checked,
+    check: fn(&PackageView<'_>, &mut Vec<Diagnostic>) -> Checked,
 }
 
 /// Whether a rule could look.
@@ -157,7 +157,7 @@ pub enum Outcome {
     NotApplicable,
 }
 
-/// What all rules say of one subject.
+/// What all rules say of one view.
 #[derive(Clone, Debug)]
 pub struct Verdict {
     /// Each rule, in order.
@@ -171,7 +171,7 @@ pub struct Verdict {
 /// Applies every rule of a level and of the levels below it.
 ///
 /// This is the one place that decides whether something keeps the standard.
-pub fn verdict(subject: &Subject<'_>, level: Conformance, selection: &Selection) -> Verdict {
+pub fn verdict(view: &PackageView<'_>, level: Conformance, selection: &Selection) -> Verdict {
     let mut verdict = Verdict { checks: Vec::new(), findings: Vec::new(), reached: None };
     let mut refused: Option<Conformance> = None;
     for rule in RULES {
@@ -180,17 +180,17 @@ pub fn verdict(subject: &Subject<'_>, level: Conformance, selection: &Selection)
             Some("it is not selected")
         } else if level < rule.level {
             Some("it belongs to a higher level")
-        } else if rule.deep && !subject.is_deep() {
+        } else if rule.deep && !view.is_deep() {
             Some("it needs --deep")
         } else {
             None
         };
         let (outcome, why) = match skipped {
             Some(why) => (Outcome::Skipped, Some(why)),
-            None if subject.is_planned() && rule.level == Conformance::Container => {
+            None if view.is_planned() && rule.level == Conformance::Container => {
                 (Outcome::NotApplicable, Some("it is about packages"))
             }
-            None => match (rule.check)(subject, &mut found) {
+            None => match (rule.check)(view, &mut found) {
                 _ if found.iter().any(|finding| finding.level == Level::Error) => {
                     (Outcome::Fail, None)
                 }
@@ -203,7 +203,7 @@ pub fn verdict(subject: &Subject<'_>, level: Conformance, selection: &Selection)
         if outcome == Outcome::Fail || blocked {
             refused = Some(refused.map_or(rule.level, |refused| refused.min(rule.level)));
         }
-        if subject.is_planned() {
+        if view.is_planned() {
             // What would stand in model.json has no file to point to yet.
             for finding in &mut found {
                 finding.file.take_if(|file| file == MODEL_FILE);
@@ -222,7 +222,7 @@ pub fn verdict(subject: &Subject<'_>, level: Conformance, selection: &Selection)
 }
 
 /// A file that does not keep its form, as a finding.
-pub fn unreadable(rule: &Rule, name: &str, err: &crate::error::Error) -> Diagnostic {
+pub fn unreadable(rule: &Rule, name: &str, err: &crate::base::error::Error) -> Diagnostic {
     let finding = rule.finding(format!("{name}: {}", err.message())).file(name);
     match err.offset() {
         Some(offset) => finding.bytes(offset, offset.saturating_add(1)),

@@ -1,8 +1,8 @@
 //! V101 unreadable-file.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, Subject, unreadable};
+use crate::rule::{Checked, Rule, PackageView, unreadable};
 
 /// A tensor file does not keep its format.
 pub(super) static RULE: Rule = Rule {
@@ -14,16 +14,16 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    for shard in &subject.shards {
-        if let crate::rule::subject::Part::Bad(err) = &shard.header {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    for shard in &view.shards {
+        if let crate::rule::view::Part::Bad(err) = &shard.header {
             found.push(
                 unreadable(&RULE, &shard.name, err)
                     .help("get the file again, or write the package again from its source"),
             );
         }
     }
-    if subject.shards.is_empty() {
+    if view.shards.is_empty() {
         found.push(
             RULE.finding("there is no tensor file")
                 .mismatch("model.safetensors, or several with an index", "none")

@@ -1,8 +1,8 @@
 //! V102 model-json.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, Rule, Subject, subject::Part, unreadable};
+use crate::rule::{Checked, Rule, PackageView, view::Part, unreadable};
 
 /// `model.json` is missing, or does not keep its schema.
 pub(super) static RULE: Rule = Rule {
@@ -14,8 +14,8 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    match &subject.model {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    match &view.model {
         Part::Good(_) => {}
         Part::Absent => found.push(
             RULE.finding("there is no model.json, which says what the tensors are")

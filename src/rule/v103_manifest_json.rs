@@ -1,8 +1,8 @@
 //! V103 manifest-json.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MANIFEST_FILE};
-use crate::rule::{Checked, Rule, Subject, subject::Part, unreadable};
+use crate::rule::{Checked, Rule, PackageView, view::Part, unreadable};
 
 /// `manifest.json` is missing, or does not keep its schema.
 pub(super) static RULE: Rule = Rule {
@@ -14,8 +14,8 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    match &subject.manifest {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    match &view.manifest {
         Part::Good(_) => {}
         Part::Absent => found.push(
             RULE.finding("there is no manifest.json, so that nothing says what the bytes must be")

@@ -1,8 +1,8 @@
 //! V104 manifest-contradiction.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MANIFEST_FILE};
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// The manifest's leaves, digests or sums are not those of its own entries.
 pub(super) static RULE: Rule = Rule {
@@ -14,8 +14,8 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let manifest = subject.manifest()?;
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let manifest = view.manifest()?;
     for (pointer, expected, said) in manifest.contradictions() {
         let entry = pointer.strip_prefix("/tensors/").and_then(|rest| {
             let index: usize = rest.split('/').next()?.parse().ok()?;

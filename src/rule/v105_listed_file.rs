@@ -1,8 +1,8 @@
 //! V105 listed-file.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, Subject, subject::is_inside};
+use crate::rule::{Checked, Rule, PackageView, view::is_inside};
 
 /// A file of the manifest is missing, or has another length.
 pub(super) static RULE: Rule = Rule {
@@ -14,9 +14,9 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    for file in &subject.manifest()?.files {
-        match subject.files.get(&file.path) {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    for file in &view.manifest()?.files {
+        match view.files.get(&file.path) {
             _ if !is_inside(&file.path) => {} // V111 tells of it.
             Some(len) if *len == file.len => {}
             Some(len) => found.push(

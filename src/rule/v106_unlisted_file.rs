@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::manifest::FileRole;
 use crate::package::{Conformance, MANIFEST_FILE, SOURCE_FILE};
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// A file is no part of the package: an error among the tensors, a warning elsewhere.
 pub(super) static RULE: Rule = Rule {
@@ -17,10 +17,10 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let manifest = subject.manifest()?;
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let manifest = view.manifest()?;
     let listed: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
-    for name in subject.files.keys() {
+    for name in view.files.keys() {
         // The manifest cannot list itself, and where a package came from is no part of it.
         let own = name == MANIFEST_FILE || name == SOURCE_FILE || name.starts_with("source/");
         if own || listed.contains(name.as_str()) {

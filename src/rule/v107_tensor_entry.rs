@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::subject::Stored;
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::view::Stored;
+use crate::rule::{Checked, Rule, PackageView};
 
 /// The manifest's entries are not those of the tensor files' headers.
 pub(super) static RULE: Rule = Rule {
@@ -17,13 +17,13 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let manifest = subject.manifest()?;
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let manifest = view.manifest()?;
     let mut stored: BTreeMap<&str, Vec<&Stored>> = BTreeMap::new();
-    for tensor in &subject.tensors {
+    for tensor in &view.tensors {
         stored.entry(&tensor.name).or_default().push(tensor);
     }
-    let unread: BTreeSet<&str> = subject
+    let unread: BTreeSet<&str> = view
         .shards
         .iter()
         .filter(|shard| shard.header.good().is_none())

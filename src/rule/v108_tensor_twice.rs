@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// Two tensor files hold a tensor of one name.
 pub(super) static RULE: Rule = Rule {
@@ -16,9 +16,9 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
-    for tensor in &subject.tensors {
+    for tensor in &view.tensors {
         if let Some(other) = owners.insert(&tensor.name, &tensor.file) {
             found.push(
                 RULE.finding(format!("`{}` is in {other} and in {}", tensor.name, tensor.file))

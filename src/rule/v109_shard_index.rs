@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, TENSORS_STEM};
-use crate::rule::subject::{Part, index_file};
-use crate::rule::{Checked, Rule, Subject, unreadable};
+use crate::rule::view::{Part, index_file};
+use crate::rule::{Checked, Rule, PackageView, unreadable};
 
 /// The shard index and the shards disagree, or the files are not named as the standard names them.
 pub(super) static RULE: Rule = Rule {
@@ -19,19 +19,19 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let index_name = index_file();
-    check_names(subject, found);
-    let index = match &subject.index {
+    check_names(view, found);
+    let index = match &view.index {
         Part::Good(index) => index,
         Part::Bad(err) => {
             found.push(unreadable(&RULE, &index_name, err).help("get the file again"));
             return Ok(());
         }
-        Part::Absent if subject.shards.len() < 2 => return Ok(()),
+        Part::Absent if view.shards.len() < 2 => return Ok(()),
         Part::Absent => {
             found.push(
-                RULE.finding(format!("there are {} shards and no index", subject.shards.len()))
+                RULE.finding(format!("there are {} shards and no index", view.shards.len()))
                     .file(index_name)
                     .help("loaders find shards by the index only: get it, or convert anew"),
             );
@@ -43,7 +43,7 @@ fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         found.push(about("the index has no object `weight_map`".to_owned()).key("/weight_map"));
         return Ok(());
     };
-    let tensors = subject.all_tensors()?;
+    let tensors = view.all_tensors()?;
     let stored: BTreeMap<&str, &str> =
         tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.file.as_str())).collect();
     for (name, file) in map {
@@ -83,9 +83,9 @@ fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     Ok(())
 }
 
-fn check_names(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
-    let n = subject.shards.len();
-    for (number, shard) in (1..).zip(&subject.shards) {
+fn check_names(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) {
+    let n = view.shards.len();
+    for (number, shard) in (1..).zip(&view.shards) {
         let expected = match n {
             1 => format!("{TENSORS_STEM}.safetensors"),
             _ => format!("{TENSORS_STEM}-{number:05}-of-{n:05}.safetensors"),

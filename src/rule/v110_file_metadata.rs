@@ -1,8 +1,8 @@
 //! V110 file-metadata.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// A tensor file does not say which version of the standard it keeps.
 pub(super) static RULE: Rule = Rule {
@@ -14,12 +14,12 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let version = subject.model.good().map(|model| model.spec.as_str());
-    for shard in &subject.shards {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let version = view.model.good().map(|model| model.spec.as_str());
+    for shard in &view.shards {
         let Some(header) = shard.header.good() else { continue };
         let said = header.metadata.get("llmstd").map(String::as_str);
-        let expected = version.unwrap_or(&subject.spec.version);
+        let expected = version.unwrap_or(&view.spec.version);
         if said != Some(expected) {
             found.push(
                 RULE.finding(format!(

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::Value as Json;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MANIFEST_FILE};
-use crate::rule::subject::{index_file, is_inside};
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::view::{index_file, is_inside};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// A path of the package leads out of its folder.
 pub(super) static RULE: Rule = Rule {
@@ -19,20 +19,20 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     const HELP: &str = "do not load this package: no tool writes such a path by mistake";
-    for (name, err) in &subject.outside {
+    for (name, err) in &view.outside {
         let message = format!("{name} {}", err.message());
         found.push(RULE.finding(message).file(name).help(HELP));
     }
     let mut paths: BTreeSet<(&str, &str)> = BTreeSet::new();
-    if let Some(manifest) = subject.manifest.good() {
+    if let Some(manifest) = view.manifest.good() {
         let of_files = manifest.files.iter().map(|file| file.path.as_str());
         let of_tensors = manifest.tensors.iter().filter_map(|tensor| tensor.file.as_deref());
         paths.extend(of_files.chain(of_tensors).map(|path| (MANIFEST_FILE, path)));
     }
     let index_name = index_file();
-    if let Some(Json::Object(map)) = subject.index.good().and_then(|index| index.get("weight_map"))
+    if let Some(Json::Object(map)) = view.index.good().and_then(|index| index.get("weight_map"))
     {
         paths.extend(map.values().filter_map(Json::as_str).map(|path| (index_name.as_str(), path)));
     }

@@ -1,8 +1,8 @@
 //! V112 tensor-name.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 use crate::spec::roles::grammar_problem;
 
 /// A tensor's name does not keep the grammar of canonical names.
@@ -15,8 +15,8 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    for tensor in &subject.tensors {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    for tensor in &view.tensors {
         if let Some(problem) = grammar_problem(&tensor.name) {
             found.push(
                 RULE.finding(format!("`{}` is no canonical name: {problem}", tensor.name))

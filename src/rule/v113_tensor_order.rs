@@ -1,8 +1,8 @@
 //! V113 tensor-order.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// The tensors of a package do not lie in canonical order.
 pub(super) static RULE: Rule = Rule {
@@ -14,16 +14,16 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let mut placed: Vec<_> = subject.all_tensors()?.iter().collect();
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let mut placed: Vec<_> = view.all_tensors()?.iter().collect();
     placed.sort_by(|left, right| {
         // Files stand in the order of their names, and empty tensors before what follows them.
-        let key = |tensor: &crate::rule::subject::Stored| (tensor.start, tensor.len);
+        let key = |tensor: &crate::rule::view::Stored| (tensor.start, tensor.len);
         left.file.cmp(&right.file).then_with(|| key(left).cmp(&key(right)))
     });
     let orders: Vec<_> = placed
         .iter()
-        .map(|tensor| subject.spec.order(subject.whole_of(&tensor.name).unwrap_or(&tensor.name)))
+        .map(|tensor| view.spec.order(view.whole_of(&tensor.name).unwrap_or(&tensor.name)))
         .collect();
     let wrong = (1..placed.len())
         .filter(|&at| placed[at].len != 0 && (&orders[at], &placed[at].name) < (&orders[at - 1], &placed[at - 1].name));

@@ -1,8 +1,8 @@
 //! V114 source-json.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{BUFFERS_FILE, Conformance, SOURCE_FILE, WayBack};
-use crate::rule::{Checked, NotChecked, Rule, Subject, subject::Part, unreadable};
+use crate::rule::{Checked, NotChecked, Rule, PackageView, view::Part, unreadable};
 
 /// `source.json` does not keep its schema, or says of files what is not so.
 pub(super) static RULE: Rule = Rule {
@@ -14,8 +14,8 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let provenance = match &subject.provenance {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let provenance = match &view.provenance {
         Part::Good(provenance) => provenance,
         Part::Absent => return Err(NotChecked::NotApplicable("there is no source.json")),
         Part::Bad(err) => {
@@ -28,7 +28,7 @@ fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     };
     let kept = provenance.dropped.iter().find(|dropped| dropped.back == WayBack::Kept);
     if let Some(kept) = kept
-        && !subject.files.contains_key(BUFFERS_FILE)
+        && !view.files.contains_key(BUFFERS_FILE)
     {
         found.push(
             RULE.finding(format!(

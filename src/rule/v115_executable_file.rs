@@ -1,10 +1,10 @@
 //! V115 executable-file.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::format::pytorch;
 use crate::manifest::FileRole;
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// A file of the package is a program, or a pickle that runs one when it is loaded.
 pub(super) static RULE: Rule = Rule {
@@ -16,9 +16,9 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    for name in subject.files.keys() {
-        let head = subject.bytes(name).map(|bytes| &bytes[..bytes.len().min(512)]);
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    for name in view.files.keys() {
+        let head = view.bytes(name).map(|bytes| &bytes[..bytes.len().min(512)]);
         if let Some(what) = danger(name, head.unwrap_or_default()) {
             found.push(
                 RULE.finding(format!("{name} is {what}"))

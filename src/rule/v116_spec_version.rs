@@ -1,8 +1,8 @@
 //! V116 spec-version.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MANIFEST_FILE, MODEL_FILE};
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// The package is of a version of the standard that is not known here.
 pub(super) static RULE: Rule = Rule {
@@ -14,12 +14,12 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let known = subject.spec.version.as_str();
-    let model = subject.model()?;
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let known = view.spec.version.as_str();
+    let model = view.model()?;
     let said = [
         (MODEL_FILE, Some(model.spec.as_str())),
-        (MANIFEST_FILE, subject.manifest.good().map(|manifest| manifest.spec.as_str())),
+        (MANIFEST_FILE, view.manifest.good().map(|manifest| manifest.spec.as_str())),
     ];
     for (file, version) in said.iter().filter_map(|(file, version)| Some((*file, (*version)?))) {
         // Minor versions add: a later one is readable if its `requires` are known.

@@ -1,8 +1,8 @@
 //! V117 required-feature.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// The package requires a feature that is not known here.
 pub(super) static RULE: Rule = Rule {
@@ -14,14 +14,14 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    for feature in &subject.model()?.requires {
-        if !subject.spec.features.contains(feature) {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    for feature in &view.model()?.requires {
+        if !view.spec.features.contains(feature) {
             found.push(
                 RULE.finding(format!("the package requires {feature:?}, which is not known here"))
                     .file(MODEL_FILE)
                     .key("requires")
-                    .mismatch(format!("one of {:?}", subject.spec.features), feature)
+                    .mismatch(format!("one of {:?}", view.spec.features), feature)
                     .help("use a newer llmstd; a reader that goes on computes something else"),
             );
         }

@@ -2,10 +2,10 @@
 
 use serde_json::Value as Json;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::manifest::Semantics;
 use crate::package::{Conformance, MANIFEST_FILE};
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// The manifest repeats another `model.json` than the one that is there.
 pub(super) static RULE: Rule = Rule {
@@ -17,8 +17,8 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let (model, manifest) = (subject.model()?, subject.manifest()?);
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let (model, manifest) = (view.model()?, view.manifest()?);
     let here = Semantics::of(model);
     if manifest.model.as_ref() == Some(&here) {
         return Ok(());

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// Two files have one name on systems that do not tell letter cases apart.
 pub(super) static RULE: Rule = Rule {
@@ -16,9 +16,9 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let mut names: BTreeMap<String, &str> = BTreeMap::new();
-    for name in subject.files.keys() {
+    for name in view.files.keys() {
         if let Some(other) = names.insert(name.to_lowercase(), name) {
             found.push(
                 RULE.finding(format!("{other} and {name} differ by the case of letters only"))

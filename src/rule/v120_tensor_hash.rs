@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, Subject};
-use crate::hex;
+use crate::rule::{Checked, Rule, PackageView};
+use crate::base::hex;
 
 /// The bytes of a tensor are not those of the manifest.
 pub(super) static RULE: Rule = Rule {
@@ -17,14 +17,14 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let manifest = subject.manifest()?;
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let manifest = view.manifest()?;
     let listed: BTreeMap<&str, &str> = manifest
         .tensors
         .iter()
         .map(|entry| (entry.name.as_str(), entry.sha256.as_str()))
         .collect();
-    for shard in &subject.shards {
+    for shard in &view.shards {
         let Some((tensors, scan)) = &shard.scan else { continue };
         for (tensor, piece) in tensors.iter().zip(&scan.pieces) {
             let Some(&expected) = listed.get(tensor.name.as_str()) else { continue };

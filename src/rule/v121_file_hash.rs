@@ -1,9 +1,9 @@
 //! V121 file-hash.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, Subject};
-use crate::hex;
+use crate::rule::{Checked, Rule, PackageView};
+use crate::base::hex;
 
 /// The bytes of a file are not those of the manifest.
 pub(super) static RULE: Rule = Rule {
@@ -15,15 +15,15 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let manifest = subject.manifest()?;
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let manifest = view.manifest()?;
     for file in &manifest.files {
-        let Some(actual) = subject.sha256(&file.path).map(|sha256| hex::encode(sha256)) else { continue };
-        let len = subject.files.get(&file.path).copied().unwrap_or(0);
+        let Some(actual) = view.sha256(&file.path).map(|sha256| hex::encode(sha256)) else { continue };
+        let len = view.files.get(&file.path).copied().unwrap_or(0);
         if actual == file.sha256 || len != file.len {
             continue; // V105 tells of another length.
         }
-        let shard = subject.shards.iter().find(|shard| shard.name == file.path);
+        let shard = view.shards.iter().find(|shard| shard.name == file.path);
         let finding = match shard.and_then(|shard| shard.scan.as_ref()) {
             None => RULE.finding(format!("the bytes of {} are not those that were written", file.path)),
             Some((tensors, scan)) => {

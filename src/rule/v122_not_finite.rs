@@ -1,8 +1,8 @@
 //! V122 not-finite.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// A tensor has elements that are no number, or infinite.
 pub(super) static RULE: Rule = Rule {
@@ -14,8 +14,8 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    for shard in &subject.shards {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    for shard in &view.shards {
         let Some((tensors, scan)) = &shard.scan else { continue };
         for (tensor, piece) in tensors.iter().zip(&scan.pieces) {
             let values = piece.values;

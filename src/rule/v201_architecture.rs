@@ -1,8 +1,8 @@
 //! V201 architecture.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// The architecture is not known.
 pub(super) static RULE: Rule = Rule {
@@ -14,10 +14,10 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let architecture = subject.model()?.architecture.as_deref();
-    if architecture.is_none_or(|id| subject.spec.arch(id).is_none()) {
-        let known: Vec<&str> = subject.spec.archs.keys().map(String::as_str).collect();
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let architecture = view.model()?.architecture.as_deref();
+    if architecture.is_none_or(|id| view.spec.arch(id).is_none()) {
+        let known: Vec<&str> = view.spec.archs.keys().map(String::as_str).collect();
         let message = match architecture {
             Some(id) => format!("the standard has no architecture {id:?}"),
             None => "the package names no architecture".to_owned(),

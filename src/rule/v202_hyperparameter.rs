@@ -1,8 +1,8 @@
 //! V202 hyperparameter.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 use crate::spec::hparams::ProblemKind;
 
 /// A hyperparameter is missing, unknown, of the wrong type, out of range, or not the one fixed value.
@@ -15,9 +15,9 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let arch = subject.arch()?;
-    for problem in subject.spec.check_hparams(arch, &subject.model()?.hyperparameters) {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let arch = view.arch()?;
+    for problem in view.spec.check_hparams(arch, &view.model()?.hyperparameters) {
         let key = &problem.key;
         let message = match problem.kind {
             ProblemKind::Missing => format!("the hyperparameter `{key}` is missing"),

@@ -1,8 +1,8 @@
 //! V203 tensor-missing.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// A tensor that the architecture needs is missing.
 pub(super) static RULE: Rule = Rule {
@@ -14,14 +14,14 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let expected = subject.expected()?;
-    let present = subject.present();
-    let missing_layers = subject.missing_layers()?;
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let expected = view.expected()?;
+    let present = view.present();
+    let missing_layers = view.missing_layers()?;
     for tensor in expected.iter().filter(|tensor| tensor.required) {
         let name = tensor.name.as_str();
         let in_missing_layer = || {
-            let role = subject.spec.role(name);
+            let role = view.spec.role(name);
             role.and_then(|role| Some((role.stack?, role.layer?)))
                 .is_some_and(|layer| missing_layers.contains(&layer))
         };

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// A tensor is there that the architecture does not have.
 pub(super) static RULE: Rule = Rule {
@@ -16,19 +16,19 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let known: BTreeSet<&str> =
-        subject.expected()?.iter().map(|tensor| tensor.name.as_str()).collect();
-    let (model, arch) = (subject.model()?, subject.arch()?);
+        view.expected()?.iter().map(|tensor| tensor.name.as_str()).collect();
+    let (model, arch) = (view.model()?, view.arch()?);
     let tied: BTreeSet<&str> = model.ties.iter().map(|[tied, _]| tied.as_str()).collect();
-    for tensor in subject.all_tensors()? {
+    for tensor in view.all_tensors()? {
         let name = tensor.name.as_str();
-        if known.contains(name) || tied.contains(name) || subject.whole_of(name).is_some() {
+        if known.contains(name) || tied.contains(name) || view.whole_of(name).is_some() {
             continue; // V207 tells of a tied tensor that is stored, V211 of parts.
         }
-        let role = subject.spec.role(name);
+        let role = view.spec.role(name);
         let beyond = role.as_ref().and_then(|role| {
-            let n_layers = Subject::n_layers(&model.hyperparameters, role.stack.as_deref()?)?;
+            let n_layers = PackageView::n_layers(&model.hyperparameters, role.stack.as_deref()?)?;
             Some(n_layers <= role.layer?)
         });
         if beyond == Some(true) {

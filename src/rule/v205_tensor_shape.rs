@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// A tensor has another shape than the hyperparameters give it.
 pub(super) static RULE: Rule = Rule {
@@ -16,17 +16,17 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let expected = subject.expected()?;
-    let disputed = super::v206_witness::disputed(subject)?;
-    let stored: BTreeMap<&str, Vec<u64>> = subject
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let expected = view.expected()?;
+    let disputed = super::v206_witness::disputed(view)?;
+    let stored: BTreeMap<&str, Vec<u64>> = view
         .all_tensors()?
         .iter()
-        .map(|tensor| (tensor.name.as_str(), subject.shape(tensor)))
+        .map(|tensor| (tensor.name.as_str(), view.shape(tensor)))
         .collect();
     for tensor in expected {
         let Some(shape) = stored.get(tensor.name.as_str()) else { continue };
-        let Some(role) = subject.spec.role(&tensor.name) else { continue };
+        let Some(role) = view.spec.role(&tensor.name) else { continue };
         let dims = tensor.shape.iter().zip(shape).zip(&role.role.shape);
         let fits = tensor.shape.len() == shape.len()
             && dims.into_iter().all(|((wanted, have), expr)| {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, NotChecked, Rule, Subject};
+use crate::rule::{Checked, NotChecked, Rule, PackageView};
 use crate::spec::hparams::{StackNames, Witness};
 use crate::spec::template::Bindings;
 
@@ -18,8 +18,8 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    for Dispute { witness, tensor, expected, actual } in disputes(subject)? {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    for Dispute { witness, tensor, expected, actual } in disputes(view)? {
         found.push(
             RULE.finding(format!(
                 "`{}` is {expected} by the hyperparameters, and {actual} by the shape of `{tensor}`",
@@ -42,11 +42,11 @@ struct Dispute<'a> {
     actual: u64,
 }
 
-fn disputes<'s>(subject: &'s Subject<'_>) -> Result<Vec<Dispute<'s>>, NotChecked> {
-    let (hparams, arch) = (subject.hparams()?, subject.arch()?);
-    let tensors = subject.all_tensors()?;
+fn disputes<'s>(view: &'s PackageView<'_>) -> Result<Vec<Dispute<'s>>, NotChecked> {
+    let (hparams, arch) = (view.hparams()?, view.arch()?);
+    let tensors = view.all_tensors()?;
     let mut disputes = Vec::new();
-    for witness in &subject.spec.witnesses {
+    for witness in &view.spec.witnesses {
         let stacked = witness.tensor.variables().any(|variable| variable == "stack");
         let stacks = arch.stacks.iter().map(|stack| Some(stack.as_str()));
         let stacks: Vec<Option<&str>> = if stacked { stacks.collect() } else { vec![None] };
@@ -59,7 +59,7 @@ fn disputes<'s>(subject: &'s Subject<'_>) -> Result<Vec<Dispute<'s>>, NotChecked
             let Some(tensor) = tensors.iter().find(|tensor| tensor.name == name) else { continue };
             let stack = stack.or(arch.stacks.first().map(String::as_str));
             let names = StackNames { hparams, tokens: None, stack, layer: None };
-            let shape = subject.shape(tensor);
+            let shape = view.shape(tensor);
             let (Ok(expected), Some(&actual)) =
                 (witness.expr.eval_size(&names), shape.get(witness.axis))
             else {
@@ -74,8 +74,8 @@ fn disputes<'s>(subject: &'s Subject<'_>) -> Result<Vec<Dispute<'s>>, NotChecked
 }
 
 /// The hyperparameters that a tensor speaks against.
-pub(super) fn disputed(subject: &Subject<'_>) -> Result<BTreeSet<String>, NotChecked> {
-    let disputes = disputes(subject)?;
+pub(super) fn disputed(view: &PackageView<'_>) -> Result<BTreeSet<String>, NotChecked> {
+    let disputes = disputes(view)?;
     let names = disputes.iter().flat_map(|dispute| dispute.witness.expr.names());
     Ok(names.map(str::to_owned).collect())
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE, Value};
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// A tie names a tensor that is not stored, or one that is, or the flag says otherwise.
 pub(super) static RULE: Rule = Rule {
@@ -19,10 +19,10 @@ pub(super) static RULE: Rule = Rule {
 /// The table that `tie_embeddings` is about.
 const TOKENS: &str = "embed.tokens.weight";
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let model = subject.model()?;
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let model = view.model()?;
     let stored: BTreeSet<&str> =
-        subject.all_tensors()?.iter().map(|tensor| tensor.name.as_str()).collect();
+        view.all_tensors()?.iter().map(|tensor| tensor.name.as_str()).collect();
     let mut seen = BTreeSet::new();
     let flag = match model.hyperparameters.get("tie_embeddings") {
         Some(Value::Bool(flag)) => Some(*flag),

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// The layers that are stored are not those that `num_layers` counts.
 pub(super) static RULE: Rule = Rule {
@@ -16,11 +16,11 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let (hparams, arch) = (subject.hparams()?, subject.arch()?);
-    let stored = subject.stored_layers()?;
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let (hparams, arch) = (view.hparams()?, view.arch()?);
+    let stored = view.stored_layers()?;
     for stack in &arch.stacks {
-        let Some(n_layers) = Subject::n_layers(hparams, stack) else { continue };
+        let Some(n_layers) = PackageView::n_layers(hparams, stack) else { continue };
         let here: BTreeSet<u64> =
             stored.iter().filter(|(of, _)| of == stack).map(|(_, layer)| *layer).collect();
         let n_here = here.range(..n_layers).count() as u64;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// The tensors have several dtypes.
 pub(super) static RULE: Rule = Rule {
@@ -16,11 +16,11 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let mut census: BTreeMap<&str, u64> = BTreeMap::new();
-    let encodings = &subject.model()?.encodings;
-    for tensor in subject.all_tensors()? {
-        if encodings.contains_key(&tensor.name) || subject.whole_of(&tensor.name).is_some() {
+    let encodings = &view.model()?.encodings;
+    for tensor in view.all_tensors()? {
+        if encodings.contains_key(&tensor.name) || view.whole_of(&tensor.name).is_some() {
             continue; // What is packed is cast by nobody.
         }
         *census.entry(tensor.dtype.name()).or_default() += 1;

@@ -1,8 +1,8 @@
 //! V210 token-id.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE, Value};
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// The id of a special token is no row of the token table.
 pub(super) static RULE: Rule = Rule {
@@ -17,8 +17,8 @@ pub(super) static RULE: Rule = Rule {
 /// The tokens with a meaning.
 const KNOWN: &[&str] = &["bos", "eos", "pad", "unk", "sep", "cls", "mask", "decoder_start"];
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let model = subject.model()?;
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let model = view.model()?;
     let vocab_size = match model.hyperparameters.get("vocab_size") {
         Some(Value::Int(int)) => *int,
         _ => i64::MAX, // V202 tells of it.

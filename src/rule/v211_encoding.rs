@@ -1,8 +1,8 @@
 //! V211 encoding.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// A quantized payload is of an encoding that the standard does not have, or its tensor is not what
 /// the encoding makes of its shape.
@@ -15,9 +15,9 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let model = subject.model()?;
-    let tensors = subject.all_tensors()?;
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let model = view.model()?;
+    let tensors = view.all_tensors()?;
     for (name, entry) in &model.encodings {
         let about = |why: &str| {
             RULE.finding(format!("the encoding of `{name}`: {why}"))
@@ -29,7 +29,7 @@ fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             found.push(about("there is no such tensor").help("convert the package anew"));
             continue;
         };
-        if let Err(why) = subject.encoding(tensor, entry) {
+        if let Err(why) = view.encoding(tensor, entry) {
             found.push(
                 about(&why)
                     .mismatch("an encoding of encodings.toml or layouts.toml that makes this tensor", entry)

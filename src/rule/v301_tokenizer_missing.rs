@@ -1,9 +1,9 @@
 //! V301 tokenizer-missing.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::manifest::is_tokenizer_file;
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// There is no tokenizer.
 pub(super) static RULE: Rule = Rule {
@@ -15,10 +15,10 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     // Added tokens and merges alone make no ids.
     let alone = |name: &String| !matches!(name.as_str(), "added_tokens.json" | "merges.txt");
-    if !subject.files.keys().any(|name| is_tokenizer_file(name) && alone(name)) {
+    if !view.files.keys().any(|name| is_tokenizer_file(name) && alone(name)) {
         found.push(
             RULE.finding("there is no tokenizer")
                 .mismatch("tokenizer.json, tokenizer.model, vocab.txt or the like", "none")

@@ -1,8 +1,8 @@
 //! V302 tokenizer-unreadable.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, NotChecked, Rule, Subject, unreadable};
+use crate::rule::{Checked, NotChecked, Rule, PackageView, unreadable};
 
 /// A file of the tokenizer does not keep its format.
 pub(super) static RULE: Rule = Rule {
@@ -14,11 +14,11 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    if subject.vocabularies().is_empty() {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    if view.vocabularies().is_empty() {
         return Err(NotChecked::NotApplicable("no file of the tokenizer is of a form known here"));
     }
-    for (name, vocabulary) in subject.vocabularies() {
+    for (name, vocabulary) in view.vocabularies() {
         if let Err(err) = vocabulary {
             found.push(unreadable(&RULE, name, err).help("get the file again"));
         }

@@ -1,8 +1,8 @@
 //! V303 vocabulary-size.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, Value};
-use crate::rule::{Checked, NotChecked, Rule, Subject};
+use crate::rule::{Checked, NotChecked, Rule, PackageView};
 
 /// The tokenizer gives an id that is no row of the token table, or two tokens one id.
 pub(super) static RULE: Rule = Rule {
@@ -14,13 +14,13 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let rows = match subject.model()?.hyperparameters.get("vocab_size") {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let rows = match view.model()?.hyperparameters.get("vocab_size") {
         Some(Value::Int(int)) => u64::try_from(*int).unwrap_or(0),
         _ => return Err(NotChecked::Blocked("nothing says what `vocab_size` is")),
     };
     let mut looked = false;
-    for (name, vocabulary) in subject.vocabularies() {
+    for (name, vocabulary) in view.vocabularies() {
         let Ok(vocabulary) = vocabulary else { continue };
         let Some((token, largest)) = vocabulary.largest() else { continue };
         looked = true;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, Rule, Subject};
+use crate::rule::{Checked, Rule, PackageView};
 
 /// There is no task, or one that the standard or the architecture does not have.
 pub(super) static RULE: Rule = Rule {
@@ -16,8 +16,8 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let (model, arch) = (subject.model()?, subject.arch()?);
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let (model, arch) = (view.model()?, view.arch()?);
     let about = |message: String| RULE.finding(message).file(MODEL_FILE).key("tasks");
     if model.tasks.is_empty() {
         found.push(
@@ -29,8 +29,8 @@ fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let mut seen = BTreeSet::new();
     for task in &model.tasks {
         let id = &task.id;
-        if subject.spec.task(id).is_none() {
-            let known: Vec<&str> = subject.spec.tasks.iter().map(|task| task.id.as_str()).collect();
+        if view.spec.task(id).is_none() {
+            let known: Vec<&str> = view.spec.tasks.iter().map(|task| task.id.as_str()).collect();
             found.push(
                 about(format!("the standard has no task {id:?}"))
                     .mismatch(format!("one of {}", known.join(", ")), id)

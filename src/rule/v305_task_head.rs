@@ -1,8 +1,8 @@
 //! V305 task-head.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, NotChecked, Rule, Subject};
+use crate::rule::{Checked, NotChecked, Rule, PackageView};
 
 /// A task's head has no tensors, or another number of rows than labels.
 pub(super) static RULE: Rule = Rule {
@@ -14,15 +14,15 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let model = subject.model()?;
-    subject.all_tensors()?;
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let model = view.model()?;
+    view.all_tensors()?;
     if model.tasks.is_empty() {
         return Err(NotChecked::NotApplicable("there is no task"));
     }
-    let present = subject.present();
+    let present = view.present();
     for task in &model.tasks {
-        let Some(kind) = subject.spec.task(&task.id) else { continue };
+        let Some(kind) = view.spec.task(&task.id) else { continue };
         let id = &task.id;
         let about = |message: String| RULE.finding(message).file(MODEL_FILE).key("tasks");
         for part in &kind.needs {
@@ -42,7 +42,7 @@ fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
                 );
             }
         }
-        let rows = task.head.as_deref().and_then(|head| subject.head_rows(head));
+        let rows = task.head.as_deref().and_then(|head| view.head_rows(head));
         let labels = task.labels.as_ref().map(|labels| labels.len() as u64);
         match (kind.labels, labels, rows) {
             (true, None, _) => found.push(

@@ -1,8 +1,8 @@
 //! V306 task-ports.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, Extents, MODEL_FILE, Port, Value};
-use crate::rule::{Checked, NotChecked, Rule, Subject};
+use crate::rule::{Checked, NotChecked, Rule, PackageView};
 
 /// The inputs or outputs of a task are not those that the standard gives it.
 pub(super) static RULE: Rule = Rule {
@@ -14,23 +14,23 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let model = subject.model()?;
-    let hparams = subject.hparams()?;
-    subject.all_tensors()?;
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let model = view.model()?;
+    let hparams = view.hparams()?;
+    view.all_tensors()?;
     if model.tasks.is_empty() {
         return Err(NotChecked::NotApplicable("there is no task"));
     }
     for task in &model.tasks {
         // Without a head, an output is as wide as the stream.
         let rows = match &task.head {
-            Some(head) => subject.head_rows(head),
+            Some(head) => view.head_rows(head),
             None => match hparams.get("hidden_size") {
                 Some(Value::Int(int)) => u64::try_from(*int).ok(),
                 _ => None,
             },
         };
-        let Some((inputs, outputs)) = subject.spec.task_ports(&task.id, hparams, rows) else {
+        let Some((inputs, outputs)) = view.spec.task_ports(&task.id, hparams, rows) else {
             continue; // V304 tells of it.
         };
         for (what, expected, actual) in

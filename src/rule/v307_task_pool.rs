@@ -1,8 +1,8 @@
 //! V307 task-pool.
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE, Value};
-use crate::rule::{Checked, NotChecked, Rule, Subject};
+use crate::rule::{Checked, NotChecked, Rule, PackageView};
 
 /// A task's pooling is missing, unknown, or cannot be done.
 pub(super) static RULE: Rule = Rule {
@@ -16,13 +16,13 @@ pub(super) static RULE: Rule = Rule {
 
 const POOLS: &[&str] = &["first", "last", "eos", "mean", "max", "pooler"];
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let model = subject.model()?;
-    let pools = |id: &str| subject.spec.task(id).is_some_and(|kind| kind.pool);
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let model = view.model()?;
+    let pools = |id: &str| view.spec.task(id).is_some_and(|kind| kind.pool);
     if !model.tasks.iter().any(|task| task.pool.is_some() || pools(&task.id)) {
         return Err(NotChecked::NotApplicable("no task pools"));
     }
-    let present = subject.present();
+    let present = view.present();
     for task in &model.tasks {
         let id = &task.id;
         let about = |message: String| RULE.finding(message).file(MODEL_FILE).key("tasks");

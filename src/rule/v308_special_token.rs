@@ -2,9 +2,9 @@
 
 use serde_json::Value as Json;
 
-use crate::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, Value};
-use crate::rule::{Checked, NotChecked, Rule, Subject};
+use crate::rule::{Checked, NotChecked, Rule, PackageView};
 
 /// The tokenizer and the model give a special token two ids.
 pub(super) static RULE: Rule = Rule {
@@ -18,9 +18,9 @@ pub(super) static RULE: Rule = Rule {
 
 const CONFIG: &str = "tokenizer_config.json";
 
-fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let model = subject.model()?;
-    let Some(config) = subject.json(CONFIG) else {
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let model = view.model()?;
+    let Some(config) = view.json(CONFIG) else {
         return Err(NotChecked::NotApplicable("there is no tokenizer_config.json"));
     };
     for (name, stated) in &model.tokens {
@@ -34,7 +34,7 @@ fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         };
         let said = config.get(format!("{name}_token"));
         let text = said.and_then(|said| said.as_str().or_else(|| said.get("content")?.as_str()));
-        let Some((text, id)) = text.and_then(|text| Some((text, id_of(subject, &config, text)?)))
+        let Some((text, id)) = text.and_then(|text| Some((text, id_of(view, &config, text)?)))
         else {
             continue;
         };
@@ -54,13 +54,13 @@ fn check(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) -> Checked {
 }
 
 /// The id of a token, by the tokenizer's own list of added tokens, or by its vocabulary.
-fn id_of(subject: &Subject<'_>, config: &Json, text: &str) -> Option<u64> {
+fn id_of(view: &PackageView<'_>, config: &Json, text: &str) -> Option<u64> {
     let added = config.get("added_tokens_decoder").and_then(Json::as_object);
     let by_config = added.into_iter().flatten().find_map(|(id, token)| {
         let is_it = token.get("content").and_then(Json::as_str) == Some(text);
         if is_it { id.parse().ok() } else { None }
     });
-    let mut vocabularies = subject.vocabularies().iter();
+    let mut vocabularies = view.vocabularies().iter();
     by_config.or_else(|| {
         vocabularies.find_map(|(_, vocabulary)| vocabulary.as_ref().ok()?.ids.get(text).copied())
     })

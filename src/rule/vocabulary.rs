@@ -6,9 +6,9 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::json;
 use crate::format::gguf;
-use crate::json;
 use crate::metadata::Texts;
 use crate::package::METADATA_FILE;
 

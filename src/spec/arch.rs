@@ -8,7 +8,7 @@ use super::expr::Expr;
 use super::hparams::StackNames;
 use super::template::{Bindings, Template, alternatives};
 use super::{Spec, bad, from_toml};
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::package::{Hparams, Value};
 
 /// One architecture.

@@ -174,7 +174,7 @@ impl std::fmt::Display for Value {
                 // The shortest text that reads back as the same number, as JSON has it.
                 f.write_str(&serde_json::to_string(value).unwrap_or_default())
             }
-            Value::Word(value) => write!(f, "{value:?}"),
+            Value::Symbol(value) => write!(f, "{value:?}"),
             Value::List(items) => {
                 f.write_str("[")?;
                 for (index, item) in items.iter().enumerate() {
@@ -570,7 +570,7 @@ impl Parser<'_> {
         self.tokens = rest;
         match token {
             Token::Number(value) => Ok(Node::Literal(value.clone())),
-            Token::Word(word) => Ok(Node::Literal(Value::Word(word.clone()))),
+            Token::Word(word) => Ok(Node::Literal(Value::Symbol(word.clone()))),
             Token::Sign("(") => {
                 let inner = self.or()?;
                 if self.sign(")") { Ok(inner) } else { Err("a `)` is missing".to_owned()) }
@@ -623,7 +623,7 @@ mod tests {
             "heads" => Ok(Value::Int(6)),
             "kv.heads" => Ok(Value::Int(2)),
             "d" => Ok(Value::Int(8)),
-            "kind" => Ok(Value::Word("rope".to_owned())),
+            "kind" => Ok(Value::Symbol("rope".to_owned())),
             "off" => Ok(Value::Null),
             "list" => Ok(Value::List(vec![Value::Int(1), Value::Int(3)])),
             _ => Err(format!("there is no `{name}`")),

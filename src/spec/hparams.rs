@@ -198,7 +198,7 @@ impl Key {
                 && in_range(value)
         };
         let is_word =
-            |value: &Value| matches!(value, Value::Word(word) if self.words.contains(word));
+            |value: &Value| matches!(value, Value::Symbol(word) if self.words.contains(word));
         let all = |value: &Value, right: &dyn Fn(&Value) -> bool| matches!(value, Value::List(items) if items.iter().all(right));
         let right = match self.kind {
             Kind::Count => is_count(value),

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::expr::Expr;
 use super::template::Template;
 use super::{bad, from_toml};
+use crate::base::error::Result;
 use crate::checkpoint::DType;
-use crate::error::Result;
 use crate::package::Value;
 
 /// The mapping of one foreign layout of one family.
@@ -29,12 +29,12 @@ pub struct Map {
     /// condition on the config.
     pub when: Option<Expr>,
     /// When a config that names no family is of this one, though the names fit others as well.
-    pub untyped: Option<Expr>,
+    pub claims_untyped: Option<Expr>,
     /// The dtype that tensors of one axis have in files of the format, whatever the others have.
-    pub vectors: Option<DType>,
+    pub vector_dtype: Option<DType>,
     /// Keys of the format that are lists of a number for each block, which rules read and write as
     /// tensors `blk.{i}.KEY` without axes.
-    pub numbers: Vec<String>,
+    pub per_block_arrays: Vec<String>,
     /// Tokens with a role that only the family knows of: texts by the name of the role in the format.
     pub tokenizer: BTreeMap<String, String>,
     /// What every name that starts with `@` has in front, in the order to try.
@@ -44,9 +44,9 @@ pub struct Map {
     /// The tensors.
     pub rules: Vec<Rule>,
     /// Buffers that the standard does not store.
-    pub drops: Vec<Drop>,
+    pub drops: Vec<DropRule>,
     /// Heads that the foreign format has no place for.
-    pub leaves: Vec<Leave>,
+    pub dropped_heads: Vec<DropHead>,
     /// The config keys.
     pub keys: Vec<KeyRule>,
     /// The tasks by head and class.
@@ -83,14 +83,14 @@ pub struct Rule {
     /// The canonical names.
     pub to: Vec<Template>,
     /// Foreign names of which one has to be in the file for the rule to read it.
-    pub beside: Vec<Template>,
+    pub requires_any: Vec<Template>,
     /// Foreign names of which none may be in the file.
-    pub unless: Vec<Template>,
+    pub requires_none: Vec<Template>,
     /// The canonical tensor that this one may be tied to.
     pub tie: Option<String>,
     /// Whether bytes alone say if it is tied, as the config's flag means something else. On the
     /// way out it is then written although it repeats another tensor.
-    pub flagless: bool,
+    pub ignore_tie_flag: bool,
     /// What happens on the way in.
     pub ops: Vec<Op>,
     /// The only dtype that readers of the foreign format take there.
@@ -209,7 +209,7 @@ impl<'de> Deserialize<'de> for Expr {
 
 /// A foreign buffer that the standard does not store.
 #[derive(Clone, Debug)]
-pub struct Drop {
+pub struct DropRule {
     /// The variables it is repeated over.
     pub each: Vec<(String, Each)>,
     /// The foreign name; with `*` at its end every name that begins so.
@@ -221,9 +221,9 @@ pub struct Drop {
     /// Whether its bytes are kept beside the package, as nothing computes them.
     pub kept: bool,
     /// Foreign names of which one has to be in the file.
-    pub beside: Vec<Template>,
+    pub requires_any: Vec<Template>,
     /// Whether readers miss it: then it is written where no source says what to write.
-    pub missed: bool,
+    pub emit_without_source: bool,
     /// Why it is no part of the model.
     pub why: String,
 }
@@ -231,7 +231,7 @@ pub struct Drop {
 /// A head that the foreign format has no place for: a model is written without it, with a warning.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Leave {
+pub struct DropHead {
     /// The head's name.
     pub head: String,
     /// Why readers do without it.
@@ -296,7 +296,7 @@ pub struct KeyRule {
     /// A list where the foreign config has none: a variable's count, and the value for each.
     pub each: Option<(Expr, Expr)>,
     /// The foreign class's defaults, by the version of the writer.
-    pub defaults: Vec<Default>,
+    pub defaults: Vec<ClassDefault>,
     /// The value whatever the foreign config says.
     pub value: Option<Expr>,
     /// When the hyperparameter exists.
@@ -305,7 +305,7 @@ pub struct KeyRule {
     pub write: Option<Vec<Write>>,
     /// Whether the foreign format has no place for the value, but for the one that is read back: a
     /// model with another one is written all the same, with a warning.
-    pub unsaid: bool,
+    pub inexpressible: bool,
     /// For a value `_`: canonical tensors of which any one being stored is what is written, as
     /// true or false, where no source says it.
     pub stored: Vec<String>,
@@ -313,7 +313,7 @@ pub struct KeyRule {
 
 /// A default of the foreign class.
 #[derive(Clone, Debug)]
-pub struct Default {
+pub struct ClassDefault {
     /// The writers it holds for, `transformers < 5`; all if nothing is said.
     pub when: Option<String>,
     /// The value.
@@ -386,7 +386,7 @@ pub(super) struct MapFile {
     #[serde(default)]
     drop: Vec<DropFile>,
     #[serde(default)]
-    leave: Vec<Leave>,
+    drop_head: Vec<DropHead>,
     #[serde(default)]
     key: Vec<KeyFile>,
     #[serde(default)]
@@ -404,10 +404,10 @@ struct MapHead {
     #[serde(default, rename = "match")]
     matches: BTreeMap<String, Words>,
     when: Option<Expr>,
-    untyped: Option<Expr>,
-    vectors: Option<DTypeName>,
+    claims_untyped: Option<Expr>,
+    vector_dtype: Option<DTypeName>,
     #[serde(default)]
-    numbers: Vec<String>,
+    per_block_arrays: Vec<String>,
     /// What stands for the `@` that paths of keys begin with.
     keys: Option<String>,
     #[serde(default)]
@@ -456,12 +456,12 @@ struct RuleFile {
     also: Vec<String>,
     to: Vec<String>,
     #[serde(default)]
-    beside: Vec<String>,
+    requires_any: Vec<String>,
     #[serde(default)]
-    unless: Vec<String>,
+    requires_none: Vec<String>,
     tie: Option<String>,
     #[serde(default)]
-    flagless: bool,
+    ignore_tie_flag: bool,
     #[serde(default)]
     ops: Vec<Op>,
     dtype: Option<DTypeName>,
@@ -487,9 +487,9 @@ struct DropFile {
     #[serde(default)]
     kept: bool,
     #[serde(default)]
-    beside: Vec<String>,
+    requires_any: Vec<String>,
     #[serde(default)]
-    missed: bool,
+    emit_without_source: bool,
     why: String,
 }
 
@@ -514,7 +514,7 @@ struct KeyFile {
     when: Option<Expr>,
     write: Option<Vec<Write>>,
     #[serde(default)]
-    unsaid: bool,
+    inexpressible: bool,
     #[serde(default)]
     stored: Vec<String>,
 }
@@ -592,7 +592,7 @@ fn merge(
     if 8 < depth {
         return Err(fail("mappings extend each other too deep, or in a circle"));
     }
-    let MapFile { map: head, config, tokenizer, rule, drop, leave, key, task } = load(name)?;
+    let MapFile { map: head, config, tokenizer, rule, drop, drop_head, key, task } = load(name)?;
     let format = map.format.clone();
     let fail = |why: &str| bad(&format!("map/{format}/{name}.toml"), why);
     for parent in &head.extends {
@@ -614,11 +614,11 @@ fn merge(
     map.revision = head.revision.unwrap_or(1);
     // A family is never recognised by what recognises the one it extends.
     map.matches = head.matches.into_iter().map(|(path, words)| (path, words.into_vec())).collect();
-    map.untyped = head.untyped;
+    map.claims_untyped = head.claims_untyped;
     map.when = head.when;
-    map.vectors = head.vectors.map(|name| name.0).or(map.vectors);
-    if !head.numbers.is_empty() {
-        map.numbers = head.numbers;
+    map.vector_dtype = head.vector_dtype.map(|name| name.0).or(map.vector_dtype);
+    if !head.per_block_arrays.is_empty() {
+        map.per_block_arrays = head.per_block_arrays;
     }
     if let Some(keys) = head.keys {
         *place = keys;
@@ -644,17 +644,27 @@ fn merge(
         let name = Template::parse(&file.name).map_err(|why| fail(&why))?;
         let each = each_of(file.each).map_err(|why| fail(&why))?;
         map.drops.retain(|drop| drop.name != name);
-        if file.kept && (file.make.is_some() || file.missed) {
+        if file.kept && (file.make.is_some() || file.emit_without_source) {
             return Err(fail("what is kept is not made"));
         }
-        let beside = file.beside.iter().map(|text| Template::parse(text));
-        let beside = beside.collect::<std::result::Result<_, _>>().map_err(|why| fail(&why))?;
-        let DropFile { when, make, kept, missed, why, .. } = file;
-        map.drops.push(Drop { each, name, when, make, kept, beside, missed, why });
+        let requires_any = file.requires_any.iter().map(|text| Template::parse(text));
+        let requires_any =
+            requires_any.collect::<std::result::Result<_, _>>().map_err(|why| fail(&why))?;
+        let DropFile { when, make, kept, emit_without_source, why, .. } = file;
+        map.drops.push(DropRule {
+            each,
+            name,
+            when,
+            make,
+            kept,
+            requires_any,
+            emit_without_source,
+            why,
+        });
     }
-    for leave in leave {
-        map.leaves.retain(|known| known.head != leave.head);
-        map.leaves.push(leave);
+    for dropped in drop_head {
+        map.dropped_heads.retain(|known| known.head != dropped.head);
+        map.dropped_heads.push(dropped);
     }
     for file in key {
         let key = key_of(file).map_err(|why| fail(&why))?;
@@ -691,10 +701,10 @@ fn rule_of(file: RuleFile) -> std::result::Result<Rule, String> {
         from: templates(&file.from)?,
         also: templates(&file.also)?,
         to: templates(&file.to)?,
-        beside: templates(&file.beside)?,
-        unless: templates(&file.unless)?,
+        requires_any: templates(&file.requires_any)?,
+        requires_none: templates(&file.requires_none)?,
         tie: file.tie,
-        flagless: file.flagless,
+        ignore_tie_flag: file.ignore_tie_flag,
         ops: file.ops,
         dtype: file.dtype.map(|name| name.0),
         when: file.when,
@@ -720,7 +730,7 @@ fn key_of(file: KeyFile) -> std::result::Result<KeyRule, String> {
     let defaults = file
         .default
         .into_iter()
-        .map(|default| Ok(Default { when: default.when, value: from_toml(&default.value)? }));
+        .map(|default| Ok(ClassDefault { when: default.when, value: from_toml(&default.value)? }));
     Ok(KeyRule {
         words: words.collect::<std::result::Result<_, String>>()?,
         defaults: defaults.collect::<std::result::Result<_, String>>()?,
@@ -734,7 +744,7 @@ fn key_of(file: KeyFile) -> std::result::Result<KeyRule, String> {
         value: file.value,
         when: file.when,
         write: file.write,
-        unsaid: file.unsaid,
+        inexpressible: file.inexpressible,
         stored: file.stored,
     })
 }

@@ -22,7 +22,7 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::package::Value;
 
 use self::arch::Arch;
@@ -162,7 +162,7 @@ impl Spec {
         Ok(Spec {
             version: head.version,
             features: head.features,
-            hash: crate::hex::encode(&hasher.finalize()),
+            hash: crate::base::hex::encode(&hasher.finalize()),
             role_index: roles::RoleIndex::new(&roles),
             roles,
             keys,
@@ -256,7 +256,7 @@ pub(crate) fn from_toml(value: &toml::Value) -> std::result::Result<Value, Strin
         toml::Value::Float(value) => Value::Float(*value),
         // TOML has no null; this is how the data files spell it.
         toml::Value::String(word) if word == "null" => Value::Null,
-        toml::Value::String(word) => Value::Word(word.clone()),
+        toml::Value::String(word) => Value::Symbol(word.clone()),
         toml::Value::Array(items) => {
             Value::List(items.iter().map(from_toml).collect::<std::result::Result<_, _>>()?)
         }

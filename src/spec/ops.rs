@@ -33,7 +33,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use crate::plan::Exactness;
-    use crate::plan::ops::{Way, exactness};
+    use crate::plan::ops::{Direction, exactness};
     use crate::spec::Spec;
     use crate::spec::map::Op;
 
@@ -57,7 +57,7 @@ mod tests {
         assert_eq!(told, known);
         for op in &spec.ops {
             let parsed = parse(&op.example).unwrap_or_else(|err| panic!("{}: {err}", op.name));
-            let is_exact = exactness(&[parsed], Way::In) == Exactness::E;
+            let is_exact = exactness(&[parsed], Direction::Import) == Exactness::Exact;
             assert_eq!(is_exact, op.class == "E", "{}", op.name);
             assert!(op.example.contains(&format!("'{}'", op.name)));
         }

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use super::folder::{ADDED, CONFIG, Folder, TOKENIZER_JSON, malformed};
 use super::sentencepiece::{CONTROL, USER_DEFINED};
 use super::table::{ADDED_SCORE, Table, Token};
-use crate::diagnostic::Diagnostic;
+use crate::base::diagnostic::Diagnostic;
 
 /// What SentencePiece has for a space.
 pub(super) const SPACE: &str = "\u{2581}";

@@ -7,7 +7,7 @@ use super::sentencepiece::NORMAL;
 use super::special::Known;
 use super::table::{Table, Token};
 use super::{Made, Model, added, pre};
-use crate::diagnostic::Diagnostic;
+use crate::base::diagnostic::Diagnostic;
 use crate::metadata::{Array, Texts, Value};
 use crate::spec::pretokenizers::Pretokenizer;
 

@@ -3,9 +3,9 @@
 use serde_json::Value as Json;
 
 use super::rule;
-use crate::diagnostic::Diagnostic;
-use crate::error::{Error, Result};
-use crate::json;
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::{Error, Result};
+use crate::base::json;
 
 pub(super) const TOKENIZER_JSON: &str = "tokenizer.json";
 pub(super) const CONFIG: &str = "tokenizer_config.json";

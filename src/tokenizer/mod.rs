@@ -18,9 +18,9 @@
 //!   against each other.
 
 mod added;
-mod back;
 mod bytelevel;
 mod folder;
+mod from_gguf;
 mod pre;
 mod sentencepiece;
 mod special;
@@ -32,12 +32,12 @@ mod wordpiece;
 
 use std::collections::BTreeMap;
 
-use crate::diagnostic::Diagnostic;
-use crate::error::Result;
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::Result;
 use crate::metadata::{Metadata, Value};
 use crate::spec::pretokenizers::Pretokenizers;
 
-pub use back::{Files, from_gguf};
+pub use self::from_gguf::{Files, from_gguf};
 use folder::Folder;
 use table::Table;
 

@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 
 use super::folder::{self, TOKENIZER_JSON, brief, unsupported};
 use super::rule;
-use crate::diagnostic::Diagnostic;
+use crate::base::diagnostic::Diagnostic;
 use crate::spec::pretokenizers::Pretokenizer;
 
 /// The words of a byte-level step that cuts (`ByteLevel` with `use_regex`, tokenizers 0.23).

@@ -1,8 +1,8 @@
 //! The model file of SentencePiece: a protobuf message `ModelProto`
 //! (`sentencepiece_model.proto`, SentencePiece 0.2).
 
-use crate::cursor::Cursor;
-use crate::error::{Error, Result};
+use crate::base::cursor::Cursor;
+use crate::base::error::{Error, Result};
 
 /// What the pieces were trained for; others than these two exist and split by words or characters.
 pub(super) const UNIGRAM: u64 = 1;

@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use super::folder::{Folder, content};
 use super::table::Table;
 use super::{Keys, Named, rule};
-use crate::diagnostic::Diagnostic;
+use crate::base::diagnostic::Diagnostic;
 use crate::metadata::{Array, Texts, Value};
 
 /// The roles by their names in settings and in GGUF, which has none for `cls`: a text begins with

@@ -13,7 +13,7 @@ use super::sentencepiece::{self as pieces, BYTE, CONTROL, NORMAL, UNKNOWN, USER_
 use super::special::Known;
 use super::table::{ADDED_SCORE, Table, Token};
 use super::{Made, Model, bytelevel, rule, special};
-use crate::diagnostic::Diagnostic;
+use crate::base::diagnostic::Diagnostic;
 use crate::metadata::{Array, Value};
 use crate::spec::pretokenizers::Moved;
 

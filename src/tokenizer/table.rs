@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::folder::malformed;
 use super::sentencepiece::UNUSED;
-use crate::diagnostic::Diagnostic;
+use crate::base::diagnostic::Diagnostic;
 use crate::metadata::{Array, Texts, Value};
 
 /// The score of a row without a token, and of tokens that were added to a trained vocabulary.

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use serde_json::{Value as Json, json};
 
 use super::{Keys, Named, from_gguf, to_gguf};
-use crate::diagnostic::Diagnostic;
+use crate::base::diagnostic::Diagnostic;
 use crate::metadata::{Array, Metadata, Value};
 use crate::spec::Spec;
 

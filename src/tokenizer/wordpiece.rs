@@ -10,7 +10,7 @@ use super::sentencepiece::{CONTROL, NORMAL};
 use super::special::Known;
 use super::table::{Table, Token};
 use super::{Made, Model, added, bytelevel};
-use crate::diagnostic::Diagnostic;
+use crate::base::diagnostic::Diagnostic;
 
 /// What a piece that continues a word starts with.
 pub(super) const CONTINUES: &str = "##";

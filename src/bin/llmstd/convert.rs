@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use llmstd::checkpoint::DType;
 use llmstd::convert::{self, Failure, Report, Request};
 use llmstd::encoding::BlockType;
-use llmstd::format::folder;
+use llmstd::folder;
 use llmstd::package::WayBack;
 use llmstd::plan::{self, Decode};
 
@@ -95,7 +95,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let bar = Bar::new(global);
     let n_threads =
         args.threads.or(std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
-    let destination = convert::tidy(&args.dst);
+    let destination = convert::strip_slash(&args.dst);
     let request = Request {
         spec: &spec,
         destination: &destination,

@@ -8,7 +8,7 @@ use llmstd::convert::Failure;
 use llmstd::diff::rules::Class;
 use llmstd::diff::{compare, deepen};
 use llmstd::report;
-use llmstd::subject::{Options, Subject};
+use llmstd::version::{Options, Version};
 
 use crate::progress::Bar;
 use crate::{Format, Global, output};
@@ -84,13 +84,15 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     };
     let mut sides = Vec::with_capacity(2);
     for path in [&args.old, &args.new] {
-        match Subject::open(path, &options) {
+        match Version::open(path, &options) {
             Ok(subject) => sides.push(subject),
             Err(Failure::Error(err)) => return Err(err.into()),
-            Err(Failure::Findings(findings)) => return output::unfit(path, &findings, global),
+            Err(Failure::Findings(findings)) => {
+                return output::refuse_input(path, &findings, global);
+            }
         }
     }
-    let [old, new] = <[Subject; 2]>::try_from(sides).ok().expect("two paths give two sides");
+    let [old, new] = <[Version; 2]>::try_from(sides).ok().expect("two paths give two sides");
     for subject in [&old, &new] {
         let findings = output::findings(&subject.findings, global);
         if !findings.is_empty() {

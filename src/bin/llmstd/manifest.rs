@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use llmstd::convert::Failure;
-use llmstd::subject::{Kind, Options, Subject};
+use llmstd::version::{Kind, Options, Version};
 
 use crate::progress::Bar;
 use crate::{Format, Global, output};
@@ -53,10 +53,12 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         n_threads: output::n_threads(args.threads),
         progress: &bar,
     };
-    let subject = match Subject::open(&args.path, &options) {
+    let subject = match Version::open(&args.path, &options) {
         Ok(subject) => subject,
         Err(Failure::Error(err)) => return Err(err.into()),
-        Err(Failure::Findings(findings)) => return output::unfit(&args.path, &findings, global),
+        Err(Failure::Findings(findings)) => {
+            return output::refuse_input(&args.path, &findings, global);
+        }
     };
     let findings = output::findings(&subject.findings, global);
     if !findings.is_empty() {
@@ -73,7 +75,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn text(subject: &Subject) -> String {
+fn text(subject: &Version) -> String {
     let manifest = &subject.manifest;
     let mut text = format!("{}\n", subject.label);
     let what = match subject.kind {

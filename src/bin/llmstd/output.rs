@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use llmstd::diagnostic::{Diagnostic, Level, Refusal};
+use llmstd::base::diagnostic::{Diagnostic, Level, Refusal};
 use llmstd::spec::Spec;
 use serde::Serialize;
 
@@ -53,7 +53,7 @@ pub(crate) fn findings(findings: &[Diagnostic], global: &Global) -> String {
 /// Findings that kept the work from being done, and the exit code for them.
 pub(crate) fn refuse(findings: &[Diagnostic], global: &Global) -> anyhow::Result<ExitCode> {
     let n_errors = findings.iter().filter(|finding| finding.level == Level::Error).count();
-    tell(findings, global)?;
+    report_findings(findings, global)?;
     let s = if n_errors == 1 { "" } else { "s" };
     anyhow::bail!(
         "the conversion is not possible as it stands: {n_errors} finding{s}, nothing was written"
@@ -61,7 +61,7 @@ pub(crate) fn refuse(findings: &[Diagnostic], global: &Global) -> anyhow::Result
 }
 
 /// Tells why a checkpoint is refused: people on stderr, programs on stdout.
-fn tell(findings: &[Diagnostic], global: &Global) -> anyhow::Result<()> {
+fn report_findings(findings: &[Diagnostic], global: &Global) -> anyhow::Result<()> {
     if global.format == Format::Json {
         return print_json(&Refusal::new(findings.to_vec()));
     }
@@ -71,12 +71,12 @@ fn tell(findings: &[Diagnostic], global: &Global) -> anyhow::Result<()> {
 }
 
 /// Findings that keep a checkpoint from being put in the standard's terms.
-pub(crate) fn unfit(
+pub(crate) fn refuse_input(
     path: &Path,
     findings: &[Diagnostic],
     global: &Global,
 ) -> anyhow::Result<ExitCode> {
-    tell(findings, global)?;
+    report_findings(findings, global)?;
     anyhow::bail!(
         "{}: does not fit its architecture; --generic takes it under its own names",
         path.display()

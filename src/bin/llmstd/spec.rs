@@ -7,10 +7,10 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use llmstd::author::names::NameMap;
 use llmstd::convert::Failure;
 use llmstd::exec::staging::Staging;
-use llmstd::format::folder;
-use llmstd::kit::names::NameMap;
+use llmstd::folder;
 use llmstd::spec::Spec;
 use llmstd::spec::listing::Checked;
 use llmstd::spec::map::Map;
@@ -148,10 +148,10 @@ fn show(spec: &Spec, name: &str) -> anyhow::Result<()> {
 
 fn check(dir: &Path, global: &Global) -> anyhow::Result<ExitCode> {
     let problems = match Spec::from_dir(dir) {
-        Ok(spec) => llmstd::kit::check::check(&spec),
+        Ok(spec) => llmstd::author::check::check(&spec),
         // A file that does not keep its form is what `check` is for; a folder that is not there
         // is not.
-        Err(err) if err.kind() == llmstd::error::ErrorKind::Io => return Err(err.into()),
+        Err(err) if err.kind() == llmstd::base::error::ErrorKind::Io => return Err(err.into()),
         Err(err) => vec![err.to_string()],
     };
     if global.format == Format::Json {
@@ -168,7 +168,7 @@ fn check(dir: &Path, global: &Global) -> anyhow::Result<ExitCode> {
 }
 
 fn find<'a>(spec: &'a Spec, format: &str, name: &str) -> anyhow::Result<&'a Map> {
-    llmstd::kit::names::find(spec, format, name).map_err(anyhow::Error::msg)
+    llmstd::author::names::find(spec, format, name).map_err(anyhow::Error::msg)
 }
 
 fn read_json(path: &Path) -> anyhow::Result<serde_json::Value> {
@@ -194,7 +194,7 @@ fn names(name: &str, path: Option<&Path>, format: &str, global: &Global) -> anyh
         };
         names = match given {
             Ok(names) => names,
-            Err(findings) => return output::unfit(path, &findings, global).map(drop),
+            Err(findings) => return output::refuse_input(path, &findings, global).map(drop),
         };
     }
     match global.format {
@@ -214,7 +214,7 @@ fn sample(
     let spec = output::spec(global)?;
     let map = find(&spec, format, name)?;
     let config = config.map(read_json).transpose()?;
-    let samples = llmstd::kit::sample::samples(&spec, map, config.as_ref())?;
+    let samples = llmstd::author::sample::samples(&spec, map, config.as_ref())?;
     let chosen: Vec<usize> = match variant {
         "all" => (0..samples.len()).collect(),
         n => vec![n.parse().with_context(|| format!("{n:?} is no number, and not `all`"))?],
@@ -230,7 +230,7 @@ fn sample(
             Some(staging) => staging.path().join(n.to_string()),
             None => out.to_owned(),
         };
-        let report = match llmstd::kit::sample::write(&spec, map, sample, &folder) {
+        let report = match llmstd::author::sample::write(&spec, map, sample, &folder) {
             Ok(report) => report,
             Err(Failure::Error(err)) => return Err(err.into()),
             Err(Failure::Findings(findings)) => return output::refuse(&findings, global),
@@ -259,7 +259,8 @@ fn new_arch(
     let mut opened = folder::open(checkpoint)?;
     let config = opened.json("config.json")?;
     let config = config.with_context(|| format!("{} has no config.json", checkpoint.display()))?;
-    let draft = llmstd::kit::draft::draft(&spec, format, name, from, &opened.checkpoint, &config)?;
+    let draft =
+        llmstd::author::draft::draft(&spec, format, name, from, &opened.checkpoint, &config)?;
     let mut files = spec.files().clone();
     files.extend(draft.files.clone());
     write_files(&files, out)?;

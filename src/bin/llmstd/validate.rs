@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use llmstd::diagnostic::Level;
+use llmstd::base::diagnostic::Level;
 use llmstd::package::Conformance;
 use llmstd::rule::{Outcome, Selection};
 use llmstd::spec::Spec;

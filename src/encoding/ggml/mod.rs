@@ -18,7 +18,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 
 use super::number::unify_nans;
-use crate::error::{Error, ErrorKind, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 
 /// How a number of values lies in a number of bytes.
 pub struct BlockType {

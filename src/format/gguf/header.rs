@@ -1,8 +1,8 @@
 //! The numbers, strings and values of a header, in both byte orders and all versions.
 
 use super::{ALIGNMENT_KEY, MAGIC, MAX_COUNT};
-use crate::cursor::Cursor;
-use crate::error::{Error, Result};
+use crate::base::cursor::Cursor;
+use crate::base::error::{Error, Result};
 use crate::metadata::{Array, MAX_DEPTH, Number, Text, Texts, Value};
 
 /// A header that is longer is not read on; the largest vocabularies take 20 MB.

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use super::{ALIGNMENT_KEY, rule};
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::Checkpoint;
-use crate::diagnostic::Diagnostic;
-use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{Metadata, Value};
 
 /// Which part it is, from 0 on: a u16.

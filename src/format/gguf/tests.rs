@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::exec::write::{Container, Options, shards, write as write_files};
-use crate::format::folder;
+use crate::folder;
 use crate::metadata::{Array, Number, Text, Texts};
 use crate::plan::program::whole;
 
@@ -88,7 +88,7 @@ fn fixtures_are_what_the_python_package_reads() {
                 other => panic!("{}: {other:?}", tensor.name),
             };
             let kind = TYPES.of(tensor.dtype, tensor.encoding.as_ref()).unwrap().name();
-            let digest = crate::hex::encode(&Sha256::digest(&bytes)[..8]);
+            let digest = crate::base::hex::encode(&Sha256::digest(&bytes)[..8]);
             let _ = writeln!(
                 listing,
                 "  tensor {} {kind} {:?} {start} {} {}",

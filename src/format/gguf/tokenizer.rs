@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::rule;
-use crate::diagnostic::Diagnostic;
+use crate::base::diagnostic::Diagnostic;
 use crate::metadata::{Array, Metadata, Texts, Value};
 
 /// The key of the tokens.

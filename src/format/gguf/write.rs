@@ -4,8 +4,8 @@ use super::types::Type;
 use super::{
     ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_DIMS, MAX_NAME_LEN, check_alignment, split,
 };
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::n_elements;
-use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{Array, Metadata, Number, Value};
 
 const VERSION: u32 = 3;

@@ -1,12 +1,12 @@
 //! The zip container of torch 1.6 and newer, and of TorchScript.
 
+use crate::base::cursor::Cursor;
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::{Error, Result};
+use crate::base::source::{Extent, FileId, Source};
 use crate::checkpoint::Checkpoint;
 use crate::container::zip::{Member, Method, Zip};
-use crate::cursor::Cursor;
-use crate::diagnostic::Diagnostic;
-use crate::error::{Error, Result};
 use crate::format::pickle::{self, Pickle};
-use crate::source::{Extent, FileId, Source};
 
 use super::storage::{Record, Storages};
 use super::{interpret, quote, report_trailing, rule};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::Tensor;
-use crate::diagnostic::Diagnostic;
 
 use super::{quote, rule};
 

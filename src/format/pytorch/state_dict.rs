@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::{Checkpoint, Tensor};
-use crate::diagnostic::Diagnostic;
-use crate::error::{Error, ErrorKind, Result};
 use crate::format::pickle::{Node, NodeId, Object, Pickle};
 
 use super::storage::Storages;

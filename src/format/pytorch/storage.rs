@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::base::diagnostic::{Diagnostic, Level};
+use crate::base::source::{Extent, Source};
 use crate::checkpoint::{DType, Payload, Tensor};
-use crate::diagnostic::{Diagnostic, Level};
 use crate::format::pickle::{Node, NodeId, Pickle};
-use crate::source::{Extent, Source};
 
 use super::{quote, quote_global, rule};
 

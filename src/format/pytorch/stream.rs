@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::base::cursor::Cursor;
+use crate::base::error::{Error, Result};
+use crate::base::source::{Extent, FileId, Source};
 use crate::checkpoint::Checkpoint;
-use crate::cursor::Cursor;
-use crate::error::{Error, Result};
 use crate::format::pickle::{Node, Pickle};
-use crate::source::{Extent, FileId, Source};
 
 use super::storage::{self, Class, Record, Storages};
 use super::{interpret, quote, report_trailing};

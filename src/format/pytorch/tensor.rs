@@ -1,8 +1,8 @@
 //! Tensors: recorded calls of torch's `_rebuild_*` functions.
 
+use crate::base::source::Extent;
 use crate::checkpoint::{DType, Payload, View, n_elements};
 use crate::format::pickle::{Node, NodeId, Object, Pickle};
-use crate::source::Extent;
 
 use super::storage::{self, Class, Storages};
 use super::{class_of, quote_global};

@@ -72,7 +72,7 @@ pub(super) fn of_map(spec: &Spec, map: &Map) -> Vec<String> {
     }
     let config = |name: &str| name.starts_with("config.");
     problems.extend(map.when.iter().flat_map(|expr| unknown(&at, expr, &config)));
-    problems.extend(map.untyped.iter().flat_map(|expr| unknown(&at, expr, &key)));
+    problems.extend(map.claims_untyped.iter().flat_map(|expr| unknown(&at, expr, &key)));
     problems
 }
 

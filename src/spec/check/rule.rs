@@ -39,7 +39,8 @@ fn unbound(rule: &Rule) -> Vec<String> {
         over && is_over || rule.each.iter().any(|(each, values)| each == name && has(values, index))
     };
     // The standard's side is one name for the whole list.
-    let foreign = rule.from.iter().chain(&rule.also).chain(&rule.beside).chain(&rule.unless);
+    let foreign =
+        rule.from.iter().chain(&rule.also).chain(&rule.requires_any).chain(&rule.requires_none);
     let both = foreign.map(|name| (name, true)).chain(rule.to.iter().map(|name| (name, false)));
     both.flat_map(|(template, over)| {
         let computed = move |text: &str| {

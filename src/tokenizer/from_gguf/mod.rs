@@ -18,7 +18,7 @@ use serde_json::{Value as Json, json};
 use super::sentencepiece::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use super::table::{self, Token};
 use super::{MAX_ROWS, Model, rule};
-use crate::diagnostic::Diagnostic;
+use crate::base::diagnostic::Diagnostic;
 use crate::metadata::{Array, Metadata, Value};
 use crate::spec::pretokenizers::{Pretokenizer, Pretokenizers};
 

@@ -34,7 +34,7 @@ fn at(map: &Map) -> String {
 
 /// Drops whose recipe does not exist, or is not given what it needs.
 fn recipes(map: &Map) -> Vec<String> {
-    let problem = |drop: &crate::spec::map::Drop| {
+    let problem = |drop: &crate::spec::map::DropRule| {
         let rule = drop.make.as_ref()?;
         let why = import::make(rule, DType::F32, &|_: &str| Ok(Value::Int(2))).err()?;
         // Which values it has is for a model to say.

@@ -11,9 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value as Json;
 
 use super::tiny::{self, Change, Tiny};
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::{Extent, Source};
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor};
-use crate::diagnostic::Diagnostic;
-use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::Metadata;
 use crate::package::{
     Conformance, DenseStep, Dropped, ForeignTensor, Hparams, MapUsed, Model, Provenance,
@@ -23,7 +24,6 @@ use crate::plan::export::Origin;
 use crate::plan::names::{self, Bound, Choices};
 use crate::plan::program::Make;
 use crate::plan::{self, Facts, Tensors, export, import};
-use crate::source::{Extent, Source};
 use crate::spec::Spec;
 use crate::spec::hparams::StackNames;
 use crate::spec::map::{Each, Map, Rule, TaskRule};
@@ -270,7 +270,7 @@ fn sample(
     let mut parts = BTreeSet::new();
     let mut foreign = Vec::new();
     for instance in &instances {
-        if let (Some(target), true) = (&instance.rule.tie, tied || instance.rule.flagless)
+        if let (Some(target), true) = (&instance.rule.tie, tied || instance.rule.ignore_tie_flag)
             && let Some(name) = instance.to.first()
             && class.heads.iter().any(|head| name.starts_with(&format!("heads.{head}.")))
         {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value as Json;
 
-use crate::kit::tiny::expressions;
+use crate::author::tiny::expressions;
 use crate::plan::keys;
 use crate::spec::map::{Each, KeyRule, Map, Rule};
 use crate::spec::template::{Template, alternatives};

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use memmap2::Mmap;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 
 /// One file of a [`Source`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

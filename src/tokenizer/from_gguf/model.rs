@@ -10,7 +10,7 @@ use super::super::sentencepiece::{NORMAL, UNUSED};
 use super::super::table::ADDED_SCORE;
 use super::super::{bytelevel, pre, rule, wordpiece};
 use super::{Pretokenizer, Roles, Source, Token, Vocab, malformed};
-use crate::diagnostic::Diagnostic;
+use crate::base::diagnostic::Diagnostic;
 use crate::metadata::{Array, Value};
 
 /// The longest piece that merges are sought for, in bytes; trained ones have tens.

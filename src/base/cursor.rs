@@ -1,6 +1,6 @@
 //! A walk over bytes that checks every bound and knows where in the file it is.
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 
 /// Reads forward over a slice. Errors carry the absolute offset and name the field.
 #[derive(Clone)]

@@ -17,12 +17,13 @@ use sha2::{Digest, Sha256};
 
 use self::foreign::to_foreign;
 use self::package::{repack, to_std};
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::Source;
 use crate::checkpoint::Checkpoint;
-use crate::diagnostic::Diagnostic;
-use crate::error::{Error, ErrorKind, Result};
 use crate::exec::staging::free_space;
 use crate::exec::write::{self, Container, Shard, Written};
-use crate::format::folder::{CONFIG_FILE, Opened};
+use crate::folder::{CONFIG_FILE, Opened};
 use crate::format::safetensors;
 use crate::manifest::needs_text;
 use crate::package::{
@@ -31,13 +32,12 @@ use crate::package::{
 };
 use crate::plan::program::Content;
 use crate::plan::{self, Decode, Step, Tensors, export};
-use crate::source::Source;
 use crate::spec::Spec;
 
-pub use self::canonical::terms;
+pub use self::canonical::model_of;
 pub(crate) use self::canonical::{canonical, canonical_or_decoded};
 pub(crate) use self::package::generic_copies;
-pub use self::words::{parse_dtype, parse_quant, parse_size, tidy};
+pub use self::words::{parse_dtype, parse_quant, parse_size, strip_slash};
 
 /// What to convert, and how.
 #[derive(Clone, Copy)]
@@ -66,7 +66,7 @@ pub struct Request<'a> {
     pub check_outputs: bool,
     /// Whether to plan only.
     pub dry_run: bool,
-    /// Hears of progress.
+    /// Reports progress.
     pub progress: &'a dyn Progress,
 }
 
@@ -91,7 +91,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Hears of the progress of long work.
+/// Reports the progress of long work.
 pub trait Progress: Sync {
     /// A phase begins, of so many bytes.
     fn begin(&self, phase: &str, n_bytes: u64);
@@ -101,7 +101,7 @@ pub trait Progress: Sync {
     fn end(&self);
 }
 
-/// Nobody watches.
+/// No progress reporting.
 pub struct Silent;
 
 impl Progress for Silent {
@@ -321,7 +321,7 @@ fn write_shards(
     let written = written?;
     let mut total: Option<Loss> = None;
     for (tensor, written) in report.tensors.iter_mut().zip(&written.tensors) {
-        tensor.sha256 = Some(crate::hex::encode(&written.sha256));
+        tensor.sha256 = Some(crate::base::hex::encode(&written.sha256));
         tensor.loss.clone_from(&written.loss);
         if let Some(loss) = &written.loss {
             total.get_or_insert_with(Loss::default).add(loss);
@@ -359,7 +359,7 @@ fn carry(opened: &Opened, folder: &Path, name: &str) -> Result<Carried> {
 }
 
 /// The files of a package that were carried over when it was made.
-fn beside_package(opened: &Opened) -> Vec<String> {
+fn sidecar_files_of_package(opened: &Opened) -> Vec<String> {
     let own = [MODEL_FILE, MANIFEST_FILE, SOURCE_FILE, BUFFERS_FILE];
     let names = opened.files.iter().map(|file| &file.name);
     let carried = names.filter(|name| {
@@ -371,7 +371,7 @@ fn beside_package(opened: &Opened) -> Vec<String> {
 }
 
 /// The files beside the weights: those that are carried over, and those that are left behind.
-pub(crate) fn beside(opened: &Opened, spec: &Spec) -> (Vec<String>, Vec<String>) {
+pub(crate) fn sidecar_files(opened: &Opened, spec: &Spec) -> (Vec<String>, Vec<String>) {
     let names = opened.files.iter().map(|file| file.name.as_str());
     let others = names.filter(|name| {
         *name != CONFIG_FILE

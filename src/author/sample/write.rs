@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value as Json, json};
 
 use super::{Sample, tiny};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::convert::{self, Failure, Report, Request, Silent};
-use crate::error::{Error, ErrorKind, Result};
 use crate::exec::staging::Staging;
-use crate::format::folder;
+use crate::folder;
 use crate::package::{MODEL_FILE, SOURCE_FILE, TENSORS_STEM};
 use crate::plan;
 use crate::spec::Spec;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 
-use crate::diagnostic::Diagnostic;
+use crate::base::diagnostic::Diagnostic;
 use crate::package::{Hparams, Value};
 use crate::plan::keys::{self, Keys};
 use crate::spec::Spec;

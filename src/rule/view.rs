@@ -10,21 +10,21 @@ use serde_json::Value as Json;
 
 use super::NotChecked;
 use super::vocabulary::Vocabulary;
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::json;
+use crate::base::source::{FileId, Source};
 use crate::checkpoint::{Checkpoint, DType, Encoding, Payload};
-use crate::diagnostic::Diagnostic;
 use crate::encoding::layout::{self, LAYOUTS};
-use crate::error::{Error, ErrorKind, Result};
 use crate::exec::scan::{FileScan, Job, Piece, scan};
-use crate::format::folder::{self, FolderFile};
+use crate::folder::{self, FolderFile};
 use crate::format::safetensors;
-use crate::json;
 use crate::manifest::{Manifest, SCHEMA};
 use crate::package::{
     Conformance, Hparams, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE, SOURCE_SCHEMA,
     TENSORS_STEM, Value,
 };
 use crate::plan::program::Output;
-use crate::source::{FileId, Source};
 use crate::spec::Spec;
 use crate::spec::arch::{Arch, Expected};
 
@@ -99,7 +99,7 @@ impl Stored {
 }
 
 /// What rules look at.
-pub struct Subject<'a> {
+pub struct PackageView<'a> {
     /// The standard.
     pub spec: &'a Spec,
     /// The files of the folder with their lengths.
@@ -157,12 +157,12 @@ pub fn is_package(folder: &Path, files: &[FolderFile]) -> bool {
         })
 }
 
-impl<'a> Subject<'a> {
+impl<'a> PackageView<'a> {
     /// Reads a package as far as it can be read: headers and JSON.
     ///
     /// # Errors
     /// The system refuses to list the folder or to open a file.
-    pub fn open(spec: &'a Spec, folder: &Path) -> Result<Subject<'a>> {
+    pub fn open(spec: &'a Spec, folder: &Path) -> Result<PackageView<'a>> {
         let files = folder::list(folder)?;
         let mut source = Source::new(folder);
         let mut outside = Vec::new();
@@ -175,7 +175,7 @@ impl<'a> Subject<'a> {
                 Err(err) => return Err(err),
             }
         }
-        let mut subject = Subject {
+        let mut view = PackageView {
             spec,
             model: typed(&source, MODEL_FILE, |_| Ok(())),
             manifest: typed(&source, MANIFEST_FILE, |manifest: &Manifest| {
@@ -197,8 +197,8 @@ impl<'a> Subject<'a> {
             expected: OnceCell::new(),
             vocabularies: OnceCell::new(),
         };
-        subject.read_shards();
-        Ok(subject)
+        view.read_shards();
+        Ok(view)
     }
 
     /// What a foreign checkpoint would become, without a package around it.
@@ -208,13 +208,13 @@ impl<'a> Subject<'a> {
         tensors: Vec<Stored>,
         folder: &Path,
         files: Vec<FolderFile>,
-    ) -> Subject<'a> {
+    ) -> PackageView<'a> {
         let mut source = Source::new(folder);
         for file in &files {
             // A file that cannot be opened is as good as none; the weights were opened before.
             let _ = source.add(&file.name);
         }
-        Subject {
+        PackageView {
             spec,
             files: files.into_iter().map(|file| (file.name, file.len)).collect(),
             outside: Vec::new(),
@@ -278,7 +278,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// The bytes that [`Subject::read_bytes`] reads.
+    /// The bytes that [`PackageView::read_bytes`] reads.
     pub fn n_bytes(&self) -> u64 {
         self.files.values().fold(0, |sum, len| sum.saturating_add(*len))
     }
@@ -459,7 +459,7 @@ impl<'a> Subject<'a> {
     /// The layers that the hyperparameters count and no tensor is of.
     ///
     /// # Errors
-    /// As [`Subject::expected`].
+    /// As [`PackageView::expected`].
     pub fn missing_layers(&self) -> Result<BTreeSet<(String, u64)>, NotChecked> {
         let stored = self.stored_layers()?;
         let layers = self.expected()?.iter().filter_map(|tensor| {
@@ -536,7 +536,7 @@ impl<'a> Subject<'a> {
         // written out.
         let n_tensors = self.tensors.len() as u64;
         let wrong = |stack: &String| {
-            Subject::n_layers(hparams, stack).is_some_and(|n_layers| n_tensors < n_layers)
+            PackageView::n_layers(hparams, stack).is_some_and(|n_layers| n_tensors < n_layers)
         };
         if arch.stacks.iter().any(wrong) {
             return Err(NotChecked::Blocked("there are fewer tensors than layers"));

@@ -22,7 +22,7 @@ pub fn text<T: Serialize + ?Sized>(value: &T) -> String {
 /// # Panics
 /// As [`text`].
 pub fn sha256<T: Serialize + ?Sized>(value: &T) -> String {
-    crate::hex::encode(&Sha256::digest(text(value).as_bytes()))
+    crate::base::hex::encode(&Sha256::digest(text(value).as_bytes()))
 }
 
 #[cfg(test)]

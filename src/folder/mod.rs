@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
-use super::modules::{self, MODULES_FILE};
-use super::{gguf, pytorch, safetensors};
+pub mod sentence_transformers;
+
+use self::sentence_transformers::MODULES_FILE;
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::json;
+use crate::base::source::{FileId, Source};
 use crate::checkpoint::{Checkpoint, Payload, StoredPart, Tensor};
-use crate::diagnostic::Diagnostic;
 use crate::encoding::layout::{self, LAYOUTS, Stored};
-use crate::error::{Error, ErrorKind, Result};
-use crate::json;
+use crate::format::{gguf, pytorch, safetensors};
 use crate::package;
-use crate::source::{FileId, Source};
 
 /// A checkpoint with the files around it.
 pub struct Opened {
@@ -395,14 +397,15 @@ fn read_modules(
     }
     let id = source.add(MODULES_FILE)?;
     let listed = json::parse(source.bytes(id), 0).map_err(|err| err.in_file(source.path(id)))?;
-    for (index, path) in modules::dense_paths(&listed).iter().enumerate() {
-        let names = modules::DENSE_WEIGHTS.iter().map(|name| format!("{path}/{name}"));
+    for (index, path) in sentence_transformers::dense_paths(&listed).iter().enumerate() {
+        let names =
+            sentence_transformers::DENSE_WEIGHTS.iter().map(|name| format!("{path}/{name}"));
         let found = names.into_iter().find(|name| files.iter().any(|file| file.name == *name));
         let Some(name) = found else { continue };
         let id = source.add(&name)?;
         let mut part = read_file(source, id)?;
         for tensor in &mut part.tensors {
-            tensor.name = modules::dense_name(index + 1, &tensor.name);
+            tensor.name = sentence_transformers::dense_name(index + 1, &tensor.name);
         }
         // The container is that of the transformer.
         part.format = checkpoint.format;

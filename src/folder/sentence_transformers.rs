@@ -6,9 +6,9 @@
 
 use serde_json::{Value as Json, json};
 
-use super::folder::Opened;
-use crate::diagnostic::Diagnostic;
-use crate::error::Result;
+use super::Opened;
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::Result;
 
 /// The file that lists the modules.
 pub const MODULES_FILE: &str = "modules.json";

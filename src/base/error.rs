@@ -1,7 +1,7 @@
 //! Why reading could not go on.
 //!
 //! An [`Error`] says that the work stopped; what is wrong with a model that could be read is a
-//! [`Diagnostic`](crate::diagnostic::Diagnostic). The two never mix.
+//! [`Diagnostic`](crate::base::diagnostic::Diagnostic). The two never mix.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -16,9 +16,9 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::sample::AsPlanned;
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::Checkpoint;
-use crate::diagnostic::Diagnostic;
-use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{self, import, keys};
 use crate::spec::Spec;
 

@@ -11,20 +11,20 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use crate::base::diagnostic::Diagnostic;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::hex;
+use crate::base::json;
+use crate::base::source::Source;
 use crate::checkpoint::{Payload, n_elements};
 use crate::convert::{self, Failure, Progress, Request};
-use crate::diagnostic::Diagnostic;
-use crate::error::{Error, ErrorKind, Result};
 use crate::exec::compare::digests;
-use crate::format::folder::{self, CONFIG_FILE, Opened};
-use crate::hex;
-use crate::json;
+use crate::folder::{self, CONFIG_FILE, Opened};
 use crate::manifest::{
     FileEntry, FileFacts, FileRole, Manifest, ManifestInput, SCHEMA, TensorFacts, needs_text,
 };
 use crate::package::{BUFFERS_FILE, MANIFEST_FILE, MODEL_FILE, SOURCE_FILE};
 use crate::plan::{self, Tensors};
-use crate::source::Source;
 use crate::spec::Spec;
 
 /// How an input is turned into a manifest.
@@ -39,7 +39,7 @@ pub struct Options<'a> {
     pub rehash: bool,
     /// How many threads hash.
     pub n_threads: usize,
-    /// Hears of progress.
+    /// Reports progress.
     pub progress: &'a dyn Progress,
 }
 
@@ -57,7 +57,7 @@ pub enum Kind {
 }
 
 /// An input, with its manifest.
-pub struct Subject {
+pub struct Version {
     /// The path it was given by.
     pub label: String,
     /// What it is.
@@ -81,10 +81,10 @@ pub struct Weights {
     pub tensors: Tensors,
 }
 
-impl Subject {
+impl Version {
     /// A manifest without files.
-    pub fn of_manifest(label: &str, manifest: Manifest) -> Subject {
-        Subject {
+    pub fn of_manifest(label: &str, manifest: Manifest) -> Version {
+        Version {
             label: label.to_owned(),
             kind: Kind::Manifest,
             manifest,
@@ -99,13 +99,13 @@ impl Subject {
     ///
     /// # Errors
     /// It cannot be read, or a foreign checkpoint of a known architecture does not fit it.
-    pub fn open(path: &Path, options: &Options<'_>) -> std::result::Result<Subject, Failure> {
+    pub fn open(path: &Path, options: &Options<'_>) -> std::result::Result<Version, Failure> {
         let label = path.display().to_string();
         if path.extension().is_some_and(|end| end == "json")
             && path.is_file()
             && let Some(manifest) = read_manifest(path)?
         {
-            return Ok(Subject::of_manifest(&label, trusted(manifest, path)?));
+            return Ok(Version::of_manifest(&label, trusted(manifest, path)?));
         }
         let opened = match folder::open(path) {
             Ok(opened) => opened,
@@ -115,19 +115,19 @@ impl Subject {
                 let Some(manifest) = read_manifest(&file).ok().flatten() else {
                     return Err(err.into());
                 };
-                let mut subject = Subject::of_manifest(&label, trusted(manifest, &file)?);
+                let mut version = Version::of_manifest(&label, trusted(manifest, &file)?);
                 let message =
                     format!("the weights are not at hand ({err}); manifest.json stands for them");
-                subject.findings.push(Diagnostic::note("D001", message).file(MANIFEST_FILE));
-                subject.root = Some(path.to_owned());
-                return Ok(subject);
+                version.findings.push(Diagnostic::note("D001", message).file(MANIFEST_FILE));
+                version.root = Some(path.to_owned());
+                return Ok(version);
             }
             Err(err) => return Err(err.into()),
         };
-        let mut subject =
+        let mut version =
             if opened.is_package { package(opened, options)? } else { foreign(opened, options)? };
-        subject.label = label;
-        Ok(subject)
+        version.label = label;
+        Ok(version)
     }
 
     /// The bytes of a file that the manifest lists, if the file is at hand and still is the one
@@ -186,7 +186,7 @@ fn trusted(manifest: Manifest, path: &Path) -> Result<Manifest> {
 
 /// A package. Everything but the hashes of the weights is read anew, so that a package that was
 /// edited without its manifest is seen as it is.
-fn package(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Subject, Failure> {
+fn package(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Version, Failure> {
     let model = convert::read_model(&mut opened)?;
     let root = opened.source.root().to_owned();
     let known = match opened.has(MANIFEST_FILE) && !options.rehash {
@@ -253,10 +253,10 @@ fn package(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Sub
     let weights = Some(Weights { source: opened.source, tensors });
     let label = String::new();
     let (root, made) = (Some(root), BTreeMap::new());
-    Ok(Subject { label, kind: Kind::Package, manifest, weights, findings, root, made })
+    Ok(Version { label, kind: Kind::Package, manifest, weights, findings, root, made })
 }
 
-fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Subject, Failure> {
+fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Version, Failure> {
     let mut findings = Vec::new();
     let planned = if options.generic {
         None
@@ -282,7 +282,7 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Sub
             Err(failure) => return Err(failure),
         }
     };
-    let (mut carried, _) = convert::beside(&opened, options.spec);
+    let (mut carried, _) = convert::sidecar_files(&opened, options.spec);
     let (kind, tensors, model) = match planned {
         Some(planned) => {
             findings.extend(planned.findings);
@@ -311,7 +311,7 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Sub
     });
     let weights = Some(Weights { source: opened.source, tensors });
     let (label, root) = (String::new(), Some(root));
-    Ok(Subject { label, kind, manifest, weights, findings, root, made })
+    Ok(Version { label, kind, manifest, weights, findings, root, made })
 }
 
 /// The hashes that are known, and those of the other tensors from their bytes.

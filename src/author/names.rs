@@ -8,13 +8,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use crate::diagnostic::Diagnostic;
+use crate::base::diagnostic::Diagnostic;
 use crate::plan::keys;
 use crate::plan::names::{self, Choices};
 use crate::plan::ops::describe;
 use crate::spec::Spec;
 use crate::spec::hparams::StackNames;
-use crate::spec::map::{Drop, Each, Map, Op, Rule};
+use crate::spec::map::{DropRule, Each, Map, Op, Rule};
 use crate::spec::template::Template;
 
 /// A mapping as names, as `llmstd spec map` prints it.
@@ -65,9 +65,9 @@ pub struct RuleNames {
     /// Foreign names that may hold the same bytes again.
     pub also: Vec<String>,
     /// Foreign names of which one has to be in the file.
-    pub beside: Vec<String>,
+    pub requires_any: Vec<String>,
     /// Foreign names of which none may be in the file.
-    pub unless: Vec<String>,
+    pub requires_none: Vec<String>,
 }
 
 /// A variable of a rule.
@@ -204,8 +204,8 @@ impl NameMap {
             }
             let lists = [
                 ("also read", &rule.also),
-                ("beside one of", &rule.beside),
-                ("unless there is", &rule.unless),
+                ("beside one of", &rule.requires_any),
+                ("unless there is", &rule.requires_none),
             ];
             for (what, list) in lists.iter().filter(|(_, list)| !list.is_empty()) {
                 let _ = writeln!(text, "  {what} {}", list.join(", "));
@@ -259,12 +259,12 @@ fn rule_names(rule: &Rule) -> RuleNames {
         when: rule.when.as_ref().map(|when| when.text.clone()),
         tie: rule.tie.clone(),
         also: texts(&rule.also),
-        beside: texts(&rule.beside),
-        unless: texts(&rule.unless),
+        requires_any: texts(&rule.requires_any),
+        requires_none: texts(&rule.requires_none),
     }
 }
 
-fn drop_names(drop: &Drop) -> DropNames {
+fn drop_names(drop: &DropRule) -> DropNames {
     DropNames {
         each: variables(&drop.each),
         foreign: drop.name.text.clone(),

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 
 /// JSON files longer than this are not parsed.
 pub const MAX_JSON_LEN: u64 = 512 << 20;

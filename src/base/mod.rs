@@ -1,0 +1,9 @@
+//! What every room stands on: errors and findings, files and bytes, JSON.
+
+pub mod canonical_json;
+pub mod cursor;
+pub mod diagnostic;
+pub mod error;
+pub mod hex;
+pub mod json;
+pub mod source;
