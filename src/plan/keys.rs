@@ -100,6 +100,10 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
                 "nothing says what `{}` is: neither the config nor a listed default",
                 problem.key
             ),
+            ProblemKind::Constraint => format!(
+                "hyperparameters contradict each other: {}{origin}; they have to hold {}",
+                problem.found, problem.expected
+            ),
             _ => format!(
                 "`{}` is {}{origin}, and has to be {}",
                 problem.key, problem.found, problem.expected

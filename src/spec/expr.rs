@@ -307,15 +307,28 @@ fn binary(op: &str, left: &Value, right: &Value) -> Result<Value, String> {
     })
 }
 
-/// `powf` is the system's, and systems differ in the last bit; square roots and products do not.
+/// Powers have one value on every machine: square roots and products are exact to the last bit
+/// everywhere, and what no standard rounds alike is rounded to F32.
 fn power(base: f64, exponent: f64) -> f64 {
-    if exponent == -0.5 {
-        1.0 / base.sqrt()
-    } else if exponent == 0.5 {
+    let product = |n: u32| (0..n).fold(1.0, |product, _| product * base);
+    if exponent == 0.5 {
         base.sqrt()
+    } else if exponent == -0.5 {
+        1.0 / base.sqrt()
+    } else if exponent.fract() == 0.0 && exponent.abs() <= MAX_INTEGER_POWER {
+        let n = exponent.abs() as u32;
+        if exponent < 0.0 { 1.0 / product(n) } else { product(n) }
     } else {
-        base.powf(exponent)
+        round_f32(libm::pow(base, exponent))
     }
+}
+
+/// Powers with integer exponents up to this are products.
+const MAX_INTEGER_POWER: f64 = 64.0;
+
+/// The nearest F32: what libraries compute alike of logarithms and powers.
+fn round_f32(x: f64) -> f64 {
+    f64::from(x as f32)
 }
 
 fn call(function: &str, args: &[Value]) -> Result<Value, String> {
@@ -342,7 +355,7 @@ fn call(function: &str, args: &[Value]) -> Result<Value, String> {
         }
         ("ln", [x]) => {
             let x = as_float(x).filter(|x| 0.0 < *x).ok_or_else(type_error)?;
-            Ok(Value::Float(x.ln()))
+            Ok(Value::Float(round_f32(libm::log(x))))
         }
         // From the first to before the second, in steps of the third.
         ("range", [from, to, step]) => {

@@ -51,6 +51,8 @@ pub struct Spec {
     pub keys: Vec<Key>,
     /// Claims of tensor shapes about hyperparameters.
     pub witnesses: Vec<hparams::Witness>,
+    /// What several hyperparameters must hold together.
+    pub constraints: Vec<hparams::Constraint>,
     /// The tasks.
     pub tasks: Vec<TaskType>,
     /// The ops of mappings.
@@ -127,7 +129,8 @@ impl Spec {
         let pretokenizers = parse(&files, "pretokenizers.toml")?;
         let encodings = encodings::Encodings::parse(file(&files, "encodings.toml")?)
             .map_err(|why| bad("encodings.toml", &why))?;
-        let (keys, witnesses) = hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
+        let (keys, witnesses, constraints) =
+            hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
 
         // Files extend each other, so that each is parsed once, and used often.
         let parsed = parse_below(&files, "arch/");
@@ -167,6 +170,7 @@ impl Spec {
             roles,
             keys,
             witnesses,
+            constraints,
             tasks: tasks.task,
             ops: ops.op,
             beside: beside.file,
