@@ -92,6 +92,7 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
             keys.hparams.remove(&key.name);
         }
     }
+    keys.hparams = spec.normal_hparams(arch, &keys.hparams);
     for problem in spec.check_hparams(arch, &keys.hparams) {
         let origin = keys.origins.get(&problem.key);
         let origin = origin.map(|origin| format!(" (from {origin})")).unwrap_or_default();
@@ -347,6 +348,7 @@ pub fn write(
     original: Option<&Json>,
     stored: &dyn Fn(&str) -> bool,
 ) -> Result<Json, Vec<Diagnostic>> {
+    let hparams = &spec.wide_hparams(arch, hparams);
     let mut config = match original {
         Some(Json::Object(object)) => Json::Object(object.clone()),
         _ => Json::Object(serde_json::Map::new()),

@@ -194,6 +194,16 @@ pub struct StackNames<'a> {
     pub layer: Option<u64>,
 }
 
+/// The value of a key: `encoder.KEY` and `decoder.KEY` stand as `KEY` where they are equal.
+pub fn value_of<'a>(hparams: &'a Hparams, name: &str) -> Option<&'a Value> {
+    hparams.get(name).or_else(|| hparams.get(plain_name(name)?))
+}
+
+/// The key without the stack in front, where there is one.
+pub fn plain_name(name: &str) -> Option<&str> {
+    name.strip_prefix("encoder.").or_else(|| name.strip_prefix("decoder."))
+}
+
 impl Names for StackNames<'_> {
     fn value(&self, name: &str) -> Result<Value, String> {
         if name == "i"
@@ -205,7 +215,7 @@ impl Names for StackNames<'_> {
         let token = || {
             name.strip_prefix("tokens.").and_then(|token| self.tokens.and_then(|t| t.get(token)))
         };
-        let value = own.or_else(|| self.hparams.get(name)).or_else(token);
+        let value = own.or_else(|| value_of(self.hparams, name)).or_else(token);
         value.cloned().ok_or_else(|| format!("there is no hyperparameter `{name}`"))
     }
 }
@@ -278,10 +288,65 @@ impl Key {
 impl Spec {
     /// The hyperparameter of this name; a stack in front of it is passed over.
     pub fn key(&self, name: &str) -> Option<&Key> {
-        let plain = name.strip_prefix("encoder.").or_else(|| name.strip_prefix("decoder."));
-        let stacked =
-            plain.and_then(|plain| self.keys.iter().find(|key| key.per_stack && key.name == plain));
+        let stacked = plain_name(name)
+            .and_then(|plain| self.keys.iter().find(|key| key.per_stack && key.name == plain));
         stacked.or_else(|| self.keys.iter().find(|key| key.name == name))
+    }
+
+    /// The one spelling of hyperparameters: a key that each stack may have for itself stands once, as `KEY`,
+    /// where all stacks for which its condition holds have one value, and as `STACK.KEY` for each
+    /// of them where they differ.
+    pub fn normal_hparams(&self, arch: &Arch, hparams: &Hparams) -> Hparams {
+        self.respell(arch, hparams, |values| match values {
+            [(_, first), rest @ ..] => rest.iter().all(|(_, value)| same(first, value)),
+            [] => false,
+        })
+    }
+
+    /// Hyperparameters with `STACK.KEY` for each stack for which the key's condition holds, beside
+    /// what [`Spec::normal_hparams`] writes: mappings may speak of either.
+    pub fn wide_hparams(&self, arch: &Arch, hparams: &Hparams) -> Hparams {
+        let mut wide = self.respell(arch, hparams, |_| false);
+        for (name, value) in hparams {
+            wide.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        wide
+    }
+
+    /// Spells each key of stacks as `KEY` where `as_one` says so of its values, else as `STACK.KEY`.
+    fn respell(
+        &self,
+        arch: &Arch,
+        hparams: &Hparams,
+        as_one: impl Fn(&[(&String, &Value)]) -> bool,
+    ) -> Hparams {
+        let mut spelled = hparams.clone();
+        for key in self.keys.iter().filter(|key| key.per_stack) {
+            let of_stack = |stack: &'_ str| format!("{stack}.{}", key.name);
+            let holds = |stack: &String| {
+                let names = StackNames { hparams, tokens: None, stack: Some(stack), layer: None };
+                key.when.as_ref().is_none_or(|when| when.eval_bool(&names) == Ok(true))
+            };
+            let value =
+                |stack: &String| hparams.get(&of_stack(stack)).or_else(|| hparams.get(&key.name));
+            let holding = arch.stacks.iter().filter(|stack| holds(stack));
+            let values: Vec<(&String, &Value)> =
+                holding.filter_map(|stack| Some((stack, value(stack)?))).collect();
+            if values.is_empty() {
+                continue;
+            }
+            spelled.remove(&key.name);
+            for (stack, _) in &values {
+                spelled.remove(&of_stack(stack));
+            }
+            if as_one(&values) || arch.stacks.len() == 1 {
+                spelled.insert(key.name.clone(), values[0].1.clone());
+            } else {
+                let each = values.iter().map(|(stack, value)| (of_stack(stack), (*value).clone()));
+                spelled.extend(each);
+            }
+        }
+        spelled
     }
 
     /// Everything that is wrong with the hyperparameters of a package of this architecture.
@@ -358,7 +423,7 @@ impl Spec {
             }
         }
         for (name, fixed) in &arch.fixed {
-            if let Some(value) = hparams.get(name)
+            if let Some(value) = value_of(hparams, name)
                 && !same(value, fixed)
             {
                 problems.push(Problem {
