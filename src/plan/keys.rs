@@ -39,7 +39,14 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
             Ok(None) => {}
             Ok(Some((value, origin))) => {
                 if let Some(token) = name.strip_prefix("tokens.") {
-                    keys.tokens.insert(token.to_owned(), value);
+                    match (token, value) {
+                        // A token that the model does not have is not told of.
+                        (_, Value::Null) => None,
+                        ("eos", id @ Value::Int(_)) => {
+                            keys.tokens.insert(token.to_owned(), Value::List(vec![id]))
+                        }
+                        (_, id) => keys.tokens.insert(token.to_owned(), id),
+                    };
                 } else if !name.starts_with('_') {
                     let value = spec.key(name).map_or(value.clone(), |key| key.normal(value));
                     keys.hparams.insert(name.to_owned(), value);
@@ -376,12 +383,17 @@ pub fn write(
             set(&mut config, path, rule.stored.iter().any(|name| stored(name)).into());
         }
         let value = match rule.to.strip_prefix("tokens.") {
-            Some(token) => tokens.get(token).cloned(),
+            // No reader's default may stand for a token that the model does not have.
+            Some(token) => match tokens.get(token) {
+                Some(id) => Some(one_id(id.clone())),
+                None => original.is_none().then_some(Value::Null),
+            },
             None => hparams.get(&rule.to).cloned(),
         };
         let Some(value) = value else { continue };
         let kept = known.get(&rule.to).filter(|(known, _)| {
             let known = spec.key(&rule.to).map_or(known.clone(), |key| key.normal(known.clone()));
+            let known = if rule.to.starts_with("tokens.") { one_id(known) } else { known };
             same(&known, &value)
         });
         let foreign = match kept.and_then(|(_, foreign)| foreign.clone()) {
@@ -428,6 +440,14 @@ pub fn write(
         }
     }
     if findings.is_empty() { Ok(config) } else { Err(findings) }
+}
+
+/// The id of a list of one, which foreign configs write as it is.
+fn one_id(value: Value) -> Value {
+    match value {
+        Value::List(mut ids) if ids.len() == 1 && matches!(ids[0], Value::Int(_)) => ids.remove(0),
+        value => value,
+    }
 }
 
 type Known = BTreeMap<String, (Value, Option<Json>)>;

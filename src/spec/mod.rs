@@ -3,12 +3,14 @@
 
 pub mod arch;
 pub mod check;
+pub mod dtypes;
 pub mod encodings;
 pub mod expr;
 pub mod files;
 pub mod hparams;
 pub mod listing;
 pub mod map;
+mod normal;
 pub mod ops;
 pub mod pretokenizers;
 pub mod roles;
@@ -57,6 +59,8 @@ pub struct Spec {
     pub tasks: Vec<TaskType>,
     /// The ops of mappings.
     pub ops: Vec<ops::OpType>,
+    /// The types of elements.
+    pub dtypes: Vec<dtypes::DTypeRow>,
     /// The files beside the tensors.
     pub beside: Vec<files::FileRole>,
     /// How GGUF calls tokenizers.
@@ -125,6 +129,7 @@ impl Spec {
         let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
         let ops: ops::OpsFile = parse(&files, "ops.toml")?;
+        let dtypes: dtypes::DTypesFile = parse(&files, "dtypes.toml")?;
         let beside: files::FilesFile = parse(&files, "files.toml")?;
         let pretokenizers = parse(&files, "pretokenizers.toml")?;
         let encodings = encodings::Encodings::parse(file(&files, "encodings.toml")?)
@@ -173,6 +178,7 @@ impl Spec {
             constraints,
             tasks: tasks.task,
             ops: ops.op,
+            dtypes: dtypes.dtype,
             beside: beside.file,
             pretokenizers,
             encodings,
