@@ -720,6 +720,49 @@ mod tests {
         check("unroll([1])", "error: `unroll([1])`: unroll([1]) has no value");
     }
 
+    /// A value with its kind, as the vectors of the standard have it.
+    fn tagged(value: &Value) -> serde_json::Value {
+        use serde_json::json;
+        match value {
+            Value::Null => json!({ "null": null }),
+            Value::Bool(value) => json!({ "bool": value }),
+            Value::Int(value) => json!({ "int": value }),
+            Value::Float(value) => json!({ "float": value }),
+            Value::Symbol(word) => json!({ "word": word }),
+            Value::List(items) => json!({ "list": items.iter().map(tagged).collect::<Vec<_>>() }),
+        }
+    }
+
+    /// The vectors were computed by `spec/python/expressions.py`, which is written from the text alone.
+    #[test]
+    fn the_vectors_of_the_standard_hold() {
+        let text = include_str!("../../spec/conformance/expressions.json");
+        let file: serde_json::Value = serde_json::from_str(text).unwrap();
+        let named = |name: &str| {
+            let value = file["names"].get(name).ok_or("there is no such name")?;
+            serde_json::from_value(value.clone()).map_err(|err| err.to_string())
+        };
+        let vectors = file["vectors"].as_array().unwrap();
+        assert!(160 <= vectors.len());
+        for vector in vectors {
+            let text = vector["text"].as_str().unwrap();
+            let mut wanted = vector["value"].clone();
+            // Floats stand as text there, since JSON has no infinities.
+            fn number(value: &mut serde_json::Value) {
+                if let Some(list) = value.get_mut("list").and_then(|list| list.as_array_mut()) {
+                    list.iter_mut().for_each(number);
+                }
+                if let Some(float) = value.get_mut("float") {
+                    *float = float.as_str().unwrap().parse::<f64>().unwrap().into();
+                }
+            }
+            number(&mut wanted);
+            let value = Expr::parse(text).and_then(|expr| expr.eval(&named));
+            let found = value.map_or_else(|_| "error".into(), |value| tagged(&value));
+            assert_eq!(found, wanted, "{text}");
+        }
+    }
+
     #[test]
     fn errors_say_what_is_wrong() {
         check("missing + 1", "error: `missing + 1`: there is no `missing`");
