@@ -3,6 +3,7 @@
 
 pub mod arch;
 pub mod check;
+pub mod classes;
 pub mod dtypes;
 pub mod encodings;
 pub mod expr;
@@ -67,6 +68,8 @@ pub struct Spec {
     pub pretokenizers: pretokenizers::Pretokenizers,
     /// How quantized tensors are packed.
     pub encodings: encodings::Encodings,
+    /// The config classes of foreign libraries by format.
+    pub classes: BTreeMap<String, classes::Classes>,
     /// The architectures by id.
     pub archs: BTreeMap<String, Arch>,
     /// The mappings by format and name.
@@ -132,6 +135,7 @@ impl Spec {
         let dtypes: dtypes::DTypesFile = parse(&files, "dtypes.toml")?;
         let beside: files::FilesFile = parse(&files, "files.toml")?;
         let pretokenizers = parse(&files, "pretokenizers.toml")?;
+        let classes = parse(&files, "classes.toml")?;
         let encodings = encodings::Encodings::parse(file(&files, "encodings.toml")?)
             .map_err(|why| bad("encodings.toml", &why))?;
         let (keys, witnesses, constraints) =
@@ -182,6 +186,7 @@ impl Spec {
             beside: beside.file,
             pretokenizers,
             encodings,
+            classes,
             archs,
             maps,
             files,
