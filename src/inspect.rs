@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 use crate::base::source::Extent;
+use crate::checkpoint::tiles::Tile;
 use crate::checkpoint::{Payload, StoredPart, Tensor, n_elements};
 use crate::convert::read_model;
 use crate::folder::{self, Opened};
@@ -204,6 +205,10 @@ fn inspected<'a>(
             notes.insert(format!("strides {:?}{order}", view.strides));
             Some((view.storage, view.offset))
         }
+        Payload::Tiles(tiles) => {
+            notes.insert(tiles_note(opened, tiles));
+            None
+        }
         Payload::Parts(parts) => {
             let parts = parts.iter().map(|StoredPart { role, tensor }| {
                 format!("{role} {} {:?}", tensor.dtype, tensor.shape)
@@ -235,4 +240,19 @@ fn inspected<'a>(
         bytes: place.map(|(extent, _)| [extent.start, extent.end()]),
         note: (!notes.is_empty()).then(|| notes.into_iter().collect::<Vec<_>>().join("; ")),
     }
+}
+
+/// How many tiles there are, in which files, and how they are coded.
+fn tiles_note(opened: &Opened, tiles: &[Tile]) -> String {
+    let n = tiles.len();
+    let files = tiles.iter().map(|tile| opened.source.name(tile.data.storage.file));
+    let files: BTreeSet<&str> = files.collect();
+    let steps = tiles.iter().flat_map(|tile| &tile.coding).flat_map(|coding| &coding.steps);
+    let steps: BTreeSet<String> = steps.map(ToString::to_string).collect();
+    let coded = match steps.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", steps.into_iter().collect::<Vec<_>>().join(", ")),
+    };
+    let tiles = if n == 1 { "tile" } else { "tiles" };
+    format!("{n} {tiles}{coded} of {}", files.into_iter().collect::<Vec<_>>().join(", "))
 }

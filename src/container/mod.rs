@@ -1,3 +1,4 @@
 //! Containers: what other formats keep their members in.
 
+pub mod filter;
 pub mod zip;
