@@ -45,11 +45,14 @@ fn deflated(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// Where a tile begins in its tensor, its shape, whether it went to the plain file, and where in it.
+type Place = (Vec<u64>, Vec<u64>, bool, u64, u64);
+
 /// Cuts every tensor along all of its dimensions. Tiles go in turn to two files: into the first as
 /// they are, high byte first; into the second shuffled, compressed and with a checksum.
 fn tiled(mut opened: Opened) -> Opened {
     let (mut plain, mut coded) = (Vec::new(), Vec::new());
-    let mut places: Vec<(usize, Vec<(Vec<u64>, Vec<u64>, bool, u64, u64)>)> = Vec::new();
+    let mut places: Vec<(usize, Vec<Place>)> = Vec::new();
     for (index, tensor) in opened.checkpoint.tensors.iter().enumerate() {
         let Payload::Range(extent) = tensor.payload else { continue };
         let bytes = opened.source.slice(extent).unwrap();
@@ -88,7 +91,7 @@ fn tiled(mut opened: Opened) -> Opened {
     for (index, list) in places {
         let tensor = &mut opened.checkpoint.tensors[index];
         let width = tensor.dtype.bits() / 8;
-        let tile = |(at, shape, to_plain, start, len): (Vec<u64>, Vec<u64>, bool, u64, u64)| {
+        let tile = |(at, shape, to_plain, start, len): Place| {
             let n: u64 = shape.iter().product();
             Tile {
                 data: View {
