@@ -14,6 +14,7 @@ use crate::checkpoint::tiles::Tile;
 use crate::checkpoint::{Payload, StoredPart, Tensor, n_elements};
 use crate::convert::read_model;
 use crate::folder::{self, Opened};
+use crate::format;
 use crate::format::gguf::types::{Block, TYPES};
 use crate::metadata::Value;
 use crate::plan::import::choose;
@@ -156,16 +157,18 @@ fn described(opened: &mut Opened, spec: &Spec) -> Result<Described> {
             .map(|(key, value)| (key.clone(), serde_json::to_value(value).unwrap_or(Json::Null)));
         return Ok((model.architecture, config.collect()));
     }
-    // The keys of a GGUF file say what it is; a config beside it is of other files.
-    if opened.checkpoint.format == "gguf" {
+    // Where a file is complete, a config beside it is of other files.
+    let format = format::find(opened.checkpoint.format);
+    if format.is_some_and(|format| format.is_complete) {
         return Ok((None, BTreeMap::new()));
     }
+    let dialect = format.map_or("hf", |format| format.dialect);
     let Some(Json::Object(config)) = opened.json("config.json")? else {
         return Ok((None, BTreeMap::new()));
     };
     let json = Json::Object(config.clone());
     // What is not known is shown without an architecture; converting says why.
-    let map = choose(spec, "hf", &opened.checkpoint, &json, None, &mut Vec::new()).ok();
+    let map = choose(spec, dialect, &opened.checkpoint, &json, None, &mut Vec::new()).ok();
     Ok((map.map(|map| map.arch.clone()), config.into_iter().collect()))
 }
 

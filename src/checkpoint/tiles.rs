@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 
-use super::{View, n_elements};
+use super::{View, n_elements, row_major_strides};
 
 /// A box of a tensor's elements that has a place of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub enum Filter {
     Fletcher32,
     /// The CRC-32 of the bytes is this.
     Crc32(u32),
+    /// So many bytes before the others are no elements.
+    Skip(u64),
 }
 
 /// Why boxes are not the whole of a tensor, each once.
@@ -92,6 +94,39 @@ pub fn prove_cover(shape: &[u64], tiles: &[Tile]) -> Result<(), Fault> {
     disjoint(tiles, some, 0)?;
     let n = n_elements(shape).unwrap_or(u64::MAX);
     if filled == n { Ok(()) } else { Err(Fault::Missing(n.saturating_sub(filled))) }
+}
+
+/// A box of a run of elements: where it begins in the tensor, its dimensions, and where it begins in
+/// the run.
+pub type RunBox = (Vec<u64>, Vec<u64>, u64);
+
+/// The boxes that `len` elements make that follow each other in a row-major tensor from element
+/// `start` on; `None` where they pass the tensor.
+pub fn boxes_of_run(shape: &[u64], start: u64, len: u64) -> Option<Vec<RunBox>> {
+    let total = n_elements(shape)?;
+    let end = start.checked_add(len).filter(|&end| end <= total)?;
+    let strides = row_major_strides(shape);
+    let mut boxes = Vec::new();
+    let mut next = start;
+    while next < end {
+        let at: Vec<u64> =
+            strides.iter().zip(shape).map(|(stride, dim)| next / stride % dim).collect();
+        // The slowest axis along which whole entries follow from here.
+        let fits = |axis: usize| {
+            at[axis + 1..].iter().all(|&index| index == 0) && strides[axis] <= end - next
+        };
+        let mut size = vec![1; shape.len()];
+        let mut n = 1;
+        if let Some(axis) = (0..shape.len()).find(|&axis| fits(axis)) {
+            let count = (shape[axis] - at[axis]).min((end - next) / strides[axis]);
+            size[axis] = count;
+            size[axis + 1..].copy_from_slice(&shape[axis + 1..]);
+            n = count * strides[axis];
+        }
+        boxes.push((at, size, next - start));
+        next += n;
+    }
+    Some(boxes)
 }
 
 /// Cuts the tiles apart along one dimension after the other, as long as a cut separates some; what
@@ -184,6 +219,7 @@ impl fmt::Display for Filter {
             Filter::Crc32c => "crc32c",
             Filter::Fletcher32 => "fletcher32",
             Filter::Crc32(_) => "crc32",
+            Filter::Skip(_) => "skip",
         })
     }
 }
@@ -223,6 +259,31 @@ mod tests {
         assert_eq!(prove_cover(&[3, 3], &tiles(pinwheel)), Ok(()));
         assert_eq!(prove_cover(&[], &tiles(&[(&[], &[])])), Ok(()));
         assert_eq!(prove_cover(&[0, 3], &tiles(&[])), Ok(()));
+    }
+
+    #[test]
+    fn runs_of_elements_are_boxes() {
+        let shape = [3u64, 4, 5];
+        for (start, end) in (0..=60).flat_map(|a| (a..=60).map(move |b| (a, b))) {
+            let boxes = boxes_of_run(&shape, start, end - start).unwrap();
+            assert!(boxes.len() <= 5, "{boxes:?}");
+            let mut run = start;
+            for (at, size, offset) in boxes {
+                assert_eq!(offset, run - start);
+                for i in 0..size[0] {
+                    for j in 0..size[1] {
+                        for k in 0..size[2] {
+                            let place = ((at[0] + i) * 4 + at[1] + j) * 5 + at[2] + k;
+                            assert_eq!(place, run);
+                            run += 1;
+                        }
+                    }
+                }
+            }
+            assert_eq!(run, end);
+        }
+        assert_eq!(boxes_of_run(&shape, 59, 2), None);
+        assert_eq!(boxes_of_run(&[], 0, 1), Some(vec![(vec![], vec![], 0)]));
     }
 
     #[test]

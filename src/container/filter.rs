@@ -20,9 +20,14 @@ const CHECKSUM_LEN: usize = 4;
 /// checksum.
 pub fn decode<'a>(coding: &Coding, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>> {
     let mut bytes = Cow::Borrowed(bytes);
-    // What later steps take off behind the elements.
-    let tails = coding.steps.iter().filter(|step| has_tail(**step)).count();
-    let most = coding.len.saturating_add((tails * CHECKSUM_LEN) as u64);
+    // What later steps take off before and behind the elements.
+    let extra = |step: &Filter| match step {
+        Filter::Crc32c | Filter::Fletcher32 => CHECKSUM_LEN as u64,
+        Filter::Skip(n) => *n,
+        _ => 0,
+    };
+    let extra = coding.steps.iter().map(extra).fold(0, u64::saturating_add);
+    let most = coding.len.saturating_add(extra);
     for step in &coding.steps {
         bytes = undo(*step, bytes, most).map_err(|err| err.context(&step.to_string()))?;
     }
@@ -32,10 +37,6 @@ pub fn decode<'a>(coding: &Coding, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>> {
         return Err(Error::new(ErrorKind::Malformed, message));
     }
     Ok(bytes)
-}
-
-fn has_tail(step: Filter) -> bool {
-    matches!(step, Filter::Crc32c | Filter::Fletcher32)
 }
 
 fn undo(step: Filter, bytes: Cow<'_, [u8]>, most: u64) -> Result<Cow<'_, [u8]>> {
@@ -77,6 +78,17 @@ fn undo(step: Filter, bytes: Cow<'_, [u8]>, most: u64) -> Result<Cow<'_, [u8]>> 
             let (bytes, stored) = checksum(bytes)?;
             let found = fletcher32(&bytes);
             if found == stored { Ok(bytes) } else { Err(wrong(found, stored)) }
+        }
+        Filter::Skip(n) => {
+            let n = usize::try_from(n).ok().filter(|&n| n <= bytes.len());
+            let n = n.ok_or_else(|| Error::new(ErrorKind::Malformed, "too short for a header"))?;
+            Ok(match bytes {
+                Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[n..]),
+                Cow::Owned(mut bytes) => {
+                    bytes.drain(..n);
+                    Cow::Owned(bytes)
+                }
+            })
         }
         Filter::Crc32(stored) => {
             let mut crc = Crc::new();
