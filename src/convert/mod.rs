@@ -35,7 +35,7 @@ use crate::plan::{self, Decode, Step, Tensors, export};
 use crate::spec::Spec;
 
 pub use self::canonical::model_of;
-pub(crate) use self::canonical::{canonical, canonical_or_decoded};
+pub(crate) use self::canonical::{canonical, canonical_or_decoded, written_files};
 pub(crate) use self::package::generic_copies;
 pub use self::words::{parse_dtype, parse_quant, parse_size, strip_slash};
 

@@ -67,6 +67,8 @@ pub struct Side {
     pub model: Option<String>,
     /// The number of tensors.
     pub tensors: u64,
+    /// Of how many tensors a manifest was believed: their bytes were not read.
+    pub believed: u64,
     /// How many tensors, elements and bytes there are of each dtype.
     pub dtypes: BTreeMap<String, Census>,
 }
@@ -206,6 +208,7 @@ impl Side {
             architecture: architecture(manifest).map(str::to_owned),
             model: manifest.digests.model.clone(),
             tensors: tensors::wholes(manifest).tensors.len() as u64,
+            believed: version.n_believed,
             dtypes: manifest.dtypes.clone(),
         }
     }

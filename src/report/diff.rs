@@ -68,11 +68,17 @@ pub fn text(diff: &Diff, options: Options) -> String {
 
 /// Why the verdict is what it is, in one line.
 fn headline(diff: &Diff) -> String {
+    let believed = match diff.old.believed.max(diff.new.believed) {
+        0 => "",
+        _ => ", by their manifests; bytes not read: --deep reads them",
+    };
     let Some(rule) = diff.verdict.rule else {
         let model = diff.new.model.as_deref().and_then(|model| model.get(..12));
         return match model {
-            Some(model) if diff.old.model == diff.new.model => format!("the same model, {model}"),
-            _ => "no difference".to_owned(),
+            Some(model) if diff.old.model == diff.new.model => {
+                format!("the same model, {model}{believed}")
+            }
+            _ => format!("no difference{believed}"),
         };
     };
     let group: Vec<&Change> = diff.changes.iter().filter(|change| change.rule == rule).collect();
