@@ -253,16 +253,8 @@ fn census(
     wanted: &dyn Fn(&str) -> bool,
     options: &Options<'_>,
 ) -> Result<Vec<Counted>> {
-    let plain = tensors.outputs.iter().filter(|output| {
-        let name = &output.name;
-        !tensors.wholes.contains_key(name) && !tensors.encodings.contains_key(name)
-    });
-    let packed = tensors.encodings.keys().filter_map(|name| tensors.numbers(name));
-    let outputs: Vec<Output> = plain
-        .cloned()
-        .chain(packed)
-        .filter(|output| wanted(&output.name) && !output.shape.contains(&0))
-        .collect();
+    let mut outputs = tensors.numbers_of_all();
+    outputs.retain(|output| wanted(&output.name) && !output.shape.contains(&0));
     let places: BTreeMap<&str, Extent> = checkpoint
         .tensors
         .iter()

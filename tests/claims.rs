@@ -192,3 +192,147 @@ fn deep_reads_the_bytes_of_foreign_folders_too() {
     check(&["convert", text(&sample), text(&file), "--to", "gguf", "--quant", "q8_0"], 0, &[], &[]);
     check(&["validate", text(&file), "--deep"], 0, &[], &["V122", unread]);
 }
+
+/// A sample of an architecture: a tiny checkpoint.
+fn sample(scratch: &TempDir, arch: &str) -> PathBuf {
+    let folder = scratch.path().join(format!("sample-{arch}"));
+    check(&["spec", "sample", arch, text(&folder)], 0, &[], &[]);
+    folder
+}
+
+/// A checkpoint whose rows are whole blocks of every type.
+fn wide() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gguf/wide")
+}
+
+#[test]
+fn verify_reads_back_what_was_written_for_every_target() {
+    let scratch = TempDir::new().unwrap();
+    let source = fixture("llama-tied");
+    let to = |name: &str| scratch.path().join(name);
+    let run = |from: &Path, to: &Path, more: &[&str], says: &[&str]| {
+        let args = [&["convert", text(from), text(to), "--verify"], more].concat();
+        check(&args, 0, says, &["come back with the same SHA-256"])
+    };
+    let equal = "verified: read back and compared with the source: 29 equal\n";
+    run(&source, &to("std"), &[], &[equal]);
+    run(&source, &to("hf"), &["--to", "hf"], &[equal]);
+    run(&to("std"), &to("hf2"), &["--to", "hf"], &[equal]);
+    run(&to("std"), &to("std2"), &["--max-shard-size", "20000"], &[equal]);
+
+    let cast = &["--dtype", "bf16", "--lossy"];
+    for (name, more) in [("c1", &["--to", "std"]), ("c2", &["--to", "hf"])] {
+        let said =
+            run(&source, &to(name), &[&more[..], cast].concat(), &["changed on purpose (cast)"]);
+        assert!(!said.out.contains("29 equal"), "{}", said.out);
+        let json = json(
+            &[
+                &["convert", text(&source), text(&to("json")), "--force", "--verify"],
+                &more[..],
+                cast,
+            ]
+            .concat(),
+        );
+        let verified = &json["verified"];
+        assert_eq!(verified["equal"].as_u64().unwrap() + verified["changed"].as_u64().unwrap(), 29);
+        // Weights of about 1 lie at most half of 2^-8 of them away in BF16.
+        let worst = verified["max_difference"].as_f64().unwrap();
+        assert!(0.0 < worst && worst < 0.02, "{worst}");
+        fs::remove_dir_all(to("json")).unwrap();
+    }
+    let wide = wide();
+    let gguf = &["--to", "gguf"];
+    run(&wide, &to("a.gguf"), gguf, &["verified: read back", " equal"]);
+    let said = run(&wide, &to("b.gguf"), &[&gguf[..], &["--quant", "q4_0"]].concat(), &[]);
+    assert!(said.out.contains("changed on purpose (quantized), by at most"), "{}", said.out);
+}
+
+#[test]
+fn check_outputs_says_what_it_proves() {
+    let scratch = TempDir::new().unwrap();
+    let package = scratch.path().join("std");
+    let source = fixture("llama-tied");
+    let args = ["convert", text(&source), text(&package), "--check-outputs"];
+    check(&args, 0, &["a key that it reads wrongly on both is not seen"], &[]);
+}
+
+#[test]
+fn what_is_left_behind_is_told() {
+    let scratch = TempDir::new().unwrap();
+    let folder = scratch.path().join("folder");
+    copy(&fixture("llama-tied"), &folder);
+    fs::write(folder.join("old_vocab.dat"), "a\nb\n").unwrap();
+    fs::write(folder.join("training_args.json"), "{}").unwrap();
+    let package = scratch.path().join("std");
+    let args = ["convert", text(&folder), text(&package)];
+    let says = &["warning[P040]: old_vocab.dat", "note[P040]", "training_args.json"];
+    check(&args, 0, says, &[]);
+
+    // A package claims no tokenizer that was not written to it.
+    fs::remove_file(folder.join("tokenizer.json")).unwrap();
+    fs::write(folder.join("bpe.codes.old"), "x").unwrap();
+    check(&["convert", text(&folder), text(&package), "--force"], 0, &["conformance schema"], &[]);
+}
+
+#[test]
+fn a_gguf_file_without_the_tokenizer_of_its_source_has_to_be_asked_for() {
+    let scratch = TempDir::new().unwrap();
+    let folder = sample(&scratch, "llama");
+    fs::write(folder.join("tokenizer.json"), r#"{"model":{"type":"Unheard"}}"#).unwrap();
+    let file = scratch.path().join("model.gguf");
+    let args = ["convert", text(&folder), text(&file), "--to", "gguf"];
+    check(&args, 2, &["would get no tokenizer", "--allow-no-tokenizer"], &["wrote"]);
+    assert!(!file.exists());
+    let args = [&args[..], &["--allow-no-tokenizer"]].concat();
+    check(&args, 0, &["warning[T0", "the file gets no tokenizer"], &[]);
+}
+
+#[test]
+fn diff_leads_with_identical_weights() {
+    let scratch = TempDir::new().unwrap();
+    let source = sample(&scratch, "llama");
+    let file = scratch.path().join("model.gguf");
+    check(&["convert", text(&source), text(&file), "--to", "gguf"], 0, &[], &[]);
+    let said = llmstd(&["diff", text(&source), text(&file)]);
+    let first = said.out.lines().next().unwrap();
+    let n = json(&["diff", text(&source), text(&file)])["old"]["tensors"].as_u64().unwrap();
+    assert!(
+        first.contains(&format!("weights identical ({n} of {n})")) || first.contains("same model"),
+        "{}",
+        said.out
+    );
+}
+
+#[test]
+fn deep_ranks_tensors_by_how_far_they_are_apart() {
+    let scratch = TempDir::new().unwrap();
+    let source = wide();
+    let files = ["q8_0", "q4_0"].map(|kind| {
+        let file = scratch.path().join(format!("{kind}.gguf"));
+        let args = ["convert", text(&source), text(&file), "--to", "gguf", "--quant", kind];
+        check(&args, 0, &[], &[]);
+        file
+    });
+    for (old, new) in [(&source, &files[0]), (&files[0], &files[1])] {
+        let args = ["diff", text(old), text(new), "--deep", "--fail-on", "any"];
+        check(&args, 1, &["relative L2      cosine     max abs  tensor"], &[]);
+        let diff = json(&args);
+        let far: Vec<f64> = diff["ranking"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|name| {
+                let changes = diff["changes"].as_array().unwrap();
+                let has =
+                    |change: &&Json| change["subject"] == *name && change["values"].is_object();
+                let values = &changes.iter().find(has).unwrap()["values"];
+                assert!(0.9 < values["cosine"].as_f64().unwrap(), "{name}: {values}");
+                assert!(values["max_difference"].as_f64().is_some());
+                values["relative_l2"].as_f64().unwrap()
+            })
+            .collect();
+        assert!(1 < far.len());
+        assert!(far.is_sorted_by(|a, b| a >= b), "{far:?}");
+        assert!(0.0 < far[far.len() - 1] && far[0] < 0.3, "{far:?}");
+    }
+}
