@@ -52,7 +52,7 @@ pub(super) fn verify_foreign(
     report: &Report,
 ) -> std::result::Result<Verified, Failure> {
     let mut result = folder::open(folder)?;
-    let meant =
+    let mut meant =
         Meant { changed: changed(written), left_out: &report.findings, ..Meant::of(request) };
     if report.architecture.is_none() {
         let (old, new) = (numbers_of(opened)?, numbers_of(&mut result)?);
@@ -68,6 +68,7 @@ pub(super) fn verify_foreign(
         }
         Failure::Error(err) => Failure::Error(err),
     })?;
+    meant.renames = old_model.architecture != new_model.architecture;
     let mut old = Side::numbers(&opened.source, &old);
     old.ties = &old_model.ties;
     let mut new = Side::numbers(&result.source, &new);
@@ -198,13 +199,17 @@ struct Meant<'a> {
     left_out: &'a [Diagnostic],
     /// Whether a tensor is left out, beside those.
     is_left_out: &'a dyn Fn(&str) -> bool,
+    /// Whether tensors may come back under other names, as what is read back is of another
+    /// architecture.
+    renames: bool,
     plan: plan::Options,
 }
 
 impl<'a> Meant<'a> {
     fn of(request: &Request<'a>) -> Meant<'a> {
         let (changed, left_out) = (BTreeSet::new(), &[][..]);
-        Meant { changed, left_out, is_left_out: &|_| false, plan: request.plan }
+        let is_left_out: &dyn Fn(&str) -> bool = &|_| false;
+        Meant { changed, left_out, is_left_out, renames: false, plan: request.plan }
     }
 
     /// Whether a finding has told that this tensor is not written as it is.
@@ -245,8 +250,23 @@ fn compare(
     let (wanted, found) = (old.digests(request)?, new.digests(request)?);
     let (old_names, new_names) = (old.by_name(), new.by_name());
     let mut verified = Verified::default();
+    // Read back as another architecture, a tensor may have another name.
+    let mut unclaimed: BTreeSet<usize> = new_names
+        .iter()
+        .filter(|(name, _)| meant.renames && !old_names.contains_key(*name))
+        .map(|(_, &at)| at)
+        .collect();
+    let mut renamed: BTreeSet<usize> = BTreeSet::new();
     for (&name, &at) in &old_names {
-        let Some(back) = new.find(&new_names, name) else {
+        let same = |back: &&usize| {
+            new.outputs[**back].shape == old.outputs[at].shape && found[**back] == wanted[at]
+        };
+        let other = || {
+            let back = unclaimed.iter().find(same).copied()?;
+            renamed.insert(back);
+            unclaimed.remove(&back).then_some(back)
+        };
+        let Some(back) = new.find(&new_names, name).or_else(other) else {
             if meant.told(name) {
                 verified.left_out.push(name.to_owned());
             } else if meant.changed.contains(name) {
@@ -300,7 +320,11 @@ fn compare(
         verified.change(why, apart.max_difference);
     }
     for (&name, &at) in &new_names {
-        if old_names.contains_key(name) || meant.changed.contains(name) || meant.told(name) {
+        if renamed.contains(&at)
+            || old_names.contains_key(name)
+            || meant.changed.contains(name)
+            || meant.told(name)
+        {
             continue;
         }
         // What was stored once may be stored twice.

@@ -53,7 +53,7 @@ pub struct Diff {
     pub changes: Vec<Change>,
     /// The tensors whose values were compared, the furthest apart first: by the relative norm of the
     /// difference, then by its greatest element. Each is the subject of a change that has the values.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ranking: Vec<String>,
 }
 
