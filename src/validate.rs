@@ -1,5 +1,6 @@
 //! Validation of a package, or of a foreign checkpoint, end to end: open, apply the rules, report.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use schemars::JsonSchema;
@@ -7,11 +8,16 @@ use serde::Serialize;
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::Extent;
+use crate::checkpoint::{Checkpoint, Payload};
 use crate::convert::{self, Failure, Progress, Request};
-use crate::folder;
-use crate::package::Conformance;
-use crate::rule::view::{PackageView, Stored, is_package};
-use crate::rule::{self, Check, Outcome, RULES, Selection, Verdict};
+use crate::exec::scan;
+use crate::folder::{self, Opened};
+use crate::package::{Conformance, Model};
+use crate::plan::Tensors;
+use crate::plan::program::Output;
+use crate::rule::view::{Counted, PackageView, Stored, is_package};
+use crate::rule::{self, Check, NOT_SELECTED, Outcome, RULES, Selection, Verdict};
 use crate::spec::Spec;
 
 /// What to validate, and how.
@@ -75,10 +81,16 @@ pub struct Report {
     pub level: Conformance,
     /// The level that it claims.
     pub claimed: Option<Conformance>,
-    /// The highest level, of those it was held to, that no selected rule speaks against.
+    /// The highest level, of those it was held to, of which no rule was left out and that nothing
+    /// that was read speaks against.
     pub reached: Option<Conformance>,
-    /// Whether every byte was read.
+    /// Whether every byte was read. Without, hashes and values are not looked at.
     pub deep: bool,
+    /// Whether every rule of the level was applied, or had nothing to be applied to: none was left
+    /// out, needed bytes that were not read, or could not look.
+    pub complete: bool,
+    /// The rules of the level, and of the readers, that the selection leaves out.
+    pub left_out: Vec<String>,
     /// The number of tensors.
     pub tensors: usize,
     /// What was checked.
@@ -111,6 +123,8 @@ impl Report {
 
 impl Validation {
     /// Puts inputs together.
+    ///
+    /// An input is valid if it was checked and nothing is wrong with it.
     pub fn of(inputs: Vec<Input>) -> Validation {
         let valid = |input: &Input| match &input.result {
             InputResult::Report(report) => report.valid,
@@ -123,13 +137,47 @@ impl Validation {
 /// Validates one input. What is wrong with it is in the report.
 ///
 /// # Errors
-/// It is not there, the system refuses to read it, or it is of no format known here.
+/// It is not there, the system refuses to read it, it is of no format known here, or none of the
+/// rules that were selected could be applied to it.
 pub fn validate(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<Report> {
     let metadata = path.metadata().map_err(|err| Error::io(path, "open", err))?;
-    if metadata.is_dir() && is_package(path, &folder::list(path)?) {
-        return validate_package(path, spec, options);
+    let report = if metadata.is_dir() && is_package(path, &folder::list(path)?) {
+        validate_package(path, spec, options)?
+    } else {
+        validate_foreign(path, spec, options)?
+    };
+    let applied = report.checks.iter().any(|check| check.outcome != Outcome::Skipped);
+    // The readers look whatever comes after them.
+    if !applied
+        && report.findings.is_empty()
+        && !reader_rules(spec).any(|id| options.selection.has(&id))
+    {
+        return Err(nothing_applied(path, &report));
     }
-    validate_foreign(path, spec, options)
+    Ok(report)
+}
+
+/// The rules of readers and of the planner, which have no line among the checks.
+fn reader_rules(spec: &Spec) -> impl Iterator<Item = String> {
+    let ids = spec.pages().into_iter().map(|page| page.rule);
+    ids.filter(|id| id.starts_with(['P', 'R', 'T']))
+}
+
+fn nothing_applied(path: &Path, report: &Report) -> Error {
+    let why = |check: &Check| Some((check.rule, check.why.filter(|why| *why != NOT_SELECTED)?));
+    let mut why: Vec<String> =
+        report.checks.iter().filter_map(why).map(|(rule, why)| format!("{rule}: {why}")).collect();
+    let n_more = why.len().saturating_sub(3);
+    why.truncate(3);
+    if n_more != 0 {
+        why.push(format!("and {n_more} more"));
+    }
+    let why = if why.is_empty() { "the selection has none".to_owned() } else { why.join("; ") };
+    let message = format!(
+        "nothing was checked: no rule that is selected could be applied at level {} ({why})",
+        report.level.name()
+    );
+    Error::unsupported(message).in_file(path)
 }
 
 fn validate_package(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<Report> {
@@ -140,6 +188,13 @@ fn validate_package(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
         let read = view.read_bytes(options.n_threads, &advance);
         options.progress.end();
         read?;
+        // What its tensors stand for, where they are packed; a damaged one is told of by its hash.
+        if let Ok(opened) = folder::open(path)
+            && let Ok(tensors) = convert::generic_copies(&opened.checkpoint)
+        {
+            let packed = |name: &str| tensors.encodings.contains_key(name);
+            view.count(census(&opened, &opened.checkpoint, &tensors, &packed, options)?);
+        }
     }
     let claimed = view.claimed();
     // What cannot be read claims nothing; its container is told of.
@@ -160,10 +215,13 @@ fn report(
     let mut findings = planned;
     findings.extend(view.findings.iter().cloned());
     findings.retain(|finding| options.selection.has(finding.rule));
-    if findings.iter().any(|finding| finding.level == Level::Error) {
+    let left_out = left_out(view.spec, level, options.selection);
+    let readers = left_out.iter().any(|id| rule::rule(id).is_none());
+    if readers || findings.iter().any(|finding| finding.level == Level::Error) {
         reached = None;
     }
     findings.extend(found);
+    let applied = |check: &Check| level < check.level || check.outcome != Outcome::Skipped;
     Report {
         valid: findings.iter().all(|finding| finding.level != Level::Error),
         kind,
@@ -172,10 +230,72 @@ fn report(
         claimed: if kind == Kind::Package { view.claimed() } else { None },
         reached,
         deep: view.is_deep(),
+        complete: left_out.is_empty() && checks.iter().all(applied),
+        left_out,
         tensors: view.n_tensors(),
         checks,
         findings,
     }
+}
+
+/// The rules that the selection leaves out, of those that a level needs.
+fn left_out(spec: &Spec, level: Conformance, selection: &Selection) -> Vec<String> {
+    let rules = RULES.iter().filter(|rule| rule.level <= level).map(|rule| rule.id.to_owned());
+    rules.chain(reader_rules(spec)).filter(|id| !selection.has(id)).collect()
+}
+
+/// What the values of tensors are; of packed ones, those that they stand for. Looks at the tensors
+/// of these names alone.
+fn census(
+    opened: &Opened,
+    checkpoint: &Checkpoint,
+    tensors: &Tensors,
+    wanted: &dyn Fn(&str) -> bool,
+    options: &Options<'_>,
+) -> Result<Vec<Counted>> {
+    let mut outputs = tensors.numbers_of_all();
+    outputs.retain(|output| wanted(&output.name) && !output.shape.contains(&0));
+    let places: BTreeMap<&str, Extent> = checkpoint
+        .tensors
+        .iter()
+        .filter_map(|tensor| Some((tensor.name.as_str(), place(&tensor.payload)?)))
+        .collect();
+    options.progress.begin("reading", outputs.iter().map(Output::n_bytes).sum());
+    let advance = |n_bytes| options.progress.advance(n_bytes);
+    let values =
+        scan::census(&opened.source, &tensors.inputs, &outputs, options.n_threads, &advance);
+    options.progress.end();
+    let counted = outputs.iter().zip(values?).map(|(output, values)| {
+        let extent = places.get(output.name.as_str());
+        Counted {
+            name: output.name.clone(),
+            file: extent.map_or("", |extent| opened.source.name(extent.file)).to_owned(),
+            bytes: extent.map_or([0, 0], |extent| [extent.start, extent.end()]),
+            values,
+        }
+    });
+    Ok(counted.collect())
+}
+
+/// Where a tensor begins to be stored.
+fn place(payload: &Payload) -> Option<Extent> {
+    match payload {
+        Payload::Range(extent) => Some(*extent),
+        Payload::View(view) => Some(view.storage),
+        Payload::Parts(parts) => parts.iter().find_map(|part| place(&part.tensor.payload)),
+        Payload::Unreadable(_) => None,
+    }
+}
+
+/// The values of a foreign checkpoint under its own names, or why they cannot be had.
+fn foreign_census(
+    opened: &mut Opened,
+    options: &Options<'_>,
+) -> std::result::Result<Vec<Counted>, Failure> {
+    let logical = opened.logical()?;
+    let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
+    let tensors = convert::generic_copies(checkpoint)?;
+    Ok(census(opened, checkpoint, &tensors, &|_| true, options)?)
 }
 
 /// A foreign checkpoint keeps the standard if a complete plan makes a package of it that does.
@@ -184,7 +304,7 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
         ErrorKind::Malformed | ErrorKind::Limit => {
             let level = options.level.unwrap_or(Conformance::Container);
             let found = vec![unreadable(path, &err)];
-            Ok(refused(level, 0, found, options))
+            Ok(refused(spec, level, 0, found, options))
         }
         ErrorKind::Io | ErrorKind::Unsupported => Err(err),
     };
@@ -209,9 +329,18 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
             let level = options.level.unwrap_or(Conformance::Schema);
             // Names and bytes can be kept without an architecture.
             let generic = Request { generic: true, ..request };
-            let container = !request.generic && convert::canonical(&mut opened, &generic).is_ok();
-            let mut report = refused(level, n_tensors, found, options);
-            report.reached = container.then_some(Conformance::Container);
+            let generic = match request.generic {
+                true => None,
+                false => convert::canonical(&mut opened, &generic).ok(),
+            };
+            let mut report = refused(spec, level, n_tensors, found, options);
+            let claims = left_out(spec, Conformance::Container, options.selection).is_empty();
+            report.reached = (generic.is_some() && claims).then_some(Conformance::Container);
+            if options.deep
+                && let Some(generic) = generic
+            {
+                look_at_values(&mut report, &mut opened, generic.model, spec, options)?;
+            }
             return Ok(report);
         }
     };
@@ -221,14 +350,61 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
     let mut planned = examined.findings;
     planned.retain(|finding| rule::rule(finding.rule).is_none_or(|rule| level < rule.level));
     let root = opened.source.root().to_owned();
-    let mut view = PackageView::planned(spec, examined.model, tensors, &root, opened.files);
+    let mut unread = None;
+    if options.deep {
+        match foreign_census(&mut opened, options) {
+            Ok(census) => unread = Some(census),
+            Err(Failure::Error(err)) => return damaged(err),
+            Err(Failure::Findings(found)) => planned.extend(found),
+        }
+    }
+    let files = convert::written_files(&opened, spec);
+    let mut view = PackageView::planned(spec, examined.model, tensors, &root, files);
     view.findings = noticed;
+    if let Some(census) = unread {
+        view.count(census);
+    }
     let verdict = rule::verdict(&view, level, options.selection);
     Ok(report(Kind::Foreign, &view, level, verdict, planned, options))
 }
 
+/// Reads the values of a foreign checkpoint that there is no plan for, and adds what the rules about
+/// values say of them.
+fn look_at_values(
+    report: &mut Report,
+    opened: &mut Opened,
+    generic: Model,
+    spec: &Spec,
+    options: &Options<'_>,
+) -> Result<()> {
+    let census = match foreign_census(opened, options) {
+        Ok(census) => census,
+        Err(Failure::Error(err)) => return Err(err),
+        // What cannot be read is told of already, or else is told of now.
+        Err(Failure::Findings(found)) => {
+            let new = |found: &Diagnostic| !report.findings.contains(found);
+            let new: Vec<Diagnostic> = found.into_iter().filter(new).collect();
+            report.findings.extend(new);
+            return Ok(());
+        }
+    };
+    let root = opened.source.root().to_owned();
+    let mut view = PackageView::planned(spec, generic, Vec::new(), &root, Vec::new());
+    view.count(census);
+    let verdict = rule::verdict(&view, Conformance::Container, options.selection);
+    for (check, looked) in report.checks.iter_mut().zip(verdict.checks) {
+        if rule::rule(check.rule).is_some_and(|rule| rule.deep) {
+            *check = looked;
+        }
+    }
+    report.findings.extend(verdict.findings);
+    report.deep = true;
+    Ok(())
+}
+
 /// The report of a foreign checkpoint that there is no plan for.
 fn refused(
+    spec: &Spec,
     level: Conformance,
     tensors: usize,
     mut findings: Vec<Diagnostic>,
@@ -240,7 +416,10 @@ fn refused(
         name: rule.name,
         level: rule.level,
         outcome: Outcome::Skipped,
-        why: Some("there is no complete plan"),
+        why: Some(match options.selection.has(rule.id) {
+            true => "there is no complete plan",
+            false => NOT_SELECTED,
+        }),
         findings: findings.iter().filter(|finding| finding.rule == rule.id).count(),
     });
     let mut checks: Vec<Check> = checks.collect();
@@ -255,6 +434,8 @@ fn refused(
         claimed: None,
         reached: None,
         deep: false,
+        complete: false,
+        left_out: left_out(spec, level, options.selection),
         tensors,
         checks,
         findings,

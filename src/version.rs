@@ -6,6 +6,7 @@
 //! as they would be written. One of an unknown architecture has its own names.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -25,6 +26,7 @@ use crate::manifest::{
 };
 use crate::package::{BUFFERS_FILE, MANIFEST_FILE, MODEL_FILE, SOURCE_FILE};
 use crate::plan::{self, Tensors};
+use crate::rule::view::is_inside;
 use crate::spec::Spec;
 
 /// How an input is turned into a manifest.
@@ -66,6 +68,8 @@ pub struct Version {
     pub manifest: Manifest,
     /// Its weights, where they are at hand.
     pub weights: Option<Weights>,
+    /// How many tensors have the hash that a manifest says, and not one of their bytes as they are.
+    pub n_believed: u64,
     /// What is worth knowing about how it was read.
     pub findings: Vec<Diagnostic>,
     root: Option<PathBuf>,
@@ -87,6 +91,7 @@ impl Version {
         Version {
             label: label.to_owned(),
             kind: Kind::Manifest,
+            n_believed: manifest.tensors.len() as u64,
             manifest,
             weights: None,
             findings: Vec::new(),
@@ -109,12 +114,16 @@ impl Version {
         }
         let opened = match folder::open(path) {
             Ok(opened) => opened,
-            // A registry may hold everything but the weights.
+            // A registry may hold everything but the weights. Weights that are there and damaged are
+            // another thing.
             Err(err) if path.is_dir() => {
                 let file = path.join(MANIFEST_FILE);
                 let Some(manifest) = read_manifest(&file).ok().flatten() else {
                     return Err(err.into());
                 };
+                if has_weights(path, &manifest) {
+                    return Err(err.into());
+                }
                 let mut version = Version::of_manifest(&label, trusted(manifest, &file)?);
                 let message =
                     format!("the weights are not at hand ({err}); manifest.json stands for them");
@@ -152,6 +161,21 @@ impl Version {
     pub fn has_files(&self) -> bool {
         self.root.is_some()
     }
+}
+
+/// Whether weights of a package are there: files of tensors that are more than pointers to them.
+fn has_weights(folder: &Path, manifest: &Manifest) -> bool {
+    let tensors = manifest.files.iter().filter(|file| file.role == FileRole::Tensors);
+    let mut paths =
+        tensors.filter(|file| is_inside(&file.path)).map(|file| folder.join(&file.path));
+    paths.any(|path| path.exists() && !is_lfs_pointer(&path))
+}
+
+/// Whether a file stands for one that Git LFS keeps elsewhere.
+fn is_lfs_pointer(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(64).read_to_end(&mut head));
+    read.is_ok() && head.starts_with(b"version https://git-lfs")
 }
 
 /// A manifest file; `None` if the file is something else.
@@ -220,6 +244,17 @@ fn package(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Ver
     }
     let mut findings = std::mem::take(&mut opened.checkpoint.findings);
     let n_stale = hashes.iter().filter(|hash| hash.is_none()).count();
+    let n_believed = (hashes.len() - n_stale) as u64;
+    let files = known.iter().flat_map(|manifest| &manifest.files);
+    for file in files.filter(|file| file.role == FileRole::Tensors) {
+        let len = opened.files.iter().find(|known| known.name == file.path).map(|file| file.len);
+        if len != Some(file.len) {
+            let found = len.map_or("is not there".to_owned(), |len| format!("has {len} bytes"));
+            let message = format!("{} {found}, manifest.json says {}", file.path, file.len);
+            let finding = Diagnostic::warning("D002", message).file(&file.path);
+            findings.push(finding.help("the package is damaged: `llmstd validate` says how"));
+        }
+    }
     if known.is_some() && n_stale != 0 {
         let message = format!(
             "manifest.json does not describe {n_stale} of the tensors as they lie in the files; \
@@ -253,7 +288,8 @@ fn package(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Ver
     let weights = Some(Weights { source: opened.source, tensors });
     let label = String::new();
     let (root, made) = (Some(root), BTreeMap::new());
-    Ok(Version { label, kind: Kind::Package, manifest, weights, findings, root, made })
+    let kind = Kind::Package;
+    Ok(Version { label, kind, manifest, n_believed, weights, findings, root, made })
 }
 
 fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Version, Failure> {
@@ -311,7 +347,8 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Ver
     });
     let weights = Some(Weights { source: opened.source, tensors });
     let (label, root) = (String::new(), Some(root));
-    Ok(Version { label, kind, manifest, weights, findings, root, made })
+    let n_believed = 0;
+    Ok(Version { label, kind, manifest, n_believed, weights, findings, root, made })
 }
 
 /// The hashes that are known, and those of the other tensors from their bytes.

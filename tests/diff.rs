@@ -415,7 +415,8 @@ fn silent_changes_say_so() {
     let first = text.lines().next().unwrap();
     assert_eq!(
         first,
-        "breaking: norm_eps is 0.00001, it was 1e-6; loads silently, computes something else [D102]"
+        "breaking: weights identical (29 of 29), by their manifests; bytes not read: --deep reads \
+         them; norm_eps is 0.00001, it was 1e-6; loads silently, computes something else [D102]"
     );
 }
 

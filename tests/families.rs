@@ -63,7 +63,9 @@ fn there_and_back(spec: &Spec, fixture: &Path) -> Result<(), String> {
     let package = scratch.path().join("std");
     let back = scratch.path().join("hf");
     let report = run(spec, fixture, &package, "std")?;
-    let odd: Vec<_> = report.findings.iter().map(|finding| finding.message.clone()).collect();
+    // Files of the fixture that are no part of a model.
+    let odd = report.findings.iter().filter(|finding| finding.rule != "P041");
+    let odd: Vec<_> = odd.map(|finding| finding.message.clone()).collect();
     if !odd.is_empty() {
         return Err(format!("findings: {}", odd.join("; ")));
     }

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::{Failure, Request, foreign_format, read_whole_model};
+use super::{Failure, Request, foreign_format, read_whole_model, sidecar_files};
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::Result;
 use crate::base::source::Source;
 use crate::checkpoint::Tensor;
 use crate::exec::compare::{Operand, first_difference};
 use crate::folder::sentence_transformers;
-use crate::folder::{CONFIG_FILE, Opened};
+use crate::folder::{CONFIG_FILE, FolderFile, Opened};
 use crate::manifest::is_tokenizer_file;
 use crate::package::{
     Conformance, DenseStep, ForeignConfig, ForeignFile, ForeignTensor, Hparams, Model, Provenance,
@@ -239,7 +239,8 @@ fn claim(
 ) -> Conformance {
     let stored = tensors.outputs.iter().map(Stored::planned).collect();
     let root = opened.source.root();
-    let view = PackageView::planned(spec, model.clone(), stored, root, opened.files.clone());
+    let files = written_files(opened, spec);
+    let view = PackageView::planned(spec, model.clone(), stored, root, files);
     let verdict = rule::verdict(&view, Conformance::Full, &Selection::default());
     if verdict.reached == Some(Conformance::Full) {
         return Conformance::Full;
@@ -254,6 +255,15 @@ fn claim(
     }
     // The plan is complete, which is what the level below asks.
     Conformance::Schema
+}
+
+/// The files beside the weights that a package of this source has: what is not written is no part of
+/// it, whatever it is.
+pub(crate) fn written_files(opened: &Opened, spec: &Spec) -> Vec<FolderFile> {
+    let (carried, _) = sidecar_files(opened, spec);
+    let mut files = opened.files.clone();
+    files.retain(|file| carried.contains(&file.name));
+    files
 }
 
 /// The embedding task of a sentence-transformers folder.

@@ -105,7 +105,7 @@ pub(super) fn to_foreign(
         write_file(&staging.path().join(name), &bytes)?;
     }
     if request.verify {
-        report.verified = Some(verify_foreign(opened, request, staging.path(), &tensors)?);
+        report.verified = Some(verify_foreign(opened, request, staging.path(), &tensors, &report)?);
     }
     if request.check_outputs {
         check_outputs(opened, request, staging.path(), &mut report)?;

@@ -11,6 +11,7 @@ use crate::exec::staging::Staging;
 use crate::exec::write::{self, Container};
 use crate::folder::Opened;
 use crate::format::gguf::{self, types::TYPES};
+use crate::manifest::is_tokenizer_file;
 use crate::metadata::{Metadata, Value};
 use crate::package::METADATA_FILE;
 use crate::plan::export::{self, Export};
@@ -138,8 +139,8 @@ fn file_type(tensors: &Tensors) -> Option<u32> {
     sizes.into_iter().max_by_key(|(_, size)| *size).map(|(number, _)| number)
 }
 
-/// Adds the keys of the tokenizer whose files stand beside the checkpoint. A tokenizer that no
-/// program of this format has is no reason to keep the weights back: the file says that it has none.
+/// Adds the keys of the tokenizer whose files stand beside the checkpoint. Where there are none, or
+/// where it is allowed to lose what no program of this format has, the file says that it has none.
 fn add_tokenizer(
     opened: &Opened,
     request: &Request<'_>,
@@ -163,6 +164,23 @@ fn add_tokenizer(
             for (key, value) in keys.metadata.iter() {
                 let _ = metadata.push(key.to_owned(), value.clone());
             }
+        }
+        // A model whose texts nobody can split does not serve: that has to be asked for.
+        Err(errors)
+            if !request.allow_no_tokenizer
+                && opened.files.iter().any(|file| is_tokenizer_file(&file.name)) =>
+        {
+            let lost = errors.into_iter().map(|error| Diagnostic {
+                message: format!("the file would get no tokenizer: {}", error.message),
+                help: Some(match error.help {
+                    Some(help) => {
+                        format!("{help}; --allow-no-tokenizer writes the file without one")
+                    }
+                    None => "--allow-no-tokenizer writes the file without one".to_owned(),
+                }),
+                ..error
+            });
+            return Err(Failure::Findings(lost.collect()));
         }
         Err(errors) => {
             metadata.set("tokenizer.ggml.model", Value::from("none"));
@@ -219,7 +237,7 @@ pub(super) fn write(
     write_shards(opened, request, &folder, tensors, &shards, container, false, &mut report)?;
     refuse_not_finite(&report, tensors)?;
     if request.verify {
-        report.verified = Some(verify_foreign(opened, request, &folder, tensors)?);
+        report.verified = Some(verify_foreign(opened, request, &folder, tensors, &report)?);
     }
     if request.check_outputs {
         check_outputs(opened, request, &folder, &mut report)?;

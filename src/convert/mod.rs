@@ -25,7 +25,7 @@ use crate::exec::staging::free_space;
 use crate::exec::write::{self, Container, Shard, Written};
 use crate::folder::{CONFIG_FILE, Opened};
 use crate::format::{self, safetensors};
-use crate::manifest::needs_text;
+use crate::manifest::{is_tokenizer_file, needs_text};
 use crate::package::{
     BUFFERS_FILE, Conformance, Dropped, Loss, MANIFEST_FILE, MODEL_FILE, Model, Provenance,
     SOURCE_FILE, TENSORS_STEM,
@@ -35,7 +35,7 @@ use crate::plan::{self, Decode, Step, Tensors, export};
 use crate::spec::Spec;
 
 pub use self::canonical::model_of;
-pub(crate) use self::canonical::{canonical, canonical_or_decoded};
+pub(crate) use self::canonical::{canonical, canonical_or_decoded, written_files};
 pub(crate) use self::package::generic_copies;
 pub use self::words::{parse_dtype, parse_quant, parse_size, strip_slash};
 
@@ -60,7 +60,9 @@ pub struct Request<'a> {
     pub n_threads: usize,
     /// Whether to replace the destination.
     pub force: bool,
-    /// Whether to prove the way back by hash.
+    /// Whether a GGUF file may be written without the tokenizer that stands beside the source.
+    pub allow_no_tokenizer: bool,
+    /// Whether to read back what was written, and to compare it with the source.
     pub verify: bool,
     /// Whether to compute the outputs of source and result, and to compare them.
     pub check_outputs: bool,
@@ -83,6 +85,7 @@ impl<'a> Request<'a> {
             max_shard_bytes: None,
             n_threads: 1,
             force: false,
+            allow_no_tokenizer: false,
             verify: false,
             check_outputs: false,
             dry_run: false,
@@ -217,13 +220,25 @@ pub struct ReadRange {
     pub bytes: [u64; 2],
 }
 
-/// What the way back gave.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+/// What came of reading back what was written, and comparing it with the source.
+///
+/// A package is exported to the format of its source, a foreign checkpoint imported; both sides of a
+/// foreign checkpoint are compared as the numbers of canonical tensors.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Verified {
-    /// The foreign tensors that come back with the same SHA-256.
+    /// The tensors that come back equal: in the same dtype every byte, in another one every number.
     pub equal: u64,
-    /// Those that were changed on purpose, by a cast or a value op.
+    /// Those that were changed on purpose.
     pub changed: u64,
+    /// How many of them by what: `cast`, `quantized`, `decoded`, `computed`, `left out in part`.
+    pub changed_by: BTreeMap<String, u64>,
+    /// The greatest difference of two numbers of those that were changed; absent where none was
+    /// computed.
+    pub max_difference: Option<f64>,
+    /// Tensors that are not written, each told of by a finding.
+    pub left_out: Vec<String>,
+    /// Hyperparameters that the written format does not keep as they are.
+    pub hyperparameters: Vec<String>,
 }
 
 /// How far an output of the result is from that of the source.
@@ -412,6 +427,8 @@ fn report(
         }
     });
     let kind = if opened.is_package { "std" } else { foreign_format(opened) };
+    let mut findings = opened.checkpoint.findings.clone();
+    findings.extend(left_behind(&left));
     Report {
         schema: "llmstd.convert/1",
         source: opened.source.root().display().to_string(),
@@ -433,8 +450,37 @@ fn report(
         loss: None,
         verified: None,
         outputs: None,
-        findings: opened.checkpoint.findings.clone(),
+        findings,
     }
+}
+
+/// Tells of the files that are not carried over: by itself of each that has to do with text, as the
+/// result may serve otherwise without it, and of all others together.
+fn left_behind(left: &[String]) -> Vec<Diagnostic> {
+    const WORDS: &[&str] = &["token", "vocab", "merges", "bpe", "template"];
+    const ENDS: &[&str] = &[".spm", ".model", ".jinja"];
+    let of_text = |name: &&String| {
+        let lower = name.to_lowercase();
+        is_tokenizer_file(name)
+            || WORDS.iter().any(|word| lower.contains(word))
+            || ENDS.iter().any(|end| lower.ends_with(end))
+    };
+    let (texts, others): (Vec<&String>, Vec<&String>) = left.iter().partition(of_text);
+    let mut findings: Vec<Diagnostic> = texts
+        .into_iter()
+        .map(|name| {
+            let message = format!("{name} is not carried over, and seems to be of the tokenizer");
+            Diagnostic::warning("P041", message)
+                .file(name)
+                .help("copy it beside the result, if what serves the model needs it")
+        })
+        .collect();
+    if !others.is_empty() {
+        let names: Vec<&str> = others.into_iter().map(String::as_str).collect();
+        let message = format!("not carried over: {}", names.join(", "));
+        findings.push(Diagnostic::note("P041", message));
+    }
+    findings
 }
 
 /// Refuses a plan that the disk has no room for.

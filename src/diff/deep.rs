@@ -83,6 +83,7 @@ pub fn deepen(
     diff.changes.append(&mut more);
     diff.deep = true;
     diff.judge();
+    diff.ranking = diff.ranked().into_iter().map(|(change, _)| change.subject.clone()).collect();
     Ok(())
 }
 

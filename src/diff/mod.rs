@@ -51,6 +51,10 @@ pub struct Diff {
     pub deep: bool,
     /// Every change, in the order of the rules.
     pub changes: Vec<Change>,
+    /// The tensors whose values were compared, the furthest apart first: by the relative norm of the
+    /// difference, then by its greatest element. Each is the subject of a change that has the values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranking: Vec<String>,
 }
 
 /// One of two versions.
@@ -67,6 +71,8 @@ pub struct Side {
     pub model: Option<String>,
     /// The number of tensors.
     pub tensors: u64,
+    /// Of how many tensors a manifest was believed: their bytes were not read.
+    pub believed: u64,
     /// How many tensors, elements and bytes there are of each dtype.
     pub dtypes: BTreeMap<String, Census>,
 }
@@ -179,12 +185,36 @@ pub fn compare(old: &Version, new: &Version, spec: &Spec) -> Diff {
         equal_tensors: tensors.n_equal as u64,
         deep: false,
         changes,
+        ranking: Vec::new(),
     };
     diff.judge();
     diff
 }
 
 impl Diff {
+    /// Whether every tensor of both versions has the same name, dtype, shape and bytes.
+    pub fn same_weights(&self) -> bool {
+        self.equal_tensors != 0
+            && self.equal_tensors == self.old.tensors
+            && self.equal_tensors == self.new.tensors
+    }
+
+    /// The changes whose values were compared, as [`Diff::ranking`] has them.
+    pub fn ranked(&self) -> Vec<(&Change, &Values)> {
+        let compared = self.changes.iter().filter_map(|one| Some((one, one.values.as_ref()?)));
+        let mut ranked: Vec<_> = compared.filter(|(_, values)| values.changed != 0).collect();
+        // Where every old value is 0, nothing is further away.
+        let far = |values: &Values| {
+            let far = values.relative_l2.or(values.max_difference.map(|_| f64::INFINITY));
+            (far.unwrap_or(-1.0), values.max_difference.unwrap_or(-1.0))
+        };
+        ranked.sort_by(|(_, a), (_, b)| {
+            let ((a, worst_a), (b, worst_b)) = (far(a), far(b));
+            b.total_cmp(&a).then(worst_b.total_cmp(&worst_a))
+        });
+        ranked
+    }
+
     /// Puts the changes in order, and says what they come to.
     fn judge(&mut self) {
         self.changes.sort_by_key(|change| change.rule);
@@ -206,6 +236,7 @@ impl Side {
             architecture: architecture(manifest).map(str::to_owned),
             model: manifest.digests.model.clone(),
             tensors: tensors::wholes(manifest).tensors.len() as u64,
+            believed: version.n_believed,
             dtypes: manifest.dtypes.clone(),
         }
     }

@@ -68,8 +68,41 @@ pub struct Values {
     pub max_difference: Option<f64>,
     /// The largest difference relative to the old value, over finite old values but 0.
     pub max_relative_difference: Option<f64>,
+    /// The norm of the difference by the norm of the old values, over pairs of finite values; absent
+    /// where none was computed or every old value is 0.
+    pub relative_l2: Option<f64>,
+    /// The cosine of the angle between the two, over pairs of finite values; absent where none was
+    /// computed or one of the two is 0.
+    pub cosine: Option<f64>,
     /// How many are NaN or infinite, in the first and in the second.
     pub not_finite: [u64; 2],
+}
+
+/// Sums over pairs of finite values.
+#[derive(Default)]
+struct Sums {
+    old: f64,
+    new: f64,
+    product: f64,
+    difference: f64,
+}
+
+impl Sums {
+    fn add(&mut self, old: f64, new: f64) {
+        self.old += old * old;
+        self.new += new * new;
+        self.product += old * new;
+        self.difference += (new - old) * (new - old);
+    }
+
+    fn relative_l2(&self) -> Option<f64> {
+        Some((self.difference / self.old).sqrt()).filter(|ratio| ratio.is_finite())
+    }
+
+    fn cosine(&self) -> Option<f64> {
+        let cosine = self.product / (self.old.sqrt() * self.new.sqrt());
+        Some(cosine.clamp(-1.0, 1.0)).filter(|cosine| cosine.is_finite())
+    }
 }
 
 /// Compares two logical tensors of one shape, element by element.
@@ -93,6 +126,7 @@ pub fn values(a: Operand<'_>, b: Operand<'_>) -> Result<Values> {
         return Err(Error::unsupported(format!("comparing {from} values with {to} values")));
     }
     let mut values = Values { elements: n, ..Values::default() };
+    let mut sums = Sums::default();
     let (mut buffer_a, mut buffer_b) = (Vec::new(), Vec::new());
     let step = (CHUNK_LEN / unit_a.max(unit_b)).max(1);
     let mut start = 0;
@@ -108,7 +142,7 @@ pub fn values(a: Operand<'_>, b: Operand<'_>) -> Result<Values> {
                 let n = block_a.len() / unit_a as usize;
                 decode(from, block_a, &mut old[..n]);
                 decode(to, block_b, &mut new[..n]);
-                values.add(&old[..n], &new[..n]);
+                values.add(&old[..n], &new[..n], &mut sums);
             }
         } else {
             let pairs = bytes_a.chunks(unit_a as usize).zip(bytes_b.chunks(unit_b as usize));
@@ -116,17 +150,23 @@ pub fn values(a: Operand<'_>, b: Operand<'_>) -> Result<Values> {
         }
         start = end;
     }
+    if computes {
+        (values.relative_l2, values.cosine) = (sums.relative_l2(), sums.cosine());
+    }
     Ok(values)
 }
 
 impl Values {
-    fn add(&mut self, old: &[f64], new: &[f64]) {
+    fn add(&mut self, old: &[f64], new: &[f64], sums: &mut Sums) {
         let worst = |worst: &mut Option<f64>, value: f64| {
             *worst = Some(worst.map_or(value, |worst: f64| worst.max(value)));
         };
         for (&old, &new) in old.iter().zip(new) {
             self.not_finite[0] += u64::from(!old.is_finite());
             self.not_finite[1] += u64::from(!new.is_finite());
+            if old.is_finite() && new.is_finite() {
+                sums.add(old, new);
+            }
             if old == new || (old.is_nan() && new.is_nan()) {
                 continue;
             }

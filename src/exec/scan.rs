@@ -4,10 +4,14 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use rayon::prelude::*;
+
 use super::hash::{Hash, update_both};
-use crate::base::error::{Error, Result};
+use super::produce::Producer;
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{FileId, Source};
 use crate::checkpoint::DType;
+use crate::plan::program::{Input, Output};
 
 /// Bytes are taken this many at a time, so that they are still in the cache for the next reader.
 /// A multiple of every element's size.
@@ -92,6 +96,34 @@ pub fn scan(
     });
     let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.into_iter().map(|result| result.expect("every job was taken")).collect()
+}
+
+/// A census of the values of logical tensors, in their order, on `n_threads` threads.
+///
+/// `progress` hears of every batch of bytes that is done.
+///
+/// # Errors
+/// One cannot be produced.
+pub fn census(
+    source: &Source,
+    inputs: &[Input],
+    outputs: &[Output],
+    n_threads: usize,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Vec<Values>> {
+    let one = |output: &Output| -> Result<Values> {
+        let producer = Producer::new(source, inputs, output)?;
+        let (mut values, mut buffer) = (Values::default(), Vec::new());
+        for range in producer.chunks(CHUNK_LEN as u64) {
+            let len = range.end - range.start;
+            values.take(output.dtype, producer.bytes(range, &mut buffer));
+            progress(len);
+        }
+        Ok(values)
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build();
+    let pool = pool.map_err(|err| Error::new(ErrorKind::Io, format!("no threads: {err}")))?;
+    pool.install(|| outputs.par_iter().map(one).collect())
 }
 
 fn scan_file(source: &Source, job: &Job, progress: &(dyn Fn(u64) + Sync)) -> Result<FileScan> {

@@ -364,6 +364,16 @@ impl Tensors {
         Some(Output { name: name.to_owned(), dtype, shape: layout.shape, content })
     }
 
+    /// Every tensor as the numbers that it is, or stands for: what is packed is decoded, and those of
+    /// several parts are one.
+    pub fn numbers_of_all(&self) -> Vec<Output> {
+        let plain = self.outputs.iter().filter(|output| {
+            let name = &output.name;
+            !self.wholes.contains_key(name) && !self.encodings.contains_key(name)
+        });
+        plain.cloned().chain(self.encodings.keys().filter_map(|name| self.numbers(name))).collect()
+    }
+
     /// The bytes that the outputs take.
     pub fn n_bytes(&self) -> u64 {
         self.outputs.iter().map(Output::n_bytes).sum()

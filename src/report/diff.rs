@@ -58,6 +58,7 @@ pub fn text(diff: &Diff, options: Options) -> String {
             let _ = writeln!(text, "  … and {} more; -v shows all", lines.len() - options.limit);
         }
     }
+    text.push_str(&ranking(diff, options));
     let same: Vec<&str> =
         diff.same.iter().filter(|(_, same)| **same == Some(true)).map(|(name, _)| *name).collect();
     if !diff.changes.is_empty() && !same.is_empty() {
@@ -68,11 +69,17 @@ pub fn text(diff: &Diff, options: Options) -> String {
 
 /// Why the verdict is what it is, in one line.
 fn headline(diff: &Diff) -> String {
+    let believed = match diff.old.believed.max(diff.new.believed) {
+        0 => "",
+        _ => ", by their manifests; bytes not read: --deep reads them",
+    };
     let Some(rule) = diff.verdict.rule else {
         let model = diff.new.model.as_deref().and_then(|model| model.get(..12));
         return match model {
-            Some(model) if diff.old.model == diff.new.model => format!("the same model, {model}"),
-            _ => "no difference".to_owned(),
+            Some(model) if diff.old.model == diff.new.model => {
+                format!("the same model, {model}{believed}")
+            }
+            _ => format!("no difference{believed}"),
         };
     };
     let group: Vec<&Change> = diff.changes.iter().filter(|change| change.rule == rule).collect();
@@ -82,7 +89,30 @@ fn headline(diff: &Diff) -> String {
         [change] => change.message.clone(),
         changes => count(changes, diff),
     };
-    format!("{what}; {reason} [{rule}]")
+    let weights = match diff.same_weights() {
+        true => format!("weights identical ({0} of {0}){believed}; ", diff.equal_tensors),
+        false => String::new(),
+    };
+    format!("{weights}{what}; {reason} [{rule}]")
+}
+
+/// How far each tensor that was read is apart, the furthest first.
+fn ranking(diff: &Diff, options: Options) -> String {
+    let ranked = diff.ranked();
+    if ranked.is_empty() {
+        return String::new();
+    }
+    let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3e}"));
+    let mut text = "\n  relative L2      cosine     max abs  tensor\n".to_owned();
+    for (change, values) in ranked.iter().take(options.limit) {
+        let cosine = values.cosine.map_or("-".to_owned(), |cosine| format!("{cosine:.7}"));
+        let (l2, worst) = (number(values.relative_l2), number(values.max_difference));
+        let _ = writeln!(text, "{l2:>13}  {cosine:>10}  {worst:>10}  {}", change.subject);
+    }
+    if options.limit < ranked.len() {
+        let _ = writeln!(text, "  … and {} more; -v shows all", ranked.len() - options.limit);
+    }
+    text
 }
 
 fn count(changes: &[&Change], diff: &Diff) -> String {

@@ -166,9 +166,19 @@ pub struct Verdict {
     pub checks: Vec<Check>,
     /// What they found, in the order of the rules.
     pub findings: Vec<Diagnostic>,
-    /// The highest level that was looked at and that nothing speaks against.
+    /// The highest level of which no rule was left out by the selection, and that nothing that was
+    /// read speaks against.
     pub reached: Option<Conformance>,
 }
+
+/// Why a rule that the selection leaves out was not applied.
+pub const NOT_SELECTED: &str = "it is not selected";
+
+/// Why a rule of a higher level than is asked for was not applied.
+pub const HIGHER_LEVEL: &str = "it belongs to a higher level";
+
+/// Why a rule about bytes was not applied where they were not read.
+pub const NEEDS_DEEP: &str = "it needs --deep";
 
 /// Applies every rule of a level and of the levels below it.
 ///
@@ -178,19 +188,21 @@ pub fn verdict(view: &PackageView<'_>, level: Conformance, selection: &Selection
     let mut refused: Option<Conformance> = None;
     for rule in RULES {
         let mut found = Vec::new();
-        let skipped = if !selection.has(rule.id) {
-            Some("it is not selected")
+        let is_left_out = !selection.has(rule.id);
+        let skipped = if is_left_out {
+            Some(NOT_SELECTED)
         } else if level < rule.level {
-            Some("it belongs to a higher level")
+            Some(HIGHER_LEVEL)
         } else if rule.deep && !view.is_deep() {
-            Some("it needs --deep")
+            Some(NEEDS_DEEP)
         } else {
             None
         };
         let (outcome, why) = match skipped {
             Some(why) => (Outcome::Skipped, Some(why)),
-            None if view.is_planned() && rule.level == Conformance::Container => {
-                (Outcome::NotApplicable, Some("it is about packages"))
+            // Values are looked at whatever they lie in.
+            None if view.is_planned() && rule.level == Conformance::Container && !rule.deep => {
+                (Outcome::NotApplicable, Some(view::NO_PACKAGE))
             }
             None => match (rule.check)(view, &mut found) {
                 _ if found.iter().any(|finding| finding.level == Level::Error) => {
@@ -202,7 +214,8 @@ pub fn verdict(view: &PackageView<'_>, level: Conformance, selection: &Selection
             },
         };
         let blocked = outcome == Outcome::Skipped && skipped.is_none();
-        if outcome == Outcome::Fail || blocked {
+        // What was not asked for is not proven.
+        if outcome == Outcome::Fail || blocked || (is_left_out && rule.level <= level) {
             refused = Some(refused.map_or(rule.level, |refused| refused.min(rule.level)));
         }
         if view.is_planned() {

@@ -2,7 +2,8 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::view::Counted;
+use crate::rule::{Checked, PackageView, Rule};
 
 /// Every element of a tensor is zero.
 pub(super) static RULE: Rule = Rule {
@@ -15,17 +16,14 @@ pub(super) static RULE: Rule = Rule {
 };
 
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    for shard in &view.shards {
-        let Some((tensors, scan)) = &shard.scan else { continue };
-        for (tensor, piece) in tensors.iter().zip(&scan.pieces) {
-            if !piece.values.nonzero && tensor.len != 0 {
-                found.push(
-                    RULE.finding(format!("every element of `{}` is zero", tensor.name))
-                        .tensor(&tensor.name)
-                        .file(&shard.name)
-                        .help("right for a bias that was never trained, wrong for a weight"),
-                );
-            }
+    for Counted { name, file, values, .. } in &view.census {
+        if !values.nonzero {
+            found.push(
+                RULE.finding(format!("every element of `{name}` is zero"))
+                    .tensor(name)
+                    .file(file)
+                    .help("right for a bias that was never trained, wrong for a weight"),
+            );
         }
     }
     Ok(())

@@ -16,7 +16,7 @@ use crate::base::json;
 use crate::base::source::{FileId, Source};
 use crate::checkpoint::{Checkpoint, DType, Encoding, Payload};
 use crate::encoding::layout::{self, LAYOUTS};
-use crate::exec::scan::{FileScan, Job, Piece, scan};
+use crate::exec::scan::{FileScan, Job, Piece, Values, scan};
 use crate::folder::{self, FolderFile};
 use crate::format::safetensors;
 use crate::manifest::{Manifest, SCHEMA};
@@ -98,6 +98,18 @@ impl Stored {
     }
 }
 
+/// A tensor whose values were looked at.
+pub struct Counted {
+    /// Its name: in a package the standard's, else the foreign one.
+    pub name: String,
+    /// The file it is in.
+    pub file: String,
+    /// Its bytes there: first, and one past the last.
+    pub bytes: [u64; 2],
+    /// What its values are; of a packed tensor, those that it stands for.
+    pub values: Values,
+}
+
 /// What rules look at.
 pub struct PackageView<'a> {
     /// The standard.
@@ -120,6 +132,8 @@ pub struct PackageView<'a> {
     pub tensors: Vec<Stored>,
     /// What the readers noticed.
     pub findings: Vec<Diagnostic>,
+    /// The values of the tensors, where they were read.
+    pub census: Vec<Counted>,
     source: Source,
     scans: BTreeMap<String, [u8; 32]>,
     deep: bool,
@@ -127,6 +141,9 @@ pub struct PackageView<'a> {
     expected: OnceCell<Result<Vec<Expected>, String>>,
     vocabularies: OnceCell<Vec<(String, Result<Vocabulary, Error>)>>,
 }
+
+/// Why a rule about packages says nothing of a foreign checkpoint.
+pub(super) const NO_PACKAGE: &str = "it is about packages";
 
 /// The name of the shard index of a package.
 pub fn index_file() -> String {
@@ -190,6 +207,7 @@ impl<'a> PackageView<'a> {
             shards: Vec::new(),
             tensors: Vec::new(),
             findings: Vec::new(),
+            census: Vec::new(),
             source,
             scans: BTreeMap::new(),
             deep: false,
@@ -225,6 +243,7 @@ impl<'a> PackageView<'a> {
             shards: Vec::new(),
             tensors,
             findings: Vec::new(),
+            census: Vec::new(),
             source,
             scans: BTreeMap::new(),
             deep: false,
@@ -306,13 +325,30 @@ impl<'a> PackageView<'a> {
         }
         let scans = scan(&self.source, &jobs, n_threads, progress)?;
         for ((name, shard, tensors), scan) in owners.into_iter().zip(scans) {
-            self.scans.insert(name, scan.sha256);
+            self.scans.insert(name.clone(), scan.sha256);
             if let Some(shard) = shard {
+                let counted =
+                    tensors.iter().zip(&scan.pieces).filter(|(tensor, _)| tensor.len != 0);
+                self.census.extend(counted.map(|(tensor, piece)| Counted {
+                    name: tensor.name.clone(),
+                    file: name.clone(),
+                    bytes: [tensor.start, tensor.start.saturating_add(tensor.len)],
+                    values: piece.values,
+                }));
                 self.shards[shard].scan = Some((tensors, scan));
             }
         }
         self.deep = true;
         Ok(())
+    }
+
+    /// Says what the values of tensors are, which somebody else has read: those of a foreign
+    /// checkpoint, or those that packed tensors stand for.
+    pub fn count(&mut self, census: Vec<Counted>) {
+        let names: BTreeSet<&str> = census.iter().map(|counted| counted.name.as_str()).collect();
+        self.census.retain(|counted| !names.contains(counted.name.as_str()));
+        self.census.extend(census);
+        self.deep = true;
     }
 
     /// The tensors of a file, by its header, or by the manifest where the header cannot be read.
@@ -398,8 +434,11 @@ impl<'a> PackageView<'a> {
     /// `manifest.json`.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// It cannot be read, or this is no package.
     pub fn manifest(&self) -> Result<&Manifest, NotChecked> {
+        if self.planned {
+            return Err(NotChecked::NotApplicable(NO_PACKAGE));
+        }
         self.manifest.good().ok_or(NotChecked::Blocked("manifest.json cannot be read"))
     }
 

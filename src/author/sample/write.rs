@@ -7,11 +7,10 @@ use serde_json::{Value as Json, json};
 
 use super::{Sample, tiny};
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::convert::{self, Failure, Report, Request, Silent};
+use crate::convert::{self, Failure, Report, Request};
 use crate::exec::staging::Staging;
 use crate::folder;
 use crate::package::{MODEL_FILE, SOURCE_FILE, TENSORS_STEM};
-use crate::plan;
 use crate::spec::Spec;
 use crate::spec::map::Map;
 
@@ -33,21 +32,7 @@ pub fn write(
     name.push("-package");
     let package = Staging::new(&destination.with_file_name(name), false)?;
     write_package(sample, package.path())?;
-    let request = Request {
-        spec,
-        destination,
-        to: &map.format,
-        arch: None,
-        generic: false,
-        plan: plan::Options::default(),
-        max_shard_bytes: None,
-        n_threads: 1,
-        force: false,
-        verify: true,
-        check_outputs: false,
-        dry_run: false,
-        progress: &Silent,
-    };
+    let request = Request { verify: true, ..Request::new(spec, destination, &map.format) };
     convert::convert(folder::open(package.path())?, &request)
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use llmstd::checkpoint::DType;
-use llmstd::convert::{self, Failure, Report, Request};
+use llmstd::convert::{self, Failure, Report, Request, Verified};
 use llmstd::encoding::BlockType;
 use llmstd::folder;
 use llmstd::format;
@@ -61,16 +61,20 @@ pub(crate) struct Args {
     /// The most bytes of tensors in one file: 5GB if nothing is said, and no limit for a .gguf file
     #[arg(long, value_name = "SIZE", value_parser = convert::parse_size)]
     max_shard_size: Option<u64>,
+    /// Write a GGUF file without the tokenizer of the source, where GGUF cannot say it
+    #[arg(long)]
+    allow_no_tokenizer: bool,
     /// Keep names and bytes as they are, without an architecture
     #[arg(long)]
     generic: bool,
     /// Print the plan and write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Prove by hash that every tensor comes back
+    /// Read back what was written, and compare every tensor with the source
     #[arg(long)]
     verify: bool,
-    /// Compute the outputs of source and result for the same inputs, and compare them
+    /// Compute the outputs of source and result for the same inputs, and compare them. Both are read
+    /// by this program: a key that it reads wrongly on both sides is not seen
     #[arg(long, conflicts_with_all = ["generic", "dry_run"])]
     check_outputs: bool,
     /// Replace the destination
@@ -126,6 +130,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         n_threads: n_threads.max(1),
         force: args.force,
         verify: args.verify,
+        allow_no_tokenizer: args.allow_no_tokenizer,
         check_outputs: args.check_outputs,
         dry_run: args.dry_run,
         progress: &bar,
@@ -163,9 +168,6 @@ fn text(report: &Report, global: &Global) -> String {
         }
     }
     text.push_str(&output::findings(&report.findings, global));
-    if !report.left.is_empty() {
-        let _ = writeln!(text, "not carried over: {}", report.left.join(", "));
-    }
     if let Some(loss) = &report.loss {
         let _ = writeln!(
             text,
@@ -195,15 +197,7 @@ fn text(report: &Report, global: &Global) -> String {
         );
     }
     if let Some(verified) = &report.verified {
-        let changed = match verified.changed {
-            0 => String::new(),
-            n => format!(", {n} were changed on purpose"),
-        };
-        let _ = writeln!(
-            text,
-            "verified: {} tensors come back with the same SHA-256{changed}",
-            verified.equal
-        );
+        text.push_str(&proof(verified));
     }
     for output in report.outputs.iter().flatten() {
         let _ = writeln!(
@@ -211,6 +205,35 @@ fn text(report: &Report, global: &Global) -> String {
             "{}: source and result differ by at most {:e}, the greatest number is {}",
             output.name, output.max_abs, output.scale
         );
+    }
+    if report.outputs.is_some() {
+        text.push_str(
+            "  both sides were read and computed by this program: a key that it reads wrongly on \
+             both is not seen\n",
+        );
+    }
+    text
+}
+
+/// What `--verify` proved, in words that claim no more.
+fn proof(verified: &Verified) -> String {
+    let mut text =
+        format!("verified: read back and compared with the source: {} equal", verified.equal);
+    if verified.changed != 0 {
+        let by: Vec<&str> = verified.changed_by.keys().map(String::as_str).collect();
+        let _ = write!(text, ", {} changed on purpose ({})", verified.changed, by.join(", "));
+        if let Some(difference) = verified.max_difference {
+            let _ = write!(text, ", by at most {difference:.3e}");
+        }
+    }
+    if !verified.left_out.is_empty() {
+        let _ = write!(text, ", {} left out, as is told above", verified.left_out.len());
+    }
+    text.push('\n');
+    if !verified.hyperparameters.is_empty() {
+        let keys = verified.hyperparameters.join(", ");
+        let _ =
+            writeln!(text, "  hyperparameters that the format does not keep as they are: {keys}");
     }
     text
 }

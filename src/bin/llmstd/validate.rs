@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use llmstd::base::diagnostic::Level;
 use llmstd::package::Conformance;
-use llmstd::rule::{Outcome, Selection};
+use llmstd::rule::{HIGHER_LEVEL, NEEDS_DEEP, NOT_SELECTED, Outcome, Selection};
 use llmstd::spec::Spec;
 use llmstd::validate::{Input, InputResult, Kind, Options, Report, Validation, validate};
 
@@ -25,7 +25,7 @@ Examples:
 Exit status:
   0  nothing is wrong
   1  a finding of level error, in any of the inputs
-  2  an input could not be checked")]
+  2  an input could not be checked, or no rule was selected that applies to it")]
 pub(crate) struct Args {
     /// Packages, or checkpoints of other formats
     #[arg(required = true, value_name = "PATH")]
@@ -176,14 +176,22 @@ fn summary(path: &str, report: &Report) -> String {
             })
             .collect();
     let level = report.level.name();
-    if report.valid {
+    if !report.left_out.is_empty() {
+        let verdict = if report.valid { "nothing is wrong" } else { "some are broken" };
+        let _ = write!(text, "of the rules selected, {verdict}; no level is claimed");
+    } else if report.valid {
         let verb = if report.kind == Kind::Package { "keeps" } else { "can keep" };
-        let _ = write!(text, "{verb} level {level}");
+        let by = if report.deep { "" } else { " by its headers" };
+        let _ = write!(text, "{verb} level {level}{by}");
     } else {
         let _ = write!(text, "does not keep level {level}");
         if let Some(reached) = report.reached {
-            let _ = write!(text, ", only {}", reached.name());
+            let by = if report.deep { "" } else { " by its headers" };
+            let _ = write!(text, ", only {}{by}", reached.name());
         }
+    }
+    if !report.deep {
+        text.push_str(", bytes not read: --deep reads them");
     }
     if !counts.is_empty() {
         let _ = write!(text, ": {}", counts.join(", "));
@@ -194,7 +202,16 @@ fn summary(path: &str, report: &Report) -> String {
         0 => {}
         n => skipped.push(format!("{n} skipped")),
     }
-    let _ = write!(text, " ({n_looked} rules checked");
+    // What was asked for and could not be done is no detail.
+    let known = [NOT_SELECTED, NEEDS_DEEP, HIGHER_LEVEL];
+    let blocked = report.checks.iter().filter(|check| check.outcome == Outcome::Skipped);
+    let mut why: Vec<&str> = blocked.filter_map(|check| check.why).collect();
+    why.retain(|why| !known.contains(why));
+    if let Some(first) = why.first() {
+        skipped.push(format!("{} of them as {first}", why.len()));
+    }
+    let s = if n_looked == 1 { "" } else { "s" };
+    let _ = write!(text, " ({n_looked} rule{s} checked");
     for part in skipped {
         let _ = write!(text, ", {part}");
     }
