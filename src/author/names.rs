@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use crate::base::diagnostic::Diagnostic;
+use crate::base::limits::Backing;
 use crate::plan::keys;
 use crate::plan::names::{self, Choices};
 use crate::plan::ops::describe;
@@ -145,14 +146,16 @@ impl NameMap {
         let stack = arch.stacks.first().map(String::as_str);
         let names =
             StackNames { hparams: &keys.hparams, tokens: Some(&keys.tokens), stack, layer: None };
+        // The names of a file are here, its shapes are not: counts have the limits of a config.
+        let backing = Backing::config_alone();
         let choices = match file {
-            Some(present) => names::choices(map, present, &names)?,
+            Some(present) => names::choices(map, present, &names, backing)?,
             None => {
                 let prefix = map.prefixes.first().cloned().unwrap_or_default();
                 Choices { prefix, spellings: Vec::new() }
             }
         };
-        let mut instances = names::instances(map, &choices, &names)
+        let mut instances = names::instances(map, &choices, &names, backing)
             .map_err(|why| vec![Diagnostic::error("P003", why)])?;
         if let Some(present) = file {
             instances.retain(|instance| {

@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 use super::tiny::{self, Change, Tiny};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::limits::Backing;
 use crate::base::source::{Extent, Source};
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor};
 use crate::metadata::Metadata;
@@ -250,12 +251,12 @@ fn sample(
     let own = class.tasks.iter().find_map(|task| task.prefix.as_ref());
     let prefix = own.or(map.prefixes.first()).cloned().unwrap_or_default();
     let choices = Choices { prefix, spellings: Vec::new() };
-    let instances = names::instances(map, &choices, &names)?;
+    let instances = names::instances(map, &choices, &names, Backing::config_alone())?;
 
     let heads: BTreeSet<String> =
         class.heads.iter().map(|head| format!("heads.{head}.x")).collect();
     let present: BTreeSet<&str> = heads.iter().map(String::as_str).collect();
-    let expected = spec.expected(arch, &hparams, &present)?;
+    let expected = spec.expected(arch, &hparams, &present, Backing::config_alone())?;
     let tied = hparams.get("tie_embeddings") == Some(&Value::Bool(true));
     let made: BTreeSet<&str> =
         instances.iter().flat_map(|instance| &instance.to).map(String::as_str).collect();
@@ -361,7 +362,7 @@ fn buffers(
     names: &StackNames<'_>,
 ) -> std::result::Result<Vec<Dropped>, String> {
     let mut dropped = Vec::new();
-    for drop in names::drops(map, choices, names, &BTreeSet::new())? {
+    for drop in names::drops(map, choices, names, &BTreeSet::new(), Backing::config_alone())? {
         let Some(rule) = &drop.drop.make else { continue };
         let dtype = if rule.function == "iota" { DType::I64 } else { DType::F32 };
         let bound = Bound { names, bindings: &drop.bindings };

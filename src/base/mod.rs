@@ -6,4 +6,5 @@ pub mod diagnostic;
 pub mod error;
 pub mod hex;
 pub mod json;
+pub mod limits;
 pub mod source;

@@ -9,6 +9,7 @@ use super::names::{self, Bound, Choices, Instance};
 use super::ops::{Direction, TensorExpr, describe, exactness, run};
 use super::{DECODE_HELP, Exactness, Options, PartNames, Step, Tensors, keys, tasks, typed};
 use crate::base::diagnostic::{Diagnostic, Level};
+use crate::base::limits::Backing;
 use crate::checkpoint::{Checkpoint, DType, Encoding};
 use crate::encoding::layout::LAYOUTS;
 use crate::package::{MapUsed, Model, Provenance, Task, Value, WayBack};
@@ -72,11 +73,13 @@ pub fn export(
     };
     let used =
         provenance.and_then(|source| source.map.as_ref()).filter(|used| used.name == map.name);
+    let backing = Backing::of(canonical.exprs.values().map(|(expr, _)| &*expr.layout.shape));
+    names::check_counts(map, &names, backing, &BTreeMap::new()).map_err(|finding| vec![finding])?;
     let choices = choices(map, used, model, tasks::class(&config));
     let data = |why: String| {
         vec![Diagnostic::error("P003", format!("the mapping {}/{}: {why}", map.format, map.name))]
     };
-    let instances = names::instances(map, &choices, &names).map_err(data)?;
+    let instances = names::instances(map, &choices, &names, backing).map_err(data)?;
     let mut exporter = Exporter {
         spec,
         names: &names,
@@ -90,6 +93,7 @@ pub fn export(
         recorded: provenance
             .map(|source| source.tensors.iter().map(|tensor| tensor.name.as_str()).collect()),
         used: BTreeSet::new(),
+        backing,
         tensors: Tensors { inputs: canonical.inputs.clone(), ..Tensors::default() },
         errors: Vec::new(),
     };
@@ -395,6 +399,7 @@ struct Exporter<'a> {
     /// The foreign names of the source, if there was one.
     recorded: Option<BTreeSet<&'a str>>,
     used: BTreeSet<String>,
+    backing: Backing,
     tensors: Tensors,
     errors: Vec<Diagnostic>,
 }
@@ -517,7 +522,8 @@ impl Exporter<'_> {
 
     /// Makes the buffers that readers of the foreign layout miss, in the dtype of the token table.
     fn plan_without_source(&mut self, map: &Map, choices: &Choices) {
-        let drops = names::drops(map, choices, self.names, &BTreeSet::new()).unwrap_or_default();
+        let drops = names::drops(map, choices, self.names, &BTreeSet::new(), self.backing)
+            .unwrap_or_default();
         let dtype = self.stored.get("embed.tokens.weight").map_or(DType::F32, |(_, dtype)| *dtype);
         for drop in drops.iter().filter(|drop| drop.drop.emit_without_source) {
             let Some(rule) = &drop.drop.make else { continue };
@@ -549,7 +555,8 @@ impl Exporter<'_> {
         buffers: Option<&Checkpoint>,
         findings: &mut Vec<Diagnostic>,
     ) {
-        let drops = names::drops(map, choices, self.names, &BTreeSet::new()).unwrap_or_default();
+        let drops = names::drops(map, choices, self.names, &BTreeSet::new(), self.backing)
+            .unwrap_or_default();
         for dropped in &source.dropped {
             let step = |from: &str, ops: &str| Step {
                 name: dropped.name.clone(),

@@ -11,6 +11,7 @@ use super::ops::{Direction, TensorExpr, describe, exactness, run};
 use super::program::{Make, Recipe};
 use super::{Exactness, Facts, Options, Step, Tensors, by_name, tasks, unread};
 use crate::base::diagnostic::Diagnostic;
+use crate::base::limits::Backing;
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, row_major_strides};
 use crate::encoding::layout::LAYOUTS;
 use crate::package::{Dropped, ForeignTensor, Hparams, MapUsed, Task, Value, WayBack};
@@ -72,11 +73,13 @@ pub fn import(
         |stack| StackNames { hparams: &hparams, tokens: Some(&tokens), stack, layer: None };
     let main = arch.stacks.first().map(String::as_str);
     let names = stack_names(main);
-    let choices = names::choices(map, &present, &names)?;
+    let backing = backing(checkpoint);
+    names::check_counts(map, &names, backing, &keys.origins).map_err(|finding| vec![finding])?;
+    let choices = names::choices(map, &present, &names, backing)?;
     let data = |why: String| vec![data_error(map, &why)];
-    let mut instances = names::instances(map, &choices, &names).map_err(data)?;
+    let mut instances = names::instances(map, &choices, &names, backing).map_err(data)?;
     instances.retain(|instance| instance.holds(&present));
-    let drops = names::drops(map, &choices, &names, &present).map_err(data)?;
+    let drops = names::drops(map, &choices, &names, &present, backing).map_err(data)?;
 
     let mut planner = Planner {
         spec,
@@ -84,6 +87,7 @@ pub fn import(
         facts,
         options,
         foreign: by_name(checkpoint),
+        backing,
         names: &names,
         hparams: &hparams,
         used: BTreeMap::new(),
@@ -142,6 +146,11 @@ pub fn import(
         dropped,
         findings,
     })
+}
+
+/// The tensors of a checkpoint, against which the counts of a config are held.
+pub fn backing(checkpoint: &Checkpoint) -> Backing {
+    Backing::of(checkpoint.tensors.iter().map(Tensor::logical_shape))
 }
 
 /// The mapping for a foreign config: by what the config says, or else by its class, or else by
@@ -242,7 +251,8 @@ pub fn choose<'a>(
             StackNames { hparams: &keys.hparams, tokens: Some(&keys.tokens), stack, layer: None };
         let claims =
             map.claims_untyped.as_ref().is_some_and(|when| when.eval_bool(&names) == Ok(true));
-        (names::n_known(map, &present, &names) == present.len()).then_some(claims)
+        (names::n_known(map, &present, &names, backing(checkpoint)) == present.len())
+            .then_some(claims)
     };
     let mut fitting: Vec<(&Map, bool)> =
         maps.iter().filter_map(|map| Some((*map, fits(map)?))).collect();
@@ -285,6 +295,7 @@ struct Planner<'a> {
     facts: &'a dyn Facts,
     options: Options,
     foreign: BTreeMap<&'a str, &'a Tensor>,
+    backing: Backing,
     names: &'a StackNames<'a>,
     hparams: &'a Hparams,
     /// What reads each foreign tensor: the first foreign name of its rule.
@@ -764,7 +775,7 @@ impl<'a> Planner<'a> {
             }
         }
         let present: BTreeSet<&str> = made.union(&tied).copied().collect();
-        let expected = match self.spec.expected(self.arch, hparams, &present) {
+        let expected = match self.spec.expected(self.arch, hparams, &present, self.backing) {
             Ok(expected) => expected,
             Err(why) => {
                 self.errors.push(Diagnostic::error("P003", why));

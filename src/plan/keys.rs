@@ -7,11 +7,12 @@ use serde_json::Value as Json;
 
 use crate::base::diagnostic::Diagnostic;
 use crate::base::json::FLOAT_TAG;
+use crate::base::limits::MAX_LIST;
 use crate::package::{Hparams, Value};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
 use crate::spec::classes::Class;
-use crate::spec::expr::{MAX_LIST, Names, same};
+use crate::spec::expr::{Names, same};
 use crate::spec::hparams::{ProblemKind, StackNames};
 use crate::spec::map::{KeyRule, Map, Write};
 
@@ -244,11 +245,18 @@ impl<'a> Reader<'a> {
         if found.is_some() {
             return Ok(found);
         }
-        if let Some((count, each)) = &rule.each {
-            let count = count.eval_size(self)?;
+        if let Some((counted, each)) = &rule.each {
+            let count = counted.eval_size(self)?;
             // A config may claim any number of layers.
             if (MAX_LIST as u64) < count {
-                return Err(format!("a list of {count} entries, at most {MAX_LIST} are made"));
+                let name = self.map.keys.iter().find(|key| key.to == counted.text);
+                let from = name.and_then(|key| key.from.first());
+                let from = from.map(|path| format!(" (the config's `{path}`)"));
+                return Err(format!(
+                    "`{}`{} is {count}, and at most {MAX_LIST} layers are taken",
+                    counted.text,
+                    from.unwrap_or_default()
+                ));
             }
             let entry = |i: u64| {
                 let names = |name: &str| match name {
@@ -333,6 +341,9 @@ pub(super) fn from_json(json: &Json) -> Result<Value, String> {
             _ => return Err(format!("{number} is no number that can be kept")),
         },
         Json::String(word) => Value::Symbol(word.clone()),
+        Json::Array(items) if MAX_LIST < items.len() => {
+            return Err(format!("a list of {} entries, at most {MAX_LIST} are read", items.len()));
+        }
         Json::Array(items) => Value::List(items.iter().map(from_json).collect::<Result<_, _>>()?),
         // An infinite number, as transformers 5 writes it, is a word: `'Infinity'`.
         Json::Object(object) if object.len() == 1 && object.contains_key(FLOAT_TAG) => {

@@ -1,10 +1,11 @@
 //! Foreign names: which prefix and spellings a file uses, and what each rule is for each layer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::diagnostic::Diagnostic;
+use crate::base::limits::{Backing, Budget};
 use crate::package::Value;
-use crate::spec::expr::Names;
+use crate::spec::expr::{Expr, Names};
 use crate::spec::map::{DropRule, Each, Map, Rule, Spell};
 use crate::spec::template::{Bindings, Template};
 
@@ -79,15 +80,18 @@ impl Names for Bound<'_> {
 /// Every instance of every rule of a mapping.
 ///
 /// # Errors
-/// A variable or condition has no value.
+/// A variable or condition has no value, or a count is more than there are tensors for.
 pub fn instances<'a>(
     map: &'a Map,
     choices: &Choices,
     names: &dyn Names,
+    backing: Backing,
 ) -> Result<Vec<Instance<'a>>, String> {
     let mut instances = Vec::new();
+    let mut budget = Budget::new();
     for rule in &map.rules {
-        for bindings in choose(&rule.each, names)? {
+        for bindings in choose(&rule.each, names, backing)? {
+            budget.take(1)?;
             let bound = Bound { names, bindings: &bindings };
             if let Some(when) = &rule.when
                 && !when.eval_bool(&bound)?
@@ -104,7 +108,9 @@ pub fn instances<'a>(
             match &rule.over {
                 None => from = fill(&rule.from, &bindings)?,
                 Some((variable, count)) => {
-                    for index in 0..count.eval_size(&bound)? {
+                    let count = bounded(count, &bound, backing.max_rows(), backing)?;
+                    budget.take(count)?;
+                    for index in 0..count {
                         let mut bindings = bindings.clone();
                         bindings.insert(variable.clone(), index.to_string());
                         from.append(&mut fill(&rule.from, &bindings)?);
@@ -130,16 +136,19 @@ pub fn instances<'a>(
 /// `present` that begin so.
 ///
 /// # Errors
-/// A variable has no value.
+/// A variable has no value, or a count is more than there are tensors for.
 pub fn drops<'a>(
     map: &'a Map,
     choices: &Choices,
     names: &dyn Names,
     present: &BTreeSet<&str>,
+    backing: Backing,
 ) -> Result<Vec<DropInstance<'a>>, String> {
     let mut instances = Vec::new();
+    let mut budget = Budget::new();
     for drop in &map.drops {
-        for bindings in choose(&drop.each, names)? {
+        for bindings in choose(&drop.each, names, backing)? {
+            budget.take(1)?;
             let bound = Bound { names, bindings: &bindings };
             if let Some(when) = &drop.when
                 && !when.eval_bool(&bound)?
@@ -165,17 +174,75 @@ pub fn drops<'a>(
     Ok(instances)
 }
 
+/// A count, if it is one that what is there can back.
+fn bounded(count: &Expr, names: &dyn Names, most: u64, backing: Backing) -> Result<u64, String> {
+    let n = count.eval_size(names)?;
+    if most < n {
+        return Err(format!("`{}` is {n}, and {backing}", count.text));
+    }
+    Ok(n)
+}
+
+/// Checks that the tensors can be as many as the counts of a mapping. `origins` says where the
+/// values of hyperparameters come from.
+///
+/// # Errors
+/// There are too few for a count.
+pub fn check_counts(
+    map: &Map,
+    names: &dyn Names,
+    backing: Backing,
+    origins: &BTreeMap<String, String>,
+) -> Result<(), Diagnostic> {
+    fn each(each: &[(String, Each)]) -> impl Iterator<Item = &Expr> {
+        each.iter().filter_map(|(_, each)| match each {
+            Each::Count(count) => Some(count),
+            Each::Texts(_) => None,
+        })
+    }
+    let rules = map.rules.iter().flat_map(|rule| each(&rule.each));
+    let layers = rules.chain(map.drops.iter().flat_map(|drop| each(&drop.each)));
+    let rows = map.rules.iter().filter_map(|rule| Some(&rule.over.as_ref()?.1));
+    let layers = layers.map(|count| (count, backing.max_layers()));
+    for (count, most) in layers.chain(rows.map(|count| (count, backing.max_rows()))) {
+        // A count without a value is of a rule that does not apply, or told where it does.
+        let Ok(n) = count.eval_size(names) else { continue };
+        if most < n {
+            let name = count.text.as_str();
+            let origin = origins.get(name).map(|origin| format!(" (from {origin})"));
+            let origin = origin.unwrap_or_default();
+            return Err(Diagnostic::error(
+                "P024",
+                format!("`{name}` is {n}{origin}, and {backing}"),
+            )
+            .key(name)
+            .mismatch(format!("at most {most}"), n)
+            .help("the numbers are of another model, or shards of this one are missing"));
+        }
+    }
+    Ok(())
+}
+
 /// Every choice of the variables of a rule.
-fn choose(each: &[(String, Each)], names: &dyn Names) -> Result<Vec<Bindings>, String> {
+fn choose(
+    each: &[(String, Each)],
+    names: &dyn Names,
+    backing: Backing,
+) -> Result<Vec<Bindings>, String> {
     let mut choices = vec![Bindings::new()];
     for (variable, each) in each {
         let values: Vec<Vec<String>> = match each {
             Each::Texts(texts) => texts.clone(),
             Each::Count(expr) => match expr.eval(names)? {
                 Value::List(items) => items.iter().map(|item| vec![item.to_string()]).collect(),
-                _ => (0..expr.eval_size(names)?).map(|index| vec![index.to_string()]).collect(),
+                _ => {
+                    let count = bounded(expr, names, backing.max_layers(), backing)?;
+                    (0..count).map(|index| vec![index.to_string()]).collect()
+                }
             },
         };
+        let n_choices = (choices.len() as u64).saturating_mul(values.len() as u64);
+        Budget::new().take(n_choices)?;
         let longer = choices.iter().flat_map(|choice| {
             values.iter().map(|texts| {
                 let mut choice = choice.clone();
@@ -219,6 +286,7 @@ pub fn choices(
     map: &Map,
     present: &BTreeSet<&str>,
     names: &dyn Names,
+    backing: Backing,
 ) -> Result<Choices, Vec<Diagnostic>> {
     let mut choices = Choices::default();
     for Spell { ours, theirs } in &map.spells {
@@ -242,7 +310,7 @@ pub fn choices(
     let mut counts = Vec::new();
     for prefix in &map.prefixes {
         choices.prefix.clone_from(prefix);
-        let known = known_names(map, &choices, names, present).map_err(|why| {
+        let known = known_names(map, &choices, names, present, backing).map_err(|why| {
             vec![Diagnostic::error("P003", format!("the mapping `{}`: {why}", map.name))]
         })?;
         let hits: Vec<&str> =
@@ -261,17 +329,18 @@ fn known_names(
     choices: &Choices,
     names: &dyn Names,
     present: &BTreeSet<&str>,
+    backing: Backing,
 ) -> Result<BTreeSet<String>, String> {
-    let rules = instances(map, choices, names)?.into_iter();
+    let rules = instances(map, choices, names, backing)?.into_iter();
     let mut known: BTreeSet<String> =
         rules.flat_map(|instance| instance.from.into_iter().chain(instance.also)).collect();
-    known.extend(drops(map, choices, names, present)?.into_iter().map(|drop| drop.name));
+    known.extend(drops(map, choices, names, present, backing)?.into_iter().map(|drop| drop.name));
     Ok(known)
 }
 
 /// How many of the names present a mapping knows.
-pub fn n_known(map: &Map, present: &BTreeSet<&str>, names: &dyn Names) -> usize {
-    let Ok(choices) = choices(map, present, names) else { return 0 };
-    let Ok(known) = known_names(map, &choices, names, present) else { return 0 };
+pub fn n_known(map: &Map, present: &BTreeSet<&str>, names: &dyn Names, backing: Backing) -> usize {
+    let Ok(choices) = choices(map, present, names, backing) else { return 0 };
+    let Ok(known) = known_names(map, &choices, names, present, backing) else { return 0 };
     present.iter().filter(|name| known.contains(**name)).count()
 }

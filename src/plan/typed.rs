@@ -13,14 +13,12 @@ use super::Tensors;
 use super::export::GGUF;
 use super::program::{Content, Output};
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::limits::MAX_LIST;
 use crate::base::source::{Extent, Source};
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor};
 use crate::metadata::{Array, Metadata, Value};
 use crate::spec::Spec;
 use crate::spec::map::Map;
-
-/// Longer arrays are no hyperparameters: vocabularies, which mappings do not read.
-const MAX_ITEMS: usize = 4096;
 
 /// What mappings read of the tensors: no keys of a file.
 const OF_TENSORS: [&str; 4] = ["rows.", "columns.", "blocks.", "values."];
@@ -47,7 +45,7 @@ pub fn config(spec: &Spec, checkpoint: &Checkpoint, source: &Source) -> Json {
 fn values(tensor: &Tensor, source: &Source) -> Option<Json> {
     let Payload::Range(extent) = &tensor.payload else { return None };
     let is_vector = tensor.dtype == DType::F32 && tensor.shape.len() == 1;
-    if !is_vector || tensor.encoding.is_some() || 4 * (MAX_ITEMS as u64) < extent.len {
+    if !is_vector || tensor.encoding.is_some() || 4 * (MAX_LIST as u64) < extent.len {
         return None;
     }
     let numbers = source.slice(*extent).ok()?.chunks_exact(4);
@@ -67,7 +65,7 @@ pub fn with_numbers(map: &Map, checkpoint: &Checkpoint, source: &mut Source) -> 
     let mut tensors = checkpoint.tensors.clone();
     for key in &map.per_block_arrays {
         let array = checkpoint.typed_metadata.get(key).and_then(Value::as_array);
-        let Some(Array::F32(numbers)) = array.filter(|array| array.len() <= MAX_ITEMS) else {
+        let Some(Array::F32(numbers)) = array.filter(|array| array.len() <= MAX_LIST) else {
             continue;
         };
         let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
@@ -148,7 +146,7 @@ pub fn add_sizes(config: &mut Json, tensors: &Tensors) {
     });
     let vectors = made.filter_map(|(name, made)| {
         let [len] = made.shape.as_slice() else { return None };
-        let len = Some(*len).filter(|&len| made.dtype == DType::F32 && len <= MAX_ITEMS as u64)?;
+        let len = Some(*len).filter(|&len| made.dtype == DType::F32 && len <= MAX_LIST as u64)?;
         let number = |column| single(made.recipe.value((0, column), len) as f32);
         Some((name, (0..len).map(number).collect::<Option<Json>>()?))
     });
@@ -185,13 +183,13 @@ fn to_json(value: &Value) -> Option<Json> {
         Value::String(_) => return value.as_str().map(Json::from),
         other => return Some(other.to_plain(0)),
     };
-    if MAX_ITEMS < array.len() {
+    if MAX_LIST < array.len() {
         return None;
     }
     match array {
         Array::F32(items) => items.iter().map(|&item| single(item)).collect(),
         Array::Array(_) => None,
-        _ => Some(value.to_plain(MAX_ITEMS)),
+        _ => Some(value.to_plain(MAX_LIST)),
     }
 }
 
@@ -320,7 +318,7 @@ mod tests {
             spec.maps.values().find(|map| 1 < map.per_block_arrays.len()).expect("one has some");
         let (key, other) = (&map.per_block_arrays[0], &map.per_block_arrays[1]);
         let mut checkpoint = Checkpoint::default();
-        for (key, numbers) in [(key, vec![0.5, -1.5]), (other, vec![0.0; MAX_ITEMS + 1])] {
+        for (key, numbers) in [(key, vec![0.5, -1.5]), (other, vec![0.0; MAX_LIST + 1])] {
             checkpoint.typed_metadata.set(key, Value::Array(Array::F32(numbers)));
         }
         let mut source = Source::new("");

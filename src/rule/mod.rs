@@ -3,6 +3,50 @@
 //! A rule looks at a [`PackageView`], tells what is wrong, and says when it could not look. None
 //! opens a file: what can be read was read before, as far as it could be.
 
+mod v101_unreadable_file;
+mod v102_model_json;
+mod v103_manifest_json;
+mod v104_manifest_contradiction;
+mod v105_listed_file;
+mod v106_unlisted_file;
+mod v107_tensor_entry;
+mod v108_tensor_twice;
+mod v109_shard_index;
+mod v110_file_metadata;
+mod v111_path_outside;
+mod v112_tensor_name;
+mod v113_tensor_order;
+mod v114_source_json;
+mod v115_executable_file;
+mod v116_spec_version;
+mod v117_required_feature;
+mod v118_manifest_model;
+mod v119_name_collision;
+mod v120_tensor_hash;
+mod v121_file_hash;
+mod v122_not_finite;
+mod v123_all_zero;
+mod v124_model_form;
+mod v201_architecture;
+mod v202_hyperparameter;
+mod v203_tensor_missing;
+mod v204_tensor_unexpected;
+mod v205_tensor_shape;
+mod v206_witness;
+mod v207_tie;
+mod v208_layers;
+mod v209_mixed_dtypes;
+mod v210_token_id;
+mod v211_encoding;
+mod v212_tensor_dtype;
+mod v301_tokenizer_missing;
+mod v302_tokenizer_unreadable;
+mod v303_vocabulary_size;
+mod v304_task;
+mod v305_task_head;
+mod v306_task_ports;
+mod v307_task_pool;
+mod v308_special_token;
 pub mod view;
 pub mod vocabulary;
 
@@ -49,61 +93,53 @@ impl Rule {
     }
 }
 
-macro_rules! rules {
-    ($($module:ident)*) => {
-        $(mod $module;)*
-
-        /// Every rule, in the order of their numbers.
-        pub static RULES: &[&Rule] = &[$(&$module::RULE,)*];
-    };
-}
-
-rules! {
-    v101_unreadable_file
-    v102_model_json
-    v103_manifest_json
-    v104_manifest_contradiction
-    v105_listed_file
-    v106_unlisted_file
-    v107_tensor_entry
-    v108_tensor_twice
-    v109_shard_index
-    v110_file_metadata
-    v111_path_outside
-    v112_tensor_name
-    v113_tensor_order
-    v114_source_json
-    v115_executable_file
-    v116_spec_version
-    v117_required_feature
-    v118_manifest_model
-    v119_name_collision
-    v120_tensor_hash
-    v121_file_hash
-    v122_not_finite
-    v123_all_zero
-    v124_model_form
-    v201_architecture
-    v202_hyperparameter
-    v203_tensor_missing
-    v204_tensor_unexpected
-    v205_tensor_shape
-    v206_witness
-    v207_tie
-    v208_layers
-    v209_mixed_dtypes
-    v210_token_id
-    v211_encoding
-    v212_tensor_dtype
-    v301_tokenizer_missing
-    v302_tokenizer_unreadable
-    v303_vocabulary_size
-    v304_task
-    v305_task_head
-    v306_task_ports
-    v307_task_pool
-    v308_special_token
-}
+/// Every rule, in the order of their numbers.
+pub static RULES: &[&Rule] = &[
+    &v101_unreadable_file::RULE,
+    &v102_model_json::RULE,
+    &v103_manifest_json::RULE,
+    &v104_manifest_contradiction::RULE,
+    &v105_listed_file::RULE,
+    &v106_unlisted_file::RULE,
+    &v107_tensor_entry::RULE,
+    &v108_tensor_twice::RULE,
+    &v109_shard_index::RULE,
+    &v110_file_metadata::RULE,
+    &v111_path_outside::RULE,
+    &v112_tensor_name::RULE,
+    &v113_tensor_order::RULE,
+    &v114_source_json::RULE,
+    &v115_executable_file::RULE,
+    &v116_spec_version::RULE,
+    &v117_required_feature::RULE,
+    &v118_manifest_model::RULE,
+    &v119_name_collision::RULE,
+    &v120_tensor_hash::RULE,
+    &v121_file_hash::RULE,
+    &v122_not_finite::RULE,
+    &v123_all_zero::RULE,
+    &v124_model_form::RULE,
+    &v201_architecture::RULE,
+    &v202_hyperparameter::RULE,
+    &v203_tensor_missing::RULE,
+    &v204_tensor_unexpected::RULE,
+    &v205_tensor_shape::RULE,
+    &v206_witness::RULE,
+    &v207_tie::RULE,
+    &v208_layers::RULE,
+    &v209_mixed_dtypes::RULE,
+    &v210_token_id::RULE,
+    &v211_encoding::RULE,
+    &v212_tensor_dtype::RULE,
+    &v301_tokenizer_missing::RULE,
+    &v302_tokenizer_unreadable::RULE,
+    &v303_vocabulary_size::RULE,
+    &v304_task::RULE,
+    &v305_task_head::RULE,
+    &v306_task_ports::RULE,
+    &v307_task_pool::RULE,
+    &v308_special_token::RULE,
+];
 
 /// The rule of this number.
 pub fn rule(id: &str) -> Option<&'static Rule> {

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, PackageView, unreadable};
+use crate::rule::{Checked, PackageView, Rule, unreadable};
 
 /// A tensor file does not keep its format.
 pub(super) static RULE: Rule = Rule {

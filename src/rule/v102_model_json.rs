@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, Rule, PackageView, view::Part, unreadable};
+use crate::rule::{Checked, PackageView, Rule, unreadable, view::Part};
 
 /// `model.json` is missing, or does not keep its schema.
 pub(super) static RULE: Rule = Rule {
@@ -22,10 +22,10 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
                 .file(MODEL_FILE)
                 .help("get the package again; is the download complete?"),
         ),
-        Part::Bad(err) => found.push(
-            unreadable(&RULE, MODEL_FILE, err)
-                .help("model.json follows the schema that `llmstd spec show` prints; convert anew"),
-        ),
+        Part::Bad(err) => found
+            .push(unreadable(&RULE, MODEL_FILE, err).help(
+                "model.json follows the schema that `llmstd spec show` prints; convert anew",
+            )),
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MANIFEST_FILE};
-use crate::rule::{Checked, Rule, PackageView, view::Part, unreadable};
+use crate::rule::{Checked, PackageView, Rule, unreadable, view::Part};
 
 /// `manifest.json` is missing, or does not keep its schema.
 pub(super) static RULE: Rule = Rule {

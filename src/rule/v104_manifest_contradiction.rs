@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MANIFEST_FILE};
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 
 /// The manifest's leaves, digests or sums are not those of its own entries.
 pub(super) static RULE: Rule = Rule {
@@ -24,7 +24,9 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         let of = entry.map(|entry| format!(" of `{}`", entry.name)).unwrap_or_default();
         let what = pointer.rsplit('/').next().unwrap_or_default();
         let mut finding = RULE
-            .finding(format!("the manifest contradicts itself: its {what}{of} is not what its entries give"))
+            .finding(format!(
+                "the manifest contradicts itself: its {what}{of} is not what its entries give"
+            ))
             .file(MANIFEST_FILE)
             .key(pointer)
             .mismatch(expected, said)

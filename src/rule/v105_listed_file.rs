@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, PackageView, view::is_inside};
+use crate::rule::{Checked, PackageView, Rule, view::is_inside};
 
 /// A file of the manifest is missing, or has another length.
 pub(super) static RULE: Rule = Rule {

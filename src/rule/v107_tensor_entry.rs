@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
 use crate::rule::view::Stored;
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 
 /// The manifest's entries are not those of the tensor files' headers.
 pub(super) static RULE: Rule = Rule {

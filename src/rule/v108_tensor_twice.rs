@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 
 /// Two tensor files hold a tensor of one name.
 pub(super) static RULE: Rule = Rule {
@@ -24,7 +24,9 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
                 RULE.finding(format!("`{}` is in {other} and in {}", tensor.name, tensor.file))
                     .tensor(&tensor.name)
                     .file(&tensor.file)
-                    .help("which of the two is loaded depends on the loader: remove the wrong file"),
+                    .help(
+                        "which of the two is loaded depends on the loader: remove the wrong file",
+                    ),
             );
         }
     }

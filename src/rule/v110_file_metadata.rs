@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 
 /// A tensor file does not say which version of the standard it keeps.
 pub(super) static RULE: Rule = Rule {

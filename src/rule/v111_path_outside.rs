@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MANIFEST_FILE};
 use crate::rule::view::{index_file, is_inside};
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 
 /// A path of the package leads out of its folder.
 pub(super) static RULE: Rule = Rule {
@@ -32,8 +32,7 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         paths.extend(of_files.chain(of_tensors).map(|path| (MANIFEST_FILE, path)));
     }
     let index_name = index_file();
-    if let Some(Json::Object(map)) = view.index.good().and_then(|index| index.get("weight_map"))
-    {
+    if let Some(Json::Object(map)) = view.index.good().and_then(|index| index.get("weight_map")) {
         paths.extend(map.values().filter_map(Json::as_str).map(|path| (index_name.as_str(), path)));
     }
     for (file, path) in paths {

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 
 /// The tensors of a package do not lie in canonical order.
 pub(super) static RULE: Rule = Rule {
@@ -25,8 +25,10 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         .iter()
         .map(|tensor| view.spec.order(view.whole_of(&tensor.name).unwrap_or(&tensor.name)))
         .collect();
-    let wrong = (1..placed.len())
-        .filter(|&at| placed[at].len != 0 && (&orders[at], &placed[at].name) < (&orders[at - 1], &placed[at - 1].name));
+    let wrong = (1..placed.len()).filter(|&at| {
+        placed[at].len != 0
+            && (&orders[at], &placed[at].name) < (&orders[at - 1], &placed[at - 1].name)
+    });
     // One tensor out of place puts its neighbours out of place as well: the first is told.
     if let Some(at) = wrong.min() {
         let (before, tensor) = (placed[at - 1], placed[at]);

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{BUFFERS_FILE, Conformance, SOURCE_FILE, WayBack};
-use crate::rule::{Checked, NotChecked, Rule, PackageView, view::Part, unreadable};
+use crate::rule::{Checked, NotChecked, PackageView, Rule, unreadable, view::Part};
 
 /// `source.json` does not keep its schema, or says of files what is not so.
 pub(super) static RULE: Rule = Rule {

@@ -4,7 +4,7 @@ use crate::base::diagnostic::{Diagnostic, Level};
 use crate::format::pytorch;
 use crate::manifest::FileRole;
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 
 /// A file of the package is a program, or a pickle that runs one when it is loaded.
 pub(super) static RULE: Rule = Rule {

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MANIFEST_FILE, MODEL_FILE};
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 
 /// The package is of a version of the standard that is not known here.
 pub(super) static RULE: Rule = Rule {
@@ -23,9 +23,8 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     ];
     for (file, version) in said.iter().filter_map(|(file, version)| Some((*file, (*version)?))) {
         // Minor versions add: a later one is readable if its `requires` are known.
-        let is_known = numbers(version).is_some_and(|version| {
-            numbers(known).is_some_and(|known| version[0] == known[0])
-        });
+        let is_known = numbers(version)
+            .is_some_and(|version| numbers(known).is_some_and(|known| version[0] == known[0]));
         if !is_known {
             found.push(
                 RULE.finding(format!("{file} is of version {version:?} of the standard"))

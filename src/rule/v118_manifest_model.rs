@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::manifest::Semantics;
 use crate::package::{Conformance, MANIFEST_FILE};
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 
 /// The manifest repeats another `model.json` than the one that is there.
 pub(super) static RULE: Rule = Rule {
@@ -36,11 +36,13 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         }
         let (pointer, here, said) = narrow(key, here, said);
         found.push(
-            RULE.finding(format!("model.json is not the one that the manifest was made of: `{pointer}`"))
-                .file(MANIFEST_FILE)
-                .key(format!("/model/{}", pointer.replacen('.', "/", 1)))
-                .mismatch(text(said), text(here))
-                .help("model.json was edited: convert anew, so that the digests hold again"),
+            RULE.finding(format!(
+                "model.json is not the one that the manifest was made of: `{pointer}`"
+            ))
+            .file(MANIFEST_FILE)
+            .key(format!("/model/{}", pointer.replacen('.', "/", 1)))
+            .mismatch(text(said), text(here))
+            .help("model.json was edited: convert anew, so that the digests hold again"),
         );
     }
     Ok(())

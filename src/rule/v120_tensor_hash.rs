@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::base::diagnostic::{Diagnostic, Level};
-use crate::package::Conformance;
-use crate::rule::{Checked, Rule, PackageView};
 use crate::base::hex;
+use crate::package::Conformance;
+use crate::rule::{Checked, PackageView, Rule};
 
 /// The bytes of a tensor are not those of the manifest.
 pub(super) static RULE: Rule = Rule {
@@ -19,11 +19,8 @@ pub(super) static RULE: Rule = Rule {
 
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let manifest = view.manifest()?;
-    let listed: BTreeMap<&str, &str> = manifest
-        .tensors
-        .iter()
-        .map(|entry| (entry.name.as_str(), entry.sha256.as_str()))
-        .collect();
+    let listed: BTreeMap<&str, &str> =
+        manifest.tensors.iter().map(|entry| (entry.name.as_str(), entry.sha256.as_str())).collect();
     for shard in &view.shards {
         let Some((tensors, scan)) = &shard.scan else { continue };
         for (tensor, piece) in tensors.iter().zip(&scan.pieces) {

@@ -1,9 +1,9 @@
 //! V121 file-hash.
 
 use crate::base::diagnostic::{Diagnostic, Level};
-use crate::package::Conformance;
-use crate::rule::{Checked, Rule, PackageView};
 use crate::base::hex;
+use crate::package::Conformance;
+use crate::rule::{Checked, PackageView, Rule};
 
 /// The bytes of a file are not those of the manifest.
 pub(super) static RULE: Rule = Rule {
@@ -18,14 +18,18 @@ pub(super) static RULE: Rule = Rule {
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let manifest = view.manifest()?;
     for file in &manifest.files {
-        let Some(actual) = view.sha256(&file.path).map(|sha256| hex::encode(sha256)) else { continue };
+        let Some(actual) = view.sha256(&file.path).map(|sha256| hex::encode(sha256)) else {
+            continue;
+        };
         let len = view.files.get(&file.path).copied().unwrap_or(0);
         if actual == file.sha256 || len != file.len {
             continue; // V105 tells of another length.
         }
         let shard = view.shards.iter().find(|shard| shard.name == file.path);
         let finding = match shard.and_then(|shard| shard.scan.as_ref()) {
-            None => RULE.finding(format!("the bytes of {} are not those that were written", file.path)),
+            None => {
+                RULE.finding(format!("the bytes of {} are not those that were written", file.path))
+            }
             Some((tensors, scan)) => {
                 let intact = tensors.iter().zip(&scan.pieces).all(|(tensor, piece)| {
                     let entry = manifest.tensor(&tensor.name);

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 use crate::spec::hparams::ProblemKind;
 
 /// A hyperparameter is missing, unknown, of the wrong type, out of range, not the one fixed value, or contradicts another one.

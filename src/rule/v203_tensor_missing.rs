@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 
 /// A tensor that the architecture needs is missing.
 pub(super) static RULE: Rule = Rule {
@@ -31,7 +31,9 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
                 RULE.finding(format!("`{name}` is missing"))
                     .tensor(name)
                     .mismatch(shape(&tensor.shape), "no such tensor")
-                    .help("the model does not run without it: get the package again, or convert anew"),
+                    .help(
+                        "the model does not run without it: get the package again, or convert anew",
+                    ),
             );
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 
 /// A tensor has another shape than the hyperparameters give it.
 pub(super) static RULE: Rule = Rule {
@@ -31,9 +31,9 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         let fits = tensor.shape.len() == shape.len()
             && dims.into_iter().all(|((wanted, have), expr)| {
                 // V206 tells of hyperparameters that tensors speak against.
-                let told = expr.as_ref().is_some_and(|expr| {
-                    expr.names().iter().any(|name| disputed.contains(*name))
-                });
+                let told = expr
+                    .as_ref()
+                    .is_some_and(|expr| expr.names().iter().any(|name| disputed.contains(*name)));
                 told || wanted.is_none_or(|wanted| wanted == *have)
             });
         if !fits {
@@ -51,7 +51,10 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             found.push(
                 RULE.finding(format!("`{}` has the shape {shape:?}", tensor.name))
                     .tensor(&tensor.name)
-                    .mismatch(format!("[{wanted}] = [{}]", formula.join(", ")), format!("{shape:?}"))
+                    .mismatch(
+                        format!("[{wanted}] = [{}]", formula.join(", ")),
+                        format!("{shape:?}"),
+                    )
                     .help("the tensor or a hyperparameter is wrong: convert anew"),
             );
         }

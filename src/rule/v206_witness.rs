@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, NotChecked, Rule, PackageView};
+use crate::rule::{Checked, NotChecked, PackageView, Rule};
 use crate::spec::hparams::{StackNames, Witness};
 use crate::spec::template::Bindings;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE, Value};
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 
 /// A tie names a tensor that is not stored, or one that is, or the flag says otherwise.
 pub(super) static RULE: Rule = Rule {
@@ -29,7 +29,8 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         _ => None,
     };
     for [tied, target] in &model.ties {
-        let about = |message: String| RULE.finding(message).file(MODEL_FILE).key("ties").tensor(tied);
+        let about =
+            |message: String| RULE.finding(message).file(MODEL_FILE).key("ties").tensor(tied);
         if !stored.contains(target.as_str()) {
             found.push(
                 about(format!("`{tied}` is tied to `{target}`, which is not stored"))
@@ -38,8 +39,9 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         }
         if stored.contains(tied.as_str()) {
             found.push(
-                about(format!("`{tied}` is tied to `{target}`, and stored as well"))
-                    .help("one of the two is loaded, and which one depends on the loader: remove one"),
+                about(format!("`{tied}` is tied to `{target}`, and stored as well")).help(
+                    "one of the two is loaded, and which one depends on the loader: remove one",
+                ),
             );
         }
         if !seen.insert(tied) {
@@ -47,9 +49,11 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         }
         if target == TOKENS && flag == Some(false) {
             found.push(
-                about(format!("`{tied}` is tied to `{target}`, and `tie_embeddings` says it is not"))
-                    .mismatch("tie_embeddings = true", "tie_embeddings = false")
-                    .help("correct the flag or the tie"),
+                about(format!(
+                    "`{tied}` is tied to `{target}`, and `tie_embeddings` says it is not"
+                ))
+                .mismatch("tie_embeddings = true", "tie_embeddings = false")
+                .help("correct the flag or the tie"),
             );
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 
 /// The layers that are stored are not those that `num_layers` counts.
 pub(super) static RULE: Rule = Rule {
@@ -48,7 +48,10 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             RULE.finding(format!("the {stack} has {n_layers} layers: {}", parts.join(", and ")))
                 .file(MODEL_FILE)
                 .key("hyperparameters.num_layers")
-                .mismatch(format!("layers 0 to {}", n_layers.saturating_sub(1)), format!("{} layers", here.len()))
+                .mismatch(
+                    format!("layers 0 to {}", n_layers.saturating_sub(1)),
+                    format!("{} layers", here.len()),
+                )
                 .help("the tensors or `num_layers` are of another model"),
         );
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 
 /// The tensors have several dtypes.
 pub(super) static RULE: Rule = Rule {
@@ -32,8 +32,9 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         let census: Vec<String> =
             census.iter().map(|(dtype, n)| format!("{n} of {dtype}")).collect();
         found.push(
-            RULE.finding(format!("the tensors have several dtypes: {}", census.join(", ")))
-                .help("many loaders cast all to one; `convert --dtype` does it where it is counted"),
+            RULE.finding(format!("the tensors have several dtypes: {}", census.join(", "))).help(
+                "many loaders cast all to one; `convert --dtype` does it where it is counted",
+            ),
         );
     }
     Ok(())

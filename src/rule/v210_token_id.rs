@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE, Value};
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 
 /// The id of a special token is no row of the token table.
 pub(super) static RULE: Rule = Rule {
@@ -28,9 +28,8 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         size => format!("an id from 0 to {}", size.saturating_sub(1)),
     };
     for (token, value) in &model.tokens {
-        let about = |message: String| {
-            RULE.finding(message).file(MODEL_FILE).key(format!("tokens.{token}"))
-        };
+        let about =
+            |message: String| RULE.finding(message).file(MODEL_FILE).key(format!("tokens.{token}"));
         if !KNOWN.contains(&token.as_str()) {
             found.push(
                 about(format!("there is no special token {token:?}"))
@@ -56,7 +55,8 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         for id in ids.into_iter().filter(|id| !(0..vocab_size).contains(id)) {
             // Published models carry ids that a default of their config gave them and that
             // nothing ever looks up: suspicious, and no reason to refuse the model.
-            let finding = about(format!("the token `{token}` is {id}, which is no row of the token table"));
+            let finding =
+                about(format!("the token `{token}` is {id}, which is no row of the token table"));
             found.push(
                 Diagnostic { level: Level::Warning, ..finding }
                     .mismatch(&range, id)

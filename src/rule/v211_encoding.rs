@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, Rule, PackageView};
+use crate::rule::{Checked, PackageView, Rule};
 
 /// A quantized payload is of an encoding that the standard does not have, or its tensor is not what
 /// the encoding makes of its shape.
@@ -32,7 +32,10 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         if let Err(why) = view.encoding(tensor, entry) {
             found.push(
                 about(&why)
-                    .mismatch("an encoding of encodings.toml or layouts.toml that makes this tensor", entry)
+                    .mismatch(
+                        "an encoding of encodings.toml or layouts.toml that makes this tensor",
+                        entry,
+                    )
                     .help("use a newer llmstd, or convert from the source anew"),
             );
         }

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, NotChecked, Rule, PackageView, unreadable};
+use crate::rule::{Checked, NotChecked, PackageView, Rule, unreadable};
 
 /// A file of the tokenizer does not keep its format.
 pub(super) static RULE: Rule = Rule {

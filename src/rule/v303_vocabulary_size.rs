@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, Value};
-use crate::rule::{Checked, NotChecked, Rule, PackageView};
+use crate::rule::{Checked, NotChecked, PackageView, Rule};
 
 /// The tokenizer gives an id that is no row of the token table, or two tokens one id.
 pub(super) static RULE: Rule = Rule {
@@ -46,7 +46,9 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         }
     }
     if !looked {
-        return Err(NotChecked::NotApplicable("no file of the tokenizer says ids in a form known here"));
+        return Err(NotChecked::NotApplicable(
+            "no file of the tokenizer says ids in a form known here",
+        ));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, NotChecked, Rule, PackageView};
+use crate::rule::{Checked, NotChecked, PackageView, Rule};
 
 /// A task's head has no tensors, or another number of rows than labels.
 pub(super) static RULE: Rule = Rule {
@@ -36,9 +36,11 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             let weight = format!("heads.{head}.{part}.weight");
             if !present.contains(weight.as_str()) {
                 found.push(
-                    about(format!("the task {id} needs `{weight}`, which is neither stored nor tied"))
-                        .tensor(weight)
-                        .help("the head is missing, or the task is of another model"),
+                    about(format!(
+                        "the task {id} needs `{weight}`, which is neither stored nor tied"
+                    ))
+                    .tensor(weight)
+                    .help("the head is missing, or the task is of another model"),
                 );
             }
         }

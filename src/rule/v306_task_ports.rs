@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, Extents, MODEL_FILE, Port, Value};
-use crate::rule::{Checked, NotChecked, Rule, PackageView};
+use crate::rule::{Checked, NotChecked, PackageView, Rule};
 
 /// The inputs or outputs of a task are not those that the standard gives it.
 pub(super) static RULE: Rule = Rule {
@@ -38,11 +38,14 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         {
             if expected != *actual {
                 found.push(
-                    RULE.finding(format!("the {what} of the task {} are not the standard's", task.id))
-                        .file(MODEL_FILE)
-                        .key(format!("tasks.{what}"))
-                        .mismatch(text(&expected), text(actual))
-                        .help("clients rely on names, dtypes and shapes: convert anew"),
+                    RULE.finding(format!(
+                        "the {what} of the task {} are not the standard's",
+                        task.id
+                    ))
+                    .file(MODEL_FILE)
+                    .key(format!("tasks.{what}"))
+                    .mismatch(text(&expected), text(actual))
+                    .help("clients rely on names, dtypes and shapes: convert anew"),
                 );
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE, Value};
-use crate::rule::{Checked, NotChecked, Rule, PackageView};
+use crate::rule::{Checked, NotChecked, PackageView, Rule};
 
 /// A task's pooling is missing, unknown, or cannot be done.
 pub(super) static RULE: Rule = Rule {

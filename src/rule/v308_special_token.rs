@@ -4,7 +4,7 @@ use serde_json::Value as Json;
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, Value};
-use crate::rule::{Checked, NotChecked, Rule, PackageView};
+use crate::rule::{Checked, NotChecked, PackageView, Rule};
 
 /// The tokenizer and the model give a special token two ids.
 pub(super) static RULE: Rule = Rule {

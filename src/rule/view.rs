@@ -13,6 +13,7 @@ use super::vocabulary::Vocabulary;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::json;
+use crate::base::limits::Backing;
 use crate::base::source::{FileId, Source};
 use crate::checkpoint::{Checkpoint, DType, Encoding, Payload};
 use crate::encoding::layout::{self, LAYOUTS};
@@ -585,8 +586,10 @@ impl<'a> PackageView<'a> {
         if arch.stacks.iter().any(wrong) {
             return Err(NotChecked::Blocked("there are fewer tensors than layers"));
         }
-        let expected =
-            self.expected.get_or_init(|| self.spec.expected(arch, hparams, &self.present()));
+        let expected = self.expected.get_or_init(|| {
+            let backing = Backing::of(self.tensors.iter().map(|tensor| tensor.shape.as_slice()));
+            self.spec.expected(arch, hparams, &self.present(), backing)
+        });
         let why = NotChecked::Blocked("the hyperparameters do not say which tensors there are");
         expected.as_deref().map_err(|_| why)
     }

@@ -6,9 +6,10 @@ use serde::Deserialize;
 
 use super::expr::Expr;
 use super::hparams::StackNames;
-use super::template::{Bindings, Template, alternatives};
+use super::template::{Bindings, Template, all_alternatives};
 use super::{Spec, bad, from_toml};
 use crate::base::error::Result;
+use crate::base::limits::{Backing, Budget, MAX_EXTENDS};
 use crate::package::{Hparams, Value};
 
 /// One architecture.
@@ -107,14 +108,20 @@ struct GroupFile {
 }
 
 pub(super) fn resolve(id: &str, load: &dyn Fn(&str) -> Result<ArchFile>) -> Result<Arch> {
+    resolve_nested(id, load, 0)
+}
+
+fn resolve_nested(id: &str, load: &dyn Fn(&str) -> Result<ArchFile>, depth: usize) -> Result<Arch> {
     let file = load(id)?;
     let fail = |why: &str| bad(&format!("arch/{id}.toml"), why);
     if file.arch.id != id {
         return Err(fail(&format!("its id is {:?}", file.arch.id)));
     }
     let mut arch = match &file.arch.extends {
-        Some(parent) if parent == id => return Err(fail("it extends itself")),
-        Some(parent) => resolve(parent, load)?,
+        Some(_) if MAX_EXTENDS < depth => {
+            return Err(fail("architectures extend each other too deep, or in a circle"));
+        }
+        Some(parent) => resolve_nested(parent, load, depth + 1)?,
         None => Arch {
             id: String::new(),
             since: String::new(),
@@ -140,7 +147,8 @@ pub(super) fn resolve(id: &str, load: &dyn Fn(&str) -> Result<ArchFile>) -> Resu
     for (name, value) in &file.fixed {
         arch.fixed.insert(name.clone(), from_toml(value).map_err(|why| fail(&why))?);
     }
-    for name in file.arch.without.iter().flat_map(|name| alternatives(name)) {
+    let without = all_alternatives(&file.arch.without).map_err(|why| fail(&why))?;
+    for name in without {
         let mut found = false;
         for group in &mut arch.tensors {
             let n_names = group.names.len();
@@ -167,7 +175,7 @@ fn group_of(file: GroupFile) -> std::result::Result<Group, String> {
         Some((variable, count)) => Some((variable, Expr::parse(&count)?)),
         None => None,
     };
-    let names = file.names.iter().flat_map(|name| alternatives(name));
+    let names = all_alternatives(&file.names)?.into_iter();
     Ok(Group {
         each,
         when: file.when.as_deref().map(Expr::parse).transpose()?,
@@ -177,17 +185,49 @@ fn group_of(file: GroupFile) -> std::result::Result<Group, String> {
     })
 }
 
+impl Group {
+    /// The stack that its tensors are of.
+    fn stack<'a>(&self, arch: &'a Arch) -> Option<&'a str> {
+        self.names.iter().find_map(|name| {
+            let first = name.text.split('.').next()?;
+            arch.stacks.iter().find(|stack| *stack == first).map(String::as_str)
+        })
+    }
+}
+
+/// The layers, or what else a group repeats over; one `None` where it does not repeat.
+fn indices(
+    arch: &Arch,
+    group: &Group,
+    hparams: &Hparams,
+    backing: Backing,
+) -> std::result::Result<Vec<Option<u64>>, String> {
+    let Some((_, count)) = &group.each else { return Ok(vec![None]) };
+    let names = StackNames { hparams, tokens: None, stack: group.stack(arch), layer: None };
+    if let Value::List(items) = count.eval(&names)? {
+        let index = |item| super::expr::as_int(item).and_then(|int| u64::try_from(int).ok());
+        return Ok(items.iter().map(index).collect());
+    }
+    let n = count.eval_size(&names)?;
+    if backing.max_layers() < n {
+        return Err(format!("`{}` is {n}, and {backing}", count.text));
+    }
+    Ok((0..n).map(Some).collect())
+}
+
 impl Spec {
     /// The tensors of a package of this architecture, given which names and ties it has: the
     /// heads that are there decide which head tensors must be.
     ///
     /// # Errors
-    /// A hyperparameter that decides about tensors has no value.
+    /// A hyperparameter that decides about tensors has no value, or counts more than there are
+    /// tensors for.
     pub fn expected(
         &self,
         arch: &Arch,
         hparams: &Hparams,
         present: &BTreeSet<&str>,
+        backing: Backing,
     ) -> std::result::Result<Vec<Expected>, String> {
         let heads: BTreeSet<&str> = present
             .iter()
@@ -196,6 +236,7 @@ impl Spec {
         let named: BTreeSet<&str> =
             arch.tensors.iter().filter_map(|group| group.head.as_deref()).collect();
         let mut expected = Vec::new();
+        let mut budget = Budget::new();
         for group in &arch.tensors {
             let group_heads: Vec<Option<&str>> = match group.head.as_deref() {
                 None => vec![None],
@@ -207,7 +248,10 @@ impl Spec {
                 Some(_) => continue,
             };
             for head in group_heads {
-                self.expand(arch, group, head, hparams, &mut expected)?;
+                let indices = indices(arch, group, hparams, backing)?;
+                let n_names = (indices.len() as u64).saturating_mul(group.names.len() as u64);
+                budget.take(n_names)?;
+                self.expand(arch, group, head, hparams, &indices, &mut expected)?;
             }
         }
         Ok(expected)
@@ -219,24 +263,12 @@ impl Spec {
         group: &Group,
         head: Option<&str>,
         hparams: &Hparams,
+        indices: &[Option<u64>],
         expected: &mut Vec<Expected>,
     ) -> std::result::Result<(), String> {
-        let stack = group.names.iter().find_map(|name| {
-            let first = name.text.split('.').next()?;
-            arch.stacks.iter().find(|stack| *stack == first).map(String::as_str)
-        });
+        let stack = group.stack(arch);
         let mut names = StackNames { hparams, tokens: None, stack, layer: None };
-        let indices: Vec<Option<u64>> = match &group.each {
-            Some((_, count)) => match count.eval(&names)? {
-                Value::List(items) => items
-                    .iter()
-                    .map(|item| super::expr::as_int(item).and_then(|int| u64::try_from(int).ok()))
-                    .collect(),
-                _ => (0..count.eval_size(&names)?).map(Some).collect(),
-            },
-            None => vec![None],
-        };
-        for index in indices {
+        for &index in indices {
             names.layer = index;
             if let Some(when) = &group.when
                 && !when.eval_bool(&names)?

@@ -18,6 +18,7 @@
 //! Names may have dots. `/` of two integers must divide exactly. `^` and everything it touches
 //! is a float. There are no loops and no functions of the user's.
 
+use crate::base::limits::{MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_TOKENS, MAX_LIST};
 use crate::package::Value;
 
 /// A parsed expression.
@@ -54,9 +55,6 @@ impl<F: Fn(&str) -> Result<Value, String>> Names for F {
     }
 }
 
-/// How deep an expression may nest; spec files stay far below it.
-const MAX_DEPTH: usize = 64;
-
 const FUNCTIONS: &[(&str, usize)] = &[
     ("ceil_div", 2),
     ("min", 2),
@@ -76,9 +74,6 @@ const FUNCTIONS: &[(&str, usize)] = &[
     ("marks", 4),
     ("unroll", 1),
 ];
-
-/// No list is made longer than this: one entry a layer, and a config may claim any number.
-pub const MAX_LIST: usize = 100_000;
 
 impl Expr {
     /// Parses an expression.
@@ -476,6 +471,11 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
             tokens.push(Token::Sign(sign));
             sign.len()
         };
+        if MAX_EXPRESSION_TOKENS < tokens.len() {
+            return Err(format!(
+                "the expression has more than {MAX_EXPRESSION_TOKENS} words and signs"
+            ));
+        }
         rest = rest[len..].trim_start();
     }
     Ok(tokens)
@@ -503,17 +503,28 @@ impl Parser<'_> {
         self.next_is(&Token::Name(word.to_owned()))
     }
 
-    fn or(&mut self) -> Result<Node, String> {
+    /// Parses what lies one level deeper. Everything that calls itself goes through here.
+    fn nested(
+        &mut self,
+        parse: impl FnOnce(&mut Self) -> Result<Node, String>,
+    ) -> Result<Node, String> {
         self.depth += 1;
-        if MAX_DEPTH < self.depth {
-            return Err("the expression nests too deep".to_owned());
+        if MAX_EXPRESSION_DEPTH < self.depth {
+            return Err(format!("the expression nests deeper than {MAX_EXPRESSION_DEPTH} levels"));
         }
-        let mut left = self.and()?;
-        while self.keyword("or") {
-            left = Node::Binary("or", Box::new(left), Box::new(self.and()?));
-        }
+        let node = parse(self)?;
         self.depth -= 1;
-        Ok(left)
+        Ok(node)
+    }
+
+    fn or(&mut self) -> Result<Node, String> {
+        self.nested(|parser| {
+            let mut left = parser.and()?;
+            while parser.keyword("or") {
+                left = Node::Binary("or", Box::new(left), Box::new(parser.and()?));
+            }
+            Ok(left)
+        })
     }
 
     fn and(&mut self) -> Result<Node, String> {
@@ -525,7 +536,10 @@ impl Parser<'_> {
     }
 
     fn not(&mut self) -> Result<Node, String> {
-        if self.keyword("not") { Ok(Node::Not(Box::new(self.not()?))) } else { self.compare() }
+        if self.keyword("not") {
+            return Ok(Node::Not(Box::new(self.nested(Parser::not)?)));
+        }
+        self.compare()
     }
 
     fn compare(&mut self) -> Result<Node, String> {
@@ -564,14 +578,15 @@ impl Parser<'_> {
     fn power(&mut self) -> Result<Node, String> {
         let left = self.unary()?;
         if self.sign("^") {
-            return Ok(Node::Binary("^", Box::new(left), Box::new(self.power()?)));
+            let right = self.nested(Parser::power)?;
+            return Ok(Node::Binary("^", Box::new(left), Box::new(right)));
         }
         Ok(left)
     }
 
     fn unary(&mut self) -> Result<Node, String> {
         if self.sign("-") {
-            return Ok(Node::Negate(Box::new(self.unary()?)));
+            return Ok(Node::Negate(Box::new(self.nested(Parser::unary)?)));
         }
         self.primary()
     }
@@ -714,8 +729,8 @@ mod tests {
         check("unroll([[['a', 'b'], 2], [['c'], 1]])", r#"["a", "b", "a", "b", "c"]"#);
         check("len(unroll([[[], 9]]))", "0");
         check(
-            "unroll([[[1], 100001]])",
-            "error: `unroll([[[1], 100001]])`: unroll([[[1], 100001]]) has no value",
+            "unroll([[[1], 4097]])",
+            "error: `unroll([[[1], 4097]])`: unroll([[[1], 4097]]) has no value",
         );
         check("unroll([1])", "error: `unroll([1])`: unroll([1]) has no value");
     }
@@ -761,6 +776,38 @@ mod tests {
             let found = value.map_or_else(|_| "error".into(), |value| tagged(&value));
             assert_eq!(found, wanted, "{text}");
         }
+    }
+
+    #[test]
+    fn depth_is_counted_whatever_makes_it() {
+        let deep = "error: the expression nests deeper than 64 levels";
+        for n in [100, 1000] {
+            check(&format!("{}1", "-".repeat(n)), deep);
+            check(&format!("{}true", "not ".repeat(n)), deep);
+            check(&format!("{}1", "(".repeat(n)), deep);
+            check(&format!("{}1", "[".repeat(n)), deep);
+        }
+        check(&format!("{}1", "2^".repeat(100)), deep);
+        check(&format!("{}1{}", "len(".repeat(100), ")".repeat(100)), deep);
+        check(&format!("{}1", "-(not ".repeat(100)), deep);
+        let long = "error: the expression has more than 1000 words and signs";
+        for link in ["-", "not ", "2^", "(", "[", "1 + ", "2 * ", "true or ", "true and "] {
+            check(&format!("{}1", link.repeat(1_000_000)), long);
+        }
+        check(&format!("{}5", "-".repeat(62)), "5");
+        check(&format!("{}7{}", "(".repeat(60), ")".repeat(60)), "7");
+        check(&format!("1{}", " + 1".repeat(499)), "500");
+    }
+
+    #[test]
+    fn a_list_is_no_longer_than_a_model_has_layers() {
+        check("len(range(0, 4096, 1))", "4096");
+        check("range(0, 4097, 1)", "error: `range(0, 4097, 1)`: range(0, 4097, 1) has no value");
+        check(
+            "marks(4611686018427387904, [], 0, 1)",
+            "error: `marks(4611686018427387904, [], 0, 1)`: \
+             marks(4611686018427387904, [], 0, 1) has no value",
+        );
     }
 
     #[test]

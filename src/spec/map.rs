@@ -9,6 +9,7 @@ use super::expr::Expr;
 use super::template::Template;
 use super::{bad, from_toml};
 use crate::base::error::Result;
+use crate::base::limits::MAX_EXTENDS;
 use crate::checkpoint::DType;
 use crate::package::Value;
 
@@ -599,7 +600,7 @@ fn merge(
     place: &mut String,
 ) -> Result<()> {
     let fail = |why: &str| bad(&format!("map/{}/{name}.toml", map.format), why);
-    if 8 < depth {
+    if MAX_EXTENDS < depth {
         return Err(fail("mappings extend each other too deep, or in a circle"));
     }
     let MapFile { map: head, config, words, tokenizer, rule, drop, drop_head, key, task } =

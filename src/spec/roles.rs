@@ -83,7 +83,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Role>, String> {
     let file: RolesFile = toml::from_str(text).map_err(|err| err.to_string())?;
     let mut roles: Vec<Role> = Vec::new();
     for role in file.role {
-        for name in alternatives(&role.name) {
+        for name in alternatives(&role.name)? {
             let mut shape = role
                 .shape
                 .iter()

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::expr::Expr;
+use crate::base::limits::MAX_ALTERNATIVES;
 use crate::package::Value;
 
 /// A name with variables in braces.
@@ -103,23 +104,44 @@ fn computed(text: &str, bindings: &Bindings) -> Result<String, String> {
 }
 
 /// Writes out `{x=a|b}` and `{p}` (`weight` and `bias`): one text for each choice.
-pub fn alternatives(text: &str) -> Vec<String> {
+///
+/// # Errors
+/// There are more than [`MAX_ALTERNATIVES`].
+pub fn alternatives(text: &str) -> Result<Vec<String>, String> {
     let text = text.replace("{p}", "{p=weight|bias}");
-    let Some((open, inner_len)) = text.match_indices('{').find_map(|(open, _)| {
-        let inner_len = text[open..].find('}')?;
-        text[open..open + inner_len].contains('=').then_some((open, inner_len))
-    }) else {
-        return vec![text];
-    };
-    let inner = &text[open + 1..open + inner_len];
-    let choices = inner.split_once('=').map_or("", |(_, choices)| choices);
-    choices
-        .split('|')
-        .flat_map(|choice| {
-            let filled = format!("{}{choice}{}", &text[..open], &text[open + inner_len + 1..]);
-            alternatives(&filled)
+    let mut all = vec![String::new()];
+    let mut rest = text.as_str();
+    let choice = |rest: &str| {
+        rest.match_indices('{').find_map(|(open, _)| {
+            let len = rest[open..].find('}')?;
+            rest[open..open + len].contains('=').then_some((open, open + len))
         })
-        .collect()
+    };
+    while let Some((open, close)) = choice(rest) {
+        let choices = rest[open + 1..close].split_once('=').map_or("", |(_, choices)| choices);
+        let n = all.len().saturating_mul(1 + choices.matches('|').count());
+        if MAX_ALTERNATIVES < n {
+            return Err(format!("`{text}` stands for more than {MAX_ALTERNATIVES} names"));
+        }
+        let before = &rest[..open];
+        let longer = all.iter().flat_map(|start| {
+            choices.split('|').map(move |choice| format!("{start}{before}{choice}"))
+        });
+        all = longer.collect();
+        rest = &rest[close + 1..];
+    }
+    all.iter_mut().for_each(|name| name.push_str(rest));
+    Ok(all)
+}
+
+/// [`alternatives`] of several texts.
+///
+/// # Errors
+/// As those.
+pub fn all_alternatives(texts: &[String]) -> Result<Vec<String>, String> {
+    let all: Result<Vec<Vec<String>>, String> =
+        texts.iter().map(|text| alternatives(text)).collect();
+    Ok(all?.concat())
 }
 
 #[cfg(test)]
@@ -128,7 +150,7 @@ mod tests {
 
     #[test]
     fn alternatives_multiply() {
-        let all = alternatives("l.{i}.{x=q|k}_proj.{p}");
+        let all = alternatives("l.{i}.{x=q|k}_proj.{p}").unwrap();
         let expected = [
             "l.{i}.q_proj.weight",
             "l.{i}.q_proj.bias",
@@ -136,6 +158,14 @@ mod tests {
             "l.{i}.k_proj.bias",
         ];
         assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn alternatives_are_bounded() {
+        assert_eq!(alternatives(&"{x=a|b}".repeat(9)).unwrap().len(), 512);
+        assert!(alternatives(&"{x=a|b}".repeat(10)).unwrap_err().contains("more than 1000 names"));
+        assert!(alternatives(&"{p}".repeat(100_000)).is_err());
+        assert_eq!(alternatives("a.{x=}b{i").unwrap(), ["a.b{i"]);
     }
 
     #[test]

@@ -253,7 +253,7 @@ pub(super) fn idle(map: &Map, names: &[String], prefix: &str) -> Idle {
             idle.kept.extend(from.into_iter().zip(to).map(|(from, to)| (from, to, count.clone())));
         }
         for name in unused.into_iter().flat_map(|(_, to)| to) {
-            idle.gone.extend(alternatives(&name));
+            idle.gone.extend(alternatives(&name).unwrap_or_default());
         }
     }
     idle

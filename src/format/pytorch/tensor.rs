@@ -1,5 +1,6 @@
 //! Tensors: recorded calls of torch's `_rebuild_*` functions.
 
+use crate::base::limits::MAX_REPEATED_BYTES;
 use crate::base::source::Extent;
 use crate::checkpoint::{DType, Payload, View, n_elements};
 use crate::format::pickle::{Node, NodeId, Object, Pickle};
@@ -287,6 +288,13 @@ impl Reader<'_, '_> {
             if let Some(part) = bytes.part(start, start.saturating_add(packed_len)) {
                 return Ok(Payload::Range(part));
             }
+        }
+        if packed_len > bytes.len.max(MAX_REPEATED_BYTES) {
+            return Err(format!(
+                "it repeats {} bytes of the file until they are {packed_len}, and at most \
+                 {MAX_REPEATED_BYTES} are made; save the values once, before `expand`",
+                bytes.len
+            ));
         }
         Ok(Payload::View(View { storage: bytes, offset, strides, big_endian: swapped }))
     }
