@@ -10,6 +10,7 @@ use crate::base::json::FLOAT_TAG;
 use crate::package::{Hparams, Value};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
+use crate::spec::classes::Class;
 use crate::spec::expr::{MAX_LIST, Names, same};
 use crate::spec::hparams::{ProblemKind, StackNames};
 use crate::spec::map::{KeyRule, Map, Write};
@@ -30,7 +31,7 @@ pub struct Keys {
 /// # Errors
 /// A key is missing without a listed default, or has a value the standard does not know.
 pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, Vec<Diagnostic>> {
-    let reader = Reader { map, arch, config, done: RefCell::default() };
+    let reader = Reader::of(spec, map, arch, config);
     let mut keys = Keys::default();
     let mut findings = Vec::new();
     for rule in &map.keys {
@@ -143,6 +144,8 @@ struct Reader<'a> {
     map: &'a Map,
     arch: &'a Arch,
     config: &'a Json,
+    /// The class that reads the config, if it is known.
+    class: Option<Class<'a>>,
     /// What is known, by key; `None` while it is being looked for.
     done: RefCell<BTreeMap<String, Option<Result<Found, String>>>>,
 }
@@ -162,7 +165,26 @@ impl Names for Reader<'_> {
     }
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn of(spec: &'a Spec, map: &'a Map, arch: &'a Arch, config: &'a Json) -> Reader<'a> {
+        let classes = spec.classes.get(&map.format);
+        let class = classes.and_then(|classes| classes.of(map, config));
+        Reader { map, arch, config, class, done: RefCell::default() }
+    }
+
+    /// Where a key may stand in the config: under its own paths, and what the class calls them.
+    fn paths(&self, rule: &'a KeyRule) -> Vec<&'a str> {
+        let mut paths: Vec<&str> = rule.from.iter().map(String::as_str).collect();
+        for path in &rule.from {
+            for other in self.class.into_iter().flat_map(|class| class.other_names(path)) {
+                if !paths.contains(&other) {
+                    paths.push(other);
+                }
+            }
+        }
+        paths
+    }
+
     fn lookup(&self, name: &str) -> Result<Found, String> {
         if let Some(known) = self.done.borrow().get(name) {
             return known.clone().unwrap_or_else(|| Err(format!("`{name}` depends on itself")));
@@ -186,13 +208,15 @@ impl Reader<'_> {
             return Ok(Some((value.eval(self)?, format!("`{}`", value.text))));
         }
         let mut found: Found = None;
-        for path in &rule.from {
+        let paths = self.paths(rule);
+        for path in &paths {
             let foreign = match lookup(self.config, path) {
                 None => continue,
                 Some(Json::Null) if !rule.null => continue,
                 Some(foreign) => foreign,
             };
-            let value = read_value(rule, foreign, self)
+            let value = from_json(foreign)
+                .and_then(|raw| read_value(rule, raw, self))
                 .map_err(|why| format!("the config's `{path}`: {why}"))?;
             match &found {
                 None => found = Some((value, format!("the config's `{path}`"))),
@@ -236,13 +260,23 @@ impl Reader<'_> {
                 return Ok(Some((default.value.clone(), origin)));
             }
         }
+        // What a class does with a config that names it is known; another's silence is not.
+        let named = |class: &Class<'_>| {
+            self.config.get("model_type").and_then(Json::as_str) == Some(class.name)
+        };
+        if let Some(class) = self.class.filter(named) {
+            let stated = paths.iter().find_map(|path| class.default(path));
+            if let Some(raw) = stated.filter(|raw| rule.null || *raw != Value::Null) {
+                let origin = format!("the default of the class of {}", class.name);
+                return Ok(Some((read_value(rule, raw, self)?, origin)));
+            }
+        }
         Err("it is not there, and no default is listed".to_owned())
     }
 }
 
 /// The standard's value of a foreign one.
-fn read_value(rule: &KeyRule, foreign: &Json, names: &dyn Names) -> Result<Value, String> {
-    let raw = from_json(foreign)?;
+fn read_value(rule: &KeyRule, raw: Value, names: &dyn Names) -> Result<Value, String> {
     let value = translate(rule, raw)?;
     match &rule.expr {
         Some(expr) => expr.eval(&|name: &str| match name {
@@ -277,7 +311,7 @@ fn translate(rule: &KeyRule, value: Value) -> Result<Value, String> {
     }
 }
 
-fn from_json(json: &Json) -> Result<Value, String> {
+pub(super) fn from_json(json: &Json) -> Result<Value, String> {
     Ok(match json {
         Json::Null => Value::Null,
         Json::Bool(value) => Value::Bool(*value),
@@ -348,7 +382,7 @@ pub fn write(
         _ => Json::Object(serde_json::Map::new()),
     };
     // What the original says of a key is kept as it says it, where it still says the same.
-    let known = original.map(|original| read_each(map, arch, original)).unwrap_or_default();
+    let known = original.map(|original| read_each(spec, map, arch, original)).unwrap_or_default();
     for path in &map.clear {
         remove(&mut config, path);
     }
@@ -427,11 +461,11 @@ pub fn write(
 type Known = BTreeMap<String, (Value, Option<Json>)>;
 
 /// Each key that a config states, with the foreign value as it stands there.
-fn read_each(map: &Map, arch: &Arch, config: &Json) -> Known {
-    let reader = Reader { map, arch, config, done: RefCell::default() };
+fn read_each(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Known {
+    let reader = Reader::of(spec, map, arch, config);
     let keys = map.keys.iter().filter_map(|rule| {
         let (value, _) = reader.lookup(&rule.to).ok()??;
-        let stated = rule.from.iter().find_map(|path| match lookup(config, path) {
+        let stated = reader.paths(rule).into_iter().find_map(|path| match lookup(config, path) {
             Some(Json::Null) if !rule.null => None,
             found => found.cloned(),
         });

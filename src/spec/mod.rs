@@ -3,6 +3,7 @@
 
 pub mod arch;
 pub mod check;
+pub mod classes;
 pub mod encodings;
 pub mod expr;
 pub mod files;
@@ -61,6 +62,8 @@ pub struct Spec {
     pub pretokenizers: pretokenizers::Pretokenizers,
     /// How quantized tensors are packed.
     pub encodings: encodings::Encodings,
+    /// The config classes of foreign libraries by format.
+    pub classes: BTreeMap<String, classes::Classes>,
     /// The architectures by id.
     pub archs: BTreeMap<String, Arch>,
     /// The mappings by format and name.
@@ -125,6 +128,7 @@ impl Spec {
         let ops: ops::OpsFile = parse(&files, "ops.toml")?;
         let beside: files::FilesFile = parse(&files, "files.toml")?;
         let pretokenizers = parse(&files, "pretokenizers.toml")?;
+        let classes = parse(&files, "classes.toml")?;
         let encodings = encodings::Encodings::parse(file(&files, "encodings.toml")?)
             .map_err(|why| bad("encodings.toml", &why))?;
         let (keys, witnesses) = hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
@@ -172,6 +176,7 @@ impl Spec {
             beside: beside.file,
             pretokenizers,
             encodings,
+            classes,
             archs,
             maps,
             files,
