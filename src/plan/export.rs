@@ -75,7 +75,7 @@ pub fn export(
         provenance.and_then(|source| source.map.as_ref()).filter(|used| used.name == map.name);
     let backing = Backing::of(canonical.exprs.values().map(|(expr, _)| &*expr.layout.shape));
     names::check_counts(map, &names, backing, &BTreeMap::new()).map_err(|finding| vec![finding])?;
-    let choices = choices(map, used, model, tasks::class(&config));
+    let choices = choices(map, used, model, tasks::class_of(map, &config));
     let data = |why: String| {
         vec![Diagnostic::error("P003", format!("the mapping {}/{}: {why}", map.format, map.name))]
     };

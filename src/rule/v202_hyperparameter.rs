@@ -33,7 +33,9 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         let help = match problem.kind {
             ProblemKind::Missing => "write it out: no reader may guess it",
             ProblemKind::Unknown => "remove it, or correct its name",
-            ProblemKind::Value | ProblemKind::Fixed | ProblemKind::Constraint => "correct it, and convert anew",
+            ProblemKind::Value | ProblemKind::Fixed | ProblemKind::Constraint => {
+                "correct it, and convert anew"
+            }
         };
         found.push(
             RULE.finding(message)

@@ -27,7 +27,9 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             RULE.finding(format!("`{}` is {}", tensor.name, tensor.dtype))
                 .tensor(&tensor.name)
                 .mismatch("a floating-point dtype, or an entry in `encodings`", tensor.dtype)
-                .help("readers compute with floats: cast it in the source, or say how it is packed"),
+                .help(
+                    "readers compute with floats: cast it in the source, or say how it is packed",
+                ),
         );
     }
     Ok(())
