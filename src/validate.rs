@@ -283,6 +283,7 @@ fn place(payload: &Payload) -> Option<Extent> {
         Payload::Range(extent) => Some(*extent),
         Payload::View(view) => Some(view.storage),
         Payload::Parts(parts) => parts.iter().find_map(|part| place(&part.tensor.payload)),
+        Payload::Tiles(tiles) => tiles.first().map(|tile| tile.data.storage),
         Payload::Unreadable(_) => None,
     }
 }

@@ -116,7 +116,7 @@ pub fn census(
         let (mut values, mut buffer) = (Values::default(), Vec::new());
         for range in producer.chunks(CHUNK_LEN as u64) {
             let len = range.end - range.start;
-            values.take(output.dtype, producer.bytes(range, &mut buffer));
+            values.take(output.dtype, producer.bytes(range, &mut buffer)?);
             progress(len);
         }
         Ok(values)

@@ -692,7 +692,7 @@ impl<'a> Planner<'a> {
     fn is_whole_head(&self, prefix: &str, projection: &str) -> bool {
         let outputs = self.tensors.outputs.iter().map(|output| output.name.as_str());
         let present: BTreeSet<&str> = outputs.chain([projection]).collect();
-        let expected = self.spec.expected(self.arch, self.hparams, &present);
+        let expected = self.spec.expected(self.arch, self.hparams, &present, self.backing);
         expected.is_ok_and(|expected| {
             let mut parts = expected.iter().filter(|part| part.name.starts_with(prefix));
             parts.all(|part| !part.required || present.contains(part.name.as_str()))
