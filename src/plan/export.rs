@@ -15,7 +15,7 @@ use crate::package::{MapUsed, Model, Provenance, Task, Value, WayBack};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
 use crate::spec::expr::{as_float, same};
-use crate::spec::hparams::StackNames;
+use crate::spec::hparams::{StackNames, plain_name};
 use crate::spec::map::Map;
 
 /// A plan of the way out.
@@ -266,7 +266,10 @@ fn check_config(
             _ => true,
         }
     });
-    let inexpressible = |name: &str| map.keys.iter().any(|key| key.to == name && key.inexpressible);
+    let inexpressible = |name: &str| {
+        let is_it = |to: &str| to == name || plain_name(to) == Some(name);
+        map.keys.iter().any(|key| is_it(&key.to) && key.inexpressible)
+    };
     let findings: Vec<Diagnostic> = differ
         .map(|name| {
             let text = |value: Option<&Value>| {

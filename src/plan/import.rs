@@ -9,7 +9,7 @@ use super::keys::{self, Keys};
 use super::names::{self, Bound, Instance};
 use super::ops::{Direction, TensorExpr, describe, exactness, run};
 use super::program::{Make, Recipe};
-use super::{Exactness, Facts, Options, Step, Tensors, by_name, tasks};
+use super::{Exactness, Facts, Options, Step, Tensors, by_name, tasks, unread};
 use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, row_major_strides};
 use crate::encoding::layout::LAYOUTS;
@@ -117,6 +117,7 @@ pub fn import(
         return Err(errors);
     }
     tensors.sort_by_key(|name| spec.order(name));
+    findings.extend(unread::findings(spec, map, config));
     let tasks = tasks::read(spec, map, config, &keys.hparams, &heads, &mut findings);
     let foreign = checkpoint.stored().map(|tensor| ForeignTensor {
         name: tensor.name.clone(),
@@ -854,6 +855,7 @@ fn same(facts: &dyn Facts, left: &Tensor, right: &Tensor) -> crate::base::error:
     let one_place = match (&left.payload, &right.payload) {
         (Payload::Range(left), Payload::Range(right)) => left == right,
         (Payload::View(left), Payload::View(right)) => left == right,
+        (Payload::Tiles(left), Payload::Tiles(right)) => left == right,
         _ => false,
     };
     if one_place { Ok(true) } else { facts.equal(left, right) }
