@@ -40,7 +40,14 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
             Ok(None) => {}
             Ok(Some((value, origin))) => {
                 if let Some(token) = name.strip_prefix("tokens.") {
-                    keys.tokens.insert(token.to_owned(), value);
+                    match (token, value) {
+                        // A token that the model does not have is not told of.
+                        (_, Value::Null) => None,
+                        ("eos", id @ Value::Int(_)) => {
+                            keys.tokens.insert(token.to_owned(), Value::List(vec![id]))
+                        }
+                        (_, id) => keys.tokens.insert(token.to_owned(), id),
+                    };
                 } else if !name.starts_with('_') {
                     let value = spec.key(name).map_or(value.clone(), |key| key.normal(value));
                     keys.hparams.insert(name.to_owned(), value);
@@ -93,6 +100,7 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
             keys.hparams.remove(&key.name);
         }
     }
+    keys.hparams = spec.normal_hparams(arch, &keys.hparams);
     for problem in spec.check_hparams(arch, &keys.hparams) {
         let origin = keys.origins.get(&problem.key);
         let origin = origin.map(|origin| format!(" (from {origin})")).unwrap_or_default();
@@ -100,6 +108,10 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
             ProblemKind::Missing => format!(
                 "nothing says what `{}` is: neither the config nor a listed default",
                 problem.key
+            ),
+            ProblemKind::Constraint => format!(
+                "hyperparameters contradict each other: {}{origin}; they have to hold {}",
+                problem.found, problem.expected
             ),
             _ => format!(
                 "`{}` is {}{origin}, and has to be {}",
@@ -377,6 +389,7 @@ pub fn write(
     original: Option<&Json>,
     stored: &dyn Fn(&str) -> bool,
 ) -> Result<Json, Vec<Diagnostic>> {
+    let hparams = &spec.wide_hparams(arch, hparams);
     let mut config = match original {
         Some(Json::Object(object)) => Json::Object(object.clone()),
         _ => Json::Object(serde_json::Map::new()),
@@ -404,12 +417,17 @@ pub fn write(
             set(&mut config, path, rule.stored.iter().any(|name| stored(name)).into());
         }
         let value = match rule.to.strip_prefix("tokens.") {
-            Some(token) => tokens.get(token).cloned(),
+            // No reader's default may stand for a token that the model does not have.
+            Some(token) => match tokens.get(token) {
+                Some(id) => Some(one_id(id.clone())),
+                None => original.is_none().then_some(Value::Null),
+            },
             None => hparams.get(&rule.to).cloned(),
         };
         let Some(value) = value else { continue };
         let kept = known.get(&rule.to).filter(|(known, _)| {
             let known = spec.key(&rule.to).map_or(known.clone(), |key| key.normal(known.clone()));
+            let known = if rule.to.starts_with("tokens.") { one_id(known) } else { known };
             same(&known, &value)
         });
         let foreign = match kept.and_then(|(_, foreign)| foreign.clone()) {
@@ -456,6 +474,14 @@ pub fn write(
         }
     }
     if findings.is_empty() { Ok(config) } else { Err(findings) }
+}
+
+/// The id of a list of one, which foreign configs write as it is.
+fn one_id(value: Value) -> Value {
+    match value {
+        Value::List(mut ids) if ids.len() == 1 && matches!(ids[0], Value::Int(_)) => ids.remove(0),
+        value => value,
+    }
 }
 
 type Known = BTreeMap<String, (Value, Option<Json>)>;
