@@ -72,7 +72,7 @@ pub fn export(
     };
     let used =
         provenance.and_then(|source| source.map.as_ref()).filter(|used| used.name == map.name);
-    let choices = choices(map, used, model, tasks::class(&config));
+    let choices = choices(map, used, model, tasks::class_of(map, &config));
     let data = |why: String| {
         vec![Diagnostic::error("P003", format!("the mapping {}/{}: {why}", map.format, map.name))]
     };

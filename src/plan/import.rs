@@ -1,5 +1,7 @@
 //! From a foreign checkpoint to the standard.
 
+mod stray;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
@@ -94,14 +96,15 @@ pub fn import(
         findings: Vec::new(),
         errors: Vec::new(),
     };
-    planner.cover(map, checkpoint, &instances, &drops, config);
+    let strays = planner.cover(map, checkpoint, &choices.prefix, &instances, &drops, config);
     for instance in &instances {
         planner.plan_instance(instance);
     }
     let mut tied = hparams.get("tie_embeddings") == Some(&Value::Bool(true));
     let mut ties = Vec::new();
     for instance in instances.iter().filter(|instance| instance.rule.tie.is_some()) {
-        planner.plan_tie(map, config, instance, &instances, &mut tied, &mut ties);
+        let tie = Tie { map, config, prefix: &choices.prefix, instances: &instances };
+        planner.plan_tie(&tie, instance, &mut tied, &mut ties);
     }
     for drop in &drops {
         planner.plan_drop(drop);
@@ -110,13 +113,15 @@ pub fn import(
         keys.hparams.insert("tie_embeddings".to_owned(), Value::Bool(tied));
     }
     planner.check_complete(&instances, &keys.hparams, &ties);
+    planner.plan_strays(map, &strays, config);
 
-    let heads = planner.heads(map, tasks::class(config), &ties);
+    let heads = planner.heads(map, tasks::class_of(map, config), &ties);
     let Planner { mut tensors, buffers, copies, dropped, mut findings, errors, .. } = planner;
     if !errors.is_empty() {
         return Err(errors);
     }
     tensors.sort_by_key(|name| spec.order(name));
+    stray::check_promised_heads(map, config, &heads, &mut findings);
     findings.extend(unread::findings(spec, map, config));
     let tasks = tasks::read(spec, map, config, &keys.hparams, &heads, &mut findings);
     let foreign = checkpoint.stored().map(|tensor| ForeignTensor {
@@ -279,6 +284,15 @@ fn data_error(map: &Map, why: &str) -> Diagnostic {
     Diagnostic::error("P003", format!("the mapping {}/{}: {why}", map.format, map.name))
 }
 
+/// What decides whether a head that is not there is tied.
+struct Tie<'t> {
+    map: &'t Map,
+    config: &'t Json,
+    /// What the file's names have in front.
+    prefix: &'t str,
+    instances: &'t [Instance<'t>],
+}
+
 struct Planner<'a> {
     spec: &'a Spec,
     arch: &'a Arch,
@@ -298,15 +312,17 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// Checks that exactly one rule reads each foreign tensor.
+    /// Checks that exactly one rule reads each foreign tensor; returns those that none reads, and
+    /// that a model may be whole without.
     fn cover(
         &mut self,
         map: &Map,
         checkpoint: &'a Checkpoint,
+        prefix: &str,
         instances: &[Instance<'_>],
         drops: &[names::DropInstance<'_>],
         config: &Json,
-    ) {
+    ) -> Vec<&'a Tensor> {
         let rules = instances.iter().flat_map(|instance| {
             let rule = instance.rule.from.first().map_or("", |from| &from.text);
             instance.from.iter().chain(&instance.also).map(move |name| (name, rule))
@@ -327,6 +343,7 @@ impl<'a> Planner<'a> {
             }
         }
         let mut seen = BTreeSet::new();
+        let mut strays = Vec::new();
         for tensor in &checkpoint.tensors {
             let name = tensor.name.as_str();
             if !seen.insert(name) {
@@ -342,26 +359,22 @@ impl<'a> Planner<'a> {
                 self.drop(tensor, RUNTIME, WayBack::Kept);
                 continue;
             }
-            let beyond = beyond_last_layer(map, name, self.hparams);
-            self.errors.push(match beyond {
-                Some((layer, n_layers)) => Diagnostic::error(
-                    "P011",
-                    format!("`{name}` is of layer {layer}, the config has {n_layers} layers"),
-                )
-                .tensor(name)
-                .mismatch(format!("layers 0 to {}", n_layers.saturating_sub(1)), layer),
-                None => Diagnostic::error(
-                    "P006",
-                    format!("no rule of the mapping {}/{} reads `{name}`", map.format, map.name),
-                )
-                .tensor(name)
-                .help(if config.get("model_type").is_some() {
-                    "every tensor is read by a rule or dropped by one; --generic keeps all as they are"
-                } else {
-                    "perhaps it is of another architecture: see --arch"
-                }),
-            });
+            if let Some((layer, n_layers)) = beyond_last_layer(map, name, self.hparams) {
+                self.errors.push(
+                    Diagnostic::error(
+                        "P011",
+                        format!("`{name}` is of layer {layer}, the config has {n_layers} layers"),
+                    )
+                    .tensor(name)
+                    .mismatch(format!("layers 0 to {}", n_layers.saturating_sub(1)), layer),
+                );
+            } else if stray::is_in_layer(map, prefix, name) {
+                self.errors.push(Self::unread(map, name, config));
+            } else {
+                strays.push(tensor);
+            }
         }
+        strays
     }
 
     /// Plans what a rule makes of the tensors it reads, if they are there.
@@ -581,18 +594,17 @@ impl<'a> Planner<'a> {
     /// Decides by bytes whether a head is tied.
     fn plan_tie(
         &mut self,
-        map: &Map,
-        config: &Json,
+        tie: &Tie<'_>,
         instance: &Instance<'_>,
-        instances: &[Instance<'_>],
         tied: &mut bool,
         ties: &mut Vec<[String; 2]>,
     ) {
+        let Tie { map, config, prefix: in_front, instances } = *tie;
         let target = instance.rule.tie.as_deref().expect("only tie rules come here");
         let (foreign, canonical) = (instance.from[0].as_str(), instance.to[0].as_str());
         let head = canonical.strip_prefix("heads.").and_then(|rest| rest.split('.').next());
         let Some(&tensor) = self.foreign.get(foreign) else {
-            let class = tasks::class(config);
+            let class = tasks::class_of(map, config);
             let wanted = head.and_then(|head| tasks::class_wants_head(map, class, head));
             let prefix = format!("heads.{}.", head.unwrap_or_default());
             let parts = self.tensors.outputs.iter().any(|output| output.name.starts_with(&prefix));
@@ -606,9 +618,17 @@ impl<'a> Planner<'a> {
             {
                 return; // The checkpoint has no such head.
             }
+            // A class may promise a head that was never saved: of one with several parts none is
+            // here, or the names are those of a model without a head.
+            let headless = wanted == Some(true) && !parts;
+            if headless && !self.is_whole_head(&prefix, canonical) {
+                return;
+            }
             if *tied || instance.rule.ignore_tie_flag {
                 *tied = true;
                 ties.push([canonical.to_owned(), target.to_owned()]);
+            } else if headless && in_front.is_empty() && map.prefixes.iter().any(|p| p != "") {
+                return;
             } else {
                 self.errors.push(
                     Diagnostic::error(
@@ -655,6 +675,17 @@ impl<'a> Planner<'a> {
                 self.plan_rule(instance, &instance.from);
             }
         }
+    }
+
+    /// Whether a head needs nothing but its tied projection.
+    fn is_whole_head(&self, prefix: &str, projection: &str) -> bool {
+        let outputs = self.tensors.outputs.iter().map(|output| output.name.as_str());
+        let present: BTreeSet<&str> = outputs.chain([projection]).collect();
+        let expected = self.spec.expected(self.arch, self.hparams, &present);
+        expected.is_ok_and(|expected| {
+            let mut parts = expected.iter().filter(|part| part.name.starts_with(prefix));
+            parts.all(|part| !part.required || present.contains(part.name.as_str()))
+        })
     }
 
     /// Compares a dropped buffer with its recipe; what differs is kept beside the package.
