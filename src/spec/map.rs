@@ -48,6 +48,8 @@ pub struct Map {
     pub drops: Vec<DropRule>,
     /// Heads that the foreign format has no place for.
     pub dropped_heads: Vec<DropHead>,
+    /// Models that programs which read the format compute otherwise, or do not open.
+    pub readers: Vec<Reader>,
     /// The config keys.
     pub keys: Vec<KeyRule>,
     /// The tasks by head and class.
@@ -243,6 +245,19 @@ pub struct DropHead {
     pub why: String,
 }
 
+/// What programs that read the format do with some models otherwise than the models say.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reader {
+    /// The models, by their hyperparameters.
+    pub when: Expr,
+    /// What the programs do, as the end of a sentence about them.
+    pub does: String,
+    /// Whether the file is written nevertheless, with a warning.
+    #[serde(default)]
+    pub warn: bool,
+}
+
 /// How to compute a buffer.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -311,6 +326,8 @@ pub struct KeyRule {
     /// Whether the foreign format has no place for the value, but for the one that is read back: a
     /// model with another one is written all the same, with a warning.
     pub inexpressible: bool,
+    /// The value that `null` stands for: a model that has it is the same as one that has none.
+    pub usual: Option<Expr>,
     /// For a value `_`: canonical tensors of which any one being stored is what is written, as
     /// true or false, where no source says it.
     pub stored: Vec<String>,
@@ -394,6 +411,8 @@ pub(super) struct MapFile {
     drop: Vec<DropFile>,
     #[serde(default)]
     drop_head: Vec<DropHead>,
+    #[serde(default)]
+    reader: Vec<Reader>,
     #[serde(default)]
     key: Vec<KeyFile>,
     #[serde(default)]
@@ -526,6 +545,7 @@ struct KeyFile {
     write: Option<Vec<Write>>,
     #[serde(default)]
     inexpressible: bool,
+    usual: Option<Expr>,
     #[serde(default)]
     stored: Vec<String>,
 }
@@ -603,7 +623,7 @@ fn merge(
     if MAX_EXTENDS < depth {
         return Err(fail("mappings extend each other too deep, or in a circle"));
     }
-    let MapFile { map: head, config, words, tokenizer, rule, drop, drop_head, key, task } =
+    let MapFile { map: head, config, words, tokenizer, rule, drop, drop_head, reader, key, task } =
         load(name)?;
     let format = map.format.clone();
     let fail = |why: &str| bad(&format!("map/{format}/{name}.toml"), why);
@@ -678,6 +698,10 @@ fn merge(
             emit_without_source,
             why,
         });
+    }
+    for reader in reader {
+        map.readers.retain(|known| known.does != reader.does);
+        map.readers.push(reader);
     }
     for dropped in drop_head {
         map.dropped_heads.retain(|known| known.head != dropped.head);
@@ -773,6 +797,7 @@ fn key_of(
         when: file.when,
         write: file.write,
         inexpressible: file.inexpressible,
+        usual: file.usual,
         stored: file.stored,
     })
 }

@@ -56,10 +56,7 @@ impl<'a> Planner<'a> {
                     ),
                 )
                 .tensor(&tensor.name)
-                .help(
-                    "a package keeps its bytes beside the model, where nothing computes with them; \
-                     --strict refuses it",
-                ),
+                .help("a package keeps its bytes beside the model, where nothing computes with them"),
             );
             self.drop(tensor, STRAY, WayBack::Kept);
         }
