@@ -265,7 +265,7 @@ fn what_is_left_behind_is_told() {
     fs::write(folder.join("training_args.json"), "{}").unwrap();
     let package = scratch.path().join("std");
     let args = ["convert", text(&folder), text(&package)];
-    let says = &["warning[P040]: old_vocab.dat", "note[P040]", "training_args.json"];
+    let says = &["warning[P050]: old_vocab.dat", "note[P050]", "training_args.json"];
     check(&args, 0, says, &[]);
 
     // A package claims no tokenizer that was not written to it.

@@ -168,7 +168,20 @@ pub(crate) fn canonical(
         findings: found,
     } = import::import(request.spec, map, checkpoint, &config, &facts, request.plan)?;
     findings.extend(found);
-    tasks.extend(embedding_task(opened, request.spec, &keys.hparams, &mut findings)?);
+    let embedding = embedding_task(opened, request.spec, &keys.hparams, &mut findings)?;
+    let lists =
+        |task: &Task| request.spec.arch(&arch).is_some_and(|arch| arch.tasks.contains(&task.id));
+    match embedding {
+        Some(task) if !lists(&task) => findings.push(
+            Diagnostic::warning(
+                "P018",
+                format!("the task {:?} is left out: {arch} does not serve it", task.id),
+            )
+            .file(sentence_transformers::MODULES_FILE)
+            .help("the modules are carried; the standard has no words for them here"),
+        ),
+        embedding => tasks.extend(embedding),
+    }
     model.architecture = Some(arch);
     model.hyperparameters = keys.hparams;
     model.tokens = keys.tokens;

@@ -470,7 +470,7 @@ fn left_behind(left: &[String]) -> Vec<Diagnostic> {
         .into_iter()
         .map(|name| {
             let message = format!("{name} is not carried over, and seems to be of the tokenizer");
-            Diagnostic::warning("P040", message)
+            Diagnostic::warning("P050", message)
                 .file(name)
                 .help("copy it beside the result, if what serves the model needs it")
         })
@@ -478,7 +478,7 @@ fn left_behind(left: &[String]) -> Vec<Diagnostic> {
     if !others.is_empty() {
         let names: Vec<&str> = others.into_iter().map(String::as_str).collect();
         let message = format!("not carried over: {}", names.join(", "));
-        findings.push(Diagnostic::note("P040", message));
+        findings.push(Diagnostic::note("P050", message));
     }
     findings
 }

@@ -15,7 +15,7 @@ use crate::package::{MapUsed, Model, Provenance, Task, Value, WayBack};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
 use crate::spec::expr::same;
-use crate::spec::hparams::StackNames;
+use crate::spec::hparams::{StackNames, plain_name};
 use crate::spec::map::Map;
 
 /// A plan of the way out.
@@ -223,7 +223,10 @@ fn check_config(
         let same = if map.format == GGUF { same_single } else { same };
         !matches!(values, (Some(wanted), Some(read)) if same(wanted, read))
     });
-    let inexpressible = |name: &str| map.keys.iter().any(|key| key.to == name && key.inexpressible);
+    let inexpressible = |name: &str| {
+        let is_it = |to: &str| to == name || plain_name(to) == Some(name);
+        map.keys.iter().any(|key| is_it(&key.to) && key.inexpressible)
+    };
     let findings: Vec<Diagnostic> = differ
         .map(|name| {
             let text = |value: Option<&Value>| {

@@ -9,7 +9,7 @@ use super::keys::{self, Keys};
 use super::names::{self, Bound, Instance};
 use super::ops::{Direction, TensorExpr, describe, exactness, run};
 use super::program::{Make, Recipe};
-use super::{Exactness, Facts, Options, Step, Tensors, by_name, tasks};
+use super::{Exactness, Facts, Options, Step, Tensors, by_name, tasks, unread};
 use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, row_major_strides};
 use crate::encoding::layout::LAYOUTS;
@@ -117,6 +117,7 @@ pub fn import(
         return Err(errors);
     }
     tensors.sort_by_key(|name| spec.order(name));
+    findings.extend(unread::findings(spec, map, config));
     let tasks = tasks::read(spec, map, config, &keys.hparams, &heads, &mut findings);
     let foreign = checkpoint.stored().map(|tensor| ForeignTensor {
         name: tensor.name.clone(),

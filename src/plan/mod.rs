@@ -15,6 +15,7 @@ pub mod program;
 mod recipe;
 pub mod tasks;
 pub mod typed;
+mod unread;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

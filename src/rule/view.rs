@@ -426,6 +426,11 @@ impl<'a> PackageView<'a> {
         self.model.good().ok_or(NotChecked::Blocked("model.json cannot be read"))
     }
 
+    /// The bytes of a file of the package, if it is there.
+    pub fn text(&self, name: &str) -> Option<&[u8]> {
+        self.source.find(name).map(|file| self.source.bytes(file))
+    }
+
     /// `manifest.json`.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Mappings: how a foreign layout's names, transforms and config keys become the standard's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,10 @@ pub struct Map {
     pub config: BTreeMap<String, toml::Value>,
     /// Entries of a foreign config that are taken out before it is written anew.
     pub clear: Vec<String>,
+    /// Paths of the foreign config that change no output, with all below them.
+    pub inert: BTreeSet<String>,
+    /// Meanings of foreign words that several keys share, by name.
+    pub words: BTreeMap<String, toml::Table>,
 }
 
 /// Another spelling of the ends of names, decided once for a file.
@@ -380,6 +384,8 @@ pub(super) struct MapFile {
     #[serde(default)]
     config: BTreeMap<String, toml::Value>,
     #[serde(default)]
+    words: BTreeMap<String, toml::Table>,
+    #[serde(default)]
     tokenizer: BTreeMap<String, String>,
     #[serde(default)]
     rule: Vec<RuleFile>,
@@ -418,6 +424,8 @@ struct MapHead {
     base_class: Vec<String>,
     #[serde(default)]
     clear: Vec<String>,
+    #[serde(default)]
+    inert: Vec<String>,
     /// `from` texts of rules, names of drops and `to` texts of keys of the mappings this one
     /// extends that do not hold here.
     #[serde(default)]
@@ -503,6 +511,8 @@ struct KeyFile {
     null: bool,
     #[serde(default)]
     words: toml::Table,
+    /// The name of shared meanings, which those of `words` come before.
+    words_of: Option<String>,
     expr: Option<Expr>,
     back: Option<Expr>,
     #[serde(rename = "else")]
@@ -592,7 +602,8 @@ fn merge(
     if 8 < depth {
         return Err(fail("mappings extend each other too deep, or in a circle"));
     }
-    let MapFile { map: head, config, tokenizer, rule, drop, drop_head, key, task } = load(name)?;
+    let MapFile { map: head, config, words, tokenizer, rule, drop, drop_head, key, task } =
+        load(name)?;
     let format = map.format.clone();
     let fail = |why: &str| bad(&format!("map/{format}/{name}.toml"), why);
     for parent in &head.extends {
@@ -604,6 +615,9 @@ fn merge(
         map.drops.retain(|drop| drop.name.text != *text);
         map.keys.retain(|key| key.to != *text);
         map.tasks.retain(|task| task.id != *text);
+        if map.inert.remove(text) {
+            continue;
+        }
         if map.rules.len() + map.drops.len() + map.keys.len() + map.tasks.len() == before {
             return Err(fail(&format!("there was no `{text}` to leave out")));
         }
@@ -635,6 +649,8 @@ fn merge(
     if !head.spell.is_empty() {
         map.spells = head.spell;
     }
+    map.inert.extend(head.inert);
+    map.words.extend(words);
     map.config.extend(config);
     map.tokenizer.extend(tokenizer);
     for rule in rule {
@@ -667,7 +683,7 @@ fn merge(
         map.dropped_heads.push(dropped);
     }
     for file in key {
-        let key = key_of(file).map_err(|why| fail(&why))?;
+        let key = key_of(file, &map.words).map_err(|why| fail(&why))?;
         match map.keys.iter_mut().find(|known| known.to == key.to) {
             Some(known) => *known = key,
             None => map.keys.push(key),
@@ -725,8 +741,18 @@ fn each_of(file: BTreeMap<String, EachFile>) -> std::result::Result<Vec<(String,
     each.collect()
 }
 
-fn key_of(file: KeyFile) -> std::result::Result<KeyRule, String> {
-    let words = file.words.iter().map(|(word, value)| Ok((word.clone(), from_toml(value)?)));
+fn key_of(
+    file: KeyFile,
+    shared: &BTreeMap<String, toml::Table>,
+) -> std::result::Result<KeyRule, String> {
+    let mut words = file.words;
+    if let Some(name) = &file.words_of {
+        let shared = shared.get(name).ok_or_else(|| format!("there are no words `{name}`"))?;
+        for (word, value) in shared {
+            words.entry(word).or_insert_with(|| value.clone());
+        }
+    }
+    let words = words.iter().map(|(word, value)| Ok((word.clone(), from_toml(value)?)));
     let defaults = file
         .default
         .into_iter()
@@ -734,9 +760,10 @@ fn key_of(file: KeyFile) -> std::result::Result<KeyRule, String> {
     Ok(KeyRule {
         words: words.collect::<std::result::Result<_, String>>()?,
         defaults: defaults.collect::<std::result::Result<_, String>>()?,
-        to: file.to,
         from: file.from,
-        null: file.null,
+        // An id that is null says that there is none; the class's is for a config that is silent.
+        null: file.null || file.to.starts_with("tokens."),
+        to: file.to,
         expr: file.expr,
         back: file.back,
         otherwise: file.otherwise,
