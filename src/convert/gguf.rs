@@ -96,7 +96,7 @@ pub(super) fn metadata(
         let producer = Producer::new(&opened.source, &tensors.inputs, output)?;
         let all = 0..producer.len();
         let mut buffer = Vec::new();
-        let len = producer.bytes(all.clone(), &mut buffer).len();
+        let len = producer.bytes(all.clone(), &mut buffer)?.len();
         Ok(producer.borrow(all).map_or_else(|| buffer[..len].to_vec(), <[u8]>::to_vec))
     })?;
     typed::set_keys(&mut metadata, &exported.config).map_err(|(key, why)| {

@@ -855,6 +855,7 @@ fn same(facts: &dyn Facts, left: &Tensor, right: &Tensor) -> crate::base::error:
     let one_place = match (&left.payload, &right.payload) {
         (Payload::Range(left), Payload::Range(right)) => left == right,
         (Payload::View(left), Payload::View(right)) => left == right,
+        (Payload::Tiles(left), Payload::Tiles(right)) => left == right,
         _ => false,
     };
     if one_place { Ok(true) } else { facts.equal(left, right) }
