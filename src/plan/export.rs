@@ -203,7 +203,7 @@ fn readers(map: &Map, names: &StackNames<'_>) -> Result<Vec<Diagnostic>, String>
             let level = if reader.warn { Level::Warning } else { Level::Error };
             let message = format!("programs that read {}: {}", map.format, reader.does);
             let used = reader.when.names();
-            let finding = Diagnostic::new("P024", level, message);
+            let finding = Diagnostic::new("P042", level, message);
             findings.push(match used.first() {
                 Some(key) => finding.key(*key),
                 None => finding,
