@@ -20,7 +20,7 @@ use crate::package::{
 };
 use crate::plan::import::Import;
 use crate::plan::program::{Content, Make, Output, whole};
-use crate::plan::{self, Decode, Facts, Tensors, export, generic, import, typed};
+use crate::plan::{self, Decode, Facts, Tensors, aliases, export, generic, import, typed};
 use crate::rule::view::{PackageView, Stored};
 use crate::rule::{self, Selection};
 use crate::spec::Spec;
@@ -134,6 +134,7 @@ pub(crate) fn canonical(
             .map(|tensor| ForeignTensor {
                 name: tensor.name.clone(),
                 dtype: tensor.dtype.name().to_owned(),
+                read_as: None,
             })
             .collect();
         let buffers = Tensors::default();
@@ -147,10 +148,16 @@ pub(crate) fn canonical(
             .help("put the model's config.json beside them, or keep names and bytes with --generic")
             .into());
     };
-    let logical = opened.logical()?;
+    let mut logical = opened.logical()?;
     let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
     let map =
         import::choose(request.spec, format, checkpoint, &config, request.arch, &mut findings)?;
+    if let Some(found) = aliases::find(request.spec, map, checkpoint, &config)? {
+        opened.rename(&found.names);
+        opened.checkpoint.findings.push(found.note);
+        logical = opened.logical()?;
+    }
+    let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
     let numbers = typed::with_numbers(map, checkpoint, &mut opened.source);
     let checkpoint = numbers.as_ref().unwrap_or(checkpoint);
     let facts = Bytes(&opened.source);
@@ -176,7 +183,15 @@ pub(crate) fn canonical(
     model.encodings = encodings(&tensors);
     model.tasks = tasks;
     model.conformance = claim(opened, request.spec, &model, &tensors, &mut findings);
-    provenance.tensors = foreign;
+    provenance.tensors = foreign
+        .into_iter()
+        .map(|tensor| match opened.renamed.get(&tensor.name) {
+            Some(name) => {
+                ForeignTensor { name: name.clone(), read_as: Some(tensor.name), ..tensor }
+            }
+            None => tensor,
+        })
+        .collect();
     provenance.copies = copies;
     provenance.dropped = dropped;
     provenance.map = Some(used);

@@ -120,12 +120,13 @@ fn compare_all(
     let found = digests_of(back_source, back, request)?;
     let mut verified = Verified { equal: 0, changed: 0 };
     for (name, hash) in &wanted {
-        match found.get(name) {
+        let in_file = opened.name_in_file(name);
+        match found.get(in_file) {
             Some(back) if back == hash => verified.equal += 1,
             _ if changed.contains(name.as_str()) || lost(name) => verified.changed += 1,
             Some(_) => {
                 let original = originals.outputs.iter().find(|output| output.name == *name);
-                let returned = back.outputs.iter().find(|output| output.name == *name);
+                let returned = back.outputs.iter().find(|output| output.name == in_file);
                 let place = original.zip(returned).and_then(|(original, returned)| {
                     let original = Operand {
                         source: &opened.source,
@@ -145,7 +146,8 @@ fn compare_all(
             }
         }
     }
-    let extra = found.keys().find(|name| !wanted.contains_key(*name));
+    let all: BTreeSet<&str> = wanted.keys().map(|name| opened.name_in_file(name)).collect();
+    let extra = found.keys().find(|name| !all.contains(name.as_str()));
     if let Some(extra) = extra {
         return Err(round_trip_error(extra, "comes back and was not there").into());
     }

@@ -30,6 +30,8 @@ pub struct Opened {
     pub files: Vec<FolderFile>,
     /// The weight files, in the order they are read.
     pub weights: Vec<String>,
+    /// The names that files have for tensors that the checkpoint has under other ones.
+    pub renamed: BTreeMap<String, String>,
 }
 
 /// A file of a folder.
@@ -99,7 +101,7 @@ pub fn open(path: &Path) -> Result<Opened> {
         let mut checkpoint = Checkpoint::default();
         let weights = read_index(&mut source, &name, &mut checkpoint)?;
         let files = list(&parent).unwrap_or_default();
-        return Ok(Opened { source, checkpoint, is_package: false, files, weights });
+        return Ok(Opened { source, checkpoint, is_package: false, files, weights, renamed: BTreeMap::new() });
     }
     let file = source.add_path(path)?;
     let mut checkpoint = read_file(&source, file)?;
@@ -115,10 +117,10 @@ pub fn open(path: &Path) -> Result<Opened> {
             Some(FolderFile { name: name.clone(), len })
         });
         let files = files.collect();
-        return Ok(Opened { source, checkpoint, is_package: false, files, weights });
+        return Ok(Opened { source, checkpoint, is_package: false, files, weights, renamed: BTreeMap::new() });
     }
     let files = list(&parent).unwrap_or_default();
-    Ok(Opened { source, checkpoint, is_package: false, files, weights })
+    Ok(Opened { source, checkpoint, is_package: false, files, weights, renamed: BTreeMap::new() })
 }
 
 fn open_folder(path: &Path, files: Vec<FolderFile>) -> Result<Opened> {
@@ -152,7 +154,7 @@ fn open_folder(path: &Path, files: Vec<FolderFile>) -> Result<Opened> {
         read_modules(&mut source, &files, &mut checkpoint, &mut weights)?;
     }
     note_others(&files, &weights, &mut checkpoint);
-    Ok(Opened { source, checkpoint, is_package, files, weights })
+    Ok(Opened { source, checkpoint, is_package, files, weights, renamed: BTreeMap::new() })
 }
 
 fn read_part(source: &mut Source, name: &str) -> Result<(String, Checkpoint)> {
@@ -522,6 +524,21 @@ fn walk(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<FolderFile>) 
 }
 
 impl Opened {
+    /// Gives stored tensors other names, by their old ones.
+    pub fn rename(&mut self, names: &BTreeMap<String, String>) {
+        for tensor in &mut self.checkpoint.tensors {
+            let Some(name) = names.get(&tensor.name) else { continue };
+            let old = std::mem::replace(&mut tensor.name, name.clone());
+            let first = self.renamed.remove(&old).unwrap_or(old);
+            self.renamed.insert(name.clone(), first);
+        }
+    }
+
+    /// The name that the files have for a tensor.
+    pub fn name_in_file<'n>(&'n self, name: &'n str) -> &'n str {
+        self.renamed.get(name).map_or(name, String::as_str)
+    }
+
     /// Whether there is such a file.
     pub fn has(&self, name: &str) -> bool {
         self.files.iter().any(|file| file.name == name)

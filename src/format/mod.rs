@@ -5,3 +5,4 @@ pub mod gguf;
 pub mod pickle;
 pub mod pytorch;
 pub mod safetensors;
+pub mod wrappers;

@@ -121,6 +121,7 @@ pub fn import(
     let foreign = checkpoint.stored().map(|tensor| ForeignTensor {
         name: tensor.name.clone(),
         dtype: tensor.dtype.name().to_owned(),
+        read_as: None,
     });
     Ok(Import {
         tensors,
