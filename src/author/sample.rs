@@ -312,7 +312,9 @@ fn sample(
             spellings: Vec::new(),
         }),
         tool: concat!("llmstd ", env!("CARGO_PKG_VERSION")).to_owned(),
-        tensors: foreign.map(|name| ForeignTensor { name, dtype: "F32".to_owned(), read_as: None }).collect(),
+        tensors: foreign
+            .map(|name| ForeignTensor { name, dtype: "F32".to_owned(), read_as: None })
+            .collect(),
         copies: Vec::new(),
         dropped,
         losses: BTreeMap::new(),

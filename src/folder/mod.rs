@@ -101,7 +101,14 @@ pub fn open(path: &Path) -> Result<Opened> {
         let mut checkpoint = Checkpoint::default();
         let weights = read_index(&mut source, &name, &mut checkpoint)?;
         let files = list(&parent).unwrap_or_default();
-        return Ok(Opened { source, checkpoint, is_package: false, files, weights, renamed: BTreeMap::new() });
+        return Ok(Opened {
+            source,
+            checkpoint,
+            is_package: false,
+            files,
+            weights,
+            renamed: BTreeMap::new(),
+        });
     }
     let file = source.add_path(path)?;
     let mut checkpoint = read_file(&source, file)?;
@@ -117,7 +124,14 @@ pub fn open(path: &Path) -> Result<Opened> {
             Some(FolderFile { name: name.clone(), len })
         });
         let files = files.collect();
-        return Ok(Opened { source, checkpoint, is_package: false, files, weights, renamed: BTreeMap::new() });
+        return Ok(Opened {
+            source,
+            checkpoint,
+            is_package: false,
+            files,
+            weights,
+            renamed: BTreeMap::new(),
+        });
     }
     let files = list(&parent).unwrap_or_default();
     Ok(Opened { source, checkpoint, is_package: false, files, weights, renamed: BTreeMap::new() })

@@ -141,7 +141,9 @@ pub fn find(
         return finish(map, checkpoint, &present, &known, unprefixed.1, n_before, &names);
     }
     let apart = |(n, other): &&(usize, String)| {
-        *n == n_after && !other.starts_with(&change.prefix) && !change.prefix.starts_with(other.as_str())
+        *n == n_after
+            && !other.starts_with(&change.prefix)
+            && !change.prefix.starts_with(other.as_str())
     };
     if let Some((_, other)) = rivals.iter().find(apart)
         && !change.prefix.is_empty()
@@ -158,7 +160,11 @@ pub fn find(
 }
 
 /// What the names of most tensors may have in front of names that are known.
-fn prefixes(change: &Change<'_>, present: &BTreeSet<&str>, known: &BTreeSet<String>) -> Vec<String> {
+fn prefixes(
+    change: &Change<'_>,
+    present: &BTreeSet<&str>,
+    known: &BTreeSet<String>,
+) -> Vec<String> {
     let mut votes: BTreeMap<String, usize> = BTreeMap::new();
     for name in present {
         let name = change.unwrapped(name);

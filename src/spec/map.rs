@@ -612,7 +612,8 @@ fn merge(
     if 8 < depth {
         return Err(fail("mappings extend each other too deep, or in a circle"));
     }
-    let MapFile { map: head, config, tokenizer, alias, rule, drop, drop_head, key, task } = load(name)?;
+    let MapFile { map: head, config, tokenizer, alias, rule, drop, drop_head, key, task } =
+        load(name)?;
     let format = map.format.clone();
     let fail = |why: &str| bad(&format!("map/{format}/{name}.toml"), why);
     for parent in &head.extends {
