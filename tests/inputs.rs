@@ -244,3 +244,178 @@ fn names_that_transformers_5_has_in_memory_are_read() {
         tensors
     });
 }
+
+fn demo(scratch: &Path) -> PathBuf {
+    let folder = scratch.join("demo");
+    fs::create_dir(&folder).unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/demo/v1");
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    folder
+}
+
+#[cfg(unix)]
+#[test]
+fn links_out_of_the_folder_are_followed_and_told_or_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = demo(scratch.path());
+    let [plain, std, none] = ["plain", "std", "none"].map(|name| scratch.path().join(name));
+    succeeds(&["convert", text(&folder), text(&plain)]);
+    for name in ["model.safetensors", "tokenizer.json"] {
+        let away = scratch.path().join(format!("away-{name}"));
+        fs::rename(folder.join(name), &away).unwrap();
+        std::os::unix::fs::symlink(&away, folder.join(name)).unwrap();
+    }
+    let told = succeeds(&["convert", text(&folder), text(&std)]);
+    assert!(told.contains("note[R015]") && told.contains("tokenizer.json -> "), "{told}");
+    assert_eq!(weights_digest(&std), weights_digest(&plain));
+    let told = fails(&["convert", text(&folder), text(&none), "--no-follow"]);
+    assert!(told.contains("links are not followed here"), "{told}");
+    assert!(!none.exists());
+}
+
+/// Two shards and an index of a checkpoint; gives the tensors of both.
+fn sharded(folder: &Path) -> [Tensors; 2] {
+    let mut first = Tensors::read(&folder.join("model.safetensors"));
+    fs::remove_file(folder.join("model.safetensors")).unwrap();
+    let second = Tensors(first.0.split_off(first.0.len() / 2));
+    [first, second]
+}
+
+fn write_shards(
+    folder: &Path,
+    shards: &[Tensors; 2],
+    place: impl Fn(&str, usize) -> Option<usize>,
+) {
+    let mut map = serde_json::Map::new();
+    let file = |n: usize| format!("model-0000{}-of-00002.safetensors", n + 1);
+    for (n, shard) in shards.iter().enumerate() {
+        shard.write(&folder.join(file(n)));
+        for name in shard.names() {
+            if let Some(n) = place(name, n) {
+                map.insert(name.to_owned(), file(n).into());
+            }
+        }
+    }
+    let index = json!({"metadata": {}, "weight_map": map}).to_string();
+    fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
+}
+
+#[test]
+fn an_index_that_disagrees_with_its_shards_is_told() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = demo(scratch.path());
+    let [plain, std, none, kept] =
+        ["plain", "std", "none", "kept"].map(|name| scratch.path().join(name));
+    succeeds(&["convert", text(&folder), text(&plain)]);
+    let [first, second] = sharded(&folder);
+    let unlisted = second.names()[0].to_owned();
+    write_shards(&folder, &[first.clone(), second.clone()], |name, n| {
+        (name != unlisted).then_some(n)
+    });
+    let told = succeeds(&["convert", text(&folder), text(&std)]);
+    let wanted = format!("has `{unlisted}`, which the index does not list");
+    assert!(told.contains("warning[R016]") && told.contains(&wanted), "{told}");
+    assert_eq!(weights_digest(&std), weights_digest(&plain));
+
+    // A second copy that is the same is told of, one that differs is refused.
+    let copy = first.0[0].clone();
+    let mut double = second.clone();
+    double.0.push(copy.clone());
+    write_shards(&folder, &[first.clone(), double], |name, n| {
+        Some(if name == copy.0 { 0 } else { n })
+    });
+    fs::remove_dir_all(&std).unwrap();
+    let told = succeeds(&["convert", text(&folder), text(&std)]);
+    assert!(told.contains("warning[R016]") && told.contains("with the same values"), "{told}");
+    assert_eq!(weights_digest(&std), weights_digest(&plain));
+    let mut stale = second;
+    stale.0.push((copy.0.clone(), copy.1, copy.2, vec![0; copy.3.len()]));
+    write_shards(&folder, &[first, stale], |name, n| Some(if name == copy.0 { 0 } else { n }));
+    let told = fails(&["convert", text(&folder), text(&none)]);
+    assert!(told.contains("error[R016]") && told.contains("with other values"), "{told}");
+    assert!(!none.exists());
+    for args in [&["inspect"][..], &["validate"]] {
+        let output = llmstd(&[args, &[text(&folder)]].concat());
+        assert_ne!(output.status.code(), Some(2), "{args:?}");
+    }
+    succeeds(&["convert", text(&folder), text(&kept), "--generic"]);
+}
+
+#[test]
+fn files_of_every_tokenizer_are_carried() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = demo(scratch.path());
+    fs::create_dir(folder.join("additional_chat_templates")).unwrap();
+    let names = [
+        "spm.model",
+        "source.spm",
+        "target.spm",
+        "bpe.codes",
+        "sentencepiece.model",
+        "normalizer.json",
+        "emoji.json",
+        "additional_chat_templates/rag.jinja",
+        "dict.txt",
+        "sentence_roberta_config.json",
+        "vocab.bpe",
+        "tokenizer.model.v3",
+        "qwen.tiktoken",
+        "video_preprocessor_config.json",
+    ];
+    for name in names {
+        fs::write(folder.join(name), "{}").unwrap();
+    }
+    let std = scratch.path().join("std");
+    succeeds(&["convert", text(&folder), text(&std)]);
+    for name in names {
+        assert!(std.join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_model_is_called_what_it_is() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = demo(scratch.path());
+    let file = folder.join("model.safetensors");
+    let tensors = Tensors::read(&file);
+    let out = scratch.path().join("out");
+    let convert = |path: &Path, words: &str| {
+        let told = fails(&["convert", text(path), text(&out)]);
+        assert!(told.contains(words), "{words}: {told}");
+        assert!(!out.exists());
+    };
+    for (bytes, words) in [
+        (&b"<!DOCTYPE html><html>"[..], "an HTML page"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"\x93NUMPY\x01\0", "a NumPy array"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+    ] {
+        fs::write(&file, bytes).unwrap();
+        convert(&folder, words);
+    }
+    tensors.renamed(|name| format!("base_model.model.{name}.lora_A.weight")).write(&file);
+    let adapter = json!({"peft_type": "LORA", "base_model_name_or_path": "meta/base"}).to_string();
+    fs::write(folder.join("adapter_config.json"), adapter).unwrap();
+    convert(&folder, "this is a LORA adapter of the base meta/base");
+    fs::remove_file(&file).unwrap();
+    for (name, words) in [("flax_model.msgpack", "a Flax checkpoint"), ("m.onnx", "an ONNX graph")]
+    {
+        fs::write(folder.join(name), "x").unwrap();
+        convert(&folder, words);
+        fs::remove_file(folder.join(name)).unwrap();
+    }
+    let shard = folder.join("model-00001-of-00003.safetensors");
+    tensors.write(&shard);
+    convert(&shard, "shard 1 of 3");
+    fs::rename(&shard, &file).unwrap();
+    let config = fs::read_to_string(folder.join("config.json")).unwrap();
+    fs::write(folder.join("config.json"), format!("\u{feff}{config}")).unwrap();
+    convert(&folder, "byte order mark");
+    let other = config.replace(r#""llama""#, r#""my-llama""#);
+    assert_ne!(other, config);
+    fs::write(folder.join("config.json"), other).unwrap();
+    convert(&folder, "`--arch llama` tries it");
+}

@@ -166,11 +166,9 @@ fn is_off(spec: &Spec, map: &Map, rule: &Rule) -> bool {
 /// off, by what they read.
 pub fn unused<'a>(spec: &Spec, map: &'a Map, parts: &BTreeSet<Part>) -> Vec<&'a str> {
     let used: BTreeSet<usize> = parts.iter().map(|(rule, _)| *rule).collect();
-    let unused = map
-        .rules
-        .iter()
-        .enumerate()
-        .filter(|(at, rule)| !used.contains(at) && !is_off(spec, map, rule));
+    let unused = map.rules.iter().enumerate().filter(|(at, rule)| {
+        !used.contains(at) && !rule.is_alternative && !is_off(spec, map, rule)
+    });
     unused.map(|(_, rule)| rule.from.first().map_or("", |from| from.text.as_str())).collect()
 }
 
@@ -250,7 +248,8 @@ fn sample(
     let own = class.tasks.iter().find_map(|task| task.prefix.as_ref());
     let prefix = own.or(map.prefixes.first()).cloned().unwrap_or_default();
     let choices = Choices { prefix, spellings: Vec::new() };
-    let instances = names::instances(map, &choices, &names)?;
+    let mut instances = names::instances(map, &choices, &names)?;
+    instances.retain(|instance| !instance.rule.is_alternative);
 
     let heads: BTreeSet<String> =
         class.heads.iter().map(|head| format!("heads.{head}.x")).collect();

@@ -5,18 +5,18 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::{Failure, Request, foreign_format, read_whole_model};
+use super::{Failure, Request, foreign_format, read_whole_model, sidecar_files};
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::Result;
 use crate::base::source::Source;
 use crate::checkpoint::Tensor;
 use crate::exec::compare::{Operand, first_difference};
-use crate::folder::sentence_transformers;
+use crate::folder::{self, sentence_transformers};
 use crate::folder::{CONFIG_FILE, Opened};
 use crate::manifest::is_tokenizer_file;
 use crate::package::{
-    Conformance, DenseStep, ForeignConfig, ForeignFile, ForeignTensor, Hparams, Model, Provenance,
-    SOURCE_SCHEMA, Task, Value,
+    Conformance, DenseStep, ForeignConfig, ForeignFile, ForeignTensor, Hparams, MANIFEST_FILE,
+    MODEL_FILE, Model, Provenance, SOURCE_SCHEMA, Task, Value,
 };
 use crate::plan::import::Import;
 use crate::plan::program::{Content, Make, Output, whole};
@@ -140,6 +140,9 @@ pub(crate) fn canonical(
         let buffers = Tensors::default();
         return Ok(Canonical { tensors, buffers, model, provenance, map: None, findings });
     }
+    if let Some(finding) = refused_input(opened, config.as_ref()) {
+        return Err(finding.into());
+    }
     let Some(config) = config else {
         let message = "there is no config.json beside the weights, and nothing else says which \
                        architecture they are of";
@@ -223,6 +226,59 @@ pub(crate) fn canonical_or_decoded(
     Ok(canonical)
 }
 
+/// What an input is that is no model by itself, and what to do with it.
+fn refused_input(opened: &mut Opened, config: Option<&Json>) -> Option<Diagnostic> {
+    let two_copies = |found: &&Diagnostic| found.rule == "R016" && found.level == Level::Error;
+    if let Some(found) = opened.checkpoint.findings.iter().find(two_copies) {
+        return Some(found.clone());
+    }
+    let weights = opened.weights.clone();
+    let of_adapter = |name: &str| {
+        name.split('.').any(|part| part.starts_with("lora_") || part.starts_with("ia3_"))
+    };
+    let n = opened.checkpoint.tensors.iter().filter(|tensor| of_adapter(&tensor.name)).count();
+    if n != 0 {
+        let adapter = opened.json(ADAPTER_CONFIG).ok().flatten();
+        let text = |key: &str| adapter.as_ref()?.get(key)?.as_str().map(str::to_owned);
+        let kind = text("peft_type").unwrap_or_else(|| "LoRA".to_owned());
+        let base = text("base_model_name_or_path").filter(|base| !base.is_empty());
+        let of_base = base.map_or_else(String::new, |base| format!(" of the base {base}"));
+        let message = if n == opened.checkpoint.tensors.len() {
+            format!("this is a {kind} adapter{of_base}, and no model by itself")
+        } else {
+            format!("{n} tensors are those of a {kind} adapter{of_base}, which is not merged yet")
+        };
+        return Some(
+            Diagnostic::error("P001", message)
+                .file(weights.first().cloned().unwrap_or_default())
+                .help(
+                    "merge it into its base with peft, `model.merge_and_unload()`, and save that; or \
+                     keep names and bytes with --generic",
+                ),
+        );
+    }
+    let [file] = weights.as_slice() else { return None };
+    if let Some((number, count)) = folder::shard_number(file)
+        && 1 < count
+        && opened.checkpoint.format != export::GGUF
+    {
+        let message = format!("`{file}` is shard {number} of {count}, and no model by itself");
+        return Some(
+            Diagnostic::error("P008", message)
+                .file(file)
+                .help("name the folder, or the shard index"),
+        );
+    }
+    let is_ours = config.is_none() && opened.has(MODEL_FILE) && opened.has(MANIFEST_FILE);
+    is_ours.then(|| {
+        let message = format!("`{file}` is a file of a package of the standard");
+        Diagnostic::error("P001", message).file(file).help("name the folder")
+    })
+}
+
+/// Where peft says what an adapter is of.
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+
 /// What the tensors of bytes are, as `model.json` says it.
 pub(super) fn encodings(tensors: &Tensors) -> BTreeMap<String, Json> {
     let entries = tensors.encodings.iter().map(|(name, encoding)| {
@@ -241,14 +297,17 @@ fn claim(
 ) -> Conformance {
     let stored = tensors.outputs.iter().map(Stored::planned).collect();
     let root = opened.source.root();
-    let view = PackageView::planned(spec, model.clone(), stored, root, opened.files.clone());
+    // What is claimed is judged on what is written.
+    let (carried, _) = sidecar_files(opened, spec);
+    let written = opened.files.iter().filter(|file| carried.contains(&file.name)).cloned();
+    let view = PackageView::planned(spec, model.clone(), stored, root, written.collect());
     let verdict = rule::verdict(&view, Conformance::Full, &Selection::default());
     if verdict.reached == Some(Conformance::Full) {
         return Conformance::Full;
     }
     // Without tokenizer or task a model is not meant to be more; where both are there, what is
     // wrong with them has to be told.
-    let has_tokenizer = opened.files.iter().any(|file| is_tokenizer_file(&file.name));
+    let has_tokenizer = carried.iter().any(|name| is_tokenizer_file(name));
     if has_tokenizer && !model.tasks.is_empty() {
         let wrong = verdict.findings.into_iter().filter(|found| found.level == Level::Error);
         let told = wrong.map(|found| Diagnostic { level: Level::Warning, ..found });

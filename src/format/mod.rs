@@ -2,6 +2,7 @@
 //! headers only.
 
 pub mod gguf;
+pub mod known;
 pub mod pickle;
 pub mod pytorch;
 pub mod safetensors;

@@ -206,16 +206,32 @@ pub fn choose<'a>(
     let paths: BTreeSet<&String> = maps.iter().flat_map(|map| map.matches.keys()).collect();
     let stated =
         paths.iter().find_map(|path| Some((path.as_str(), keys::lookup(config, path)?.as_str()?)));
+    let present: BTreeSet<&str> =
+        checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     if let (Some((path, word)), None) = (stated, arch) {
+        let whole: Vec<&str> = maps
+            .iter()
+            .filter(|map| knows_all(spec, map, &present, config).is_some())
+            .map(|map| map.arch.as_str())
+            .collect();
+        let help = match whole.as_slice() {
+            [] => "`llmstd spec list` shows what there is; --arch tries the mapping of another \
+                   architecture, --generic keeps names and bytes as they are"
+                .to_owned(),
+            some => format!(
+                "all {} tensors have names of {}: `--arch {}` tries it, if the config means the same \
+                 there; --generic keeps names and bytes as they are",
+                present.len(),
+                some.join(", "),
+                some[0]
+            ),
+        };
         return Err(Diagnostic::error(
             "P001",
             format!("there is no {format} mapping for the {path} {word:?}"),
         )
         .key(path)
-        .help(
-            "`llmstd spec list` shows what there is; --arch tries the mapping of another \
-             architecture, --generic keeps names and bytes as they are",
-        ));
+        .help(help));
     }
     if let [map] = maps.as_slice() {
         return Ok(map); // The only one of the architecture that was asked for.
@@ -231,21 +247,10 @@ pub fn choose<'a>(
         findings.push(guess(map, "its class"));
         return Ok(map);
     }
-    let present: BTreeSet<&str> =
-        checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-    // Whether a mapping knows every tensor, and whether it claims such a config for itself.
-    let fits = |map: &&Map| {
-        let arch = spec.arch(&map.arch).expect("checked when it is read");
-        let keys = keys::read(spec, map, arch, config).ok()?;
-        let stack = arch.stacks.first().map(String::as_str);
-        let names =
-            StackNames { hparams: &keys.hparams, tokens: Some(&keys.tokens), stack, layer: None };
-        let claims =
-            map.claims_untyped.as_ref().is_some_and(|when| when.eval_bool(&names) == Ok(true));
-        (names::n_known(map, &present, &names) == present.len()).then_some(claims)
-    };
-    let mut fitting: Vec<(&Map, bool)> =
-        maps.iter().filter_map(|map| Some((*map, fits(map)?))).collect();
+    let mut fitting: Vec<(&Map, bool)> = maps
+        .iter()
+        .filter_map(|map| Some((*map, knows_all(spec, map, &present, config)?)))
+        .collect();
     if 1 < fitting.len() && fitting.iter().any(|(_, claims)| *claims) {
         fitting.retain(|(_, claims)| *claims);
     }
@@ -264,6 +269,17 @@ pub fn choose<'a>(
                 .help("name it with --arch, or keep names and bytes as they are with --generic"))
         }
     }
+}
+
+/// Whether a mapping knows every tensor, and then whether it claims such a config for itself.
+fn knows_all(spec: &Spec, map: &Map, present: &BTreeSet<&str>, config: &Json) -> Option<bool> {
+    let arch = spec.arch(&map.arch).expect("checked when it is read");
+    let keys = keys::read(spec, map, arch, config).ok()?;
+    let stack = arch.stacks.first().map(String::as_str);
+    let names =
+        StackNames { hparams: &keys.hparams, tokens: Some(&keys.tokens), stack, layer: None };
+    let claims = map.claims_untyped.as_ref().is_some_and(|when| when.eval_bool(&names) == Ok(true));
+    (names::n_known(map, present, &names) == present.len()).then_some(claims)
 }
 
 fn guess(map: &Map, by: &str) -> Diagnostic {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use llmstd::checkpoint::DType;
 use llmstd::convert::{self, Failure, Report, Request};
 use llmstd::encoding::BlockType;
-use llmstd::folder;
+use llmstd::folder::{self, Links};
 use llmstd::package::WayBack;
 use llmstd::plan::{self, Decode};
 
@@ -74,6 +74,9 @@ pub(crate) struct Args {
     /// Replace the destination
     #[arg(long)]
     force: bool,
+    /// Refuse links that lead out of the source
+    #[arg(long)]
+    no_follow: bool,
     /// How many threads work; the bytes written do not depend on it
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -81,7 +84,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let spec = output::spec(global)?;
-    let opened = folder::open(&args.src)?;
+    let links = if args.no_follow { Links::Refuse } else { Links::Follow };
+    let opened = folder::open_with(&args.src, links)?;
     if let Some(from) = &args.from {
         let is = opened.checkpoint.format;
         anyhow::ensure!(
