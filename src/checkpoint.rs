@@ -9,6 +9,10 @@ use crate::base::diagnostic::Diagnostic;
 use crate::base::source::Extent;
 use crate::metadata::Metadata;
 
+pub mod tiles;
+
+use self::tiles::Tile;
+
 /// A checkpoint as it lies on disk: its index, and none of its weights.
 #[derive(Default)]
 pub struct Checkpoint {
@@ -90,6 +94,9 @@ pub enum Payload {
     Range(Extent),
     /// A view of a storage, which other tensors may share.
     View(View),
+    /// Boxes that together hold every element once, each with a place of its own: shards of ranks,
+    /// chunks of a compressed array, a member of an archive.
+    Tiles(Vec<Tile>),
     /// Stored tensors that make a logical one together, the payload first.
     Parts(Vec<StoredPart>),
     /// The file names it, and its values cannot be had; the reason, for a person.
@@ -174,7 +181,18 @@ impl Tensor {
                 let ordered = !view.big_endian || self.dtype.bits() == 8;
                 (is_packed && is_inside && ordered).then_some(extent)
             }
-            Payload::Parts(_) | Payload::Unreadable(_) => None,
+            Payload::Tiles(_) | Payload::Parts(_) | Payload::Unreadable(_) => None,
+        }
+    }
+
+    /// The extents of files that its elements are read from, in no order that means anything.
+    pub fn extents(&self) -> Vec<Extent> {
+        match &self.payload {
+            Payload::Range(extent) => vec![*extent],
+            Payload::View(view) => vec![view.storage],
+            Payload::Tiles(tiles) => tiles.iter().map(|tile| tile.data.storage).collect(),
+            Payload::Parts(parts) => parts.iter().flat_map(|part| part.tensor.extents()).collect(),
+            Payload::Unreadable(_) => Vec::new(),
         }
     }
 

@@ -10,9 +10,11 @@ use serde_json::Value as Json;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 use crate::base::source::Extent;
+use crate::checkpoint::tiles::Tile;
 use crate::checkpoint::{Payload, StoredPart, Tensor, n_elements};
 use crate::convert::read_model;
 use crate::folder::{self, Opened};
+use crate::format;
 use crate::format::gguf::types::{Block, TYPES};
 use crate::metadata::Value;
 use crate::plan::import::choose;
@@ -155,16 +157,18 @@ fn described(opened: &mut Opened, spec: &Spec) -> Result<Described> {
             .map(|(key, value)| (key.clone(), serde_json::to_value(value).unwrap_or(Json::Null)));
         return Ok((model.architecture, config.collect()));
     }
-    // The keys of a GGUF file say what it is; a config beside it is of other files.
-    if opened.checkpoint.format == "gguf" {
+    // Where a file is complete, a config beside it is of other files.
+    let format = format::find(opened.checkpoint.format);
+    if format.is_some_and(|format| format.is_complete) {
         return Ok((None, BTreeMap::new()));
     }
+    let dialect = format.map_or("hf", |format| format.dialect);
     let Some(Json::Object(config)) = opened.json("config.json")? else {
         return Ok((None, BTreeMap::new()));
     };
     let json = Json::Object(config.clone());
     // What is not known is shown without an architecture; converting says why.
-    let map = choose(spec, "hf", &opened.checkpoint, &json, None, &mut Vec::new()).ok();
+    let map = choose(spec, dialect, &opened.checkpoint, &json, None, &mut Vec::new()).ok();
     Ok((map.map(|map| map.arch.clone()), config.into_iter().collect()))
 }
 
@@ -204,6 +208,10 @@ fn inspected<'a>(
             notes.insert(format!("strides {:?}{order}", view.strides));
             Some((view.storage, view.offset))
         }
+        Payload::Tiles(tiles) => {
+            notes.insert(tiles_note(opened, tiles));
+            None
+        }
         Payload::Parts(parts) => {
             let parts = parts.iter().map(|StoredPart { role, tensor }| {
                 format!("{role} {} {:?}", tensor.dtype, tensor.shape)
@@ -235,4 +243,19 @@ fn inspected<'a>(
         bytes: place.map(|(extent, _)| [extent.start, extent.end()]),
         note: (!notes.is_empty()).then(|| notes.into_iter().collect::<Vec<_>>().join("; ")),
     }
+}
+
+/// How many tiles there are, in which files, and how they are coded.
+fn tiles_note(opened: &Opened, tiles: &[Tile]) -> String {
+    let n = tiles.len();
+    let files = tiles.iter().map(|tile| opened.source.name(tile.data.storage.file));
+    let files: BTreeSet<&str> = files.collect();
+    let steps = tiles.iter().flat_map(|tile| &tile.coding).flat_map(|coding| &coding.steps);
+    let steps: BTreeSet<String> = steps.map(ToString::to_string).collect();
+    let coded = match steps.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", steps.into_iter().collect::<Vec<_>>().join(", ")),
+    };
+    let tiles = if n == 1 { "tile" } else { "tiles" };
+    format!("{n} {tiles}{coded} of {}", files.into_iter().collect::<Vec<_>>().join(", "))
 }

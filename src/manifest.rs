@@ -47,6 +47,7 @@ use sha2::{Digest, Sha256};
 use crate::base::canonical_json;
 use crate::base::hex;
 use crate::checkpoint::{DType, n_elements};
+use crate::format;
 use crate::format::gguf;
 use crate::metadata::Value;
 use crate::package::{
@@ -265,7 +266,8 @@ impl FileRole {
         if base.ends_with(".safetensors") || base.ends_with(".index.json") {
             return FileRole::Tensors;
         }
-        if matches!(end, "bin" | "pt" | "pth" | "ckpt" | "gguf" | "h5" | "msgpack" | "onnx") {
+        // Some formats are known by name only.
+        if format::of_ending(end).is_some() || matches!(end, "h5" | "onnx") {
             return FileRole::Tensors;
         }
         match files::role_of(path).or_else(|| files::role_of(base)).map(|role| role.role.as_str()) {

@@ -139,6 +139,95 @@ fn every_family_goes_there_and_back() {
     );
 }
 
+/// A fixture with other tensors: some are taken away, some are added.
+fn changed(fixture: &str, keep: impl Fn(&str) -> bool, added: &[&str]) -> tempfile::TempDir {
+    use safetensors::tensor::{Dtype, TensorView};
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families").join(fixture);
+    let bytes = fs::read(from.join("model.safetensors")).unwrap();
+    let theirs = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<(String, TensorView<'_>)> =
+        theirs.tensors().into_iter().filter(|(name, _)| keep(name)).collect();
+    let numbers: Vec<u8> = [0.5f32, -1.25, 3.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    for name in added {
+        let view = TensorView::new(Dtype::F32, vec![3, 1], &numbers).unwrap();
+        tensors.push(((*name).to_owned(), view));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(from.join("config.json"), folder.path().join("config.json")).unwrap();
+    let bytes = safetensors::serialize(tensors, None).unwrap();
+    fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+    folder
+}
+
+/// What stands beside a whole model is kept and told, and comes back; what is known to stand there is
+/// kept without a word; what stands in a layer is refused.
+#[test]
+fn strays_beside_a_whole_model_are_kept() {
+    let spec = Spec::current();
+    for (stray, told) in [("my_head.0.weight", true), ("v_head.summary.weight", false)] {
+        let source = changed("bert", |_| true, &[stray]);
+        let scratch = tempfile::tempdir().unwrap();
+        let (package, back) = (scratch.path().join("std"), scratch.path().join("hf"));
+        let report = run(spec, source.path(), &package, "std").unwrap();
+        let of_it: Vec<_> =
+            report.findings.iter().filter(|found| found.message.contains(stray)).collect();
+        assert_eq!(
+            of_it.iter().map(|found| found.rule).collect::<Vec<_>>(),
+            vec!["P006"; usize::from(told)]
+        );
+        run(spec, &package, &back, "hf").unwrap();
+        let file = "model.safetensors";
+        assert_eq!(tensors(&source.path().join(file)), tensors(&back.join(file)));
+    }
+    let source = changed("bert", |_| true, &["bert.encoder.layer.1.adapter.weight"]);
+    let scratch = tempfile::tempdir().unwrap();
+    let why = run(spec, source.path(), &scratch.path().join("std"), "std").unwrap_err();
+    assert!(why.contains("P006") && why.contains("layer.1.adapter.weight"), "{why}");
+    // Not whole without what is missing: both are told.
+    let source = changed("bert", |name| !name.ends_with("word_embeddings.weight"), &["emb.weight"]);
+    let why = run(spec, source.path(), &scratch.path().join("std"), "std").unwrap_err();
+    assert!(why.contains("P006") && why.contains("P008"), "{why}");
+}
+
+/// A class may promise a head that a file lacks: the model is what is there.
+#[test]
+fn a_promised_head_may_be_missing() {
+    let spec = Spec::current();
+    for (fixture, head) in [("mpnet", "lm_head."), ("roberta", "lm_head."), ("bert", "classifier.")]
+    {
+        let source = changed(fixture, |name| !name.starts_with(head), &[]);
+        let scratch = tempfile::tempdir().unwrap();
+        let (package, back) = (scratch.path().join("std"), scratch.path().join("hf"));
+        let report = run(spec, source.path(), &package, "std").unwrap();
+        let rules: Vec<&str> = report.findings.iter().map(|found| found.rule).collect();
+        assert!(rules.contains(&"P018"), "{fixture}: {rules:?}");
+        assert!(model(&package).tasks.is_empty(), "{fixture}");
+        run(spec, &package, &back, "hf").unwrap();
+        let file = "model.safetensors";
+        assert_eq!(tensors(&source.path().join(file)), tensors(&back.join(file)), "{fixture}");
+    }
+}
+
+/// Of several classes the one with a task counts, and a tied head needs no tensor.
+#[test]
+fn a_base_model_with_a_tied_head_serves_it() {
+    let spec = Spec::current();
+    let source =
+        changed("bart", |name| name != "final_logits_bias" && name != "lm_head.weight", &[]);
+    let path = source.path().join("config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let text = text.replace(
+        "\"BartForConditionalGeneration\"",
+        "\"BartModel\", \"BartForConditionalGeneration\"",
+    );
+    fs::write(&path, text).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let package = scratch.path().join("std");
+    run(spec, source.path(), &package, "std").unwrap();
+    let tasks: Vec<String> = model(&package).tasks.into_iter().map(|task| task.id).collect();
+    assert_eq!(tasks, ["seq2seq-lm"]);
+}
+
 /// A mapping without a checkpoint that transformers made is a claim, not a support.
 #[test]
 fn every_mapping_has_a_fixture() {

@@ -105,3 +105,44 @@ fn every_file_that_the_readme_links_to_is_there() {
         }
     }
 }
+
+/// The files of the reference forward in the order of the text, with their headings.
+const FORWARD: &[(&str, &str)] = &[
+    ("embed", "Embeddings"),
+    ("stack", "Layers"),
+    ("attention", "Attention"),
+    ("latent", "Latent attention"),
+    ("rope", "Rotary positions"),
+    ("position", "Positions in scores"),
+    ("mlp", "MLPs and activations"),
+    ("moe", "Mixtures of experts"),
+    ("ssm", "State spaces"),
+    ("linear", "Linear attention"),
+    ("conv", "Convolutions"),
+    ("norm", "Norms"),
+    ("heads", "Heads and poolings"),
+];
+
+/// The formulas stand once, at the head of the code that computes them.
+#[test]
+fn the_text_of_the_forward_is_that_of_the_code() {
+    let mut text = String::from(
+        "# What a package computes\n\nThe meaning of tensors and hyperparameters, in formulas. `x Wᵀ` is the \
+         linear map of rows x by a tensor `[out, in]`; names of tensors are those of `roles.toml`, other names are keys of \
+         `hparams.toml` as seen from the stack. `σ` is the logistic function, `softplus(x)` is `ln(1 + eˣ)`, `∘` the product \
+         of elements, n the positions of one sequence. Numbers are real: where a formula is computed in F32, it says so. \
+         This text is made of the heads of the reference implementation's files; a test holds the two together.\n",
+    );
+    for (file, heading) in FORWARD {
+        let code = read(&format!("src/forward/{file}.rs"));
+        let head = code.lines().map_while(|line| line.strip_prefix("//!"));
+        let head: Vec<&str> = head.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+        text.push_str(&format!("\n## {heading}\n\n{}\n", head.join("\n")));
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/forward.md");
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(path, text).unwrap();
+    } else {
+        assert_eq!(fs::read_to_string(path).unwrap(), text, "run with BLESS=1");
+    }
+}

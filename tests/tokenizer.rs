@@ -71,13 +71,14 @@ fn keys_are_those_of_the_converter() {
         let case: Case = load(&folder.join("case.json"));
         let expected: Metadata = load(&folder.join("expected.json"));
         let read = |file: &str| Ok(std::fs::read(folder.join(file)).ok());
-        let keys = match to_gguf(&read, case.rows, &Named::new(), &spec.pretokenizers) {
-            Ok(keys) => keys.metadata,
-            Err(findings) => {
-                wrong.push(format!("{name}: {findings:#?}"));
-                continue;
-            }
-        };
+        let keys =
+            match to_gguf(&read, case.rows, &BTreeMap::new(), &Named::new(), &spec.pretokenizers) {
+                Ok(keys) => keys.metadata,
+                Err(findings) => {
+                    wrong.push(format!("{name}: {findings:#?}"));
+                    continue;
+                }
+            };
         if is_elsewhere {
             let text = serde_json::to_vec(&keys).unwrap();
             std::fs::write(folder.join("ours.json"), text).unwrap();
@@ -154,7 +155,8 @@ fn files_made_of_keys_split_texts_as_the_tokenizer_does() {
         let ids: Ids = load(&folder.join("ids.json"));
         let case: Case = load(&folder.join("case.json"));
         let read = |file: &str| Ok(std::fs::read(folder.join(file)).ok());
-        let ours = to_gguf(&read, case.rows, &Named::new(), &spec.pretokenizers).unwrap();
+        let ours = to_gguf(&read, case.rows, &BTreeMap::new(), &Named::new(), &spec.pretokenizers)
+            .unwrap();
         let theirs: Metadata = load(&folder.join("expected.json"));
         for (whose, keys) in [("our", ours.metadata), ("the converter's", theirs)] {
             let made = from_gguf(&keys, &spec.pretokenizers).expect(&name).expect(&name);
@@ -221,14 +223,18 @@ fn keys_come_back_by_way_of_the_files() {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let case: Case = load(&folder.join("case.json"));
         let read = |file: &str| Ok(std::fs::read(folder.join(file)).ok());
-        let keys = to_gguf(&read, case.rows, &Named::new(), &spec.pretokenizers).unwrap().metadata;
+        let keys = to_gguf(&read, case.rows, &BTreeMap::new(), &Named::new(), &spec.pretokenizers)
+            .unwrap()
+            .metadata;
         let made = from_gguf(&keys, &spec.pretokenizers).unwrap().unwrap();
         let made: BTreeMap<&str, String> = made.files.into_iter().collect();
         let read = |file: &str| match file {
             "config.json" => Ok(std::fs::read(folder.join(file)).ok()),
             file => Ok(made.get(file).map(|text| text.clone().into_bytes())),
         };
-        let back = to_gguf(&read, case.rows, &Named::new(), &spec.pretokenizers).unwrap().metadata;
+        let back = to_gguf(&read, case.rows, &BTreeMap::new(), &Named::new(), &spec.pretokenizers)
+            .unwrap()
+            .metadata;
         let names = keys.iter().chain(back.iter()).map(|(key, _)| key);
         let differ: BTreeSet<&str> = names.filter(|key| keys.get(key) != back.get(key)).collect();
         let short = |key: &&str| key.trim_start_matches("tokenizer.ggml.").to_owned();

@@ -350,6 +350,15 @@ fn cases() -> Vec<Case> {
             tensor(tensors, "decoder.final_norm.weight").bytes.fill(0);
         });
     });
+    add("V124", Decoder, |p| edit_model(p, |model| model["tokens"]["eos"] = json!(2)));
+    add("V124", Decoder, |p| edit_model(p, |model| model["tokens"]["pad"] = Json::Null));
+    add("V124", Decoder, |p| edit_model(p, |model| model["tasks"][0]["pool"] = Json::Null));
+    add("V124", Decoder, |p| {
+        edit_model(p, |model| model["tasks"][0]["inputs"][0]["optional"] = json!(false));
+    });
+    add("V124", Decoder, |p| {
+        edit_model(p, |model| drop(model.as_object_mut().unwrap().remove("requires")));
+    });
     add("V201", Decoder, |p| edit_model(p, |model| model["architecture"] = json!("of-tomorrow")));
     for damage in [
         (|p| edit_hparam(p, "norm_eps", json!("small"))) as fn(&Path),
@@ -400,8 +409,16 @@ fn cases() -> Vec<Case> {
             tensors.retain(|tensor| !tensor.name.starts_with("decoder.layers.1."));
         });
     });
-    add("V208", Decoder, |p| edit_hparam(p, "num_layers", json!(2)));
-    add("V208", Decoder, |p| edit_hparam(p, "num_layers", json!(1u64 << 60)));
+    add("V208", Decoder, |p| {
+        edit_model(p, |model| {
+            model["hyperparameters"]["num_layers"] = json!(2);
+            model["hyperparameters"]["layer_types"] = json!(["full", "full"]);
+        });
+    });
+    // Layer types of another number of layers, and heads that no groups share.
+    add("V202", Decoder, |p| edit_hparam(p, "num_layers", json!(1u64 << 60)));
+    add("V202", Decoder, |p| edit_hparam(p, "layer_types", json!(["full", "full"])));
+    add("V202", Decoder, |p| edit_hparam(p, "rope_dim", json!(3)));
     add("V209", Decoder, |p| {
         edit_tensors(p, |tensors| {
             let norm = tensor(tensors, "decoder.final_norm.weight");
@@ -414,6 +431,11 @@ fn cases() -> Vec<Case> {
     add("V210", Decoder, |p| edit_model(p, |model| model["tokens"]["end"] = json!(1)));
     add("V211", Decoder, |p| {
         edit_model(p, |model| model["encodings"] = json!({ "embed.tokens.weight": "q4_0" }));
+    });
+    add("V212", Decoder, |p| {
+        edit_tensors(p, |tensors| {
+            tensor(tensors, "decoder.final_norm.weight").dtype = "I32".to_owned();
+        });
     });
     add("V301", Decoder, |p| {
         fs::remove_file(p.join("tokenizer.json")).unwrap();

@@ -14,7 +14,7 @@ use super::tiny::{self, Change, Tiny};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Extent, Source};
-use crate::checkpoint::{Checkpoint, DType, Payload, Tensor};
+use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, n_elements};
 use crate::metadata::Metadata;
 use crate::package::{
     Conformance, DenseStep, Dropped, ForeignTensor, Hparams, MapUsed, Model, Provenance,
@@ -467,6 +467,7 @@ fn check(spec: &Spec, map: &Map, sample: &Sample) -> std::result::Result<(), Vec
     let foreign: Vec<Tensor> = outputs
         .map(|output| Tensor {
             dtype: output.dtype,
+            payload: Payload::Range(Extent { len: output.n_bytes(), ..storage }),
             ..tensor(&output.name, &output.shape, storage)
         })
         .collect();
@@ -496,7 +497,10 @@ fn header(tensors: &[(String, Vec<u64>)], storage: Extent) -> Checkpoint {
     }
 }
 
+/// A tensor whose bytes nobody reads: they lie beyond the end of the file, as many as it takes.
 fn tensor(name: &str, shape: &[u64], storage: Extent) -> Tensor {
+    let len = n_elements(shape).and_then(|n| DType::F32.n_bytes(n)).unwrap_or(u64::MAX);
+    let storage = Extent { len, ..storage };
     Tensor {
         name: name.to_owned(),
         dtype: DType::F32,

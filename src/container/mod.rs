@@ -1,3 +1,7 @@
 //! Containers: what other formats keep their members in.
 
+pub mod filter;
+pub mod msgpack;
+pub mod protobuf;
+pub mod sstable;
 pub mod zip;

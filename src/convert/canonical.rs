@@ -30,22 +30,22 @@ struct Bytes<'a>(&'a Source);
 
 impl Facts for Bytes<'_> {
     fn equal(&self, left: &Tensor, right: &Tensor) -> Result<bool> {
-        let (left_input, left) = whole(left, 0)?;
-        let (right_input, right) = whole(right, 0)?;
-        let left = Operand { source: self.0, inputs: &[left_input], output: &left };
-        let right = Operand { source: self.0, inputs: &[right_input], output: &right };
+        let (left_inputs, left) = whole(left, 0)?;
+        let (right_inputs, right) = whole(right, 0)?;
+        let left = Operand { source: self.0, inputs: &left_inputs, output: &left };
+        let right = Operand { source: self.0, inputs: &right_inputs, output: &right };
         Ok(first_difference(left, right)?.is_none())
     }
 
     fn made(&self, tensor: &Tensor, make: &Make) -> Result<bool> {
-        let (input, stored) = whole(tensor, 0)?;
+        let (inputs, stored) = whole(tensor, 0)?;
         let made = Output {
             name: tensor.name.clone(),
             dtype: make.dtype,
             shape: make.shape.clone(),
             content: Content::Make(make.clone()),
         };
-        let stored = Operand { source: self.0, inputs: &[input], output: &stored };
+        let stored = Operand { source: self.0, inputs: &inputs, output: &stored };
         let made = Operand { source: self.0, inputs: &[], output: &made };
         Ok(first_difference(stored, made)?.is_none())
     }
@@ -178,7 +178,20 @@ pub(crate) fn canonical(
         findings: found,
     } = import::import(request.spec, map, checkpoint, &config, &facts, request.plan)?;
     findings.extend(found);
-    tasks.extend(embedding_task(opened, request.spec, &keys.hparams, &mut findings)?);
+    let embedding = embedding_task(opened, request.spec, &keys.hparams, &mut findings)?;
+    let lists =
+        |task: &Task| request.spec.arch(&arch).is_some_and(|arch| arch.tasks.contains(&task.id));
+    match embedding {
+        Some(task) if !lists(&task) => findings.push(
+            Diagnostic::warning(
+                "P018",
+                format!("the task {:?} is left out: {arch} does not serve it", task.id),
+            )
+            .file(sentence_transformers::MODULES_FILE)
+            .help("the modules are carried; the standard has no words for them here"),
+        ),
+        embedding => tasks.extend(embedding),
+    }
     model.architecture = Some(arch);
     model.hyperparameters = keys.hparams;
     model.tokens = keys.tokens;

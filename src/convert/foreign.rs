@@ -20,6 +20,7 @@ use crate::exec::staging::Staging;
 use crate::exec::write;
 use crate::folder::sentence_transformers::{self, MODULES_FILE};
 use crate::folder::{CONFIG_FILE, Opened};
+use crate::format;
 use crate::metadata::Metadata;
 use crate::package::{METADATA_FILE, Model, Provenance, TENSORS_STEM, Task};
 use crate::plan::export::Origin;
@@ -47,6 +48,14 @@ pub(super) fn to_foreign(
     request: &Request<'_>,
     format: &str,
 ) -> std::result::Result<Report, Failure> {
+    let known: BTreeSet<&str> =
+        request.spec.maps.keys().map(|(format, _)| format.as_str()).collect();
+    let known: BTreeSet<&str> = known.into_iter().filter(|of| format::is_written(of)).collect();
+    if !known.contains(format) {
+        let known: Vec<&str> = known.into_iter().collect();
+        let message = format!("there is no format {format:?} to write: std, {}", known.join(", "));
+        return Err(Error::unsupported(message).into());
+    }
     let plan = export_plan(opened, request, format)?;
     if let Some(metadata) = &plan.metadata
         && format == export::GGUF
@@ -190,13 +199,6 @@ pub(super) fn export_plan(
     request: &Request<'_>,
     format: &str,
 ) -> std::result::Result<ExportPlan, Failure> {
-    let known: BTreeSet<&str> =
-        request.spec.maps.keys().map(|(format, _)| format.as_str()).collect();
-    if !known.contains(format) {
-        let known: Vec<&str> = known.into_iter().collect();
-        let message = format!("there is no format {format:?} to write: std, {}", known.join(", "));
-        return Err(Error::unsupported(message).into());
-    }
     let (model, provenance, canonical_tensors, buffers, mut findings, left);
     let (kept, mut carried);
     if opened.is_package {

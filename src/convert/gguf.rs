@@ -1,5 +1,9 @@
 //! What a GGUF file has beside its tensors: its keys, and a name of its own.
 
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+
 use super::foreign::ExportPlan;
 use super::verify::{check_outputs, verify_foreign};
 use super::{Failure, Report, Request, check_space, foreign_format, report, write_shards};
@@ -95,10 +99,13 @@ pub(super) fn metadata(
         let producer = Producer::new(&opened.source, &tensors.inputs, output)?;
         let all = 0..producer.len();
         let mut buffer = Vec::new();
-        let len = producer.bytes(all.clone(), &mut buffer).len();
+        let len = producer.bytes(all.clone(), &mut buffer)?.len();
         Ok(producer.borrow(all).map_or_else(|| buffer[..len].to_vec(), <[u8]>::to_vec))
     })?;
-    typed::set_keys(&mut metadata, &exported.config).map_err(|(key, why)| {
+    let mut config = exported.config.clone();
+    // Which ids are written, the tokenizer decides together with the model.
+    let ids = if is_new { take_ids(&mut config) } else { BTreeMap::new() };
+    typed::set_keys(&mut metadata, &config).map_err(|(key, why)| {
         let message = format!("the key `{key}` cannot be written: {why}");
         Diagnostic::error("P005", message).key(key)
     })?;
@@ -110,8 +117,8 @@ pub(super) fn metadata(
             metadata.set("general.name", Value::from(stem.as_str()));
         }
         let n_rows = exported.config.get("rows").and_then(|rows| rows.get("token_embd.weight"));
-        let n_rows = n_rows.and_then(serde_json::Value::as_u64).unwrap_or(0);
-        add_tokenizer(opened, request, map, n_rows, &mut metadata, findings)?;
+        let n_rows = n_rows.and_then(Json::as_u64).unwrap_or(0);
+        add_tokenizer(opened, request, map, (n_rows, &ids), &mut metadata, findings)?;
     }
     if is_new || recoded || request.plan.dtype.is_some() {
         if let Some(file_type) = file_type(&exported.tensors) {
@@ -122,6 +129,19 @@ pub(super) fn metadata(
         }
     }
     Ok(metadata)
+}
+
+/// The keys of the ids that mappings write, by role.
+const ID_KEYS: [(&str, &str); 3] =
+    [("bos", "bos_token_id"), ("eos", "eos_token_id"), ("pad", "padding_token_id")];
+
+/// Takes the ids of roles out of the keys that a mapping wrote: one each, or a list.
+fn take_ids(config: &mut Json) -> BTreeMap<&'static str, Json> {
+    let Some(Json::Object(keys)) = config.pointer_mut("/tokenizer/ggml") else {
+        return BTreeMap::new();
+    };
+    let taken = ID_KEYS.into_iter().filter_map(|(role, key)| Some((role, keys.remove(key)?)));
+    taken.filter(|(_, id)| !id.is_null()).collect()
 }
 
 /// The number of the type that most bytes of the tensors are of.
@@ -144,7 +164,7 @@ fn add_tokenizer(
     opened: &Opened,
     request: &Request<'_>,
     map: &Map,
-    n_rows: u64,
+    (n_rows, ids): (u64, &BTreeMap<&str, Json>),
     metadata: &mut Metadata,
     findings: &mut Vec<Diagnostic>,
 ) -> std::result::Result<(), Failure> {
@@ -156,7 +176,7 @@ fn add_tokenizer(
         let file = source.add(name)?;
         Ok(Some(source.bytes(file).to_vec()))
     };
-    match tokenizer::to_gguf(&read, n_rows, &map.tokenizer, &request.spec.pretokenizers) {
+    match tokenizer::to_gguf(&read, n_rows, ids, &map.tokenizer, &request.spec.pretokenizers) {
         Ok(keys) => {
             findings.extend(keys.findings);
             // What the mapping has said stands.
@@ -166,6 +186,12 @@ fn add_tokenizer(
         }
         Err(errors) => {
             metadata.set("tokenizer.ggml.model", Value::from("none"));
+            for (role, key) in ID_KEYS {
+                let id = ids.get(role).and_then(|id| id.as_u64().or_else(|| id.get(0)?.as_u64()));
+                if let Some(id) = id.filter(|id| *id < n_rows).and_then(|id| id.try_into().ok()) {
+                    metadata.set(&format!("tokenizer.ggml.{key}"), Value::U32(id));
+                }
+            }
             findings.extend(errors.into_iter().map(|error| Diagnostic {
                 level: Level::Warning,
                 message: format!("the file gets no tokenizer: {}", error.message),

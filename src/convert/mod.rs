@@ -24,7 +24,7 @@ use crate::checkpoint::Checkpoint;
 use crate::exec::staging::free_space;
 use crate::exec::write::{self, Container, Shard, Written};
 use crate::folder::{CONFIG_FILE, Opened};
-use crate::format::safetensors;
+use crate::format::{self, safetensors};
 use crate::manifest::{FileRole, needs_text};
 use crate::package::{
     BUFFERS_FILE, Conformance, Dropped, Loss, MANIFEST_FILE, MODEL_FILE, Model, Provenance,
@@ -276,7 +276,7 @@ fn check_destination(request: &Request<'_>) -> Result<()> {
 
 /// The format of a checkpoint that is no package.
 fn foreign_format(opened: &Opened) -> &'static str {
-    if opened.checkpoint.format == export::GGUF { export::GGUF } else { "hf" }
+    format::find(opened.checkpoint.format).map_or("hf", |format| format.dialect)
 }
 
 fn write_tensors(

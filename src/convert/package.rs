@@ -30,7 +30,8 @@ pub(super) fn to_std(
     request: &Request<'_>,
 ) -> std::result::Result<Report, Failure> {
     let mut canonical = canonical(opened, request)?;
-    canonical.model.history.push(event(request));
+    canonical.model = request.spec.normal_model(canonical.model);
+    record(&mut canonical.model, request, Some("convert"));
     let (carried, left) = sidecar_files(opened, request.spec);
     let mut report = report(opened, request, &canonical.tensors, carried, left);
     report.architecture.clone_from(&canonical.model.architecture);
@@ -62,13 +63,17 @@ pub(super) fn to_std(
     Ok(report)
 }
 
-fn event(request: &Request<'_>) -> Event {
-    let mut details = BTreeMap::new();
-    details.insert("spec_hash".to_owned(), request.spec.hash.clone());
-    if let Some(dtype) = request.plan.dtype {
-        details.insert("dtype".to_owned(), dtype.name().to_owned());
+/// Adds to the history what is done to the model beside `first`: a decode, a cast.
+fn record(model: &mut Model, request: &Request<'_>, first: Option<&str>) {
+    let decode = (request.plan.decode != Decode::Nothing).then_some("decode");
+    let cast = request.plan.dtype.is_some().then_some("cast");
+    for op in [first, decode, cast].into_iter().flatten() {
+        let mut details = BTreeMap::from([("spec_hash".to_owned(), request.spec.hash.clone())]);
+        if let Some(dtype) = request.plan.dtype.filter(|_| op == "cast") {
+            details.insert("dtype".to_owned(), dtype.name().to_owned());
+        }
+        model.history.push(Event { op: op.to_owned(), details });
     }
-    Event { op: "convert".to_owned(), details }
 }
 
 /// Writes a package anew: other shards, another dtype.
@@ -76,7 +81,7 @@ pub(super) fn repack(
     opened: &mut Opened,
     request: &Request<'_>,
 ) -> std::result::Result<Report, Failure> {
-    let mut model = read_whole_model(opened)?;
+    let mut model = request.spec.normal_model(read_whole_model(opened)?);
     let provenance = read_provenance(opened)?;
     let mut tensors = Tensors::default();
     for tensor in &opened.checkpoint.tensors {
@@ -96,13 +101,7 @@ pub(super) fn repack(
     }
     tensors.sort_by_key(|name| request.spec.order(name));
     model.encodings = encodings(&tensors);
-    for (op, is_asked) in
-        [("decode", request.plan.decode != Decode::Nothing), ("cast", request.plan.dtype.is_some())]
-    {
-        if is_asked {
-            model.history.push(Event { op: op.to_owned(), ..event(request) });
-        }
-    }
+    record(&mut model, request, None);
     let mut buffers = Tensors::default();
     if let Some(kept) = read_buffers(opened)? {
         buffers = generic_copies(&kept)?;

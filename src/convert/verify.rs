@@ -86,9 +86,9 @@ pub(super) fn verify_same(
 
 fn whole_tensors(checkpoint: &Checkpoint) -> Result<Tensors> {
     let mut tensors = Tensors::default();
-    for (index, tensor) in checkpoint.stored().enumerate() {
-        let (input, output) = whole(tensor, index)?;
-        tensors.inputs.push(input);
+    for tensor in checkpoint.stored() {
+        let (inputs, output) = whole(tensor, tensors.inputs.len())?;
+        tensors.inputs.extend(inputs);
         tensors.outputs.push(output);
     }
     Ok(tensors)

@@ -44,8 +44,8 @@ pub fn first_difference(a: Operand<'_>, b: Operand<'_>) -> Result<Option<u64>> {
     let mut start = 0;
     while start < common_len {
         let end = start.saturating_add(step);
-        let bytes_a = a.bytes(start..end.min(a.len()), &mut buffer_a);
-        let bytes_b = b.bytes(start..end.min(b.len()), &mut buffer_b);
+        let bytes_a = a.bytes(start..end.min(a.len()), &mut buffer_a)?;
+        let bytes_b = b.bytes(start..end.min(b.len()), &mut buffer_b)?;
         let n = bytes_a.len().min(bytes_b.len());
         if bytes_a[..n] != bytes_b[..n] {
             let same = bytes_a.iter().zip(bytes_b).take_while(|(a, b)| a == b).count();
@@ -98,8 +98,8 @@ pub fn values(a: Operand<'_>, b: Operand<'_>) -> Result<Values> {
     let mut start = 0;
     while start < n {
         let end = n.min(start.saturating_add(step));
-        let bytes_a = a.bytes(start * unit_a..end * unit_a, &mut buffer_a);
-        let bytes_b = b.bytes(start * unit_b..end * unit_b, &mut buffer_b);
+        let bytes_a = a.bytes(start * unit_a..end * unit_a, &mut buffer_a)?;
+        let bytes_b = b.bytes(start * unit_b..end * unit_b, &mut buffer_b)?;
         if computes {
             let blocks_a = bytes_a.chunks(BLOCK * unit_a as usize);
             let blocks_b = bytes_b.chunks(BLOCK * unit_b as usize);
@@ -171,7 +171,7 @@ fn digest_with(
     let mut hasher = Sha256::new();
     for range in producer.chunks(CHUNK_LEN) {
         let len = range.end - range.start;
-        hasher.update(producer.bytes(range, buffer));
+        hasher.update(producer.bytes(range, buffer)?);
         progress(len);
     }
     Ok(hasher.finalize().into())

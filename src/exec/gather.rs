@@ -5,8 +5,11 @@
 //! of the output then meets each copy in a few boxes that lie in the range as a whole, and those
 //! are copied without further tests.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
+use super::coded::{Coded, Decoded};
 use super::packed::Packed;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
@@ -18,6 +21,8 @@ pub struct Gather<'a> {
     copies: Vec<Prepared<'a>>,
     len: usize,
     unit: usize,
+    /// What of the coded storages is decoded.
+    decoded: Decoded,
 }
 
 /// One copy, counted in bytes.
@@ -39,6 +44,8 @@ enum Storage<'a> {
     Plain(&'a [u8]),
     /// Numbers that are packed, as F32.
     Packed(Packed<'a>),
+    /// Bytes that are coded; several copies may read them.
+    Coded(Arc<Coded<'a>>),
 }
 
 impl Storage<'_> {
@@ -46,6 +53,7 @@ impl Storage<'_> {
         match self {
             Storage::Plain(bytes) => bytes.len() as u64,
             Storage::Packed(packed) => packed.len(),
+            Storage::Coded(coded) => coded.len(),
         }
     }
 }
@@ -76,6 +84,7 @@ impl<'a> Gather<'a> {
             )));
         }
         let mut copies = Vec::with_capacity(program.copies.len());
+        let mut coded: BTreeMap<usize, Arc<Coded<'a>>> = BTreeMap::new();
         let mut n_units = 0u64;
         for copy in &program.copies {
             let n = copy.dims.iter().try_fold(1u64, |n, dim| n.checked_mul(dim.len));
@@ -88,7 +97,7 @@ impl<'a> Gather<'a> {
             let input = inputs.get(copy.input).ok_or_else(|| {
                 broken(format!("input {} of a copy, the plan has {}", copy.input, inputs.len()))
             })?;
-            copies.push(prepare(source, input, program, copy, len)?);
+            copies.push(prepare(source, input, program, copy, len, &mut coded)?);
         }
         if n_units != len / unit {
             let message = format!("the copies fill {n_units} units, the output has {}", len / unit);
@@ -100,6 +109,7 @@ impl<'a> Gather<'a> {
             copies,
             len: usize::try_from(len).map_err(|_| too_large())?,
             unit: usize::try_from(unit).map_err(|_| too_large())?,
+            decoded: Decoded::default(),
         })
     }
 
@@ -133,21 +143,36 @@ impl<'a> Gather<'a> {
 
     /// Fills `buffer` with the bytes of the output from `start` on.
     ///
+    /// # Errors
+    /// A coded storage cannot be decoded.
+    ///
     /// # Panics
     /// The range passes the output or cuts an element.
-    pub fn fill(&self, start: u64, buffer: &mut [u8]) {
+    pub fn fill(&self, start: u64, buffer: &mut [u8]) -> Result<()> {
         let lo = usize::try_from(start).expect("the range lies in the output");
         let hi = lo.checked_add(buffer.len()).expect("the range lies in the output");
         assert!(hi <= self.len, "bytes {lo}..{hi} of an output of {}", self.len);
         assert!(lo.is_multiple_of(self.unit) && hi.is_multiple_of(self.unit), "cuts an element");
         if lo == hi {
-            return;
+            return Ok(());
         }
         for copy in &self.copies {
             if hi <= copy.output {
                 break;
             }
-            let mut window = Window { copy, range: lo..hi, buffer: &mut *buffer };
+            if copy.output + span(&copy.dims, copy.run) <= lo {
+                continue;
+            }
+            let decoded;
+            let plain = match &copy.storage {
+                Storage::Plain(bytes) => *bytes,
+                Storage::Packed(_) => &[],
+                Storage::Coded(coded) => {
+                    decoded = self.decoded.of(coded)?;
+                    decoded.as_slice()
+                }
+            };
+            let mut window = Window { copy, plain, range: lo..hi, buffer: &mut *buffer };
             window.fill(&copy.dims, copy.input, copy.output);
         }
         if hi == self.len {
@@ -156,7 +181,9 @@ impl<'a> Gather<'a> {
                     packed.release();
                 }
             }
+            self.decoded.release();
         }
+        Ok(())
     }
 }
 
@@ -172,6 +199,7 @@ fn prepare<'a>(
     program: &Program,
     copy: &StridedCopy,
     len: u64,
+    coded: &mut BTreeMap<usize, Arc<Coded<'a>>>,
 ) -> Result<Prepared<'a>> {
     let unit = program.unit;
     let whole_blocks = input.blocks().filter(|_| program.gathered == DType::U8);
@@ -186,6 +214,12 @@ fn prepare<'a>(
         )));
     }
     let storage = match &input.packing {
+        _ if let Some(coding) = &input.coding => {
+            let bytes = source.slice(input.storage)?;
+            let path = source.path(input.storage.file);
+            let made = || Arc::new(Coded::new(&input.name, path, input.storage, bytes, coding));
+            Storage::Coded(Arc::clone(coded.entry(copy.input).or_insert_with(made)))
+        }
         Some(Packing::Blocks(blocks)) if whole_blocks.is_none() => {
             Storage::Packed(Packed::blocks(blocks, source.slice(input.storage)?))
         }
@@ -272,6 +306,8 @@ fn span(dims: &[Stride], run: usize) -> usize {
 /// One copy, and the range of the output that is wanted of it.
 struct Window<'w, 'a> {
     copy: &'w Prepared<'a>,
+    /// The bytes that the copy reads, unless they are numbers that are packed.
+    plain: &'w [u8],
     range: Range<usize>,
     buffer: &'w mut [u8],
 }
@@ -326,7 +362,7 @@ impl Window<'_, '_> {
         }
         let all;
         let storage = match &self.copy.storage {
-            Storage::Plain(bytes) => *bytes,
+            Storage::Plain(_) | Storage::Coded(_) => self.plain,
             Storage::Packed(packed) if packed.holds(self.copy.run) => &[],
             Storage::Packed(packed) => {
                 all = packed.all();
@@ -349,7 +385,9 @@ impl Window<'_, '_> {
     fn copy_run(&mut self, input: usize, output: usize, len: usize) {
         let run = &mut self.buffer[output..][..len];
         match &self.copy.storage {
-            Storage::Plain(bytes) => run.copy_from_slice(&bytes[input..][..len]),
+            Storage::Plain(_) | Storage::Coded(_) => {
+                run.copy_from_slice(&self.plain[input..][..len]);
+            }
             Storage::Packed(packed) => packed.fill(input, run),
         }
         match self.copy.turn {

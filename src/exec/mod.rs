@@ -3,8 +3,10 @@
 //! Nothing here knows a spec, prints, or reads the environment. Memory does not grow with the
 //! model: bytes that do not change go from the map of the source to the destination, all others
 //! are made in buffers of a few MiB. One case needs a tensor's numbers whole: copies that take them
-//! out of blocks one by one, as a transpose does.
+//! out of blocks one by one, as a transpose does. What is compressed is decoded a stored piece at a
+//! time, and the latest pieces are kept.
 
+mod coded;
 pub mod compare;
 pub mod gather;
 pub mod hash;

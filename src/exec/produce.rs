@@ -69,21 +69,24 @@ impl<'a> Producer<'a> {
 
     /// Fills `buffer` with the bytes of the output from `start` on, and says what kernels lost.
     ///
+    /// # Errors
+    /// The bytes of an input cannot be decoded.
+    ///
     /// # Panics
     /// The range passes the output, cuts an element, or `scratch` is shorter than
     /// [`Producer::scratch_len`] says.
-    pub fn fill(&self, start: u64, buffer: &mut [u8], scratch: &mut [u8]) -> Option<Loss> {
+    pub fn fill(&self, start: u64, buffer: &mut [u8], scratch: &mut [u8]) -> Result<Option<Loss>> {
         match &self.kind {
-            Kind::Gather(gather) => gather.fill(start, buffer),
+            Kind::Gather(gather) => gather.fill(start, buffer)?,
             Kind::Make(made) => made.fill(start, buffer),
             Kind::Kernels(gather, chain) => {
                 let gathered = &mut scratch[..self.scratch_len(buffer.len())];
                 let (from, to) = chain.units();
-                gather.fill(start / to as u64 * from as u64, gathered);
-                return Some(chain.apply(gathered, buffer));
+                gather.fill(start / to as u64 * from as u64, gathered)?;
+                return Ok(Some(chain.apply(gathered, buffer)));
             }
         }
-        None
+        Ok(None)
     }
 
     /// Whether values pass kernels, so that there is a [`Loss`] to report.
@@ -93,14 +96,17 @@ impl<'a> Producer<'a> {
 
     /// The bytes of a range: borrowed where they lie contiguous, else made in `buffer`.
     ///
+    /// # Errors
+    /// The bytes of an input cannot be decoded.
+    ///
     /// # Panics
     /// The range passes the output or cuts an element.
-    pub fn bytes<'b>(&self, range: Range<u64>, buffer: &'b mut Vec<u8>) -> &'b [u8]
+    pub fn bytes<'b>(&self, range: Range<u64>, buffer: &'b mut Vec<u8>) -> Result<&'b [u8]>
     where
         'a: 'b,
     {
         if let Some(bytes) = self.borrow(range.clone()) {
-            return bytes;
+            return Ok(bytes);
         }
         let len = usize::try_from(range.end - range.start).expect("a range that fits in memory");
         let want = len + self.scratch_len(len);
@@ -108,8 +114,8 @@ impl<'a> Producer<'a> {
             buffer.resize(want, 0);
         }
         let (filled, scratch) = buffer.split_at_mut(len);
-        self.fill(range.start, filled, scratch);
-        filled
+        self.fill(range.start, filled, scratch)?;
+        Ok(filled)
     }
 
     /// The ranges of at most `chunk_len` bytes, scratch space included, that make up the output.

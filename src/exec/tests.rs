@@ -68,13 +68,13 @@ fn gathered(dtype: DType, shape: &[u64], copies: Vec<StridedCopy>, kernels: &[Ke
 
 fn input(storage: Extent, dtype: DType, big_endian: bool) -> Input {
     let unit = dtype.bits() / 8;
-    Input { name: "in".to_owned(), storage, dtype, unit, big_endian, packing: None }
+    Input { name: "in".to_owned(), storage, coding: None, dtype, unit, big_endian, packing: None }
 }
 
 fn all(source: &Source, inputs: &[Input], output: &Output) -> Result<Vec<u8>> {
     let producer = Producer::new(source, inputs, output)?;
     let mut buffer = Vec::new();
-    Ok(producer.bytes(0..producer.len(), &mut buffer).to_vec())
+    Ok(producer.bytes(0..producer.len(), &mut buffer)?.to_vec())
 }
 
 /// What a copy means, element by element.
@@ -166,6 +166,7 @@ fn random_case(numbers: &mut Numbers, extent: Extent) -> (Vec<Input>, Output) {
             unit,
             big_endian: big_endian ^ (numbers.below(4) == 0),
             packing: None,
+            coding: None,
         });
         first += len;
     }
@@ -188,7 +189,7 @@ fn any_copies_in_any_chunks_give_what_their_elements_say() {
         let expected = naive(&source, &inputs, &output);
         let producer = Producer::new(&source, &inputs, &output).expect("a sound program");
         let mut buffer = Vec::new();
-        assert_eq!(producer.bytes(0..producer.len(), &mut buffer), expected, "{output:?}");
+        assert_eq!(producer.bytes(0..producer.len(), &mut buffer).unwrap(), expected, "{output:?}");
         for _ in 0..4 {
             let n_units = producer.len() / producer.unit();
             let start = numbers.below(n_units + 1);
@@ -196,7 +197,7 @@ fn any_copies_in_any_chunks_give_what_their_elements_say() {
             let range = start * producer.unit()..end * producer.unit();
             let expected = &expected[range.start as usize..range.end as usize];
             assert_eq!(
-                producer.bytes(range.clone(), &mut buffer),
+                producer.bytes(range.clone(), &mut buffer).unwrap(),
                 expected,
                 "{range:?} {output:?}"
             );
@@ -204,7 +205,7 @@ fn any_copies_in_any_chunks_give_what_their_elements_say() {
         let chunk_len = numbers.below(producer.len().min(5000)) + 1;
         let mut joined = Vec::new();
         for range in producer.chunks(chunk_len) {
-            joined.extend_from_slice(producer.bytes(range, &mut buffer));
+            joined.extend_from_slice(producer.bytes(range, &mut buffer).unwrap());
         }
         assert_eq!(joined, expected, "{output:?}");
     }
@@ -228,7 +229,7 @@ fn dimensions_that_interleave_in_the_output_are_copied_too() {
     for start in 0..6 {
         for end in start..=6 {
             let mut buffer = vec![0; end - start];
-            producer.fill(start as u64, &mut buffer, &mut []);
+            producer.fill(start as u64, &mut buffer, &mut []).unwrap();
             assert_eq!(buffer, expected[start..end]);
         }
     }
@@ -265,8 +266,7 @@ fn a_contiguous_copy_is_borrowed_from_the_source() {
         encoding: None,
         payload,
     };
-    let (input, output) = whole(&tensor, 0).expect("sound");
-    let inputs = [input];
+    let (inputs, output) = whole(&tensor, 0).expect("sound");
     let producer = Producer::new(&source, &inputs, &output).expect("sound");
     assert_eq!(producer.borrow(4..44), Some(&bytes[12..52]));
 }
@@ -316,8 +316,8 @@ fn whole_reads_strided_and_big_endian_views() {
         encoding: None,
         payload,
     };
-    let (input, output) = whole(&tensor, 0).expect("sound");
-    let bytes = all(&source, &[input], &output).expect("sound");
+    let (inputs, output) = whole(&tensor, 0).expect("sound");
+    let bytes = all(&source, &inputs, &output).expect("sound");
     assert_eq!(bytes, [3, 2, 11, 10, 5, 4, 13, 12, 7, 6, 15, 14]);
 }
 
@@ -328,8 +328,8 @@ fn whole_reads_packed_and_empty_tensors() {
     let check = |dtype, shape: &[u64], payload, expected: &[u8]| {
         let tensor =
             Tensor { name: "t".to_owned(), dtype, shape: shape.to_vec(), encoding: None, payload };
-        let (input, output) = whole(&tensor, 0).expect("sound");
-        assert_eq!(all(&source, &[input], &output).expect("sound"), expected);
+        let (inputs, output) = whole(&tensor, 0).expect("sound");
+        assert_eq!(all(&source, &inputs, &output).expect("sound"), expected);
     };
     check(DType::F4, &[2, 3], Payload::Range(storage.part(4, 7).expect("inside")), &[4, 5, 6]);
     let view = View { storage, offset: 4, strides: vec![4, 1], big_endian: false };
@@ -551,8 +551,8 @@ fn model(numbers: &mut Numbers) -> (Source, Vec<Input>, Vec<Output>) {
         let payload = Payload::Range(extent.part(start, start + n_bytes).expect("inside"));
         let tensor =
             Tensor { name: name.to_owned(), dtype, shape: shape.to_vec(), encoding: None, payload };
-        let (input, output) = whole(&tensor, inputs.len()).expect("sound");
-        inputs.push(input);
+        let (read, output) = whole(&tensor, inputs.len()).expect("sound");
+        inputs.extend(read);
         outputs.push(output);
     };
     add("embed", DType::BF16, &[5000, 1024 / 2], 3);
@@ -704,7 +704,7 @@ fn every_dtype_has_the_name_that_safetensors_gives_it() {
         let payload = Payload::Range(extent.part(0, dtype.bits()).expect("inside"));
         let tensor =
             Tensor { name: "t".to_owned(), dtype, shape: vec![8], encoding: None, payload };
-        let (input, output) = whole(&tensor, 0).expect("sound");
+        let (inputs, output) = whole(&tensor, 0).expect("sound");
         let dir = tempfile::tempdir().unwrap();
         let options = Options { n_threads: 1, hash_files: false, progress: &|_| () };
         let outputs = [output];
@@ -712,7 +712,7 @@ fn every_dtype_has_the_name_that_safetensors_gives_it() {
         let metadata = BTreeMap::new();
         let written = write(
             &source,
-            &[input],
+            &inputs,
             &outputs,
             &shards,
             Container::Safetensors(&metadata),
@@ -795,11 +795,10 @@ fn the_first_difference_is_found_whatever_the_layout() {
         .expect("sound")
     };
     let (source_a, _) = source(&straight);
-    let (input_a, output_a) = whole_of(&source_a, vec![columns as u64, 1]);
+    let (inputs_a, output_a) = whole_of(&source_a, vec![columns as u64, 1]);
     let compare = |turned: &[u8]| {
         let (source_b, _) = source(turned);
-        let (input_b, output_b) = whole_of(&source_b, vec![1, rows as u64]);
-        let (inputs_a, inputs_b) = ([input_a.clone()], [input_b]);
+        let (inputs_b, output_b) = whole_of(&source_b, vec![1, rows as u64]);
         let a = Operand { source: &source_a, inputs: &inputs_a, output: &output_a };
         let b = Operand { source: &source_b, inputs: &inputs_b, output: &output_b };
         first_difference(a, b).expect("both are sound")
@@ -827,9 +826,9 @@ fn a_shorter_tensor_differs_where_it_ends() {
         )
         .expect("sound")
     };
-    let ((input_a, output_a), (input_b, output_b)) = (of(20), of(9));
-    let a = Operand { source: &source, inputs: &[input_a], output: &output_a };
-    let b = Operand { source: &source, inputs: &[input_b], output: &output_b };
+    let ((inputs_a, output_a), (inputs_b, output_b)) = (of(20), of(9));
+    let a = Operand { source: &source, inputs: &inputs_a, output: &output_a };
+    let b = Operand { source: &source, inputs: &inputs_b, output: &output_b };
     assert_eq!(first_difference(a, b).unwrap(), Some(9));
 }
 

@@ -688,7 +688,12 @@ impl<'p> Pipeline<'p, '_> {
             Job::Make { lane, number, chunk, mut buffer } => {
                 let losses = self.make(&chunk, &mut buffer);
                 let mut state = lock(state);
-                state.losses.extend(losses);
+                match losses {
+                    Ok(losses) => state.losses.extend(losses),
+                    Err(error) => {
+                        state.error.get_or_insert(error);
+                    }
+                }
                 let lane = &mut state.lanes[lane];
                 let first = lane.first;
                 lane.slots[number - first].content = Content::Ready(Bytes::Made(Arc::new(buffer)));
@@ -754,7 +759,7 @@ impl<'p> Pipeline<'p, '_> {
         }
     }
 
-    fn make(&self, chunk: &Chunk, buffer: &mut Vec<u8>) -> Vec<(usize, Loss)> {
+    fn make(&self, chunk: &Chunk, buffer: &mut Vec<u8>) -> Result<Vec<(usize, Loss)>> {
         let scratch_len = |piece: &Piece| self.producers[piece.output].scratch_len(piece.len());
         let want = chunk.len + chunk.pieces.iter().map(scratch_len).max().unwrap_or(0);
         if buffer.len() < want {
@@ -770,10 +775,10 @@ impl<'p> Pipeline<'p, '_> {
             if filled.is_empty() {
                 continue;
             }
-            let loss = self.producers[piece.output].fill(piece.range.start, filled, scratch);
+            let loss = self.producers[piece.output].fill(piece.range.start, filled, scratch)?;
             losses.extend(loss.map(|loss| (piece.output, loss)));
         }
-        losses
+        Ok(losses)
     }
 
     /// Gives the bytes of each tensor in a chunk to its hash by `update`; padding has none.

@@ -5,16 +5,19 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
+mod choose;
 pub mod sentence_transformers;
 
+pub use self::choose::shard_number;
+use self::choose::{Choice, NOT_WEIGHTS, check_no_extra_shard, choose, ending};
 use self::sentence_transformers::MODULES_FILE;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::json;
-use crate::base::source::{FileId, Source};
+use crate::base::source::Source;
 use crate::checkpoint::{Checkpoint, Payload, StoredPart, Tensor};
 use crate::encoding::layout::{self, LAYOUTS, Stored};
-use crate::format::{gguf, known, pytorch, safetensors};
+use crate::format::{self, Format, gguf, read_file};
 use crate::package;
 
 /// A checkpoint with the files around it.
@@ -55,34 +58,12 @@ const MAX_DEPTH: usize = 3;
 /// A text file that is read whole is not longer than this.
 const MAX_TEXT_LEN: u64 = 256 << 20;
 
-/// Files that have the endings of weights and are none: of trainers, and of packages.
-const NOT_WEIGHTS: &[&str] = &[
-    package::METADATA_FILE,
-    "training_args.bin",
-    "optimizer.bin",
-    "optimizer.pt",
-    "scheduler.pt",
-    "scheduler.bin",
-    "scaler.pt",
-    "rng_state.pth",
-    "random_states_0.pkl",
-];
-
-/// Single weight files by their usual names, best first.
-const SINGLE_FILES: &[&str] = &["model.safetensors", "pytorch_model.bin"];
-
-/// The ends of shard indexes, best first.
-const INDEX_ENDS: &[&str] = &[".safetensors.index.json", ".bin.index.json"];
-
-/// The endings of weight files, best first.
-const WEIGHT_ENDS: &[&str] = &["safetensors", "bin", "pt", "pth", "ckpt", "gguf"];
-
 /// Opens a checkpoint: a file, a folder, or an index file.
 ///
 /// # Errors
 /// There is nothing, or more than one thing, that can be read; or what is there is damaged.
 pub fn open(path: &Path) -> Result<Opened> {
-    open_with(path, Links::Follow)
+    open_with(path, None, Links::Follow)
 }
 
 /// What is done with links that lead out of the folder that was named.
@@ -95,12 +76,12 @@ pub enum Links {
     Refuse,
 }
 
-/// As [`open`], with a word on links.
+/// As [`open`], of one format where a folder has several, and with a word on links.
 ///
 /// # Errors
 /// As [`open`]; or a link leads out of the folder, and those are refused.
-pub fn open_with(path: &Path, links: Links) -> Result<Opened> {
-    let mut opened = open_any(path, links)?;
+pub fn open_with(path: &Path, wanted: Option<&'static Format>, links: Links) -> Result<Opened> {
+    let mut opened = open_any(path, wanted, links)?;
     let root = opened.source.root().to_owned();
     let mut out = Vec::new();
     for file in &opened.files {
@@ -133,7 +114,7 @@ pub fn open_with(path: &Path, links: Links) -> Result<Opened> {
 /// The most links that a finding shows.
 const MAX_SHOWN_LINKS: usize = 5;
 
-fn open_any(path: &Path, links: Links) -> Result<Opened> {
+fn open_any(path: &Path, wanted: Option<&'static Format>, links: Links) -> Result<Opened> {
     let new_source = |root: &Path| match links {
         Links::Follow => Source::new(root),
         Links::Refuse => Source::inside(root),
@@ -141,7 +122,7 @@ fn open_any(path: &Path, links: Links) -> Result<Opened> {
     let metadata = path.metadata().map_err(|err| Error::io(path, "open", err))?;
     if metadata.is_dir() {
         let files = list(path)?;
-        return open_folder(path, new_source(path), files);
+        return open_folder(path, new_source(path), files, wanted);
     }
     if !metadata.is_file() {
         let message = "is neither a file nor a folder";
@@ -155,7 +136,7 @@ fn open_any(path: &Path, links: Links) -> Result<Opened> {
     let mut source = new_source(&parent);
     if name.ends_with(".index.json") {
         let mut checkpoint = Checkpoint::default();
-        let weights = read_index(&mut source, &name, &mut checkpoint)?;
+        let weights = read_index(&mut source, &name, wanted, &mut checkpoint)?;
         let files = list(&parent).unwrap_or_default();
         return Ok(Opened {
             source,
@@ -167,13 +148,16 @@ fn open_any(path: &Path, links: Links) -> Result<Opened> {
         });
     }
     let file = source.add_path(path)?;
-    let mut checkpoint = read_file(&source, file)?;
+    let mut checkpoint = read_file(&mut source, file, wanted)?;
     let mut weights = vec![name];
-    if checkpoint.format == "gguf" {
-        weights = gguf::split::names(&weights[0], &checkpoint).map_err(|err| err.in_file(path))?;
-        let parts = weights.iter().map(|name| read_part(&mut source, name));
+    let format = format::find(checkpoint.format);
+    if let Some(split) = format.and_then(|format| format.split.as_ref()) {
+        weights = (split.names)(&weights[0], &checkpoint).map_err(|err| err.in_file(path))?;
+        let parts = weights.iter().map(|name| read_part(&mut source, name, wanted));
         let parts = parts.collect::<Result<_>>()?;
-        checkpoint = gguf::split::join(parts).map_err(|err| err.in_file(&parent))?;
+        checkpoint = (split.join)(parts).map_err(|err| err.in_file(&parent))?;
+    }
+    if format.is_some_and(|format| format.is_complete) {
         // Config and tokenizer are inside: what lies around it may be of other models.
         let files = weights.iter().filter_map(|name| {
             let len = source.extent(source.find(name)?).len;
@@ -193,24 +177,34 @@ fn open_any(path: &Path, links: Links) -> Result<Opened> {
     Ok(Opened { source, checkpoint, is_package: false, files, weights, renamed: BTreeMap::new() })
 }
 
-fn open_folder(path: &Path, mut source: Source, files: Vec<FolderFile>) -> Result<Opened> {
+fn open_folder(
+    path: &Path,
+    mut source: Source,
+    files: Vec<FolderFile>,
+    wanted: Option<&'static Format>,
+) -> Result<Opened> {
     let mut checkpoint = Checkpoint::default();
     let has = |name: &str| files.iter().any(|file| file.name == name);
     let is_package = has(package::MODEL_FILE) && is_model_file(path);
-    let weights = match choose(path, &files)? {
+    let weights = match choose(path, &files, wanted)? {
         Choice::Index(name) => {
-            let weights = read_index(&mut source, &name, &mut checkpoint)?;
+            let weights = read_index(&mut source, &name, wanted, &mut checkpoint)?;
             check_no_extra_shard(path, &files, &weights)?;
             weights
         }
         Choice::Files(names) => {
-            let parts = names.iter().map(|name| read_part(&mut source, name));
+            let parts = names.iter().map(|name| read_part(&mut source, name, wanted));
             let parts = parts.collect::<Result<Vec<_>>>()?;
-            if parts.iter().all(|(_, part)| part.format == "gguf") {
-                checkpoint = gguf::split::join(parts).map_err(|err| err.in_file(path))?;
-            } else {
-                for (name, part) in parts {
-                    append(&mut checkpoint, part, &name)?;
+            let first = parts.first().and_then(|(_, part)| format::find(part.format));
+            let alike = |format: &&Format| parts.iter().all(|(_, part)| part.format == format.id);
+            match first.filter(alike).and_then(|format| format.split.as_ref()) {
+                Some(split) => {
+                    checkpoint = (split.join)(parts).map_err(|err| err.in_file(path))?;
+                }
+                None => {
+                    for (name, part) in parts {
+                        append(&mut checkpoint, part, &name)?;
+                    }
                 }
             }
             names
@@ -226,9 +220,13 @@ fn open_folder(path: &Path, mut source: Source, files: Vec<FolderFile>) -> Resul
     Ok(Opened { source, checkpoint, is_package, files, weights, renamed: BTreeMap::new() })
 }
 
-fn read_part(source: &mut Source, name: &str) -> Result<(String, Checkpoint)> {
+fn read_part(
+    source: &mut Source,
+    name: &str,
+    wanted: Option<&'static Format>,
+) -> Result<(String, Checkpoint)> {
     let file = source.add(name).map_err(|err| err.context(&format!("the part `{name}`")))?;
-    Ok((name.to_owned(), read_file(source, file)?))
+    Ok((name.to_owned(), read_file(source, file, wanted)?))
 }
 
 /// Whether `model.json` is the standard's: other tools write files of that name too.
@@ -282,158 +280,29 @@ fn join_parts(entries: &serde_json::Map<String, Json>, checkpoint: &mut Checkpoi
     checkpoint.tensors = joined.collect();
 }
 
-enum Choice {
-    Index(String),
-    Files(Vec<String>),
-}
-
-/// The weights of a folder: by index, by the usual name, by a scheme of shard names, or the only
-/// file that can be meant; safetensors first.
-fn choose(folder: &Path, files: &[FolderFile]) -> Result<Choice> {
-    let top: Vec<&str> =
-        files.iter().map(|file| file.name.as_str()).filter(|name| !name.contains('/')).collect();
-    for end in WEIGHT_ENDS {
-        // transformers takes the single file before an index; so does everyone who tests with it.
-        let single = SINGLE_FILES.iter().find(|name| ending(name) == *end);
-        if let Some(single) = single.filter(|single| top.contains(single)) {
-            return Ok(Choice::Files(vec![(*single).to_string()]));
-        }
-        // The index that ends alike: `model.safetensors.index.json`, and with a variant
-        // `model.safetensors.index.fp16.json`.
-        let indexes: Vec<&&str> = top
-            .iter()
-            .filter(|name| name.contains(&format!(".{end}.index.")) && name.ends_with(".json"))
-            .collect();
-        let plain = indexes.iter().find(|name| INDEX_ENDS.iter().any(|end| name.ends_with(end)));
-        if let Some(index) = plain.or(indexes.first()) {
-            return Ok(Choice::Index((**index).to_string()));
-        }
-        let candidates: Vec<&str> = top
-            .iter()
-            .copied()
-            .filter(|name| ending(name) == *end && !NOT_WEIGHTS.contains(name))
-            .collect();
-        let shards: Vec<Shard<'_>> = candidates.iter().filter_map(|name| shard(name)).collect();
-        if let Some(first) = shards.first() {
-            let kin: Vec<&Shard<'_>> =
-                shards.iter().filter(|shard| shard.series == first.series).collect();
-            if kin.len() < shards.len() {
-                let message = format!(
-                    "two series of shards: `{}` and `{}`",
-                    first.name,
-                    shards.iter().find(|shard| shard.series != first.series).map_or("", |s| s.name)
-                );
-                return Err(Error::new(ErrorKind::Malformed, message).in_file(folder));
-            }
-            let numbers: BTreeSet<u64> = kin.iter().map(|shard| shard.number).collect();
-            if let Some(missing) = (1..=first.count).find(|number| !numbers.contains(number)) {
-                let message = format!(
-                    "shard {missing} of {} is missing beside `{}`",
-                    first.count, first.name
-                );
-                return Err(Error::new(ErrorKind::Malformed, message).in_file(folder));
-            }
-            if numbers.len() as u64 != first.count || kin.len() != numbers.len() {
-                let message = format!("{} files are shards of {}", kin.len(), first.count);
-                return Err(Error::new(ErrorKind::Malformed, message).in_file(folder));
-            }
-            let mut kin = kin;
-            kin.sort_by_key(|shard| shard.number);
-            return Ok(Choice::Files(kin.iter().map(|shard| shard.name.to_owned()).collect()));
-        }
-        match candidates.as_slice() {
-            [] => {}
-            [name] => return Ok(Choice::Files(vec![(*name).to_owned()])),
-            several => {
-                let message = format!(
-                    "several files could be the weights: {}; name one of them instead of the folder",
-                    several.join(", ")
-                );
-                return Err(Error::unsupported(message).in_file(folder));
-            }
-        }
-    }
-    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-    let found = names.iter().find_map(|name| Some((name, known::of_name(name)?)));
-    if let Some((name, kind)) = found {
-        let message = format!("has no weights that are read here; `{name}` {kind}");
-        return Err(Error::unsupported(message).in_file(folder));
-    }
-    let below: BTreeSet<&str> = names
-        .iter()
-        .filter_map(|name| name.rsplit_once('/'))
-        .filter(|(_, name)| SINGLE_FILES.contains(name))
-        .map(|(below, _)| below)
-        .collect();
-    if let Some(below) = below.first() {
-        let message =
-            format!("has no weights itself; there are some in `{below}`: name that folder");
-        return Err(Error::unsupported(message).in_file(folder));
-    }
-    let message =
-        "has no weights: no .safetensors, .bin, .pt, .pth, .ckpt or .gguf file, and no shard index";
-    Err(Error::unsupported(message).in_file(folder))
-}
-
-fn ending(name: &str) -> &str {
-    name.rsplit_once('.').map_or("", |(_, end)| end)
-}
-
-/// One file of a series, `model-00001-of-00014.safetensors` or
-/// `model.safetensors-00001-of-00014.safetensors`.
-struct Shard<'a> {
-    name: &'a str,
-    series: (&'a str, &'a str, u64),
-    number: u64,
-    count: u64,
-}
-
-fn shard(name: &str) -> Option<Shard<'_>> {
-    let (before, after) = name.split_once("-of-")?;
-    let digits = before.bytes().rev().take_while(u8::is_ascii_digit).count();
-    let (stem, number) = before.split_at(before.len() - digits);
-    let end = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
-    let (count, rest) = after.split_at(end);
-    let (number, count) = (number.parse().ok()?, count.parse().ok()?);
-    Some(Shard { name, series: (stem, rest, count), number, count })
-}
-
-/// The number of a file in its series, counted from 1, and how many the series has.
-pub fn shard_number(name: &str) -> Option<(u64, u64)> {
-    shard(name).map(|shard| (shard.number, shard.count))
-}
-
-fn check_no_extra_shard(folder: &Path, files: &[FolderFile], weights: &[String]) -> Result<()> {
-    let known: BTreeSet<&str> = weights.iter().map(String::as_str).collect();
-    let series: BTreeSet<_> = weights
-        .iter()
-        .filter_map(|name| shard(name))
-        .map(|shard| (shard.series.0, shard.series.1))
-        .collect();
-    for file in files {
-        let Some(shard) = shard(&file.name) else { continue };
-        if series.contains(&(shard.series.0, shard.series.1)) && !known.contains(shard.name) {
-            let message = format!("the shard `{}` is not in the index", file.name);
-            return Err(Error::new(ErrorKind::Malformed, message).in_file(folder));
-        }
-    }
-    Ok(())
-}
-
 /// Reads every shard that an index names, and holds the two against each other.
-fn read_index(source: &mut Source, name: &str, checkpoint: &mut Checkpoint) -> Result<Vec<String>> {
+fn read_index(
+    source: &mut Source,
+    name: &str,
+    wanted: Option<&'static Format>,
+    checkpoint: &mut Checkpoint,
+) -> Result<Vec<String>> {
     let index_file = source.add(name)?;
     let path = source.path(index_file).to_owned();
-    let text = source.bytes(index_file);
-    let index = json::parse(text, 0).map_err(|err| err.in_file(&path))?;
+    let index = json::parse(source.bytes(index_file), 0).map_err(|err| err.in_file(&path))?;
     let malformed = |message: String| Error::new(ErrorKind::Malformed, message).in_file(&path);
     let Some(Json::Object(map)) = index.get("weight_map") else {
         return Err(malformed(
             "a shard index has an object `weight_map`; there is none".to_owned(),
         ));
     };
+    // Flax joins the keys of a tree by slashes in an index.
+    let is_tree = name.contains(".msgpack.index.");
+    let spelled = |tensor: &str| if is_tree { tensor.replace('/', ".") } else { tensor.to_owned() };
+    let map: BTreeMap<String, &Json> =
+        map.iter().map(|(tensor, file)| (spelled(tensor), file)).collect();
     let mut by_file: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (tensor, file) in map {
+    for (tensor, file) in &map {
         let file = file.as_str().ok_or_else(|| {
             malformed(format!("`weight_map` gives `{tensor}` {file}, where a file name should be"))
         })?;
@@ -444,7 +313,7 @@ fn read_index(source: &mut Source, name: &str, checkpoint: &mut Checkpoint) -> R
     for (file, tensors) in by_file {
         let id =
             source.add(file).map_err(|err| err.context(&format!("shard `{file}` of the index")))?;
-        let part = read_file(source, id)?;
+        let part = read_file(source, id, wanted)?;
         let present: BTreeSet<&str> =
             part.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         let finding = |message: String, tensor: &str| {
@@ -476,7 +345,7 @@ fn read_index(source: &mut Source, name: &str, checkpoint: &mut Checkpoint) -> R
         let first = checkpoint.tensors.iter().find(|tensor| tensor.name == copy.name);
         let same = first.is_some_and(|first| same_bytes(source, first, &copy));
         let which = if same { "the same values" } else { "other values" };
-        let place = map.get(&copy.name).and_then(Json::as_str).unwrap_or_default();
+        let place = map.get(&copy.name).and_then(|place| place.as_str()).unwrap_or_default();
         let message = format!(
             "`{}` lies in `{place}`, where the index puts it, and with {which} in `{file}`",
             copy.name
@@ -539,7 +408,7 @@ fn read_modules(
         let found = names.into_iter().find(|name| files.iter().any(|file| file.name == *name));
         let Some(name) = found else { continue };
         let id = source.add(&name)?;
-        let mut part = read_file(source, id)?;
+        let mut part = read_file(source, id, None)?;
         for tensor in &mut part.tensors {
             tensor.name = sentence_transformers::dense_name(index + 1, &tensor.name);
         }
@@ -549,39 +418,6 @@ fn read_modules(
         weights.push(name);
     }
     Ok(())
-}
-
-/// Reads one weight file of any format.
-///
-/// # Errors
-/// The file is of no known format, or damaged.
-pub fn read_file(source: &Source, file: FileId) -> Result<Checkpoint> {
-    let bytes = source.bytes(file);
-    let head = &bytes[..bytes.len().min(512)];
-    if head.starts_with(b"version https://git-lfs") {
-        let message = "is a Git LFS pointer, not the weights; `git lfs pull` fetches them";
-        return Err(Error::new(ErrorKind::Malformed, message).in_file(source.path(file)));
-    }
-    let is_ours = gguf::probe(head) || pytorch::probe(head) || safetensors::probe(head);
-    if !is_ours && let Some(kind) = known::of_file(source.name(file), head) {
-        return Err(Error::unsupported(kind.to_string()).in_file(source.path(file)));
-    }
-    if gguf::probe(head) {
-        return gguf::read(source, file);
-    }
-    if pytorch::probe(head) {
-        return pytorch::read(source, file);
-    }
-    // Without a magic number, the name counts as much as the bytes.
-    if safetensors::probe(head) || source.name(file).ends_with(".safetensors") {
-        return safetensors::read(source, file);
-    }
-    let message = if bytes.is_empty() {
-        "is empty".to_owned()
-    } else {
-        "is of no format known here: safetensors, PyTorch and GGUF files are".to_owned()
-    };
-    Err(Error::unsupported(message).in_file(source.path(file)))
 }
 
 fn append(checkpoint: &mut Checkpoint, part: Checkpoint, file: &str) -> Result<()> {
@@ -607,7 +443,7 @@ fn note_others(files: &[FolderFile], weights: &[String], checkpoint: &mut Checkp
         .iter()
         .map(|file| file.name.as_str())
         .filter(|name| {
-            WEIGHT_ENDS.contains(&ending(name))
+            format::of_ending(ending(name)).is_some()
                 && !weights.iter().any(|weight| weight == name)
                 && !name.contains('/')
                 && !NOT_WEIGHTS.contains(name)
@@ -619,7 +455,7 @@ fn note_others(files: &[FolderFile], weights: &[String], checkpoint: &mut Checkp
                 "R014",
                 format!("other weights of the folder are not read: {}", others.join(", ")),
             )
-            .help("name a file instead of the folder to read it"),
+            .help("name a file instead of the folder to read it, or a format with --from"),
         );
     }
 }
@@ -733,7 +569,8 @@ impl Opened {
     /// # Errors
     /// The config, which says how they are stored, cannot be read.
     pub fn logical(&mut self) -> Result<Option<Checkpoint>> {
-        if self.is_package || self.checkpoint.format == "gguf" {
+        if self.is_package || format::find(self.checkpoint.format).is_some_and(|of| of.is_complete)
+        {
             return Ok(None);
         }
         let config = self.config()?.map(|(config, _)| config);

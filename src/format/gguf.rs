@@ -26,6 +26,7 @@ use std::collections::HashSet;
 
 use self::header::{Reader, VersionedSizes};
 use self::types::TYPES;
+use super::{Format, Probe, Split};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, Result};
 use crate::base::source::{Extent, FileId, Source};
@@ -59,8 +60,22 @@ const MAX_NAME_LEN: usize = 63;
 /// What llama.cpp wrote before GGUF: the magic of each as it lies in the file.
 const BEFORE_GGUF: &[&[u8]] = &[b"lmgg", b"fmgg", b"tjgg", b"algg"];
 
+/// The format for the registry.
+pub static FORMAT: Format = Format {
+    id: "gguf",
+    name: "GGUF",
+    endings: &["gguf"],
+    dialect: "gguf",
+    is_complete: true,
+    is_written: true,
+    probe: |head, _| if probe(head) { Probe::Sure } else { Probe::No },
+    read: |source, file| read(source, file),
+    split: Some(Split { names: split::names, join: split::join }),
+    ..Format::DEFAULT
+};
+
 /// Tells whether a file that starts with `head` is of this format, or of one of those before it.
-pub fn probe(head: &[u8]) -> bool {
+fn probe(head: &[u8]) -> bool {
     head.starts_with(MAGIC) || head.starts_with(b"FUGG") || is_before_gguf(head)
 }
 

@@ -44,19 +44,6 @@ static KINDS: &[Known] = &[
         names: &[".h5", ".hdf5", ".keras"],
     },
     Known {
-        what: "a NumPy array",
-        advice: "load it with numpy and save it with safetensors.numpy.save_file",
-        magic: &[(0, b"\x93NUMPY")],
-        names: &[".npy"],
-    },
-    Known {
-        what: "NumPy arrays in a zip file",
-        advice: "load it with numpy and save it with safetensors.numpy.save_file",
-        magic: &[],
-        names: &[".npz"],
-    },
-    Known { what: "a Flax checkpoint (msgpack)", advice: LOAD, magic: &[], names: &[".msgpack"] },
-    Known {
         what: "a file of a PyTorch distributed checkpoint (DCP, FSDP)",
         advice: "join the shards with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pt`, then convert that",
         magic: &[],
@@ -67,12 +54,6 @@ static KINDS: &[Known] = &[
         advice: "convert the checkpoint that it was exported from",
         magic: &[],
         names: &[".onnx", ".onnx_data", ".ort"],
-    },
-    Known {
-        what: "a TensorFlow checkpoint",
-        advice: LOAD,
-        magic: &[],
-        names: &[".ckpt.index", ".ckpt.meta", ".data-00000-of-00001", "saved_model.pb"],
     },
     Known {
         what: "a TensorFlow Lite model",

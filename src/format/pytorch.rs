@@ -23,6 +23,7 @@ mod tensor;
 
 use std::collections::BTreeSet;
 
+use super::{Format, Probe};
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, Result};
 use crate::base::source::{FileId, Source};
@@ -69,6 +70,17 @@ const MEMBERS: &[&str] = &[
 
 /// The members of the tar files that torch wrote before 0.1.10.
 const TAR_MEMBERS: &[&str] = &["sys_info", "pickle", "tensors", "storages"];
+
+/// The format for the registry.
+pub static FORMAT: Format = Format {
+    id: "pytorch",
+    name: "PyTorch",
+    endings: &["bin", "pt", "pth", "ckpt"],
+    singles: &["pytorch_model.bin"],
+    probe: |head, _| if probe(head) { Probe::Sure } else { Probe::No },
+    read: |source, file| read(source, file),
+    ..Format::DEFAULT
+};
 
 /// Tells whether a file that starts with `head` is one that `torch.save` wrote.
 pub fn probe(head: &[u8]) -> bool {
@@ -173,7 +185,7 @@ fn report_tensors(tensors: &[Tensor], findings: &mut Vec<Diagnostic>) {
                         .help("compare the values with those on the machine that wrote the file"),
                 );
             }
-            Payload::View(_) | Payload::Range(_) | Payload::Parts(_) => {}
+            _ => {}
         }
     }
 }

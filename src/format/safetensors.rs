@@ -15,6 +15,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, Visitor};
 
+use super::{Format, Probe};
 use crate::base::cursor::Cursor;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, Result};
@@ -28,11 +29,22 @@ const MAX_HEADER_LEN: u64 = 100_000_000;
 /// The key whose value is free text about the file, not a tensor.
 const METADATA_KEY: &str = "__metadata__";
 
-/// Whether the first bytes of a file can be those of this format.
-pub fn probe(head: &[u8]) -> bool {
-    // There is no magic number: the best sign is the brace that opens the header.
-    head.get(8) == Some(&b'{')
-}
+/// The format for the registry.
+pub static FORMAT: Format = Format {
+    id: "safetensors",
+    name: "safetensors",
+    endings: &["safetensors"],
+    singles: &["model.safetensors"],
+    is_written: true,
+    // There is no magic number: the best sign is the brace that opens the header, and the name
+    // counts as much.
+    probe: |head, name| match head.get(8) == Some(&b'{') || name.ends_with(".safetensors") {
+        true => Probe::Maybe,
+        false => Probe::No,
+    },
+    read: |source, file| read(source, file),
+    ..Format::DEFAULT
+};
 
 /// Reads the header of one file.
 ///

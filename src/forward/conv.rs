@@ -1,10 +1,12 @@
-//! Convolutions: depthwise and causal over positions, short and gated, and over a spectrogram.
+//! Convolutions: depthwise and causal over positions, short and gated, of the embeddings, and over a
+//! spectrogram.
 
 use ndarray::{Array1, Array2, s};
 
 use super::Batch;
-use super::keys::Keys;
+use super::keys::{Keys, broken};
 use super::mlp::Activation;
+use super::norm::Norm;
 use super::real::Real;
 use super::weights::{Bias, Params};
 use crate::base::error::Result;
@@ -69,6 +71,73 @@ impl ShortConv {
         let gated = &part(0) * &part(2);
         let conv = causal(params, &format!("{name}.conv"), &gated, batch, self.kernel, self.bias)?;
         params.linear(&(&part(1) * &conv), &format!("{name}.out_proj"), hidden, bias)
+    }
+}
+
+/// The convolution of the embeddings that is added to the first layer's output.
+pub(super) struct EmbedConv {
+    kernel: usize,
+    groups: usize,
+    activation: Activation,
+    norm: Norm,
+}
+
+impl EmbedConv {
+    /// `None` where there is none.
+    pub(super) fn read(keys: Keys<'_>) -> Result<Option<EmbedConv>> {
+        let kernel = keys.count("embed_conv.kernel")?;
+        if kernel == 0 {
+            return Ok(None);
+        }
+        let groups = keys.count("embed_conv.groups")?;
+        let hidden = keys.count("hidden_size")?;
+        if kernel.is_multiple_of(2) || groups == 0 || !hidden.is_multiple_of(groups) {
+            return Err(broken(format!(
+                "a convolution of {kernel} positions and {hidden} channels in {groups} groups is none: \
+                 positions are odd, and groups equal"
+            )));
+        }
+        let activation = Activation::parse(&keys.word("embed_conv.activation")?)?;
+        Ok(Some(EmbedConv { kernel, groups, activation, norm: Norm::read(keys)? }))
+    }
+
+    /// `norm(y + act(conv(x)))` for the embeddings `x` and the first layer's output `y`, both
+    /// `[batch · n, hidden]`, by `NAME.weight`, `[hidden, hidden/groups, kernel]`.
+    pub(super) fn apply<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        x: &Array2<R>,
+        y: Array2<R>,
+        batch: &Batch,
+    ) -> Result<Array2<R>> {
+        let hidden = x.ncols();
+        let width = hidden / self.groups;
+        let weight: Array2<R> =
+            params.kernel(&format!("{name}.weight"), [hidden, width, self.kernel])?;
+        let bias: Array1<R> = params.vector(&format!("{name}.bias"), hidden)?;
+        let mut sum = y;
+        for sequence in batch.sequences() {
+            let rows = sequence.rows();
+            let visible = &batch.visible[sequence.index];
+            for group in 0..self.groups {
+                let channels = group * width..(group + 1) * width;
+                // Row t has what position t sees, in the order of the kernel: channel, then place.
+                let seen =
+                    Array2::from_shape_fn((batch.len, width * self.kernel), |(t, column)| {
+                        let (channel, place) = (column / self.kernel, t + column % self.kernel);
+                        let at = place.checked_sub(self.kernel / 2);
+                        at.filter(|&at| at < batch.len && visible[at])
+                            .map_or(R::zero(), |at| x[[rows.start + at, channels.start + channel]])
+                    });
+                let own = weight.slice(s![channels.clone(), ..]);
+                let mut out = seen.dot(&own.t()) + &bias.slice(s![channels.clone()]);
+                out.mapv_inplace(|x| self.activation.of(x));
+                let mut to = sum.slice_mut(s![rows.clone(), channels]);
+                to += &out;
+            }
+        }
+        self.norm.apply(params, &format!("{name}.res_norm"), &sum)
     }
 }
 

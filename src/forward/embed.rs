@@ -1,7 +1,8 @@
 //! From ids to the input of the first layer.
 //!
 //! The sum of the rows of the token table times `embed_scale`, of the position table (position p is
-//! row `p + position_offset`, or a sinusoid, which is computed), and of the token type table; then
+//! row `p + position_offset`, or a sinusoid, which is computed), of the token type table, and of row
+//! 0 of the task table; then
 //! the norm, where there is one, or, where `embed_norm_of` says so, the norm of the tokens alone
 //! before anything is added to them. Where the token table is narrower than the stream, `in_proj` widens
 //! it: before the position is added where positions are as wide as the stream, else last.
@@ -17,6 +18,7 @@ use super::real::Real;
 use super::weights::{Bias, Params};
 use super::{Batch, conv};
 use crate::base::error::Result;
+use crate::package::{Hparams, Value};
 
 /// What a stack reads.
 pub(super) enum Read<R> {
@@ -30,6 +32,7 @@ pub(super) enum Read<R> {
 pub(super) fn embed<R: Real>(
     params: Params<'_>,
     keys: Keys<'_>,
+    tokens: &Hparams,
     stack: &str,
     read: &Read<R>,
     batch: &Batch,
@@ -78,7 +81,9 @@ pub(super) fn embed<R: Real>(
     if norm_first == Some(true) {
         x = norm(&x)?;
     }
-    if let Some(positions) = positions(params, keys, stack, x.ncols(), batch)? {
+    if let Some(positions) =
+        positions(params, keys, stack, x.ncols(), &places(keys, tokens, read, batch)?)?
+    {
         x += &positions;
     }
     if let Read::Tokens { types, .. } = read {
@@ -90,6 +95,12 @@ pub(super) fn embed<R: Real>(
             x += &params.lookup(&name, [n_types, x.ncols()], rows, "the token type")?;
         } else if types.is_some() {
             return Err(broken("the model has no token types"));
+        }
+        let n_tasks = keys.count("task_vocab_size")?;
+        if 0 < n_tasks {
+            let name = format!("{stack}.embed.tasks.weight");
+            let first = vec![0; x.nrows()];
+            x += &params.lookup(&name, [n_tasks, x.ncols()], &first, "the task")?;
         }
     }
     if norm_first == Some(false) {
@@ -123,17 +134,56 @@ fn positions_from(keys: Keys<'_>) -> Result<Option<From>> {
     })
 }
 
+/// The position of each place for a table, as `position_count` says; `None` is position −1.
+fn places<R>(
+    keys: Keys<'_>,
+    tokens: &Hparams,
+    read: &Read<R>,
+    batch: &Batch,
+) -> Result<Vec<Option<usize>>> {
+    let all = || batch.positions.iter().flatten().copied().map(Some).collect();
+    let ids = match read {
+        Read::Tokens { ids, .. } if !batch.positions_given && positions_from(keys)?.is_some() => {
+            ids
+        }
+        _ => return Ok(all()),
+    };
+    let counts: Vec<bool> = match keys.word("position_count")?.as_str() {
+        "all" => return Ok(all()),
+        "shown" => batch.shown().collect(),
+        "not_pad" => {
+            let pad = match tokens.get("pad") {
+                Some(Value::Int(pad)) => usize::try_from(*pad).ok(),
+                _ => None,
+            };
+            ids.iter().map(|&id| Some(id) != pad).collect()
+        }
+        other => return Err(broken(format!("`position_count` is {other:?}"))),
+    };
+    let mut places = Vec::with_capacity(counts.len());
+    for sequence in batch.sequences() {
+        let mut next = 0;
+        for &counted in &counts[sequence.rows()] {
+            places.push(counted.then_some(next));
+            next += usize::from(counted);
+        }
+    }
+    Ok(places)
+}
+
 /// What positions add, `[batch · n, width]`.
 fn positions<R: Real>(
     params: Params<'_>,
     keys: Keys<'_>,
     stack: &str,
     width: usize,
-    batch: &Batch,
+    places: &[Option<usize>],
 ) -> Result<Option<Array2<R>>> {
     let Some(from) = positions_from(keys)? else { return Ok(None) };
     let offset = keys.count("position_offset")?;
-    let rows: Vec<usize> = batch.positions.iter().flatten().map(|p| p + offset).collect();
+    // Position −1 is the row before that of position 0.
+    let row = |place: &Option<usize>| place.map_or(offset.saturating_sub(1), |p| p + offset);
+    let rows: Vec<usize> = places.iter().map(row).collect();
     if matches!(from, From::Table) {
         let name = format!("{stack}.embed.positions.weight");
         let shape = [keys.count("num_positions")?, width];
@@ -150,6 +200,9 @@ fn positions<R: Real>(
     };
     Ok(Some(Array2::from_shape_fn((rows.len(), width), |(row, column)| {
         let angle = |k: usize| rows[row] as f64 * 10_000f64.powf(-(k as f64) / last);
+        if places[row].is_none() {
+            return R::zero();
+        }
         R::of(if column < half { angle(column).sin() } else { angle(column - half).cos() })
     })))
 }

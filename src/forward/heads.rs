@@ -4,7 +4,8 @@
 //! input is multiplied by `head_input_scale`, its logits by `logit_scale`, and then come
 //! `c·tanh(x/c)` by `logit_softcap`.
 //!
-//! A pooling makes one vector of a sequence: `first`, `last` (the last position that is no padding),
+//! A pooling makes one vector of a sequence: `first`, `last` (the last position that is no padding: by
+//! the mask for an embedding, by the padding token for labels),
 //! `mean` and `max` over the positions the mask shows, `eos` (the last end-of-sequence token),
 //! `pooler` (`tanh(dense(first))`).
 
@@ -66,11 +67,11 @@ impl<R: Real> Heads<'_, R> {
                 Ok(vec![("start_logits", column(0)), ("end_logits", column(1))])
             }
             "sequence-classification" | "next-sentence" => {
-                let x = self.head(task, &self.pool(pooling(task)?)?)?;
+                let x = self.head(task, &self.pool(pooling(task)?, false)?)?;
                 logits(Tensor::new(vec![size, x.ncols()], x))
             }
             "multiple-choice" => {
-                let x = self.head(task, &self.pool(pooling(task)?)?)?;
+                let x = self.head(task, &self.pool(pooling(task)?, false)?)?;
                 check_rows(task, &x, 1)?;
                 logits(Tensor::new(vec![size / self.choices, self.choices], x))
             }
@@ -80,7 +81,7 @@ impl<R: Real> Heads<'_, R> {
     }
 
     fn embedding(&self, task: &Task) -> Result<Tensor<R>> {
-        let mut x = self.pool(pooling(task)?)?;
+        let mut x = self.pool(pooling(task)?, true)?;
         for step in &task.dense {
             let name = format!("heads.{}.dense", step.head);
             let out = self.rows(&name)?;
@@ -147,13 +148,13 @@ impl<R: Real> Heads<'_, R> {
     }
 
     /// One vector for each sequence, `[batch, width]`.
-    pub(super) fn pool(&self, pool: &str) -> Result<Array2<R>> {
+    pub(super) fn pool(&self, pool: &str, by_mask: bool) -> Result<Array2<R>> {
         let (len, width) = (self.batch.len, self.hidden.ncols());
         if len == 0 {
             return Err(broken("a sequence without positions has no vector"));
         }
         if pool == "pooler" {
-            let first = self.pool("first")?;
+            let first = self.pool("first", by_mask)?;
             let name = "heads.pooler.dense";
             let x = self.params.linear(&first, name, self.rows(name)?, Bias::Stored)?;
             return Ok(x.mapv(R::tanh));
@@ -166,7 +167,7 @@ impl<R: Real> Heads<'_, R> {
             let ids = self.ids.get(rows.clone()).unwrap_or_default();
             match pool {
                 "first" => out.assign(&at(0)),
-                "last" => out.assign(&at(self.last(visible, ids))),
+                "last" => out.assign(&at(self.last(visible, ids, by_mask))),
                 "eos" => {
                     let is_eos = |id: &usize| self.is_token("eos", *id);
                     let last = ids.iter().rposition(is_eos).ok_or_else(|| {
@@ -196,14 +197,19 @@ impl<R: Real> Heads<'_, R> {
         Ok(pooled)
     }
 
-    /// The last position that is no padding: by the mask, or by the padding token where there is no
-    /// mask. Of a sequence of nothing else, the last.
-    fn last(&self, visible: &[bool], ids: &[usize]) -> usize {
+    /// The last position that is no padding: by the mask if that counts and is given, else by the
+    /// padding token, or by the mask where there is no such token. Of a sequence of nothing but
+    /// padding tokens, the first.
+    fn last(&self, visible: &[bool], ids: &[usize], by_mask: bool) -> usize {
         let end = visible.len().saturating_sub(1);
-        if self.masked {
+        let has_pad = matches!(self.tokens.get("pad"), Some(Value::Int(_)));
+        if self.masked && (by_mask || !has_pad) {
             return visible.iter().rposition(|visible| *visible).unwrap_or(end);
         }
-        ids.iter().rposition(|&id| !self.is_token("pad", id)).unwrap_or(end)
+        if !has_pad {
+            return end;
+        }
+        ids.iter().rposition(|&id| !self.is_token("pad", id)).unwrap_or(0)
     }
 
     fn is_token(&self, token: &str, id: usize) -> bool {

@@ -22,6 +22,22 @@ pub(super) enum Activation {
     Relu,
     /// `max(x, 0)²`.
     Relu2,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+    /// `x` for x > 0, else `x/100`.
+    LeakyRelu,
+    /// `x·Φ(x)`, kept within −10..10.
+    GeluClip10,
+    /// `x·min(max(x + 3, 0), 6)/6`.
+    HardSwish,
+    /// `Φ((x − 0.707107)/0.282095)`.
+    Laplace,
+    /// `x·tanh(ln(1 + eˣ))`.
+    Mish,
+    /// `σ(x)`.
+    Sigmoid,
+    /// `√ln(1 + eˣ)`.
+    SqrtSoftplus,
     /// `x·σ(x)`.
     Silu,
     /// `tanh x`.
@@ -38,6 +54,14 @@ impl Activation {
             "gelu_quick" => Activation::GeluQuick,
             "relu" => Activation::Relu,
             "relu2" => Activation::Relu2,
+            "relu6" => Activation::Relu6,
+            "leaky_relu" => Activation::LeakyRelu,
+            "gelu_clip10" => Activation::GeluClip10,
+            "hardswish" => Activation::HardSwish,
+            "laplace" => Activation::Laplace,
+            "mish" => Activation::Mish,
+            "sigmoid" => Activation::Sigmoid,
+            "sqrt_softplus" => Activation::SqrtSoftplus,
             "silu" => Activation::Silu,
             "tanh" => Activation::Tanh,
             "identity" => Activation::Identity,
@@ -47,10 +71,24 @@ impl Activation {
 
     pub(super) fn of<R: Real>(self, x: R) -> R {
         let half = R::of(0.5);
+        let normal = |x: R| half * (R::one() + (x * R::of(0.5f64.sqrt())).error_function());
+        let within = |x: R, least: f64, most: f64| x.max(R::of(least)).min(R::of(most));
         match self {
-            Activation::GeluErf => {
-                half * x * (R::one() + (x * R::of(0.5f64.sqrt())).error_function())
+            Activation::GeluErf => x * normal(x),
+            Activation::GeluClip10 => within(x * normal(x), -10.0, 10.0),
+            Activation::Laplace => normal((x - R::of(0.707_107)) / R::of(0.282_095)),
+            Activation::Relu6 => within(x, 0.0, 6.0),
+            Activation::LeakyRelu => {
+                if x > R::zero() {
+                    x
+                } else {
+                    x * R::of(0.01)
+                }
             }
+            Activation::HardSwish => x * within(x + R::of(3.0), 0.0, 6.0) / R::of(6.0),
+            Activation::Mish => x * softplus(x).tanh(),
+            Activation::Sigmoid => sigmoid(x),
+            Activation::SqrtSoftplus => softplus(x).sqrt(),
             Activation::GeluTanh => {
                 let inner =
                     R::of((2.0 / std::f64::consts::PI).sqrt()) * (x + R::of(0.044_715) * x * x * x);
@@ -197,6 +235,14 @@ mod tests {
             ("relu", 1.0, 0.0),
             ("relu2", 1.0, 0.0),
             ("silu", 0.731_058_578_630_004_9, -0.238_405_844_044_235_13),
+            ("relu6", 1.0, 0.0),
+            ("leaky_relu", 1.0, -0.02),
+            ("gelu_clip10", 0.841_344_746_068_542_9, -0.045_500_263_896_358_42),
+            ("hardswish", 0.666_666_666_666_666_6, -0.333_333_333_333_333_3),
+            ("laplace", 0.850_429_649_284_570_3, 0.0),
+            ("mish", 0.865_098_388_267_310_3, -0.252_501_482_695_708_9),
+            ("sigmoid", 0.731_058_578_630_004_9, 0.119_202_922_022_117_57),
+            ("sqrt_softplus", 1.145_976_303_209_723, 0.356_269_576_364_545_2),
             ("tanh", 0.761_594_155_955_764_9, -0.964_027_580_075_816_9),
         ];
         for (word, one, minus_two) in values {
@@ -204,6 +250,10 @@ mod tests {
             assert!((at(word, -2.0) - minus_two).abs() < 1e-14, "{word} {}", at(word, -2.0));
         }
         assert_eq!(at("relu2", 3.0), 9.0);
+        assert_eq!(
+            [at("relu6", 7.0), at("hardswish", 4.0), at("gelu_clip10", 11.0)],
+            [6.0, 4.0, 10.0]
+        );
         assert!(Activation::parse("swiglu_oai").is_err());
     }
 

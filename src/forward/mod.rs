@@ -147,6 +147,8 @@ struct Batch {
     visible: Vec<Vec<bool>>,
     /// The position of each.
     positions: Vec<Vec<usize>>,
+    /// Whether the positions were given; else tables count them as the model does.
+    positions_given: bool,
 }
 
 /// One sequence of a [`Batch`].
@@ -177,6 +179,7 @@ impl Batch {
                 mask.iter().map(|row| row.iter().map(|&shown| shown != 0).collect()).collect()
             }
         };
+        let positions_given = positions.is_some();
         let positions = match positions {
             None => vec![(0..len).collect(); size],
             Some(positions) => {
@@ -185,7 +188,21 @@ impl Batch {
                 positions.iter().map(row).collect::<Result<_>>()?
             }
         };
-        Ok(Batch { size, len, visible, positions })
+        Ok(Batch { size, len, visible, positions, positions_given })
+    }
+
+    /// Whether others see each row of a matrix `[batch · n, …]`.
+    fn shown(&self) -> impl Iterator<Item = bool> + '_ {
+        self.visible.iter().flatten().copied()
+    }
+
+    /// Makes the rows of padding zero.
+    fn hide_padding<R: Real>(&self, x: &mut Array2<R>) {
+        for (mut row, shown) in x.rows_mut().into_iter().zip(self.shown()) {
+            if !shown {
+                row.fill(R::zero());
+            }
+        }
     }
 
     fn sequences(&self) -> impl Iterator<Item = Sequence> + use<> {
@@ -238,19 +255,19 @@ pub fn run<R: Real>(
         Read::Tokens { ids, .. } => ids.clone(),
         Read::Spectrograms(_) => Vec::new(),
     };
-    let x = embed::embed(params, keys(first), first, &read, &batch)?;
+    let x = embed::embed(params, keys(first), &model.tokens, first, &read, &batch)?;
     let output = stack::run(params, keys(first), first, x, &batch, None)?;
 
     let (hidden, last_batch, encoded, last_ids);
     if with_encoder {
-        let decoder_ids = decoder_ids(model, inputs, tasks)?;
+        let decoder_ids = decoder_ids(model, keys(last), inputs, tasks)?;
         let len = decoder_ids.first().map_or(0, Vec::len);
         check_shape("the decoder's input ids", &decoder_ids, batch.size, len)?;
         let mask = inputs.decoder_attention_mask.as_ref();
         last_batch = Batch::new(batch.size, len, mask, None)?;
         last_ids = flat("token", &decoder_ids)?;
         let read = Read::Tokens { ids: last_ids.clone(), types: None };
-        let x = embed::embed(params, keys(last), last, &read, &last_batch)?;
+        let x = embed::embed(params, keys(last), &model.tokens, last, &read, &last_batch)?;
         let memory = Memory { output: &output, batch: &batch };
         hidden = stack::run(params, keys(last), last, x, &last_batch, Some(&memory))?;
         encoded = Some(Tensor::new(vec![batch.size, batch.len, output.ncols()], output));
@@ -277,7 +294,7 @@ pub fn run<R: Real>(
     };
     let pooler_output = match params.has("heads.pooler.dense.weight")? && 0 < last_batch.len {
         true => {
-            let pooled = heads.pool("pooler")?;
+            let pooled = heads.pool("pooler", false)?;
             Some(Tensor::new(vec![last_batch.size, pooled.ncols()], pooled))
         }
         false => None,
@@ -332,8 +349,13 @@ fn read_inputs<R: Real>(keys: Keys<'_>, inputs: &Inputs) -> Result<(Read<R>, Bat
 }
 
 /// The decoder's ids: those that are given; else, where no task asks for them, the encoder's,
-/// moved one to the right behind the token that a decoder starts with.
-fn decoder_ids(model: &Model, inputs: &Inputs, tasks: &[&Task]) -> Result<Vec<Vec<i64>>> {
+/// moved one to the right as `decoder_shift` says.
+fn decoder_ids(
+    model: &Model,
+    keys: Keys<'_>,
+    inputs: &Inputs,
+    tasks: &[&Task],
+) -> Result<Vec<Vec<i64>>> {
     if let Some(ids) = &inputs.decoder_input_ids {
         return Ok(ids.clone());
     }
@@ -341,13 +363,26 @@ fn decoder_ids(model: &Model, inputs: &Inputs, tasks: &[&Task]) -> Result<Vec<Ve
     if let Some(task) = tasks.iter().find(wants) {
         return Err(broken(format!("{} wants decoder input ids", task.id)));
     }
-    let start = match model.tokens.get("decoder_start") {
-        Some(Value::Int(start)) => *start,
-        _ => return Err(broken("there are no decoder input ids, and no token to start with")),
+    let token = |name: &str| match model.tokens.get(name) {
+        Some(Value::Int(id)) => Some(*id),
+        _ => None,
     };
+    let start =
+        match keys.word("decoder_shift")?.as_str() {
+            "start" => Some(token("decoder_start").ok_or_else(|| {
+                broken("there are no decoder input ids, and no token to start with")
+            })?),
+            "last" => None,
+            other => return Err(broken(format!("`decoder_shift` is {other:?}"))),
+        };
+    let pad = token("pad");
     let shift = |ids: &Vec<i64>| {
+        // As many as are no padding, which may stand at either end.
+        let n = ids.iter().filter(|&&id| Some(id) != pad).count();
+        let first = start.or_else(|| ids.get(n.checked_sub(1)?).copied());
+        let first = first.or_else(|| ids.last().copied());
         let kept = ids.len().saturating_sub(1);
-        std::iter::once(start).chain(ids[..kept].iter().copied()).take(ids.len()).collect()
+        first.into_iter().chain(ids[..kept].iter().copied()).take(ids.len()).collect()
     };
     Ok(inputs.input_ids.iter().map(shift).collect())
 }

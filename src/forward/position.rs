@@ -1,4 +1,21 @@
-//! What positions add to attention scores: ALiBi, T5's relative bias, DeBERTa's relative table.
+//! What positions add to attention scores.
+//!
+//! ALiBi (`position` = `alibi`) adds `−slope_h · |q − k| · alibi.scale` for head h = 1…H, query place q
+//! and key place k. With n = H rounded down to a power of two, `slope_h = 2^(−alibi.max·h/n)` for
+//! h ≤ n, and `2^(−alibi.max·(2(h − n) − 1)/(2n))` for the further heads.
+//!
+//! A relative bias (`rel_bias.buckets` > 0) adds entry `[bucket, head]` of a table. With b buckets a
+//! side (all of them where the stack is causal, else half) and e = ⌊b/2⌋, the distance `d = |q − k|` is in
+//! bucket d where d < e, and else in `e + ⌊ln(d/e) / ln(max_distance/e) · (b − e)⌋`, at most b − 1,
+//! computed in F32. Keys after the query are b buckets further where both sides have some, else
+//! at distance 0.
+//!
+//! Disentangled attention (`position` = `disentangled`) adds, before the scores are scaled,
+//! `q_i · K[row(i, j)]` (`c2p`) and `k_j · Q[row(i, j)]` (`p2c`): K and Q are the relative table
+//! through the layer's key and query maps (`share_key`), or maps of its own. `row(i, j)` is
+//! `span + d` for a key j at or before query i, at most 2·span − 1, and `span − d`, at least 0, for
+//! one after it. d is |i − j|; with `buckets` b > 0, e = ⌊b/2⌋ and d > e it is
+//! `e + ⌈ln(d/e) / ln((max_distance − 1)/e) · (e − 1)⌉`, computed in F32.
 
 use ndarray::{Array2, Array3, s};
 

@@ -136,6 +136,7 @@ impl Ssm {
         let name = format!("{name}.conv");
         let mut x = causal(params, &name, x, batch, self.kernel, self.conv_bias)?;
         x.mapv_inplace(|x| self.activation.of(x));
+        batch.hide_padding(&mut x);
         Ok(x)
     }
 
@@ -150,7 +151,8 @@ impl Ssm {
     ) -> Result<Array2<R>> {
         let (inner, state) = (self.inner, self.state);
         let xz = params.linear(u, &format!("{name}.in_proj"), 2 * inner, self.proj_bias)?;
-        let x = xz.slice(s![.., ..inner]).to_owned();
+        let mut x = xz.slice(s![.., ..inner]).to_owned();
+        batch.hide_padding(&mut x);
         let x = self.convolved(params, name, &x, batch)?;
         let width = dt_rank + 2 * state;
         let parts = params.linear(&x, &format!("{name}.x_proj"), width, Bias::Is(false))?;

@@ -11,14 +11,15 @@
 //! - `through`: `k·pre(x) + a·f(pre(x))`
 //!
 //! Where the residual is parallel, `k·x + a·(attn(pre(x)) + mlp(pre'(x)))`, and pre' is pre if there is
-//! one norm. After the last layer comes the final norm, but in `post`, whose last layer ends in one;
+//! one norm. Where there is a convolution of the embeddings, it changes the first layer's output.
+//! After the last layer comes the final norm, but in `post`, whose last layer ends in one;
 //! then `out_proj`, where embeddings are narrower than the stream.
 
 use ndarray::Array2;
 
 use super::Batch;
 use super::attention::{Attention, Place};
-use super::conv::ShortConv;
+use super::conv::{EmbedConv, ShortConv};
 use super::keys::{Keys, broken};
 use super::linear::Linear;
 use super::mlp::Mlp;
@@ -115,6 +116,15 @@ pub(super) fn run<R: Real>(
         (false, _) => None,
     };
 
+    // What goes from place to place meets zeros where padding is.
+    let shown = |x: &Array2<R>| {
+        let mut x = x.clone();
+        batch.hide_padding(&mut x);
+        x
+    };
+    let embed_conv = EmbedConv::read(keys)?;
+    let embeddings = embed_conv.is_some().then(|| x.clone());
+
     // What experts of the layer before add to this one.
     let mut late = None;
     for (layer, kind) in types.iter().enumerate() {
@@ -145,15 +155,17 @@ pub(super) fn run<R: Real>(
             ("full" | "sliding", ..) => stack.sublayer(x, &attn, layer, attend)?,
             ("ssm", Some(ssm), ..) => {
                 let name = part("ssm");
-                stack.sublayer(x, &name, layer, |x| ssm.apply(params, &name, x, batch))?
+                stack.sublayer(x, &name, layer, |x| ssm.apply(params, &name, &shown(x), batch))?
             }
             ("conv", _, Some(conv), _) => {
                 let name = part("conv");
-                stack.sublayer(x, &name, layer, |x| conv.apply(params, &name, x, batch))?
+                stack.sublayer(x, &name, layer, |x| conv.apply(params, &name, &shown(x), batch))?
             }
             ("linear", .., Some(linear)) => {
                 let name = part("linear");
-                stack.sublayer(x, &name, layer, |x| linear.apply(params, &name, layer, x, batch))?
+                stack.sublayer(x, &name, layer, |x| {
+                    linear.apply(params, &name, layer, &shown(x), batch)
+                })?
             }
             (other, ..) => return Err(broken(format!("layer {layer} is {other:?}"))),
         };
@@ -169,6 +181,9 @@ pub(super) fn run<R: Real>(
         }
         if let Some(due) = due {
             x += &due;
+        }
+        if let (0, Some(conv), Some(embeddings)) = (layer, &embed_conv, &embeddings) {
+            x = conv.apply(params, &format!("{name}.embed_conv"), embeddings, x, batch)?;
         }
     }
     if late.is_some() {

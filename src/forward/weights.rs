@@ -63,12 +63,15 @@ impl<'a> Planned<'a> {
     pub fn of_checkpoint(source: &'a Source, checkpoint: &'a Checkpoint) -> Result<Planned<'a>> {
         let mut inputs = Vec::new();
         let mut outputs = BTreeMap::new();
-        for (index, tensor) in checkpoint.tensors.iter().enumerate() {
-            let (input, output) = match &tensor.payload {
-                Payload::Parts(_) => numbers_of(tensor, index)?,
-                _ => whole(tensor, index)?,
+        for tensor in &checkpoint.tensors {
+            let (read, output) = match &tensor.payload {
+                Payload::Parts(_) => {
+                    let (input, output) = numbers_of(tensor, inputs.len())?;
+                    (vec![input], output)
+                }
+                _ => whole(tensor, inputs.len())?,
             };
-            inputs.push(input);
+            inputs.extend(read);
             outputs.insert(tensor.name.as_str(), Cow::Owned(output));
         }
         Ok(Planned { source, inputs: Cow::Owned(inputs), outputs })
@@ -88,7 +91,7 @@ impl Weights for Planned<'_> {
             Some(bytes) => Cow::Borrowed(bytes),
             None => {
                 let mut buffer = Vec::new();
-                let len = producer.bytes(all, &mut buffer).len();
+                let len = producer.bytes(all, &mut buffer)?.len();
                 // Behind the bytes comes scratch space.
                 buffer.truncate(len);
                 Cow::Owned(buffer)

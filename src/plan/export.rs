@@ -14,8 +14,8 @@ use crate::encoding::layout::LAYOUTS;
 use crate::package::{ForeignTensor, MapUsed, Model, Provenance, Task, Value, WayBack};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
-use crate::spec::expr::same;
-use crate::spec::hparams::StackNames;
+use crate::spec::expr::{as_float, same};
+use crate::spec::hparams::{StackNames, plain_name};
 use crate::spec::map::Map;
 
 /// A plan of the way out.
@@ -72,7 +72,7 @@ pub fn export(
     };
     let used =
         provenance.and_then(|source| source.map.as_ref()).filter(|used| used.name == map.name);
-    let choices = choices(map, used, model, tasks::class(&config));
+    let choices = choices(map, used, model, tasks::class_of(map, &config));
     let data = |why: String| {
         vec![Diagnostic::error("P003", format!("the mapping {}/{}: {why}", map.format, map.name))]
     };
@@ -110,6 +110,14 @@ pub fn export(
         exporter.plan_instance(instance);
     }
     let mut findings = Vec::new();
+    // A file that comes back as it was is no worse than its source.
+    if used.is_none() {
+        let found = readers(map, &names).map_err(data)?;
+        let (errors, warnings): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|found| found.level == Level::Error);
+        exporter.errors.extend(errors);
+        findings.extend(warnings);
+    }
     for dropped in &map.dropped_heads {
         let prefix = format!("heads.{}.", dropped.head);
         let parts = canonical.exprs.keys().filter(|name| name.starts_with(&prefix));
@@ -194,11 +202,32 @@ pub fn export(
     if !renamed.is_empty() {
         tensors.rename(&|name| renamed.get(name).map(|name| (*name).to_owned()));
     }
-    findings.extend(check_config(spec, map, arch, model, &config)?);
+    findings.extend(check_config(spec, map, arch, (model, &names, &stored), &config)?);
     if is_typed {
         findings.extend(check_tasks(spec, map, model, canonical, &config)?);
     }
     Ok(Export { tensors, config, findings })
+}
+
+/// What programs that read the format do otherwise than the model says.
+///
+/// # Errors
+/// A condition of the mapping cannot be computed.
+fn readers(map: &Map, names: &StackNames<'_>) -> Result<Vec<Diagnostic>, String> {
+    let mut findings = Vec::new();
+    for reader in &map.readers {
+        if reader.when.eval_bool(names)? {
+            let level = if reader.warn { Level::Warning } else { Level::Error };
+            let message = format!("programs that read {}: {}", map.format, reader.does);
+            let used = reader.when.names();
+            let finding = Diagnostic::new("P024", level, message);
+            findings.push(match used.first() {
+                Some(key) => finding.key(*key),
+                None => finding,
+            });
+        }
+    }
+    Ok(findings)
 }
 
 /// The format whose configs are keys with kinds, and whose tensors may be blocks.
@@ -229,22 +258,39 @@ fn check_config(
     spec: &Spec,
     map: &Map,
     arch: &Arch,
-    model: &Model,
+    (model, hparams, stored): (&Model, &StackNames<'_>, &dyn Fn(&str) -> bool),
     config: &Json,
 ) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
     let read = keys::read(spec, map, arch, config)?;
     let wanted = &model.hyperparameters;
     let names: BTreeSet<&String> = wanted.keys().chain(read.hparams.keys()).collect();
-    let ignore_tie_flag = map.rules.iter().any(|rule| rule.ignore_tie_flag);
+    let ignore_tie_flag = map.rules.iter().any(|rule| rule.ignore_tie_flag)
+        // Where nothing is tied and there is no matrix of a head, it decides nothing.
+        || map.format == GGUF && model.ties.is_empty() && !stored("heads.lm.proj.weight");
+    // `null`, and what it stands for.
+    let is_usual = |name: &str, value: &Value| {
+        let usual = map.keys.iter().find(|key| key.to == name)?.usual.as_ref()?;
+        let usual = as_float(&usual.eval(hparams).ok()?)?;
+        Some((as_float(value)? - usual).abs() < 1e-6)
+    };
     let differ = names.into_iter().filter(|name| {
         if ignore_tie_flag && *name == "tie_embeddings" {
             return false; // The tensors say it, not the config.
         }
         let values = (wanted.get(*name), read.hparams.get(*name));
         let same = if map.format == GGUF { same_single } else { same };
-        !matches!(values, (Some(wanted), Some(read)) if same(wanted, read))
+        match values {
+            (Some(wanted), Some(read)) if same(wanted, read) => false,
+            (Some(Value::Null), Some(value)) | (Some(value), Some(Value::Null)) => {
+                is_usual(name, value) != Some(true)
+            }
+            _ => true,
+        }
     });
-    let inexpressible = |name: &str| map.keys.iter().any(|key| key.to == name && key.inexpressible);
+    let inexpressible = |name: &str| {
+        let is_it = |to: &str| to == name || plain_name(to) == Some(name);
+        map.keys.iter().any(|key| is_it(&key.to) && key.inexpressible)
+    };
     let findings: Vec<Diagnostic> = differ
         .map(|name| {
             let text = |value: Option<&Value>| {

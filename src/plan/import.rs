@@ -1,5 +1,7 @@
 //! From a foreign checkpoint to the standard.
 
+mod stray;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
@@ -9,7 +11,7 @@ use super::keys::{self, Keys};
 use super::names::{self, Bound, Instance};
 use super::ops::{Direction, TensorExpr, describe, exactness, run};
 use super::program::{Make, Recipe};
-use super::{Exactness, Facts, Options, Step, Tensors, by_name, tasks};
+use super::{Exactness, Facts, Options, Step, Tensors, by_name, tasks, unread};
 use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, row_major_strides};
 use crate::encoding::layout::LAYOUTS;
@@ -94,14 +96,15 @@ pub fn import(
         findings: Vec::new(),
         errors: Vec::new(),
     };
-    planner.cover(map, checkpoint, &instances, &drops, config);
+    let strays = planner.cover(map, checkpoint, &choices.prefix, &instances, &drops, config);
     for instance in &instances {
         planner.plan_instance(instance);
     }
     let mut tied = hparams.get("tie_embeddings") == Some(&Value::Bool(true));
     let mut ties = Vec::new();
     for instance in instances.iter().filter(|instance| instance.rule.tie.is_some()) {
-        planner.plan_tie(map, config, instance, &instances, &mut tied, &mut ties);
+        let tie = Tie { map, config, prefix: &choices.prefix, instances: &instances };
+        planner.plan_tie(&tie, instance, &mut tied, &mut ties);
     }
     for drop in &drops {
         planner.plan_drop(drop);
@@ -110,13 +113,16 @@ pub fn import(
         keys.hparams.insert("tie_embeddings".to_owned(), Value::Bool(tied));
     }
     planner.check_complete(&instances, &keys.hparams, &ties);
+    planner.plan_strays(map, &strays, config);
 
-    let heads = planner.heads(map, tasks::class(config), &ties);
+    let heads = planner.heads(map, tasks::class_of(map, config), &ties);
     let Planner { mut tensors, buffers, copies, dropped, mut findings, errors, .. } = planner;
     if !errors.is_empty() {
         return Err(errors);
     }
     tensors.sort_by_key(|name| spec.order(name));
+    stray::check_promised_heads(map, config, &heads, &mut findings);
+    findings.extend(unread::findings(spec, map, config));
     let tasks = tasks::read(spec, map, config, &keys.hparams, &heads, &mut findings);
     let foreign = checkpoint.stored().map(|tensor| ForeignTensor {
         name: tensor.name.clone(),
@@ -208,22 +214,32 @@ pub fn choose<'a>(
         paths.iter().find_map(|path| Some((path.as_str(), keys::lookup(config, path)?.as_str()?)));
     let present: BTreeSet<&str> =
         checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    let class = tasks::class(config);
+    let of_class = |map: &&&Map| {
+        let classes = map.tasks.iter().flat_map(|task| &task.class).chain(&map.base_classes);
+        class.is_some_and(|class| classes.into_iter().any(|other| other == class))
+    };
     if let (Some((path, word)), None) = (stated, arch) {
         let whole: Vec<&str> = maps
             .iter()
             .filter(|map| knows_all(spec, map, &present, config).is_some())
             .map(|map| map.arch.as_str())
             .collect();
+        let of_class: Vec<&str> =
+            maps.iter().filter(of_class).map(|map| map.arch.as_str()).collect();
+        let both: Vec<&str> =
+            whole.iter().copied().filter(|arch| of_class.contains(arch)).collect();
+        let whole = if both.is_empty() { whole } else { both };
         let help = match whole.as_slice() {
             [] => "`llmstd spec list` shows what there is; --arch tries the mapping of another \
                    architecture, --generic keeps names and bytes as they are"
                 .to_owned(),
             some => format!(
-                "all {} tensors have names of {}: `--arch {}` tries it, if the config means the same \
-                 there; --generic keeps names and bytes as they are",
+                "all {} tensors have names of {}: if the config means the same there, add {}; --generic \
+                 keeps names and bytes as they are",
                 present.len(),
                 some.join(", "),
-                some[0]
+                some.iter().map(|arch| format!("--arch {arch}")).collect::<Vec<_>>().join(" or ")
             ),
         };
         return Err(Diagnostic::error(
@@ -237,11 +253,6 @@ pub fn choose<'a>(
         return Ok(map); // The only one of the architecture that was asked for.
     }
     // Without a model type: the class, then the names.
-    let class = tasks::class(config);
-    let of_class = |map: &&&Map| {
-        let classes = map.tasks.iter().flat_map(|task| &task.class).chain(&map.base_classes);
-        class.is_some_and(|class| classes.into_iter().any(|other| other == class))
-    };
     let by_class: Vec<&Map> = maps.iter().filter(of_class).copied().collect();
     if let [map] = by_class.as_slice() {
         findings.push(guess(map, "its class"));
@@ -295,6 +306,15 @@ fn data_error(map: &Map, why: &str) -> Diagnostic {
     Diagnostic::error("P003", format!("the mapping {}/{}: {why}", map.format, map.name))
 }
 
+/// What decides whether a head that is not there is tied.
+struct Tie<'t> {
+    map: &'t Map,
+    config: &'t Json,
+    /// What the file's names have in front.
+    prefix: &'t str,
+    instances: &'t [Instance<'t>],
+}
+
 struct Planner<'a> {
     spec: &'a Spec,
     arch: &'a Arch,
@@ -314,15 +334,17 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// Checks that exactly one rule reads each foreign tensor.
+    /// Checks that exactly one rule reads each foreign tensor; returns those that none reads, and
+    /// that a model may be whole without.
     fn cover(
         &mut self,
         map: &Map,
         checkpoint: &'a Checkpoint,
+        prefix: &str,
         instances: &[Instance<'_>],
         drops: &[names::DropInstance<'_>],
         config: &Json,
-    ) {
+    ) -> Vec<&'a Tensor> {
         let rules = instances.iter().flat_map(|instance| {
             let rule = instance.rule.from.first().map_or("", |from| &from.text);
             instance.from.iter().chain(&instance.also).map(move |name| (name, rule))
@@ -343,6 +365,7 @@ impl<'a> Planner<'a> {
             }
         }
         let mut seen = BTreeSet::new();
+        let mut strays = Vec::new();
         for tensor in &checkpoint.tensors {
             let name = tensor.name.as_str();
             if !seen.insert(name) {
@@ -358,26 +381,22 @@ impl<'a> Planner<'a> {
                 self.drop(tensor, RUNTIME, WayBack::Kept);
                 continue;
             }
-            let beyond = beyond_last_layer(map, name, self.hparams);
-            self.errors.push(match beyond {
-                Some((layer, n_layers)) => Diagnostic::error(
-                    "P011",
-                    format!("`{name}` is of layer {layer}, the config has {n_layers} layers"),
-                )
-                .tensor(name)
-                .mismatch(format!("layers 0 to {}", n_layers.saturating_sub(1)), layer),
-                None => Diagnostic::error(
-                    "P006",
-                    format!("no rule of the mapping {}/{} reads `{name}`", map.format, map.name),
-                )
-                .tensor(name)
-                .help(if config.get("model_type").is_some() {
-                    "every tensor is read by a rule or dropped by one; --generic keeps all as they are"
-                } else {
-                    "perhaps it is of another architecture: see --arch"
-                }),
-            });
+            if let Some((layer, n_layers)) = beyond_last_layer(map, name, self.hparams) {
+                self.errors.push(
+                    Diagnostic::error(
+                        "P011",
+                        format!("`{name}` is of layer {layer}, the config has {n_layers} layers"),
+                    )
+                    .tensor(name)
+                    .mismatch(format!("layers 0 to {}", n_layers.saturating_sub(1)), layer),
+                );
+            } else if stray::is_in_layer(map, prefix, name) {
+                self.errors.push(Self::unread(map, name, config));
+            } else {
+                strays.push(tensor);
+            }
         }
+        strays
     }
 
     /// Plans what a rule makes of the tensors it reads, if they are there.
@@ -597,18 +616,17 @@ impl<'a> Planner<'a> {
     /// Decides by bytes whether a head is tied.
     fn plan_tie(
         &mut self,
-        map: &Map,
-        config: &Json,
+        tie: &Tie<'_>,
         instance: &Instance<'_>,
-        instances: &[Instance<'_>],
         tied: &mut bool,
         ties: &mut Vec<[String; 2]>,
     ) {
+        let Tie { map, config, prefix: in_front, instances } = *tie;
         let target = instance.rule.tie.as_deref().expect("only tie rules come here");
         let (foreign, canonical) = (instance.from[0].as_str(), instance.to[0].as_str());
         let head = canonical.strip_prefix("heads.").and_then(|rest| rest.split('.').next());
         let Some(&tensor) = self.foreign.get(foreign) else {
-            let class = tasks::class(config);
+            let class = tasks::class_of(map, config);
             let wanted = head.and_then(|head| tasks::class_wants_head(map, class, head));
             let prefix = format!("heads.{}.", head.unwrap_or_default());
             let parts = self.tensors.outputs.iter().any(|output| output.name.starts_with(&prefix));
@@ -622,9 +640,17 @@ impl<'a> Planner<'a> {
             {
                 return; // The checkpoint has no such head.
             }
+            // A class may promise a head that was never saved: of one with several parts none is
+            // here, or the names are those of a model without a head.
+            let headless = wanted == Some(true) && !parts;
+            if headless && !self.is_whole_head(&prefix, canonical) {
+                return;
+            }
             if *tied || instance.rule.ignore_tie_flag {
                 *tied = true;
                 ties.push([canonical.to_owned(), target.to_owned()]);
+            } else if headless && in_front.is_empty() && map.prefixes.iter().any(|p| p != "") {
+                return;
             } else {
                 self.errors.push(
                     Diagnostic::error(
@@ -671,6 +697,17 @@ impl<'a> Planner<'a> {
                 self.plan_rule(instance, &instance.from);
             }
         }
+    }
+
+    /// Whether a head needs nothing but its tied projection.
+    fn is_whole_head(&self, prefix: &str, projection: &str) -> bool {
+        let outputs = self.tensors.outputs.iter().map(|output| output.name.as_str());
+        let present: BTreeSet<&str> = outputs.chain([projection]).collect();
+        let expected = self.spec.expected(self.arch, self.hparams, &present);
+        expected.is_ok_and(|expected| {
+            let mut parts = expected.iter().filter(|part| part.name.starts_with(prefix));
+            parts.all(|part| !part.required || present.contains(part.name.as_str()))
+        })
     }
 
     /// Compares a dropped buffer with its recipe; what differs is kept beside the package.
@@ -871,6 +908,7 @@ fn same(facts: &dyn Facts, left: &Tensor, right: &Tensor) -> crate::base::error:
     let one_place = match (&left.payload, &right.payload) {
         (Payload::Range(left), Payload::Range(right)) => left == right,
         (Payload::View(left), Payload::View(right)) => left == right,
+        (Payload::Tiles(left), Payload::Tiles(right)) => left == right,
         _ => false,
     };
     if one_place { Ok(true) } else { facts.equal(left, right) }

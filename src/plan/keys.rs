@@ -10,6 +10,7 @@ use crate::base::json::FLOAT_TAG;
 use crate::package::{Hparams, Value};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
+use crate::spec::classes::Class;
 use crate::spec::expr::{MAX_LIST, Names, same};
 use crate::spec::hparams::{ProblemKind, StackNames};
 use crate::spec::map::{KeyRule, Map, Write};
@@ -30,7 +31,7 @@ pub struct Keys {
 /// # Errors
 /// A key is missing without a listed default, or has a value the standard does not know.
 pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, Vec<Diagnostic>> {
-    let reader = Reader { map, arch, config, done: RefCell::default() };
+    let reader = Reader::of(spec, map, arch, config);
     let mut keys = Keys::default();
     let mut findings = Vec::new();
     for rule in &map.keys {
@@ -39,7 +40,14 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
             Ok(None) => {}
             Ok(Some((value, origin))) => {
                 if let Some(token) = name.strip_prefix("tokens.") {
-                    keys.tokens.insert(token.to_owned(), value);
+                    match (token, value) {
+                        // A token that the model does not have is not told of.
+                        (_, Value::Null) => None,
+                        ("eos", id @ Value::Int(_)) => {
+                            keys.tokens.insert(token.to_owned(), Value::List(vec![id]))
+                        }
+                        (_, id) => keys.tokens.insert(token.to_owned(), id),
+                    };
                 } else if !name.starts_with('_') {
                     let value = spec.key(name).map_or(value.clone(), |key| key.normal(value));
                     keys.hparams.insert(name.to_owned(), value);
@@ -92,6 +100,7 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
             keys.hparams.remove(&key.name);
         }
     }
+    keys.hparams = spec.normal_hparams(arch, &keys.hparams);
     for problem in spec.check_hparams(arch, &keys.hparams) {
         let origin = keys.origins.get(&problem.key);
         let origin = origin.map(|origin| format!(" (from {origin})")).unwrap_or_default();
@@ -99,6 +108,10 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
             ProblemKind::Missing => format!(
                 "nothing says what `{}` is: neither the config nor a listed default",
                 problem.key
+            ),
+            ProblemKind::Constraint => format!(
+                "hyperparameters contradict each other: {}{origin}; they have to hold {}",
+                problem.found, problem.expected
             ),
             _ => format!(
                 "`{}` is {}{origin}, and has to be {}",
@@ -143,6 +156,8 @@ struct Reader<'a> {
     map: &'a Map,
     arch: &'a Arch,
     config: &'a Json,
+    /// The class that reads the config, if it is known.
+    class: Option<Class<'a>>,
     /// What is known, by key; `None` while it is being looked for.
     done: RefCell<BTreeMap<String, Option<Result<Found, String>>>>,
 }
@@ -162,7 +177,26 @@ impl Names for Reader<'_> {
     }
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn of(spec: &'a Spec, map: &'a Map, arch: &'a Arch, config: &'a Json) -> Reader<'a> {
+        let classes = spec.classes.get(&map.format);
+        let class = classes.and_then(|classes| classes.of(map, config));
+        Reader { map, arch, config, class, done: RefCell::default() }
+    }
+
+    /// Where a key may stand in the config: under its own paths, and what the class calls them.
+    fn paths(&self, rule: &'a KeyRule) -> Vec<&'a str> {
+        let mut paths: Vec<&str> = rule.from.iter().map(String::as_str).collect();
+        for path in &rule.from {
+            for other in self.class.into_iter().flat_map(|class| class.other_names(path)) {
+                if !paths.contains(&other) {
+                    paths.push(other);
+                }
+            }
+        }
+        paths
+    }
+
     fn lookup(&self, name: &str) -> Result<Found, String> {
         if let Some(known) = self.done.borrow().get(name) {
             return known.clone().unwrap_or_else(|| Err(format!("`{name}` depends on itself")));
@@ -186,13 +220,15 @@ impl Reader<'_> {
             return Ok(Some((value.eval(self)?, format!("`{}`", value.text))));
         }
         let mut found: Found = None;
-        for path in &rule.from {
+        let paths = self.paths(rule);
+        for path in &paths {
             let foreign = match lookup(self.config, path) {
                 None => continue,
                 Some(Json::Null) if !rule.null => continue,
                 Some(foreign) => foreign,
             };
-            let value = read_value(rule, foreign, self)
+            let value = from_json(foreign)
+                .and_then(|raw| read_value(rule, raw, self))
                 .map_err(|why| format!("the config's `{path}`: {why}"))?;
             match &found {
                 None => found = Some((value, format!("the config's `{path}`"))),
@@ -236,13 +272,23 @@ impl Reader<'_> {
                 return Ok(Some((default.value.clone(), origin)));
             }
         }
+        // What a class does with a config that names it is known; another's silence is not.
+        let named = |class: &Class<'_>| {
+            self.config.get("model_type").and_then(Json::as_str) == Some(class.name)
+        };
+        if let Some(class) = self.class.filter(named) {
+            let stated = paths.iter().find_map(|path| class.default(path));
+            if let Some(raw) = stated.filter(|raw| rule.null || *raw != Value::Null) {
+                let origin = format!("the default of the class of {}", class.name);
+                return Ok(Some((read_value(rule, raw, self)?, origin)));
+            }
+        }
         Err("it is not there, and no default is listed".to_owned())
     }
 }
 
 /// The standard's value of a foreign one.
-fn read_value(rule: &KeyRule, foreign: &Json, names: &dyn Names) -> Result<Value, String> {
-    let raw = from_json(foreign)?;
+fn read_value(rule: &KeyRule, raw: Value, names: &dyn Names) -> Result<Value, String> {
     let value = translate(rule, raw)?;
     match &rule.expr {
         Some(expr) => expr.eval(&|name: &str| match name {
@@ -277,7 +323,7 @@ fn translate(rule: &KeyRule, value: Value) -> Result<Value, String> {
     }
 }
 
-fn from_json(json: &Json) -> Result<Value, String> {
+pub(super) fn from_json(json: &Json) -> Result<Value, String> {
     Ok(match json {
         Json::Null => Value::Null,
         Json::Bool(value) => Value::Bool(*value),
@@ -343,12 +389,13 @@ pub fn write(
     original: Option<&Json>,
     stored: &dyn Fn(&str) -> bool,
 ) -> Result<Json, Vec<Diagnostic>> {
+    let hparams = &spec.wide_hparams(arch, hparams);
     let mut config = match original {
         Some(Json::Object(object)) => Json::Object(object.clone()),
         _ => Json::Object(serde_json::Map::new()),
     };
     // What the original says of a key is kept as it says it, where it still says the same.
-    let known = original.map(|original| read_each(map, arch, original)).unwrap_or_default();
+    let known = original.map(|original| read_each(spec, map, arch, original)).unwrap_or_default();
     for path in &map.clear {
         remove(&mut config, path);
     }
@@ -370,12 +417,17 @@ pub fn write(
             set(&mut config, path, rule.stored.iter().any(|name| stored(name)).into());
         }
         let value = match rule.to.strip_prefix("tokens.") {
-            Some(token) => tokens.get(token).cloned(),
+            // No reader's default may stand for a token that the model does not have.
+            Some(token) => match tokens.get(token) {
+                Some(id) => Some(one_id(id.clone())),
+                None => original.is_none().then_some(Value::Null),
+            },
             None => hparams.get(&rule.to).cloned(),
         };
         let Some(value) = value else { continue };
         let kept = known.get(&rule.to).filter(|(known, _)| {
             let known = spec.key(&rule.to).map_or(known.clone(), |key| key.normal(known.clone()));
+            let known = if rule.to.starts_with("tokens.") { one_id(known) } else { known };
             same(&known, &value)
         });
         let foreign = match kept.and_then(|(_, foreign)| foreign.clone()) {
@@ -424,14 +476,22 @@ pub fn write(
     if findings.is_empty() { Ok(config) } else { Err(findings) }
 }
 
+/// The id of a list of one, which foreign configs write as it is.
+fn one_id(value: Value) -> Value {
+    match value {
+        Value::List(mut ids) if ids.len() == 1 && matches!(ids[0], Value::Int(_)) => ids.remove(0),
+        value => value,
+    }
+}
+
 type Known = BTreeMap<String, (Value, Option<Json>)>;
 
 /// Each key that a config states, with the foreign value as it stands there.
-fn read_each(map: &Map, arch: &Arch, config: &Json) -> Known {
-    let reader = Reader { map, arch, config, done: RefCell::default() };
+fn read_each(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Known {
+    let reader = Reader::of(spec, map, arch, config);
     let keys = map.keys.iter().filter_map(|rule| {
         let (value, _) = reader.lookup(&rule.to).ok()??;
-        let stated = rule.from.iter().find_map(|path| match lookup(config, path) {
+        let stated = reader.paths(rule).into_iter().find_map(|path| match lookup(config, path) {
             Some(Json::Null) if !rule.null => None,
             found => found.cloned(),
         });

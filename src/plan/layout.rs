@@ -15,6 +15,22 @@ pub struct Layout {
     boxes: Vec<IndexBox>,
 }
 
+/// An input that holds a box of a tensor: the first element of the box is that at `offset`, and
+/// `strides` count the elements between neighbours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputBox {
+    /// Which of the plan's inputs.
+    pub input: usize,
+    /// The first element, from the start of the input's storage.
+    pub offset: u64,
+    /// The index of the first element in the tensor.
+    pub at: Vec<u64>,
+    /// The dimensions of the box.
+    pub shape: Vec<u64>,
+    /// One for each dimension.
+    pub strides: Vec<u64>,
+}
+
 /// A box of elements from one input: `start[axis] + Σ i·step` along each axis is where the
 /// element at `offset + Σ i·stride` of the input goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,15 +59,22 @@ const MAX_BOXES: usize = 1 << 16;
 impl Layout {
     /// An input as it is: strides in units from `offset` of its storage.
     pub fn of_input(input: usize, offset: u64, shape: &[u64], strides: &[u64]) -> Layout {
-        let dims = shape.iter().zip(strides).enumerate();
-        let dims = dims
-            .filter(|(_, (len, _))| **len != 1)
-            .map(|(axis, (&len, &stride))| BoxDim { axis, len, step: 1, stride })
-            .collect();
-        let start = vec![0; shape.len()];
-        let boxes =
-            if shape.contains(&0) { vec![] } else { vec![IndexBox { input, offset, start, dims }] };
-        Layout { shape: shape.to_vec(), boxes }
+        let at = vec![0; shape.len()];
+        let (box_shape, strides) = (shape.to_vec(), strides.to_vec());
+        Layout::of_boxes(shape, vec![InputBox { input, offset, at, shape: box_shape, strides }])
+    }
+
+    /// Inputs that each hold a box of the tensor, and every element together, as was proven.
+    pub fn of_boxes(shape: &[u64], boxes: Vec<InputBox>) -> Layout {
+        let boxes = boxes.into_iter().filter(|part| !part.shape.contains(&0)).map(|part| {
+            let dims = part.shape.iter().zip(&part.strides).enumerate();
+            let dims = dims
+                .filter(|(_, (len, _))| **len != 1)
+                .map(|(axis, (&len, &stride))| BoxDim { axis, len, step: 1, stride });
+            let dims = dims.collect();
+            IndexBox { input: part.input, offset: part.offset, start: part.at, dims }
+        });
+        Layout { shape: shape.to_vec(), boxes: boxes.collect() }
     }
 
     /// The copies that fill the tensor.

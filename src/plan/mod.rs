@@ -12,10 +12,12 @@ pub mod layout;
 pub mod names;
 pub mod ops;
 pub mod parts;
+mod pieces;
 pub mod program;
 mod recipe;
 pub mod tasks;
 pub mod typed;
+mod unread;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -143,7 +145,6 @@ impl Tensors {
     /// # Errors
     /// Its values cannot be had; the reason.
     pub fn read(&mut self, tensor: &Tensor) -> Result<(TensorExpr, DType), String> {
-        let index = self.inputs.len();
         match (&tensor.encoding, &tensor.payload) {
             (Some(encoding), Payload::Parts(parts)) => {
                 return self.read_parts(tensor, encoding, parts);
@@ -151,36 +152,19 @@ impl Tensors {
             (Some(encoding), _) => return self.read_blocks(tensor, encoding),
             (None, _) => {}
         }
-        let bits = tensor.dtype.bits();
-        // Elements smaller than a byte are copied as the bytes they are packed in.
-        let (shape, unit) = match tensor.shape.split_last() {
-            Some((last, rest)) if !bits.is_multiple_of(8) => {
-                let bytes = tensor.dtype.n_bytes(*last);
-                let bytes = bytes.ok_or("its rows end inside a byte")?;
-                ([rest, &[bytes]].concat(), 1)
-            }
-            _ => (tensor.shape.clone(), bits / 8),
-        };
-        let (storage, offset, strides, big_endian) = match &tensor.payload {
-            Payload::Range(extent) => (*extent, 0, row_major_strides(&shape), false),
-            Payload::View(view) => {
-                (view.storage, view.offset, view.strides.clone(), view.big_endian)
-            }
-            Payload::Unreadable(why) => return Err(why.clone()),
-            Payload::Parts(_) => return Err("nothing says what its parts make".to_owned()),
-        };
+        if matches!(tensor.payload, Payload::Parts(_)) {
+            return Err("nothing says what its parts make".to_owned());
+        }
+        let read = pieces::inputs(tensor, self.inputs.len());
+        let (inputs, layout, unit) = read.map_err(|err| err.message().to_owned())?;
         if unit == 0 {
             return Err("the size of its elements is not known".to_owned());
         }
-        self.inputs.push(Input {
-            name: tensor.name.clone(),
-            storage,
-            dtype: tensor.dtype,
-            unit,
-            big_endian,
-            packing: None,
-        });
-        Ok((TensorExpr::new(Layout::of_input(index, offset, &shape, &strides)), tensor.dtype))
+        if layout.shape.len() != tensor.shape.len() {
+            return Err("its rows end inside a byte".to_owned());
+        }
+        self.inputs.extend(inputs);
+        Ok((TensorExpr::new(layout), tensor.dtype))
     }
 
     fn read_blocks(
@@ -191,7 +175,7 @@ impl Tensors {
         let storage = match &tensor.payload {
             Payload::Range(extent) => *extent,
             Payload::Unreadable(why) => return Err(why.clone()),
-            Payload::View(_) | Payload::Parts(_) => {
+            Payload::View(_) | Payload::Tiles(_) | Payload::Parts(_) => {
                 return Err("its blocks do not lie in a row".to_owned());
             }
         };
@@ -200,7 +184,8 @@ impl Tensors {
         let (index, dtype) = (self.inputs.len(), DType::F32);
         let (name, unit) = (tensor.name.clone(), dtype.bits() / 8);
         let packing = Some(Packing::Blocks(blocks));
-        self.inputs.push(Input { name, storage, dtype, unit, big_endian: false, packing });
+        let (big_endian, coding) = (false, None);
+        self.inputs.push(Input { name, storage, coding, dtype, unit, big_endian, packing });
         let strides = row_major_strides(&encoding.shape);
         Ok((TensorExpr::new(Layout::of_input(index, 0, &encoding.shape, &strides)), dtype))
     }

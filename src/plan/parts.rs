@@ -62,6 +62,7 @@ impl Tensors {
         self.inputs.push(Input {
             name: tensor.name.clone(),
             storage,
+            coding: None,
             dtype,
             unit: dtype.bits() / 8,
             big_endian: false,
@@ -144,6 +145,7 @@ impl Tensors {
                     self.inputs.push(Input {
                         name: own.name,
                         storage: own.storage,
+                        coding: None,
                         dtype: own.dtype,
                         unit,
                         big_endian: false,
@@ -229,6 +231,7 @@ fn bytes_of(part: &Part) -> Input {
     Input {
         name: part.name.clone(),
         storage: part.storage,
+        coding: None,
         dtype: DType::U8,
         unit: 1,
         big_endian: false,

@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::base::error::{Error, ErrorKind, Result};
+use super::pieces;
+use crate::base::error::{Error, Result};
 use crate::base::source::Extent;
-use crate::checkpoint::{DType, Encoding, Payload, Tensor, row_major_strides};
+use crate::checkpoint::tiles::Coding;
+use crate::checkpoint::{DType, Encoding, Tensor};
 use crate::encoding::BlockType;
 
 /// A tensor's storage that a plan reads.
@@ -19,8 +21,11 @@ use crate::encoding::BlockType;
 pub struct Input {
     /// The name of the tensor, for messages.
     pub name: String,
-    /// Where the elements are: all that any [`StridedCopy`] of this input addresses lies inside.
+    /// Where the elements are: all that any [`StridedCopy`] of this input addresses lies inside,
+    /// or inside of what it decodes to.
     pub storage: Extent,
+    /// How the bytes of the storage are coded, where they are not the elements as they are.
+    pub coding: Option<Arc<Coding>>,
     /// The dtype of the elements.
     pub dtype: DType,
     /// The bytes of one element as copied; for the packed sub-byte dtypes one byte.
@@ -144,59 +149,15 @@ impl Output {
     }
 }
 
-/// A tensor of a checkpoint as it is: the input that reads it, which the plan keeps at
-/// `input_index`, and the output that gathers it, row-major and little-endian.
+/// A tensor of a checkpoint as it is: the inputs that read it, which the plan keeps from
+/// `first_input` on, and the output that gathers it, row-major and little-endian.
 ///
 /// # Errors
 /// The values cannot be had, or the sizes do not fit.
-pub fn whole(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
-    let about = |err: Error| err.context(&format!("`{}`", tensor.name));
-    let malformed = |message: &str| about(Error::new(ErrorKind::Malformed, message));
-    let n_bytes = tensor.n_bytes().ok_or_else(|| malformed("has more bytes than 2^64"))?;
-    let packed = !tensor.dtype.bits().is_multiple_of(8);
-    let unit = if packed { 1 } else { tensor.dtype.bits() / 8 };
-    let (storage, offset, dims, big_endian) = match &tensor.payload {
-        Payload::Unreadable(reason) => return Err(about(Error::unsupported(reason.as_str()))),
-        Payload::Parts(_) => return Err(about(Error::unsupported("is several stored tensors"))),
-        Payload::Range(extent) => {
-            if extent.len != n_bytes {
-                let message = format!("takes {n_bytes} bytes, the file has {}", extent.len);
-                return Err(about(Error::malformed(extent.start, message)));
-            }
-            (*extent, 0, vec![contiguous(n_bytes, unit)], false)
-        }
-        Payload::View(view) => {
-            if view.strides.len() != tensor.shape.len() {
-                return Err(malformed("has not one stride for each dimension"));
-            }
-            let row_major = row_major_strides(&tensor.shape);
-            let is_plain = tensor
-                .shape
-                .iter()
-                .zip(&view.strides)
-                .zip(&row_major)
-                .all(|((&len, a), b)| len <= 1 || a == b);
-            let offset = tensor.dtype.n_bytes(view.offset);
-            if packed {
-                let Some(offset) = offset.filter(|_| is_plain) else {
-                    return Err(about(Error::unsupported("a strided view of packed elements")));
-                };
-                (view.storage, offset, vec![contiguous(n_bytes, unit)], false)
-            } else {
-                let dims = tensor.shape.iter().zip(&view.strides).zip(row_major);
-                let dims = dims.map(|((&len, &input_stride), output_stride)| Dim {
-                    len,
-                    input_stride,
-                    output_stride,
-                });
-                (view.storage, view.offset, dims.collect(), view.big_endian)
-            }
-        }
-    };
-    let (name, dtype) = (tensor.name.clone(), tensor.dtype);
-    let input = Input { name, storage, dtype, unit, big_endian, packing: None };
-    let copy = StridedCopy { input: input_index, input_offset: offset, output_offset: 0, dims };
-    let copies = vec![copy];
+pub fn whole(tensor: &Tensor, first_input: usize) -> Result<(Vec<Input>, Output)> {
+    let read = pieces::inputs(tensor, first_input);
+    let (inputs, layout, unit) = read.map_err(|err| err.context(&format!("`{}`", tensor.name)))?;
+    let copies = layout.copies();
     let program = Program { gathered: tensor.dtype, unit, copies, kernels: Vec::new() };
     let output = Output {
         name: tensor.name.clone(),
@@ -204,7 +165,7 @@ pub fn whole(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
         shape: tensor.shape.clone(),
         content: Content::Gather(program),
     };
-    Ok((input, output))
+    Ok((inputs, output))
 }
 
 /// The numbers of a tensor that is stored as several: the input that reads them, which the plan
@@ -228,10 +189,6 @@ pub fn numbers(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
         content: Content::Gather(program),
     };
     Ok((input, output))
-}
-
-fn contiguous(n_bytes: u64, unit: u64) -> Dim {
-    Dim { len: n_bytes / unit.max(1), input_stride: 1, output_stride: 1 }
 }
 
 /// Where the bytes of an output come from.

@@ -16,6 +16,16 @@ pub fn class(config: &Json) -> Option<&str> {
     config.get("architectures")?.get(0)?.as_str()
 }
 
+/// The class that counts of those that the foreign config names: the first that a mapping knows a
+/// task of, else the first.
+pub fn class_of<'c>(map: &Map, config: &'c Json) -> Option<&'c str> {
+    let named = config.get("architectures")?.as_array()?;
+    let mut names = named.iter().filter_map(Json::as_str);
+    let serves =
+        |class: &&str| map.tasks.iter().any(|rule| rule.class.iter().any(|other| other == class));
+    names.clone().find(serves).or_else(|| names.next())
+}
+
 /// Whether the foreign class asks for this head: `None` if there is no class, or one the mapping
 /// does not know.
 pub fn class_wants_head(map: &Map, class: Option<&str>, head: &str) -> Option<bool> {
@@ -40,7 +50,7 @@ pub fn read(
     heads: &BTreeMap<String, Option<u64>>,
     findings: &mut Vec<Diagnostic>,
 ) -> Vec<Task> {
-    let class = class(config);
+    let class = class_of(map, config);
     let served = map.tasks.iter().filter(|rule| {
         let head = rule.head.iter();
         head.chain(&rule.needs).all(|head| heads.contains_key(head)) && says(map, config, rule)

@@ -328,11 +328,12 @@ mod tests {
         let names: Vec<&str> = with.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         assert_eq!(names, [number_name(0, key), number_name(1, key)], "no list is that long");
         let mut tensors = Tensors::default();
-        for (index, tensor) in with.tensors.iter().enumerate() {
-            let (input, output) = super::super::program::whole(tensor, index).unwrap();
+        for tensor in &with.tensors {
+            let first = tensors.inputs.len();
+            let (inputs, output) = super::super::program::whole(tensor, first).unwrap();
             let (ops, from) = (String::new(), Vec::new());
             let (name, class) = (output.name.clone(), crate::plan::Exactness::Exact);
-            tensors.inputs.push(input);
+            tensors.inputs.extend(inputs);
             tensors.outputs.push(output);
             tensors.steps.push(crate::plan::Step { name, from, ops, class });
         }

@@ -82,6 +82,7 @@ rules! {
     v121_file_hash
     v122_not_finite
     v123_all_zero
+    v124_model_form
     v201_architecture
     v202_hyperparameter
     v203_tensor_missing
@@ -93,6 +94,7 @@ rules! {
     v209_mixed_dtypes
     v210_token_id
     v211_encoding
+    v212_tensor_dtype
     v301_tokenizer_missing
     v302_tokenizer_unreadable
     v303_vocabulary_size

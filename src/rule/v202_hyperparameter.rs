@@ -5,7 +5,7 @@ use crate::package::{Conformance, MODEL_FILE};
 use crate::rule::{Checked, Rule, PackageView};
 use crate::spec::hparams::ProblemKind;
 
-/// A hyperparameter is missing, unknown, of the wrong type, out of range, or not the one fixed value.
+/// A hyperparameter is missing, unknown, of the wrong type, out of range, not the one fixed value, or contradicts another one.
 pub(super) static RULE: Rule = Rule {
     id: "V202",
     name: "hyperparameter",
@@ -23,6 +23,9 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             ProblemKind::Missing => format!("the hyperparameter `{key}` is missing"),
             ProblemKind::Unknown => format!("the hyperparameter `{key}` does not belong here"),
             ProblemKind::Value => format!("the hyperparameter `{key}` is {}", problem.found),
+            ProblemKind::Constraint => {
+                format!("hyperparameters contradict each other: {}", problem.found)
+            }
             ProblemKind::Fixed => {
                 format!("`{key}` is {}, and {} has one value only", problem.found, arch.id)
             }
@@ -30,7 +33,7 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         let help = match problem.kind {
             ProblemKind::Missing => "write it out: no reader may guess it",
             ProblemKind::Unknown => "remove it, or correct its name",
-            ProblemKind::Value | ProblemKind::Fixed => "correct it, and convert anew",
+            ProblemKind::Value | ProblemKind::Fixed | ProblemKind::Constraint => "correct it, and convert anew",
         };
         found.push(
             RULE.finding(message)

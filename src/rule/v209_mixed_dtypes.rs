@@ -23,6 +23,9 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         if encodings.contains_key(&tensor.name) || view.whole_of(&tensor.name).is_some() {
             continue; // What is packed is cast by nobody.
         }
+        if !view.spec.holds_weights(tensor.dtype) {
+            continue; // V212 tells of it.
+        }
         *census.entry(tensor.dtype.name()).or_default() += 1;
     }
     if 1 < census.len() {

@@ -262,7 +262,7 @@ impl<'a> PackageView<'a> {
                     let (start, len) = match &tensor.payload {
                         Payload::Range(extent) => (extent.start, extent.len),
                         Payload::View(view) => (view.storage.start, view.storage.len),
-                        Payload::Parts(_) | Payload::Unreadable(_) => (0, 0),
+                        Payload::Tiles(_) | Payload::Parts(_) | Payload::Unreadable(_) => (0, 0),
                     };
                     self.tensors.push(Stored {
                         name: tensor.name.clone(),
@@ -388,6 +388,11 @@ impl<'a> PackageView<'a> {
     /// It cannot be read.
     pub fn model(&self) -> Result<&Model, NotChecked> {
         self.model.good().ok_or(NotChecked::Blocked("model.json cannot be read"))
+    }
+
+    /// The bytes of a file of the package, if it is there.
+    pub fn text(&self, name: &str) -> Option<&[u8]> {
+        self.source.find(name).map(|file| self.source.bytes(file))
     }
 
     /// `manifest.json`.

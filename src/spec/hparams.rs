@@ -64,6 +64,17 @@ pub struct Witness {
     pub expr: Expr,
 }
 
+/// What several hyperparameters must hold together, `[[constraint]]` of `hparams.toml`.
+#[derive(Clone, Debug)]
+pub struct Constraint {
+    /// When it is asked; always if there is no condition.
+    pub when: Option<Expr>,
+    /// What must be true.
+    pub holds: Expr,
+    /// What it means, for people.
+    pub about: String,
+}
+
 /// Something wrong with a set of hyperparameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
@@ -88,6 +99,8 @@ pub enum ProblemKind {
     Value,
     /// The architecture fixes another value.
     Fixed,
+    /// It does not go together with other hyperparameters.
+    Constraint,
 }
 
 #[derive(Deserialize)]
@@ -96,6 +109,8 @@ pub(super) struct HparamsFile {
     key: Vec<KeyFile>,
     #[serde(default)]
     witness: Vec<WitnessFile>,
+    #[serde(default)]
+    constraint: Vec<ConstraintFile>,
 }
 
 #[derive(Deserialize)]
@@ -126,8 +141,19 @@ struct WitnessFile {
     expr: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConstraintFile {
+    when: Option<Expr>,
+    holds: Expr,
+    about: String,
+}
+
+/// What `hparams.toml` has.
+pub(super) type Resolved = (Vec<Key>, Vec<Witness>, Vec<Constraint>);
+
 impl HparamsFile {
-    pub(super) fn resolve(self) -> Result<(Vec<Key>, Vec<Witness>), String> {
+    pub(super) fn resolve(self) -> Result<Resolved, String> {
         let keys = self.key.into_iter().map(|key| {
             Ok(Key {
                 when: key.when.as_deref().map(Expr::parse).transpose()?,
@@ -146,7 +172,12 @@ impl HparamsFile {
             let tensor = Template::parse(&witness.tensor)?;
             Ok(Witness { tensor, axis: witness.axis, expr: Expr::parse(&witness.expr)? })
         });
-        Ok((keys.collect::<Result<_, String>>()?, witnesses.collect::<Result<_, String>>()?))
+        let constraints = self.constraint.into_iter().map(|constraint| {
+            let ConstraintFile { when, holds, about } = constraint;
+            Constraint { when, holds, about }
+        });
+        let keys = keys.collect::<Result<_, String>>()?;
+        Ok((keys, witnesses.collect::<Result<_, String>>()?, constraints.collect()))
     }
 }
 
@@ -163,6 +194,16 @@ pub struct StackNames<'a> {
     pub layer: Option<u64>,
 }
 
+/// The value of a key: `encoder.KEY` and `decoder.KEY` stand as `KEY` where they are equal.
+pub fn value_of<'a>(hparams: &'a Hparams, name: &str) -> Option<&'a Value> {
+    hparams.get(name).or_else(|| hparams.get(plain_name(name)?))
+}
+
+/// The key without the stack in front, where there is one.
+pub fn plain_name(name: &str) -> Option<&str> {
+    name.strip_prefix("encoder.").or_else(|| name.strip_prefix("decoder."))
+}
+
 impl Names for StackNames<'_> {
     fn value(&self, name: &str) -> Result<Value, String> {
         if name == "i"
@@ -174,7 +215,7 @@ impl Names for StackNames<'_> {
         let token = || {
             name.strip_prefix("tokens.").and_then(|token| self.tokens.and_then(|t| t.get(token)))
         };
-        let value = own.or_else(|| self.hparams.get(name)).or_else(token);
+        let value = own.or_else(|| value_of(self.hparams, name)).or_else(token);
         value.cloned().ok_or_else(|| format!("there is no hyperparameter `{name}`"))
     }
 }
@@ -247,9 +288,8 @@ impl Key {
 impl Spec {
     /// The hyperparameter of this name; a stack in front of it is passed over.
     pub fn key(&self, name: &str) -> Option<&Key> {
-        let plain = name.strip_prefix("encoder.").or_else(|| name.strip_prefix("decoder."));
-        let stacked =
-            plain.and_then(|plain| self.keys.iter().find(|key| key.per_stack && key.name == plain));
+        let stacked = plain_name(name)
+            .and_then(|plain| self.keys.iter().find(|key| key.per_stack && key.name == plain));
         stacked.or_else(|| self.keys.iter().find(|key| key.name == name))
     }
 
@@ -327,7 +367,7 @@ impl Spec {
             }
         }
         for (name, fixed) in &arch.fixed {
-            if let Some(value) = hparams.get(name)
+            if let Some(value) = value_of(hparams, name)
                 && !same(value, fixed)
             {
                 problems.push(Problem {
@@ -338,6 +378,54 @@ impl Spec {
                 });
             }
         }
+        problems.extend(self.broken_constraints(arch, hparams));
         problems
+    }
+
+    /// The constraints that do not hold, once for each stack. One that names a key that is not there is
+    /// passed over: either its feature is off, or the key is told of as missing.
+    fn broken_constraints(&self, arch: &Arch, hparams: &Hparams) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for constraint in &self.constraints {
+            for stack in &arch.stacks {
+                let names = StackNames { hparams, tokens: None, stack: Some(stack), layer: None };
+                let asked = constraint.when.as_ref().map(|when| when.eval_bool(&names));
+                if asked.unwrap_or(Ok(true)) != Ok(true)
+                    || constraint.holds.eval_bool(&names) != Ok(false)
+                {
+                    continue;
+                }
+                let mut keys = constraint.holds.names();
+                keys.dedup();
+                let said = keys
+                    .iter()
+                    .filter_map(|key| Some(format!("{key} = {}", brief(&names.value(key).ok()?))));
+                let key = keys.first().copied().unwrap_or_default();
+                let own = format!("{stack}.{key}");
+                let problem = Problem {
+                    key: if hparams.contains_key(&own) { own } else { key.to_owned() },
+                    kind: ProblemKind::Constraint,
+                    expected: format!("{}: {}", constraint.holds.text, constraint.about),
+                    found: said.collect::<Vec<_>>().join(", "),
+                };
+                // What stacks share is told once.
+                if !problems.contains(&problem) {
+                    problems.push(problem);
+                }
+            }
+        }
+        problems
+    }
+}
+
+/// A value on a short line: of a long list its beginning and its length.
+fn brief(value: &Value) -> String {
+    const MAX_ITEMS: usize = 8;
+    match value {
+        Value::List(items) if MAX_ITEMS < items.len() => {
+            let first: Vec<String> = items[..MAX_ITEMS].iter().map(Value::to_string).collect();
+            format!("[{}, … {} in all]", first.join(", "), items.len())
+        }
+        value => value.to_string(),
     }
 }

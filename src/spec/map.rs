@@ -1,6 +1,6 @@
 //! Mappings: how a foreign layout's names, transforms and config keys become the standard's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,8 @@ pub struct Map {
     pub drops: Vec<DropRule>,
     /// Heads that the foreign format has no place for.
     pub dropped_heads: Vec<DropHead>,
+    /// Models that programs which read the format compute otherwise, or do not open.
+    pub readers: Vec<Reader>,
     /// The config keys.
     pub keys: Vec<KeyRule>,
     /// The tasks by head and class.
@@ -59,6 +61,10 @@ pub struct Map {
     pub config: BTreeMap<String, toml::Value>,
     /// Entries of a foreign config that are taken out before it is written anew.
     pub clear: Vec<String>,
+    /// Paths of the foreign config that change no output, with all below them.
+    pub inert: BTreeSet<String>,
+    /// Meanings of foreign words that several keys share, by name.
+    pub words: BTreeMap<String, toml::Table>,
 }
 
 /// Another spelling of the ends of names, decided once for a file.
@@ -254,6 +260,19 @@ pub struct DropHead {
     pub why: String,
 }
 
+/// What programs that read the format do with some models otherwise than the models say.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reader {
+    /// The models, by their hyperparameters.
+    pub when: Expr,
+    /// What the programs do, as the end of a sentence about them.
+    pub does: String,
+    /// Whether the file is written nevertheless, with a warning.
+    #[serde(default)]
+    pub warn: bool,
+}
+
 /// How to compute a buffer.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -322,6 +341,8 @@ pub struct KeyRule {
     /// Whether the foreign format has no place for the value, but for the one that is read back: a
     /// model with another one is written all the same, with a warning.
     pub inexpressible: bool,
+    /// The value that `null` stands for: a model that has it is the same as one that has none.
+    pub usual: Option<Expr>,
     /// For a value `_`: canonical tensors of which any one being stored is what is written, as
     /// true or false, where no source says it.
     pub stored: Vec<String>,
@@ -396,6 +417,8 @@ pub(super) struct MapFile {
     #[serde(default)]
     config: BTreeMap<String, toml::Value>,
     #[serde(default)]
+    words: BTreeMap<String, toml::Table>,
+    #[serde(default)]
     tokenizer: BTreeMap<String, String>,
     #[serde(default)]
     alias: Vec<Alias>,
@@ -405,6 +428,8 @@ pub(super) struct MapFile {
     drop: Vec<DropFile>,
     #[serde(default)]
     drop_head: Vec<DropHead>,
+    #[serde(default)]
+    reader: Vec<Reader>,
     #[serde(default)]
     key: Vec<KeyFile>,
     #[serde(default)]
@@ -436,6 +461,8 @@ struct MapHead {
     base_class: Vec<String>,
     #[serde(default)]
     clear: Vec<String>,
+    #[serde(default)]
+    inert: Vec<String>,
     /// `from` texts of rules, names of drops and `to` texts of keys of the mappings this one
     /// extends that do not hold here.
     #[serde(default)]
@@ -523,6 +550,8 @@ struct KeyFile {
     null: bool,
     #[serde(default)]
     words: toml::Table,
+    /// The name of shared meanings, which those of `words` come before.
+    words_of: Option<String>,
     expr: Option<Expr>,
     back: Option<Expr>,
     #[serde(rename = "else")]
@@ -535,6 +564,7 @@ struct KeyFile {
     write: Option<Vec<Write>>,
     #[serde(default)]
     inexpressible: bool,
+    usual: Option<Expr>,
     #[serde(default)]
     stored: Vec<String>,
 }
@@ -612,8 +642,19 @@ fn merge(
     if 8 < depth {
         return Err(fail("mappings extend each other too deep, or in a circle"));
     }
-    let MapFile { map: head, config, tokenizer, alias, rule, drop, drop_head, key, task } =
-        load(name)?;
+    let MapFile {
+        map: head,
+        config,
+        words,
+        tokenizer,
+        alias,
+        rule,
+        drop,
+        drop_head,
+        reader,
+        key,
+        task,
+    } = load(name)?;
     let format = map.format.clone();
     let fail = |why: &str| bad(&format!("map/{format}/{name}.toml"), why);
     for parent in &head.extends {
@@ -625,6 +666,9 @@ fn merge(
         map.drops.retain(|drop| drop.name.text != *text);
         map.keys.retain(|key| key.to != *text);
         map.tasks.retain(|task| task.id != *text);
+        if map.inert.remove(text) {
+            continue;
+        }
         if map.rules.len() + map.drops.len() + map.keys.len() + map.tasks.len() == before {
             return Err(fail(&format!("there was no `{text}` to leave out")));
         }
@@ -661,6 +705,8 @@ fn merge(
             map.aliases.push(alias);
         }
     }
+    map.inert.extend(head.inert);
+    map.words.extend(words);
     map.config.extend(config);
     map.tokenizer.extend(tokenizer);
     for rule in rule {
@@ -688,12 +734,16 @@ fn merge(
             why,
         });
     }
+    for reader in reader {
+        map.readers.retain(|known| known.does != reader.does);
+        map.readers.push(reader);
+    }
     for dropped in drop_head {
         map.dropped_heads.retain(|known| known.head != dropped.head);
         map.dropped_heads.push(dropped);
     }
     for file in key {
-        let key = key_of(file).map_err(|why| fail(&why))?;
+        let key = key_of(file, &map.words).map_err(|why| fail(&why))?;
         match map.keys.iter_mut().find(|known| known.to == key.to) {
             Some(known) => *known = key,
             None => map.keys.push(key),
@@ -752,8 +802,18 @@ fn each_of(file: BTreeMap<String, EachFile>) -> std::result::Result<Vec<(String,
     each.collect()
 }
 
-fn key_of(file: KeyFile) -> std::result::Result<KeyRule, String> {
-    let words = file.words.iter().map(|(word, value)| Ok((word.clone(), from_toml(value)?)));
+fn key_of(
+    file: KeyFile,
+    shared: &BTreeMap<String, toml::Table>,
+) -> std::result::Result<KeyRule, String> {
+    let mut words = file.words;
+    if let Some(name) = &file.words_of {
+        let shared = shared.get(name).ok_or_else(|| format!("there are no words `{name}`"))?;
+        for (word, value) in shared {
+            words.entry(word).or_insert_with(|| value.clone());
+        }
+    }
+    let words = words.iter().map(|(word, value)| Ok((word.clone(), from_toml(value)?)));
     let defaults = file
         .default
         .into_iter()
@@ -761,9 +821,10 @@ fn key_of(file: KeyFile) -> std::result::Result<KeyRule, String> {
     Ok(KeyRule {
         words: words.collect::<std::result::Result<_, String>>()?,
         defaults: defaults.collect::<std::result::Result<_, String>>()?,
-        to: file.to,
         from: file.from,
-        null: file.null,
+        // An id that is null says that there is none; the class's is for a config that is silent.
+        null: file.null || file.to.starts_with("tokens."),
+        to: file.to,
         expr: file.expr,
         back: file.back,
         otherwise: file.otherwise,
@@ -772,6 +833,7 @@ fn key_of(file: KeyFile) -> std::result::Result<KeyRule, String> {
         when: file.when,
         write: file.write,
         inexpressible: file.inexpressible,
+        usual: file.usual,
         stored: file.stored,
     })
 }

@@ -3,12 +3,15 @@
 
 pub mod arch;
 pub mod check;
+pub mod classes;
+pub mod dtypes;
 pub mod encodings;
 pub mod expr;
 pub mod files;
 pub mod hparams;
 pub mod listing;
 pub mod map;
+mod normal;
 pub mod ops;
 pub mod pretokenizers;
 pub mod roles;
@@ -51,16 +54,22 @@ pub struct Spec {
     pub keys: Vec<Key>,
     /// Claims of tensor shapes about hyperparameters.
     pub witnesses: Vec<hparams::Witness>,
+    /// What several hyperparameters must hold together.
+    pub constraints: Vec<hparams::Constraint>,
     /// The tasks.
     pub tasks: Vec<TaskType>,
     /// The ops of mappings.
     pub ops: Vec<ops::OpType>,
+    /// The types of elements.
+    pub dtypes: Vec<dtypes::DTypeRow>,
     /// The files beside the tensors.
     pub beside: Vec<files::FileRole>,
     /// How GGUF calls tokenizers.
     pub pretokenizers: pretokenizers::Pretokenizers,
     /// How quantized tensors are packed.
     pub encodings: encodings::Encodings,
+    /// The config classes of foreign libraries by format.
+    pub classes: BTreeMap<String, classes::Classes>,
     /// The architectures by id.
     pub archs: BTreeMap<String, Arch>,
     /// The mappings by format and name.
@@ -123,11 +132,14 @@ impl Spec {
         let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
         let ops: ops::OpsFile = parse(&files, "ops.toml")?;
+        let dtypes: dtypes::DTypesFile = parse(&files, "dtypes.toml")?;
         let beside: files::FilesFile = parse(&files, "files.toml")?;
         let pretokenizers = parse(&files, "pretokenizers.toml")?;
+        let classes = parse(&files, "classes.toml")?;
         let encodings = encodings::Encodings::parse(file(&files, "encodings.toml")?)
             .map_err(|why| bad("encodings.toml", &why))?;
-        let (keys, witnesses) = hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
+        let (keys, witnesses, constraints) =
+            hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
 
         // Files extend each other, so that each is parsed once, and used often.
         let parsed = parse_below(&files, "arch/");
@@ -167,11 +179,14 @@ impl Spec {
             roles,
             keys,
             witnesses,
+            constraints,
             tasks: tasks.task,
             ops: ops.op,
+            dtypes: dtypes.dtype,
             beside: beside.file,
             pretokenizers,
             encodings,
+            classes,
             archs,
             maps,
             files,

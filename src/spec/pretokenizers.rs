@@ -21,6 +21,9 @@ pub struct Pretokenizer {
     /// Whether the separator stands between two texts where no key says so.
     #[serde(default)]
     pub add_sep: bool,
+    /// Whether readers of before 2026 lack its ids, and do not open a file that has one.
+    #[serde(default)]
+    pub recent: bool,
     /// Whether every text is cut alike.
     #[serde(default = "yes")]
     pub exact: bool,
@@ -77,6 +80,8 @@ pub struct Pretokenizers {
     /// Of those over bytes, the ways to cut first; what comes first is preferred.
     #[serde(rename = "pretokenizer")]
     pub list: Vec<Pretokenizer>,
+    /// The texts of tokens that every reader takes as the end of a generation.
+    pub ends: Vec<String>,
     /// Classes with ids of their own.
     pub moved: Vec<Moved>,
 }

@@ -48,7 +48,7 @@ pub struct RoleMatch<'a> {
 
 /// Where a name stands among others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Order(u8, u64, usize, String);
+pub struct Order(u8, u8, u64, usize, String);
 
 /// The longest legal name, in bytes.
 pub const MAX_NAME_LEN: usize = 200;
@@ -116,11 +116,15 @@ pub(super) struct RoleIndex {
     by_end: BTreeMap<(usize, String), Vec<usize>>,
     /// Roles whose last part is open.
     open: Vec<usize>,
+    /// The first role of layers.
+    first_of_layers: usize,
 }
 
 impl RoleIndex {
     pub(super) fn new(roles: &[Role]) -> RoleIndex {
-        let mut index = RoleIndex::default();
+        let of_layers = roles.iter().position(|role| role.template.text.contains("{i}"));
+        let first_of_layers = of_layers.unwrap_or(roles.len());
+        let mut index = RoleIndex { first_of_layers, ..RoleIndex::default() };
         for (at, role) in roles.iter().enumerate() {
             let (n_parts, end) = RoleIndex::key(&role.template.text);
             if end.contains('{') {
@@ -172,30 +176,32 @@ impl Spec {
         })
     }
 
-    /// Where a name stands: the token table, the encoder, the decoder, heads, adapters, the
-    /// rest; inside a stack its embeddings, then layer after layer, then what follows them; then
-    /// in the order of roles.
+    /// Where a name stands: the shared embeddings, the encoder, the decoder, heads, adapters, `extra.`. Within a
+    /// stack, names stand in the order of roles, where all roles of layers together are taken layer by
+    /// layer: what `roles.toml` has before its first role of a layer comes before all layers, what it
+    /// has behind it behind them. Heads stand name by name, those of one head in the order of roles.
     pub fn order(&self, name: &str) -> Order {
-        let Some(role) = self.role(name) else {
-            let section = if name.starts_with("adapters.") { 9 } else { 10 };
-            return Order(section, 0, 0, name.to_owned());
-        };
-        let section = match (role.stack.as_deref(), role.layer) {
-            _ if name.starts_with("heads.") => 8,
-            (Some("encoder"), None) if name.starts_with("encoder.embed.") => 1,
-            (Some("encoder"), Some(_)) => 2,
-            (Some("encoder"), None) => 3,
-            (Some(_), None) if name.starts_with("decoder.embed.") => 4,
-            (Some(_), Some(_)) => 5,
-            (Some(_), None) => 6,
+        let section = match name.split('.').next().unwrap_or_default() {
+            "encoder" => 1,
+            "decoder" => 2,
+            "heads" => 3,
+            "adapters" => 4,
+            EXTRA => 5,
             _ => 0,
         };
-        // Heads of free names stand name by name.
-        let head = role.head.unwrap_or_default();
-        match section {
-            8 => Order(section, 0, 0, format!("{head}\u{0}{:08}", role.index)),
-            _ => Order(section, role.layer.unwrap_or(0), role.index, String::new()),
+        let Some(role) = self.role(name) else {
+            return Order(section, 3, 0, usize::MAX, name.to_owned());
+        };
+        if section == 3 {
+            let head = name.split('.').nth(1).unwrap_or_default();
+            return Order(section, 0, 0, 0, format!("{head}\u{0}{:08}", role.index));
         }
+        let part = match role.layer {
+            Some(_) => 1,
+            None if role.index < self.role_index.first_of_layers => 0,
+            None => 2,
+        };
+        Order(section, part, role.layer.unwrap_or(0), role.index, String::new())
     }
 
     /// Compares two names as files list them.

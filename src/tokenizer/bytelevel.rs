@@ -1,5 +1,7 @@
 //! Vocabularies of merges over bytes, each of which a character stands for.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value as Json;
 
 use super::folder::{Folder, TOKENIZER_JSON, brief, malformed, unsupported};
@@ -137,6 +139,33 @@ pub(super) fn join(left: &str, right: &str, table: &Table) -> Result<usize, Stri
     id(left)?;
     id(right)?;
     id(&format!("{left}{right}"))
+}
+
+/// Whether the merges of a `tokenizer.json` lead from its characters to each of its tokens: then it
+/// is all one whether a word that is a token is taken whole.
+pub(super) fn merges_make_all(json: &Json) -> bool {
+    let model = &json["model"];
+    let (Some(vocab), Some(merges)) = (model["vocab"].as_object(), model["merges"].as_array())
+    else {
+        return false;
+    };
+    let ranks: HashMap<(&str, &str), usize> =
+        merges.iter().enumerate().filter_map(|(rank, merge)| Some((pair(merge)?, rank))).collect();
+    let added = json["added_tokens"].as_array().into_iter().flatten();
+    let added: HashSet<&str> = added.filter_map(|token| token["content"].as_str()).collect();
+    vocab.keys().filter(|text| !added.contains(text.as_str())).all(|text| {
+        let ends: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
+        let mut cuts = ends;
+        while 2 < cuts.len() {
+            let pairs = cuts.windows(3).enumerate().filter_map(|(at, cut)| {
+                let parts = (&text[cut[0]..cut[1]], &text[cut[1]..cut[2]]);
+                Some((*ranks.get(&parts)?, at + 1))
+            });
+            let Some((_, at)) = pairs.min() else { return false };
+            cuts.remove(at);
+        }
+        true
+    })
 }
 
 /// The merges of `merges.txt`: two parts on a line, and a first line that may say the version.

@@ -1,5 +1,7 @@
 //! The files of a tokenizer, read.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value as Json;
 
 use super::rule;
@@ -69,6 +71,17 @@ impl Folder {
             pieces,
             template,
         })
+    }
+
+    /// Adds the ids of roles that `config.json` does not have.
+    pub(super) fn add_ids(&mut self, ids: &BTreeMap<&str, Json>) {
+        if self.config.is_null() {
+            self.config = Json::Object(serde_json::Map::new());
+        }
+        let Json::Object(config) = &mut self.config else { return };
+        for (role, id) in ids {
+            config.entry(format!("{role}_token_id")).or_insert_with(|| id.clone());
+        }
     }
 
     /// The token that the settings call `bos_token` or the like.

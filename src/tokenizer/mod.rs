@@ -8,6 +8,8 @@
 //! - `tokenizer.ggml.pre` is decided by what the pre-tokenizer does, not by a hash of ids, so that
 //!   a tokenizer with other tokens needs no new line anywhere; of ids with one meaning it may be
 //!   another one. Vocabularies that llama.cpp cuts in one way only have `default`.
+//! - A token that the tokenizer itself names counts before the id in `config.json`, whether it is
+//!   an added one or not, and the ids of a list that are not `eos` become `eot` and `eom`.
 //! - Special ids that the converter finds nowhere, are looked for in the whole vocabulary, in
 //!   `special_tokens_map.json` and in the SentencePiece model; else programs assume ids of others.
 //! - Of a merge-based vocabulary with byte fallback in `tokenizer.json`, scores are the order of
@@ -31,6 +33,8 @@ mod tests;
 mod wordpiece;
 
 use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
 
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
@@ -80,7 +84,9 @@ pub struct Keys {
 
 /// The keys of the tokenizer whose files `read` gives by name (`None`: there is none of it).
 ///
-/// `n_rows` is the number of rows of the embedding: rows without a token get `[PAD…]`. `names` is
+/// `n_rows` is the number of rows of the embedding: rows without a token get `[PAD…]`. `ids` are what
+/// the model itself has for `bos`, `eos` and `pad`, an id or a list of them: they count where
+/// `config.json` has none. `names` is
 /// [`Spec::pretokenizers`](crate::spec::Spec::pretokenizers), `named` that of a
 /// [mapping](crate::spec::map::Map::tokenizer).
 ///
@@ -91,15 +97,17 @@ pub struct Keys {
 pub fn to_gguf(
     read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>,
     n_rows: u64,
+    ids: &BTreeMap<&str, Json>,
     named: &Named,
     names: &Pretokenizers,
 ) -> Result<Keys, Vec<Diagnostic>> {
-    keys(read, n_rows, named, names).map_err(|finding| vec![finding])
+    keys(read, n_rows, ids, named, names).map_err(|finding| vec![finding])
 }
 
 fn keys(
     read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>,
     n_rows: u64,
+    ids: &BTreeMap<&str, Json>,
     named: &Named,
     names: &Pretokenizers,
 ) -> Result<Keys, Diagnostic> {
@@ -108,10 +116,15 @@ fn keys(
         return Err(Diagnostic::error(rule::UNSUPPORTED, message)
             .mismatch(format!("at most {MAX_ROWS}"), n_rows));
     }
-    let folder = Folder::read(read)?;
+    let mut folder = Folder::read(read)?;
+    folder.add_ids(ids);
     let rows = n_rows as usize;
     let mut findings = Vec::new();
-    let made = choose(&folder, rows, names, &mut findings)?;
+    let mut made = choose(&folder, rows, names, &mut findings)?;
+    // Readers stop at control tokens only.
+    for id in special::ends(&folder).into_iter().filter_map(|id| usize::try_from(id).ok()) {
+        made.table.make_control(id);
+    }
     made.table.check(made.file)?;
 
     let mut keys = Keys { metadata: Metadata::default(), findings };
@@ -129,13 +142,13 @@ fn keys(
     for (name, value) in made.extra {
         put(name, value);
     }
-    let segments = folder.config.get("type_vocab_size").and_then(serde_json::Value::as_u64);
+    let segments = folder.config.get("type_vocab_size").and_then(Json::as_u64);
     // Only such models have segments at all.
     let segments = segments.or((made.model == Model::Words).then_some(1));
     if let Some(count) = segments.and_then(|count| u32::try_from(count).ok()) {
         put("token_type_count", Value::U32(count));
     }
-    special::put(&folder, &made.special, &made.table, named, &mut keys);
+    special::put(&folder, &made.special, &made.table, named, &names.ends, &mut keys);
     Ok(keys)
 }
 

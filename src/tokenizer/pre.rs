@@ -3,7 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use super::folder::{self, TOKENIZER_JSON, brief, unsupported};
-use super::rule;
+use super::{bytelevel, rule};
 use crate::base::diagnostic::Diagnostic;
 use crate::spec::pretokenizers::Pretokenizer;
 
@@ -34,10 +34,27 @@ pub(super) fn of_json(
     };
     let ignores = json["model"]["ignore_merges"].as_bool().unwrap_or(false);
     let cleans = settings.get("clean_up_tokenization_spaces").and_then(Json::as_bool);
-    let best = alike.iter().min_by_key(|entry| {
+    let rank = |entry: &Pretokenizer, recent: bool| {
         let cleans = cleans.is_some_and(|cleans| cleans != entry.clean_spaces);
-        (entry.ignore_merges != ignores, cleans)
-    });
+        (recent && entry.recent, entry.ignore_merges != ignores, cleans)
+    };
+    let mut best = alike.iter().min_by_key(|entry| rank(entry, false));
+    // What every reader has is preferred where it gives the same ids.
+    let mut same_ids = false;
+    if let Some(recent) = best.filter(|entry| entry.recent)
+        && let Some(older) = alike.iter().min_by_key(|entry| rank(entry, true))
+        && !older.recent
+        && (older.ignore_merges == recent.ignore_merges || bytelevel::merges_make_all(json))
+    {
+        let message = format!(
+            "`tokenizer.ggml.pre` is {:?}, which gives the same ids as {:?} and which readers have \
+             known for longer",
+            older.ids[0], recent.ids[0]
+        );
+        let finding = Diagnostic::note(rule::ASSUMED, message);
+        findings.push(finding.file(TOKENIZER_JSON).key("/pre_tokenizer"));
+        (best, same_ids) = (Some(older), true);
+    }
     let Some(entry) = best else {
         return Err(unsupported(
             TOKENIZER_JSON,
@@ -48,7 +65,7 @@ pub(super) fn of_json(
         .help("give the model ids that its own tokenizer made"));
     };
     let id = &entry.ids[0];
-    about(entry, id, ignores, findings);
+    about(entry, id, if same_ids { entry.ignore_merges } else { ignores }, findings);
     Ok(Pre { id: id.clone(), adds_bos: entry.add_bos })
 }
 

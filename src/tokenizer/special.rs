@@ -1,8 +1,10 @@
 //! Tokens with a role, what programs add to texts, and chat templates.
 
-use serde_json::Value as Json;
+use std::collections::BTreeSet;
 
-use super::folder::{Folder, content};
+use serde_json::{Value as Json, json};
+
+use super::folder::{Folder, brief, content};
 use super::table::Table;
 use super::{Keys, Named, rule};
 use crate::base::diagnostic::Diagnostic;
@@ -51,7 +53,15 @@ const CLS: usize = 5;
 const EOT: usize = 7;
 const EOM: usize = 8;
 
-pub(super) fn put(folder: &Folder, known: &Known, table: &Table, named: &Named, keys: &mut Keys) {
+/// `known_ends` are the texts of tokens that readers take as the end of a generation.
+pub(super) fn put(
+    folder: &Folder,
+    known: &Known,
+    table: &Table,
+    named: &Named,
+    known_ends: &[String],
+    keys: &mut Keys,
+) {
     let mut roles = Roles::default();
     // The last two are told by the post-processor alone.
     for (index, (role, _)) in ROLES.iter().enumerate().take(EOT) {
@@ -83,6 +93,7 @@ pub(super) fn put(folder: &Folder, known: &Known, table: &Table, named: &Named, 
         roles.adds[BOS].get_or_insert(false);
     }
     ids(folder, &roles, known, table, named, keys);
+    further_ends(folder, table, known_ends, keys);
     for (index, name) in [(BOS, "bos"), (EOS, "eos"), (SEP, "sep")] {
         if let Some(adds) = roles.adds[index] {
             keys.metadata.set(&format!("tokenizer.ggml.add_{name}_token"), Value::Bool(adds));
@@ -180,8 +191,17 @@ impl Roles {
     }
 }
 
-/// Writes the ids: by the names of added tokens, as `config.json` has them, by the names of any
-/// tokens, as the vocabulary has them, as a list of several has them first.
+/// The ids that a file gives a role: one, or a list; negative ones stand for none.
+fn configured(file: &Json, role: &str) -> Vec<u64> {
+    match file.get(format!("{role}_token_id")) {
+        Some(Json::Array(list)) => list.iter().filter_map(Json::as_u64).collect(),
+        Some(id) => id.as_u64().into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+/// Writes the ids, one for each role: by the names that the tokenizer's own files give, as
+/// `config.json` has them, as the vocabulary has them; of a list the first.
 fn ids(
     folder: &Folder,
     roles: &Roles,
@@ -190,6 +210,7 @@ fn ids(
     named: &Named,
     keys: &mut Keys,
 ) {
+    let inner = folder.config.get("text_config").unwrap_or(&Json::Null);
     let tokenizer = folder.tokenizer.as_ref().and_then(|json| json.get("added_tokens"));
     let added: &[Json] = tokenizer.and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
     for (index, (role, key)) in ROLES.iter().enumerate() {
@@ -198,37 +219,86 @@ fn ids(
         if EOT <= index && name.is_none() {
             continue;
         }
-        let configured = |file: &Json| {
-            let id = file.get(format!("{role}_token_id"))?;
-            id.as_u64().or_else(|| id.get(0)?.as_u64())
-        };
-        let id = name
+        let own = name
             .and_then(|name| {
                 added.iter().find(|token| content(token) == Some(name))?.get("id")?.as_u64()
             })
-            .or_else(|| configured(&folder.config))
-            .or_else(|| configured(folder.config.get("text_config")?))
-            .or_else(|| name.and_then(|name| table.id(name)).map(|id| id as u64))
-            .or_else(|| known.ids.iter().find(|(known, _)| known == role).map(|(_, id)| *id))
-            .or_else(|| configured(&folder.generation));
-        let Some(id) = id else { continue };
-        match u32::try_from(id).ok().filter(|_| id < table.len() as u64) {
-            Some(id) => keys.metadata.set(&id_key(key), Value::U32(id)),
-            None => {
-                let message =
-                    format!("the id of {role} has no row in the embedding and is left out");
-                keys.findings.push(
-                    Diagnostic::warning(rule::APPROXIMATE, message)
-                        .key(format!("{role}_token_id"))
-                        .mismatch(format!("an id below {}", table.len()), id),
-                );
+            .or_else(|| name.and_then(|name| table.id(name)).map(|id| id as u64));
+        let files = [&folder.config, inner].into_iter().flat_map(|file| configured(file, role));
+        let files: Vec<u64> = files.collect();
+        let vocabulary = known.ids.iter().filter(|(known, _)| known == role).map(|(_, id)| *id);
+        let generation = configured(&folder.generation, role);
+        let all = own.into_iter().chain(files.iter().copied()).chain(vocabulary).chain(generation);
+        let mut chosen = None;
+        for id in all {
+            match u32::try_from(id).ok().filter(|_| id < table.len() as u64) {
+                Some(id) => {
+                    chosen.get_or_insert(id);
+                }
+                None => keys.findings.push(
+                    Diagnostic::warning(
+                        rule::APPROXIMATE,
+                        format!("the id of {role} has no row in the embedding and is left out"),
+                    )
+                    .key(format!("{role}_token_id"))
+                    .mismatch(format!("an id below {}", table.len()), id),
+                ),
             }
+        }
+        let Some(id) = chosen else { continue };
+        keys.metadata.set(&id_key(key), Value::U32(id));
+        if !files.is_empty() && !files.contains(&u64::from(id)) {
+            let message = format!(
+                "config.json has another {role}_token_id than the tokenizer, whose own is written"
+            );
+            keys.findings.push(
+                Diagnostic::note(rule::ASSUMED, message)
+                    .key(format!("{role}_token_id"))
+                    .mismatch(id, brief(&json!(files))),
+            );
         }
     }
     for (role, text) in named {
         if let Some(id) = table.id(text).and_then(|id| u32::try_from(id).ok()) {
             // What the files say stands.
             let _ = keys.metadata.push(id_key(role), Value::U32(id));
+        }
+    }
+}
+
+/// The ids at which a generation ends, as the files list them.
+pub(super) fn ends(folder: &Folder) -> Vec<u64> {
+    let files = [Some(&folder.config), folder.config.get("text_config"), Some(&folder.generation)];
+    let mut ends: Vec<u64> =
+        files.into_iter().flatten().flat_map(|file| configured(file, "eos")).collect();
+    let mut seen = BTreeSet::new();
+    ends.retain(|id| seen.insert(*id));
+    ends
+}
+
+/// Gives the ends of a generation that are not `eos`, and that readers do not know by their texts,
+/// the keys that GGUF has for further ones.
+fn further_ends(folder: &Folder, table: &Table, known: &[String], keys: &mut Keys) {
+    let written = |keys: &Keys, role: &str| keys.metadata.get(&id_key(role)).cloned();
+    for id in ends(folder) {
+        let Some(token) = usize::try_from(id).ok().and_then(|id| table.get(id)) else { continue };
+        let Ok(id) = u32::try_from(id) else { continue };
+        let value = Value::U32(id);
+        let has = |role| written(keys, role).as_ref() == Some(&value);
+        if ["eos", "eot", "eom"].into_iter().any(has) || known.contains(&token.text) {
+            continue;
+        }
+        match ["eot", "eom"].into_iter().find(|role| written(keys, role).is_none()) {
+            Some(role) => keys.metadata.set(&id_key(role), value),
+            None => {
+                let message = format!(
+                    "GGUF has no key left for {:?}, which ends a generation too: readers go on \
+                     after it",
+                    token.text
+                );
+                let finding = Diagnostic::warning(rule::APPROXIMATE, message);
+                keys.findings.push(finding.key("eos_token_id").mismatch("three ids", id));
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::folder::malformed;
-use super::sentencepiece::UNUSED;
+use super::sentencepiece::{CONTROL, UNUSED, USER_DEFINED};
 use crate::base::diagnostic::Diagnostic;
 use crate::metadata::{Array, Texts, Value};
 
@@ -88,6 +88,15 @@ impl Table {
         self.ids.insert(token.text.clone(), id);
         *row = Some(token);
         true
+    }
+
+    /// Makes an added token one that is no part of texts.
+    pub(super) fn make_control(&mut self, id: usize) {
+        if let Some(Some(token)) = self.rows.get_mut(id)
+            && token.kind == USER_DEFINED
+        {
+            token.kind = CONTROL;
+        }
     }
 
     /// Gives the rows without a token the name that they get.

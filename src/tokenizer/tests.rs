@@ -20,7 +20,7 @@ fn convert_named(
 ) -> Result<Keys, Vec<Diagnostic>> {
     let files: BTreeMap<&str, &[u8]> = files.iter().copied().collect();
     let read = |name: &str| Ok(files.get(name).map(|bytes| bytes.to_vec()));
-    to_gguf(&read, rows, named, &SPEC.pretokenizers)
+    to_gguf(&read, rows, &BTreeMap::new(), named, &SPEC.pretokenizers)
 }
 
 fn convert(files: &[(&str, &[u8])], rows: u64) -> Result<Keys, Vec<Diagnostic>> {
@@ -441,4 +441,72 @@ fn what_is_cut_or_changed_anywhere_is_never_a_panic() {
             }
         }
     }
+}
+
+#[test]
+fn one_id_ends_a_generation_and_the_others_have_keys_of_their_own() {
+    let vocab = json!({"a": 0, "<s>": 1, "</s>": 2, "<|eot_id|>": 3, "<stop>": 4, "<halt>": 5});
+    let added = json!([
+        {"id": 1, "content": "<s>", "special": true}, {"id": 2, "content": "</s>", "special": true},
+        {"id": 3, "content": "<|eot_id|>", "special": true}, {"id": 4, "content": "<stop>"},
+        {"id": 5, "content": "<halt>"},
+    ]);
+    let tokenizer = bytes_json(vocab, json!([]), added);
+    let files = |config: &'static [u8], settings: &'static [u8]| {
+        let files = [
+            ("tokenizer.json", tokenizer.as_slice()),
+            ("config.json", config),
+            ("tokenizer_config.json", settings),
+        ];
+        convert(&files, 6).unwrap()
+    };
+    let id = |keys: &Keys, role: &str| value(keys, &format!("tokenizer.ggml.{role}_token_id"));
+    // The tokenizer's own counts; what readers know by its text needs no key.
+    let keys = files(
+        br#"{"eos_token_id": [2, 3, 4, 5, 90], "pad_token_id": -1}"#,
+        br#"{"eos_token": "<|eot_id|>"}"#,
+    );
+    assert_eq!(id(&keys, "eos"), json!({"u32": 3}));
+    assert_eq!(id(&keys, "eot"), json!({"u32": 2}));
+    assert_eq!(id(&keys, "eom"), json!({"u32": 4}));
+    assert_eq!(id(&keys, "padding"), Json::Null);
+    // Readers stop at control tokens.
+    assert_eq!(
+        value(&keys, "tokenizer.ggml.token_type"),
+        json!({"array": {"i32": [1, 3, 3, 3, 3, 3]}})
+    );
+    let told: Vec<&str> = keys.findings.iter().map(|finding| finding.message.as_str()).collect();
+    assert!(told.iter().any(|text| text.contains("no key left for \"<halt>\"")), "{told:?}");
+    assert!(told.iter().any(|text| text.contains("the id of eos has no row")), "{told:?}");
+    // Without a name the first of the list counts.
+    let keys = files(br#"{"eos_token_id": [3, 2]}"#, b"{}");
+    assert_eq!((id(&keys, "eos"), id(&keys, "eot")), (json!({"u32": 3}), json!({"u32": 2})));
+    // Another one than the config's is told.
+    let keys = files(br#"{"eos_token_id": 2}"#, br#"{"eos_token": "<|eot_id|>"}"#);
+    assert_eq!(id(&keys, "eos"), json!({"u32": 3}));
+    assert!(keys.findings[0].message.contains("another eos_token_id"), "{:?}", keys.findings);
+}
+
+#[test]
+fn what_readers_know_for_longer_is_written_where_the_ids_are_the_same() {
+    let recent = SPEC.pretokenizers.list.iter().find(|entry| {
+        let same = |other: &&crate::spec::pretokenizers::Pretokenizer| {
+            !other.recent && other.splits == entry.splits
+        };
+        entry.recent && SPEC.pretokenizers.list.iter().any(|other| same(&other))
+    });
+    let recent = recent.expect("one has an older twin");
+    let steps = super::pre::to_json(&recent.splits[0]);
+    let pre = |merges: Json| {
+        let vocab = json!({"a": 0, "b": 1, "ab": 2});
+        let model = json!({"type": "BPE", "vocab": vocab, "merges": merges, "ignore_merges": true});
+        let json = json!({"pre_tokenizer": steps, "model": model}).to_string().into_bytes();
+        let keys = convert(&[("tokenizer.json", &json)], 3).unwrap();
+        (value(&keys, "tokenizer.ggml.pre"), keys.findings)
+    };
+    let (id, findings) = pre(json!(["a b"]));
+    assert_ne!(id, json!({"string": recent.ids[0]}));
+    assert!(findings.iter().any(|finding| finding.message.contains("known for longer")));
+    // No merge leads to `ab`: an older id would split it.
+    assert_eq!(pre(json!([])).0, json!({"string": recent.ids[0]}));
 }

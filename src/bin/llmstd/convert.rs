@@ -4,10 +4,12 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use llmstd::checkpoint::DType;
 use llmstd::convert::{self, Failure, Report, Request};
 use llmstd::encoding::BlockType;
 use llmstd::folder::{self, Links};
+use llmstd::format;
 use llmstd::package::WayBack;
 use llmstd::plan::{self, Decode};
 
@@ -38,7 +40,7 @@ pub(crate) struct Args {
     /// The format to write: std, or a foreign format that `llmstd spec list` names
     #[arg(long, default_value = "std")]
     to: String,
-    /// The format that is read, where it is in doubt: safetensors, pytorch
+    /// The format that is read, where a folder has several: safetensors, pytorch, gguf, tf, flax, numpy
     #[arg(long, value_name = "FORMAT")]
     from: Option<String>,
     /// The architecture, where the config does not say it
@@ -84,8 +86,15 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let spec = output::spec(global)?;
+    let wanted = match args.from.as_deref() {
+        None | Some("std" | "hf") => None,
+        Some(id) => Some(format::find(id).with_context(|| {
+            let known: Vec<&str> = format::FORMATS.iter().map(|format| format.id).collect();
+            format!("there is no format {id:?} to read: std, hf, {}", known.join(", "))
+        })?),
+    };
     let links = if args.no_follow { Links::Refuse } else { Links::Follow };
-    let opened = folder::open_with(&args.src, links)?;
+    let opened = folder::open_with(&args.src, wanted, links)?;
     if let Some(from) = &args.from {
         let is = opened.checkpoint.format;
         anyhow::ensure!(

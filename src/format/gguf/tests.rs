@@ -62,10 +62,9 @@ fn python(value: &Value) -> String {
 
 /// The bytes of a tensor, little-endian.
 fn gathered(source: &Source, tensor: &Tensor) -> Vec<u8> {
-    let (input, output) = whole(tensor, 0).unwrap();
-    let inputs = [input];
+    let (inputs, output) = whole(tensor, 0).unwrap();
     let producer = crate::exec::produce::Producer::new(source, &inputs, &output).unwrap();
-    producer.bytes(0..producer.len(), &mut Vec::new()).to_vec()
+    producer.bytes(0..producer.len(), &mut Vec::new()).unwrap().to_vec()
 }
 
 #[test]
@@ -427,7 +426,7 @@ fn damaged_files_give_an_error_or_a_result() {
         let end = whole.tensors.iter().filter_map(|tensor| match &tensor.payload {
             Payload::Range(extent) => Some(extent.end()),
             Payload::View(view) => Some(view.storage.end()),
-            Payload::Parts(_) | Payload::Unreadable(_) => None,
+            Payload::Tiles(_) | Payload::Parts(_) | Payload::Unreadable(_) => None,
         });
         let end = end.max().unwrap() as usize;
         for len in 0..bytes.len() {
@@ -461,6 +460,7 @@ fn round_trip(
     let tensors = &opened.checkpoint.tensors;
     let plan = tensors.iter().enumerate().map(|(index, tensor)| whole(tensor, index).unwrap());
     let (inputs, outputs): (Vec<_>, Vec<_>) = plan.unzip();
+    let inputs = inputs.concat();
     let encodings = tensors.iter().filter_map(|tensor| {
         tensor.encoding.clone().map(|encoding| (tensor.name.clone(), encoding))
     });

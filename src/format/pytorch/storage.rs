@@ -237,7 +237,7 @@ impl Storages {
             let start = match &tensor.payload {
                 Payload::Range(extent) if extent.len != 0 => extent.start,
                 Payload::View(view) => view.storage.start,
-                Payload::Range(_) | Payload::Parts(_) | Payload::Unreadable(_) => continue,
+                _ => continue,
             };
             users.entry(start).or_default().push(&tensor.name);
         }

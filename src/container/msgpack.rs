@@ -1,0 +1,180 @@
+//! MessagePack, walked in place: values borrow from the bytes, and nothing is allocated by a count
+//! that the bytes do not back.
+//!
+//! Spec: `github.com/msgpack/msgpack/blob/master/spec.md`.
+
+use crate::base::cursor::Cursor;
+use crate::base::error::{Error, Result};
+
+/// How deep values may lie in each other.
+const MAX_DEPTH: usize = 64;
+
+/// A value.
+#[derive(Clone, Debug)]
+pub enum Value<'a> {
+    /// Nothing.
+    Nil,
+    /// A truth value.
+    Bool(bool),
+    /// A whole number.
+    Int(i128),
+    /// A floating-point number.
+    Float(f64),
+    /// Text, which should be UTF-8.
+    Str(&'a [u8]),
+    /// Bytes, and the offset of the first.
+    Bin(&'a [u8], u64),
+    /// Bytes of a type that an application gave a number, and the offset of the first.
+    Ext(i8, &'a [u8], u64),
+    /// A list.
+    Array(Vec<Value<'a>>),
+    /// Pairs, in order.
+    Map(Vec<(Value<'a>, Value<'a>)>),
+}
+
+impl<'a> Value<'a> {
+    /// The text, where it is text.
+    pub fn as_str(&self) -> Option<&'a str> {
+        match self {
+            Value::Str(text) => std::str::from_utf8(text).ok(),
+            _ => None,
+        }
+    }
+
+    /// The number, where it is a whole one that is not negative.
+    pub fn as_u64(&self) -> Option<u64> {
+        match self {
+            Value::Int(int) => u64::try_from(*int).ok(),
+            _ => None,
+        }
+    }
+}
+
+/// Reads one value, which takes all of the bytes.
+///
+/// # Errors
+/// The bytes end early, go on behind it, or lie deeper in each other than is followed.
+pub fn read(bytes: &[u8], base: u64) -> Result<Value<'_>> {
+    let mut cursor = Cursor::new(bytes, base);
+    let value = value(&mut cursor, 0)?;
+    if !cursor.is_empty() {
+        let message = format!("{} bytes follow the value", cursor.left());
+        return Err(Error::malformed(cursor.offset(), message));
+    }
+    Ok(value)
+}
+
+fn value<'a>(cursor: &mut Cursor<'a>, depth: usize) -> Result<Value<'a>> {
+    let at = cursor.offset();
+    if MAX_DEPTH < depth {
+        let message = format!("values lie more than {MAX_DEPTH} deep in each other");
+        return Err(Error::limit(at, message));
+    }
+    let first = cursor.u8("a value")?;
+    let int = |n: u64| Value::Int(i128::from(n));
+    Ok(match first {
+        0x00..=0x7f => int(u64::from(first)),
+        0x80..=0x8f => map(cursor, u64::from(first & 0x0f), depth)?,
+        0x90..=0x9f => array(cursor, u64::from(first & 0x0f), depth)?,
+        0xa0..=0xbf => Value::Str(cursor.take(u64::from(first & 0x1f), "a text")?),
+        0xc0 => Value::Nil,
+        0xc2 => Value::Bool(false),
+        0xc3 => Value::Bool(true),
+        0xc4..=0xc6 => {
+            let len = uint(cursor, 1 << (first - 0xc4))?;
+            let at = cursor.offset();
+            Value::Bin(cursor.take(len, "bytes")?, at)
+        }
+        0xc7..=0xc9 => {
+            let len = uint(cursor, 1 << (first - 0xc7))?;
+            ext(cursor, len)?
+        }
+        0xca => Value::Float(f64::from(f32::from_bits(uint(cursor, 4)? as u32))),
+        0xcb => Value::Float(f64::from_bits(uint(cursor, 8)?)),
+        0xcc..=0xcf => int(uint(cursor, 1 << (first - 0xcc))?),
+        0xd0..=0xd3 => {
+            let width = 1u32 << (first - 0xd0);
+            let shift = 64 - 8 * width;
+            let wide = (uint(cursor, width)? << shift).cast_signed() >> shift;
+            Value::Int(i128::from(wide))
+        }
+        0xd4..=0xd8 => ext(cursor, 1 << (first - 0xd4))?,
+        0xd9..=0xdb => {
+            let len = uint(cursor, 1 << (first - 0xd9))?;
+            Value::Str(cursor.take(len, "a text")?)
+        }
+        0xdc | 0xdd => {
+            let n = uint(cursor, if first == 0xdc { 2 } else { 4 })?;
+            array(cursor, n, depth)?
+        }
+        0xde | 0xdf => {
+            let n = uint(cursor, if first == 0xde { 2 } else { 4 })?;
+            map(cursor, n, depth)?
+        }
+        0xe0..=0xff => Value::Int(i128::from(first.cast_signed())),
+        0xc1 => return Err(Error::malformed(at, "byte 0xc1 begins no value")),
+    })
+}
+
+/// An unsigned number of `width` bytes, the high byte first.
+fn uint(cursor: &mut Cursor<'_>, width: u32) -> Result<u64> {
+    let bytes = cursor.take(u64::from(width), "a number")?;
+    Ok(bytes.iter().fold(0, |number, &byte| (number << 8) | u64::from(byte)))
+}
+
+fn ext<'a>(cursor: &mut Cursor<'a>, len: u64) -> Result<Value<'a>> {
+    let kind = cursor.u8("the type of an extension")?.cast_signed();
+    let at = cursor.offset();
+    Ok(Value::Ext(kind, cursor.take(len, "an extension")?, at))
+}
+
+fn array<'a>(cursor: &mut Cursor<'a>, n: u64, depth: usize) -> Result<Value<'a>> {
+    let mut items = Vec::new();
+    for _ in 0..n {
+        items.push(value(cursor, depth + 1)?);
+    }
+    Ok(Value::Array(items))
+}
+
+fn map<'a>(cursor: &mut Cursor<'a>, n: u64, depth: usize) -> Result<Value<'a>> {
+    let mut pairs = Vec::new();
+    for _ in 0..n {
+        pairs.push((value(cursor, depth + 1)?, value(cursor, depth + 1)?));
+    }
+    Ok(Value::Map(pairs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_every_width_are_read() {
+        let read = |bytes: &[u8]| format!("{:?}", super::read(bytes, 0).unwrap());
+        assert_eq!(read(&[0x7f]), "Int(127)");
+        assert_eq!(read(&[0xff]), "Int(-1)");
+        assert_eq!(read(&[0xd0, 0x80]), "Int(-128)");
+        assert_eq!(read(&[0xd1, 0xff, 0xfe]), "Int(-2)");
+        assert_eq!(read(&[0xd3, 0x80, 0, 0, 0, 0, 0, 0, 0]), format!("Int({})", i64::MIN));
+        assert_eq!(
+            read(&[0xcf, 255, 255, 255, 255, 255, 255, 255, 255]),
+            format!("Int({})", u64::MAX)
+        );
+        assert_eq!(read(&[0xca, 0x3f, 0xc0, 0, 0]), "Float(1.5)");
+    }
+
+    #[test]
+    fn counts_and_depths_that_nothing_backs_are_refused() {
+        for bytes in [
+            &[0xdf, 255, 255, 255, 255][..],
+            &[0xdd, 255, 255, 255, 255],
+            &[0xc9, 255, 255, 255, 255, 1],
+            &[0xc1],
+            &[0x92, 1],
+        ] {
+            assert!(read(bytes, 0).is_err(), "{bytes:?}");
+        }
+        let err = read(&[0x91; 10_000], 0).unwrap_err();
+        assert_eq!(err.message(), "values lie more than 64 deep in each other");
+    }
+}

@@ -1,0 +1,80 @@
+//! Protocol buffers, walked field by field without a schema.
+//!
+//! Spec: `protobuf.dev/programming-guides/encoding`.
+
+use crate::base::cursor::Cursor;
+use crate::base::error::{Error, Result};
+
+/// The value of a field, by its wire type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field<'a> {
+    /// A number of one to ten bytes.
+    Varint(u64),
+    /// Eight bytes.
+    Fixed64(u64),
+    /// Bytes, text, a message or packed numbers; and the offset of the first byte.
+    Bytes(&'a [u8], u64),
+    /// Four bytes.
+    Fixed32(u32),
+}
+
+impl<'a> Field<'a> {
+    /// The number of a varint.
+    pub fn varint(self) -> Option<u64> {
+        if let Field::Varint(number) = self { Some(number) } else { None }
+    }
+
+    /// The bytes of a message, text or list.
+    pub fn bytes(self) -> Option<&'a [u8]> {
+        if let Field::Bytes(bytes, _) = self { Some(bytes) } else { None }
+    }
+}
+
+/// A number of one to ten bytes, the low seven bits first.
+///
+/// # Errors
+/// The bytes end early, or the number passes 64 bits.
+pub fn varint(cursor: &mut Cursor<'_>, what: &str) -> Result<u64> {
+    let at = cursor.offset();
+    let mut number = 0u64;
+    for shift in (0..64).step_by(7) {
+        let byte = cursor.u8(what)?;
+        let bits = u64::from(byte & 0x7f);
+        if shift == 63 && 1 < bits {
+            break;
+        }
+        number |= bits << shift;
+        if byte < 0x80 {
+            return Ok(number);
+        }
+    }
+    Err(Error::malformed(at, format!("{what} is a number of more than 64 bits")))
+}
+
+/// The fields of a message, in order: the number of each, and its value.
+///
+/// # Errors
+/// The bytes are no message.
+pub fn fields(bytes: &[u8], base: u64) -> Result<Vec<(u64, Field<'_>)>> {
+    let mut cursor = Cursor::new(bytes, base);
+    let mut fields = Vec::new();
+    while !cursor.is_empty() {
+        let at = cursor.offset();
+        let key = varint(&mut cursor, "the key of a field")?;
+        let value = match key & 7 {
+            0 => Field::Varint(varint(&mut cursor, "a number")?),
+            1 => Field::Fixed64(cursor.u64_le("a number")?),
+            2 => {
+                let len = varint(&mut cursor, "the length of a field")?;
+                let at = cursor.offset();
+                Field::Bytes(cursor.take(len, "a field")?, at)
+            }
+            5 => Field::Fixed32(cursor.u32_le("a number")?),
+            wire => {
+                return Err(Error::malformed(at, format!("a field of the wire type {wire}")));
+            }
+        };
+        fields.push((key >> 3, value));
+    }
+    Ok(fields)
+}

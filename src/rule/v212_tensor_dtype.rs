@@ -1,0 +1,34 @@
+//! V212 tensor-dtype.
+
+use crate::base::diagnostic::{Diagnostic, Level};
+use crate::package::Conformance;
+use crate::rule::{Checked, PackageView, Rule};
+
+/// A tensor of the model has a dtype that no weights have, and no encoding.
+pub(super) static RULE: Rule = Rule {
+    id: "V212",
+    name: "tensor-dtype",
+    level: Conformance::Schema,
+    weight: Level::Error,
+    deep: false,
+    check,
+};
+
+fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
+    let encodings = &view.model()?.encodings;
+    for tensor in view.all_tensors()? {
+        let is_packed =
+            encodings.contains_key(&tensor.name) || view.whole_of(&tensor.name).is_some();
+        let is_weight = view.spec.role(&tensor.name).is_some();
+        if is_packed || !is_weight || view.spec.holds_weights(tensor.dtype) {
+            continue;
+        }
+        found.push(
+            RULE.finding(format!("`{}` is {}", tensor.name, tensor.dtype))
+                .tensor(&tensor.name)
+                .mismatch("a floating-point dtype, or an entry in `encodings`", tensor.dtype)
+                .help("readers compute with floats: cast it in the source, or say how it is packed"),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! The one spelling of what `model.json` says: the normal form of `spec/package.md`, which digests are
+//! taken over.
+
+use super::Spec;
+use super::arch::Arch;
+use super::expr::same;
+use super::hparams::StackNames;
+use crate::package::{Hparams, Model, Value};
+
+/// The task whose outputs may be scaled to length 1.
+const EMBEDDING: &str = "embedding";
+
+impl Spec {
+    /// A model in the normal form.
+    pub fn normal_model(&self, mut model: Model) -> Model {
+        if let Some(arch) = model.architecture.as_deref().and_then(|id| self.arch(id)) {
+            model.hyperparameters = self.normal_hparams(arch, &model.hyperparameters);
+        }
+        model.tokens.retain(|_, id| *id != Value::Null);
+        if let Some(eos) = model.tokens.get_mut("eos")
+            && matches!(eos, Value::Int(_))
+        {
+            *eos = Value::List(vec![eos.clone()]);
+        }
+        for task in &mut model.tasks {
+            task.normalize = (task.id == EMBEDDING).then(|| task.normalize == Some(true));
+            task.labels.take_if(|labels| labels.is_empty());
+        }
+        model
+    }
+
+    /// The one spelling of hyperparameters: a key that each stack may have for itself stands once, as `KEY`,
+    /// where all stacks for which its condition holds have one value, and as `STACK.KEY` for each
+    /// of them where they differ.
+    pub fn normal_hparams(&self, arch: &Arch, hparams: &Hparams) -> Hparams {
+        self.respell(arch, hparams, |values| match values {
+            [(_, first), rest @ ..] => rest.iter().all(|(_, value)| same(first, value)),
+            [] => false,
+        })
+    }
+
+    /// Hyperparameters with `STACK.KEY` for each stack for which the key's condition holds, beside
+    /// what [`Spec::normal_hparams`] writes: mappings may speak of either.
+    pub fn wide_hparams(&self, arch: &Arch, hparams: &Hparams) -> Hparams {
+        let mut wide = self.respell(arch, hparams, |_| false);
+        for (name, value) in hparams {
+            wide.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        wide
+    }
+
+    /// Spells each key of stacks as `KEY` where `as_one` says so of its values, else as `STACK.KEY`.
+    fn respell(
+        &self,
+        arch: &Arch,
+        hparams: &Hparams,
+        as_one: impl Fn(&[(&String, &Value)]) -> bool,
+    ) -> Hparams {
+        let mut spelled = hparams.clone();
+        for key in self.keys.iter().filter(|key| key.per_stack) {
+            let of_stack = |stack: &'_ str| format!("{stack}.{}", key.name);
+            let holds = |stack: &String| {
+                let names = StackNames { hparams, tokens: None, stack: Some(stack), layer: None };
+                key.when.as_ref().is_none_or(|when| when.eval_bool(&names) == Ok(true))
+            };
+            let value =
+                |stack: &String| hparams.get(&of_stack(stack)).or_else(|| hparams.get(&key.name));
+            let holding = arch.stacks.iter().filter(|stack| holds(stack));
+            let values: Vec<(&String, &Value)> =
+                holding.filter_map(|stack| Some((stack, value(stack)?))).collect();
+            if values.is_empty() {
+                continue;
+            }
+            spelled.remove(&key.name);
+            for (stack, _) in &values {
+                spelled.remove(&of_stack(stack));
+            }
+            if as_one(&values) || arch.stacks.len() == 1 {
+                spelled.insert(key.name.clone(), values[0].1.clone());
+            } else {
+                let each = values.iter().map(|(stack, value)| (of_stack(stack), (*value).clone()));
+                spelled.extend(each);
+            }
+        }
+        spelled
+    }
+}

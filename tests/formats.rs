@@ -1,0 +1,179 @@
+//! Files of other formats read to what their own libraries read, and damaged ones are refused.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use llmstd::base::hex;
+use llmstd::checkpoint::{Checkpoint, DType, Tensor};
+use llmstd::exec::compare::digest;
+use llmstd::folder::{self, Opened};
+use llmstd::format::{self, FORMATS};
+use llmstd::plan::program::whole;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats")
+}
+
+/// What there is to say of a tensor, as `golden.py` says it.
+fn line(opened: &Opened, tensor: &Tensor) -> String {
+    let name = &tensor.name;
+    let digest = whole(tensor, 0)
+        .and_then(|(inputs, output)| digest(&opened.source, &inputs, &output))
+        .map(|digest| hex::encode(&digest));
+    match digest {
+        Ok(digest) if tensor.dtype != DType::Unknown => {
+            let dims: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
+            format!("{name} {} [{}] {digest}", tensor.dtype, dims.join(","))
+        }
+        _ => format!("{name} unreadable"),
+    }
+}
+
+fn check_golden(format: &str) {
+    let text = fs::read_to_string(fixtures().join(format!("golden_{format}.txt"))).unwrap();
+    let mut wanted: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for line in text.lines() {
+        let (file, rest) = line.split_once(' ').unwrap();
+        wanted.entry(file).or_default().push(rest);
+    }
+    assert!(1 < wanted.len(), "{format}");
+    for (file, mut lines) in wanted {
+        let opened = folder::open(&fixtures().join(file)).unwrap();
+        let tensors = opened.checkpoint.tensors.iter();
+        let mut found: Vec<String> = tensors.map(|tensor| line(&opened, tensor)).collect();
+        found.sort();
+        lines.sort_unstable();
+        assert_eq!(found, lines, "{file}");
+    }
+}
+
+#[test]
+fn numpy_files_read_as_numpy_reads_them() {
+    check_golden("numpy");
+}
+
+#[test]
+fn flax_files_read_as_flax_reads_them() {
+    check_golden("flax");
+}
+
+#[test]
+fn tensorflow_checkpoints_read_as_tensorflow_reads_them() {
+    check_golden("tf");
+}
+
+#[test]
+fn a_saved_model_is_found_in_its_folder() {
+    let opened = folder::open(&fixtures().join("tf/saved")).unwrap();
+    assert_eq!(opened.weights, ["variables/variables.index"]);
+    assert_eq!(opened.checkpoint.tensors.len(), 5);
+}
+
+#[test]
+fn arrays_of_objects_are_refused_by_name() {
+    let opened = folder::open(&fixtures().join("numpy/o.npy")).unwrap();
+    let err = whole(&opened.checkpoint.tensors[0], 0).unwrap_err();
+    assert!(err.message().contains("a pickle, which is never run here"), "{err}");
+}
+
+#[test]
+fn a_folder_of_several_formats_is_read_as_the_first_or_the_wanted_one() {
+    let scratch = tempfile::tempdir().unwrap();
+    let copy = |from: &str, to: &str| {
+        fs::copy(fixtures().join(from), scratch.path().join(to)).unwrap();
+    };
+    copy("flax/chunk.msgpack", "flax_model.msgpack");
+    copy("numpy/stored.npz", "weights.npz");
+    let opened = folder::open(scratch.path()).unwrap();
+    assert_eq!(opened.checkpoint.format, "flax");
+    let told = opened.checkpoint.findings.iter().find(|finding| finding.rule == "R014").unwrap();
+    assert!(told.message.ends_with(": weights.npz"), "{}", told.message);
+    let opened = folder::open_as(scratch.path(), format::find("numpy")).unwrap();
+    assert_eq!(opened.checkpoint.format, "numpy");
+    let err = folder::open_as(scratch.path(), format::find("gguf")).err().unwrap();
+    assert!(err.message().starts_with("has no weights: no .gguf file"), "{err}");
+}
+
+#[test]
+fn every_format_has_an_id_and_endings_of_its_own() {
+    let ends: Vec<&str> = FORMATS.iter().flat_map(|format| format.endings).copied().collect();
+    for format in FORMATS {
+        assert!(std::ptr::eq(format::find(format.id).unwrap(), *format));
+        assert!(!format.name.is_empty() && !format.endings.is_empty());
+        assert!(
+            format.singles.iter().all(|name| {
+                format.endings.iter().any(|end| name.ends_with(&format!(".{end}")))
+            })
+        );
+    }
+    let mut different = ends.clone();
+    different.sort_unstable();
+    different.dedup();
+    assert_eq!(different.len(), ends.len());
+}
+
+/// Reads every tensor of a file that may be damaged: it must end, in values or in an error.
+fn read_all(folder: &Path, file: &str) -> Option<Checkpoint> {
+    let opened = folder::open(&folder.join(file)).ok()?;
+    for tensor in &opened.checkpoint.tensors {
+        let small = tensor.n_bytes().is_some_and(|n| n < 1 << 24);
+        let read = whole(tensor, 0).ok().filter(|_| small);
+        let _ = read.map(|(inputs, output)| digest(&opened.source, &inputs, &output));
+    }
+    Some(opened.checkpoint)
+}
+
+#[test]
+fn damaged_files_are_refused_or_read_and_never_stop_the_program() {
+    let mut numbers = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = |n: usize| {
+        numbers ^= numbers << 13;
+        numbers ^= numbers >> 7;
+        numbers ^= numbers << 17;
+        (numbers % n.max(1) as u64) as usize
+    };
+    for (folder, file) in [
+        ("numpy", "orders.npz"),
+        ("numpy", "cube.npy"),
+        ("flax", "flax_model.msgpack"),
+        ("flax", "chunk.msgpack"),
+        ("tf/v2", "bert_model.ckpt.index"),
+        ("tf/obj", "ckpt-1.index"),
+    ] {
+        let scratch = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(fixtures().join(folder)).unwrap() {
+            let entry = entry.unwrap();
+            fs::write(scratch.path().join(entry.file_name()), fs::read(entry.path()).unwrap())
+                .unwrap();
+        }
+        let path = scratch.path().join(file);
+        let good = fs::read(&path).unwrap();
+        assert!(read_all(scratch.path(), file).is_some(), "{file}");
+        for round in 0..400 {
+            let mut bytes = good.clone();
+            match round % 4 {
+                0 => bytes.truncate(next(good.len())),
+                1 => bytes[next(good.len())] ^= 1 << next(8),
+                2 => bytes[next(good.len())] = [0, 0x7f, 0x80, 0xff][next(4)],
+                _ => {
+                    let at = next(good.len());
+                    bytes.insert(at, next(256) as u8);
+                }
+            }
+            fs::write(&path, bytes).unwrap();
+            let _ = read_all(scratch.path(), file);
+        }
+    }
+}
+
+#[test]
+fn elements_of_another_folder_are_not_read() {
+    // An index names no file: its own name does, which stays in its folder. Without the elements
+    // beside it, it is refused.
+    let scratch = tempfile::tempdir().unwrap();
+    fs::copy(fixtures().join("tf/v2/bert_model.ckpt.index"), scratch.path().join("x.index"))
+        .unwrap();
+    let err = folder::open(scratch.path()).err().unwrap();
+    assert!(err.message().contains("x.data-00000-of-00001"), "{err}");
+}
