@@ -32,7 +32,7 @@
 //! default. An aspect that a model does not have is `null`, never the hash of nothing. Nothing
 //! here depends on the files that tensors lie in, on their container, or on their order.
 //!
-//! The files of a tokenizer are [`TOKENIZER_FILES`]: those that decide which ids a text becomes.
+//! The files of a tokenizer are those that decide which ids a text becomes: `ids` in `files.toml`.
 //! Of `tokenizer_config.json` only the keys [`TOKENIZER_SETTINGS`] count, as the rest decides
 //! nothing about ids. A template is the text of `chat_template.jinja`, the value of `chat_template`
 //! in `tokenizer_config.json`, or that of the key in `tokenizer.gguf`; all spellings give one digest.
@@ -53,30 +53,10 @@ use crate::metadata::Value;
 use crate::package::{
     Conformance, Hparams, MANIFEST_FILE, METADATA_FILE, MODEL_FILE, Model, SOURCE_FILE, Task,
 };
+use crate::spec::files::{self, Ids};
 
 /// The schema of [`Manifest`].
 pub const SCHEMA: &str = "llmstd.manifest/1";
-
-/// The files that decide which ids a text becomes.
-pub const TOKENIZER_FILES: &[&str] = &[
-    "added_tokens.json",
-    "bpe.codes",
-    "dict.txt",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "source.spm",
-    "spiece.model",
-    "spm.model",
-    "target.spm",
-    "tekken.json",
-    "tokenizer.gguf",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer.model.v3",
-    "vocab.bpe",
-    "vocab.json",
-    "vocab.txt",
-];
 
 /// The keys of `tokenizer_config.json` that decide which ids a text becomes.
 pub const TOKENIZER_SETTINGS: &[&str] = &[
@@ -186,7 +166,7 @@ impl Semantics {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tokenizer {
-    /// The SHA-256 of each of its [`TOKENIZER_FILES`], by name.
+    /// The SHA-256 of each of its files that decide ids, by name.
     pub files: BTreeMap<String, String>,
     /// Its [`TOKENIZER_SETTINGS`] that are stated.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -290,14 +270,10 @@ impl FileRole {
         if format::of_ending(end).is_some() || matches!(end, "h5" | "onnx") {
             return FileRole::Tensors;
         }
-        let is_tokenizer = TOKENIZER_FILES.contains(&base)
-            || matches!(base, TOKENIZER_CONFIG | "special_tokens_map.json")
-            || end == "tiktoken";
-        if is_tokenizer {
-            return FileRole::Tokenizer;
-        }
-        if end == "jinja" || base == "chat_template.json" {
-            return FileRole::Template;
+        match files::role_of(path).or_else(|| files::role_of(base)).map(|role| role.role.as_str()) {
+            Some("tokenizer") => return FileRole::Tokenizer,
+            Some("template") => return FileRole::Template,
+            _ => {}
         }
         if ["license", "licence", "copying", "notice", "usage_policy", "use_policy"]
             .iter()
@@ -659,7 +635,12 @@ fn update_content(hasher: &mut Sha256, dtype: &str, shape: &[u64], sha256: &[u8;
 
 /// Whether a file of this path decides which ids a text becomes.
 pub fn is_tokenizer_file(path: &str) -> bool {
-    TOKENIZER_FILES.contains(&path) || path.ends_with(".tiktoken")
+    files::role_of(path).is_some_and(|role| role.ids.is_some())
+}
+
+/// Whether a file of this path is a tokenizer by itself.
+pub fn is_whole_tokenizer(path: &str) -> bool {
+    files::role_of(path).is_some_and(|role| role.ids == Some(Ids::Whole))
 }
 
 /// The tokenizer and the chat templates among the files.

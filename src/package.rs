@@ -263,6 +263,17 @@ pub struct ForeignTensor {
     pub name: String,
     /// Its dtype.
     pub dtype: String,
+    /// The name that the mapping reads it by, where that is another: without what a wrapper put
+    /// there, or with the mapping's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_as: Option<String>,
+}
+
+impl ForeignTensor {
+    /// The name that the mapping reads it by.
+    pub fn known_name(&self) -> &str {
+        self.read_as.as_deref().unwrap_or(&self.name)
+    }
 }
 
 /// A foreign tensor that the standard does not store.

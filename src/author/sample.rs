@@ -15,7 +15,7 @@ use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::limits::Backing;
 use crate::base::source::{Extent, Source};
-use crate::checkpoint::{Checkpoint, DType, Payload, Tensor};
+use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, n_elements};
 use crate::metadata::Metadata;
 use crate::package::{
     Conformance, DenseStep, Dropped, ForeignTensor, Hparams, MapUsed, Model, Provenance,
@@ -167,11 +167,9 @@ fn is_off(spec: &Spec, map: &Map, rule: &Rule) -> bool {
 /// off, by what they read.
 pub fn unused<'a>(spec: &Spec, map: &'a Map, parts: &BTreeSet<Part>) -> Vec<&'a str> {
     let used: BTreeSet<usize> = parts.iter().map(|(rule, _)| *rule).collect();
-    let unused = map
-        .rules
-        .iter()
-        .enumerate()
-        .filter(|(at, rule)| !used.contains(at) && !is_off(spec, map, rule));
+    let unused = map.rules.iter().enumerate().filter(|(at, rule)| {
+        !used.contains(at) && !rule.is_alternative && !is_off(spec, map, rule)
+    });
     unused.map(|(_, rule)| rule.from.first().map_or("", |from| from.text.as_str())).collect()
 }
 
@@ -251,7 +249,8 @@ fn sample(
     let own = class.tasks.iter().find_map(|task| task.prefix.as_ref());
     let prefix = own.or(map.prefixes.first()).cloned().unwrap_or_default();
     let choices = Choices { prefix, spellings: Vec::new() };
-    let instances = names::instances(map, &choices, &names, Backing::config_alone())?;
+    let mut instances = names::instances(map, &choices, &names, Backing::config_alone())?;
+    instances.retain(|instance| !instance.rule.is_alternative);
 
     let heads: BTreeSet<String> =
         class.heads.iter().map(|head| format!("heads.{head}.x")).collect();
@@ -313,7 +312,9 @@ fn sample(
             spellings: Vec::new(),
         }),
         tool: concat!("llmstd ", env!("CARGO_PKG_VERSION")).to_owned(),
-        tensors: foreign.map(|name| ForeignTensor { name, dtype: "F32".to_owned() }).collect(),
+        tensors: foreign
+            .map(|name| ForeignTensor { name, dtype: "F32".to_owned(), read_as: None })
+            .collect(),
         copies: Vec::new(),
         dropped,
         losses: BTreeMap::new(),
@@ -467,6 +468,7 @@ fn check(spec: &Spec, map: &Map, sample: &Sample) -> std::result::Result<(), Vec
     let foreign: Vec<Tensor> = outputs
         .map(|output| Tensor {
             dtype: output.dtype,
+            payload: Payload::Range(Extent { len: output.n_bytes(), ..storage }),
             ..tensor(&output.name, &output.shape, storage)
         })
         .collect();
@@ -496,7 +498,10 @@ fn header(tensors: &[(String, Vec<u64>)], storage: Extent) -> Checkpoint {
     }
 }
 
+/// A tensor whose bytes nobody reads: they lie beyond the end of the file, as many as it takes.
 fn tensor(name: &str, shape: &[u64], storage: Extent) -> Tensor {
+    let len = n_elements(shape).and_then(|n| DType::F32.n_bytes(n)).unwrap_or(u64::MAX);
+    let storage = Extent { len, ..storage };
     Tensor {
         name: name.to_owned(),
         dtype: DType::F32,

@@ -1,7 +1,8 @@
 //! The files of one input, mapped into memory, and places in them.
 //!
-//! A name that comes from inside a file passes [`Source::add`], which never follows it out of
-//! the input's folder.
+//! A name that comes from inside a file passes [`Source::add`], which takes no name that climbs out
+//! of the input's folder. Links in the folder that the user named are followed, or refused where the
+//! source says so.
 
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
@@ -46,6 +47,7 @@ impl Extent {
 pub struct Source {
     root: PathBuf,
     files: Vec<Mapped>,
+    no_follow: bool,
 }
 
 struct Mapped {
@@ -62,7 +64,12 @@ enum Bytes {
 impl Source {
     /// An input without files yet, whose names are relative to the folder `root`.
     pub fn new(root: impl Into<PathBuf>) -> Source {
-        Source { root: root.into(), files: Vec::new() }
+        Source { root: root.into(), files: Vec::new(), no_follow: false }
+    }
+
+    /// As [`Source::new`], where links that lead out of the folder are refused.
+    pub fn inside(root: impl Into<PathBuf>) -> Source {
+        Source { no_follow: true, ..Source::new(root) }
     }
 
     /// An input of one file that is already in memory.
@@ -70,6 +77,7 @@ impl Source {
         let bytes = Bytes::Owned(bytes.to_vec());
         Source {
             root: PathBuf::new(),
+            no_follow: true,
             files: vec![Mapped { name: name.to_owned(), path: name.into(), bytes }],
         }
     }
@@ -82,9 +90,9 @@ impl Source {
     /// Maps the file `name` of the folder; a file that is already mapped is not mapped twice.
     ///
     /// # Errors
-    /// `name` is absolute or has `..`, or leads out of the folder through a link (but into the
-    /// `blobs` of a Hugging Face cache, which is how that cache stores every file), or is no
-    /// regular file.
+    /// `name` is absolute or has `..`, or is no regular file; or it leads out of the folder through a
+    /// link, and this is a source that follows none (but into the `blobs` of a Hugging Face cache,
+    /// which is how that cache stores every file).
     pub fn add(&mut self, name: &str) -> Result<FileId> {
         if let Some(id) = self.find(name) {
             return Ok(id);
@@ -99,17 +107,30 @@ impl Source {
             .in_file(&self.root));
         }
         let path = self.root.join(relative);
-        self.check_inside(&path)?;
+        if self.no_follow
+            && let Some(target) = self.leads_out(name)?
+        {
+            let message = format!(
+                "is a link to {}, which is not in the folder; links are not followed here",
+                target.display()
+            );
+            return Err(Error::new(ErrorKind::Malformed, message).in_file(&path));
+        }
         self.map(name.to_owned(), path)
     }
 
-    fn check_inside(&self, path: &Path) -> Result<()> {
+    /// Where a name leads through links, if that is out of the folder.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn leads_out(&self, name: &str) -> Result<Option<PathBuf>> {
+        let path = self.root.join(name);
         let root = if self.root.as_os_str().is_empty() { Path::new(".") } else { &self.root };
         let canonical_root =
             root.canonicalize().map_err(|err| Error::io(root, "open the folder", err))?;
-        let target = path.canonicalize().map_err(|err| Error::io(path, "open", err))?;
+        let target = path.canonicalize().map_err(|err| Error::io(&path, "open", err))?;
         if target.starts_with(&canonical_root) {
-            return Ok(());
+            return Ok(None);
         }
         // A Hugging Face cache keeps models--x/snapshots/<commit>/<file> as links to
         // models--x/blobs/<hash>.
@@ -119,13 +140,9 @@ impl Source {
             .and_then(Path::parent)
             .map(|models| models.join("blobs"));
         if cache.is_some_and(|blobs| target.starts_with(blobs)) {
-            return Ok(());
+            return Ok(None);
         }
-        Err(Error::new(
-            ErrorKind::Malformed,
-            format!("is a link out of the checkpoint's folder, to {}", target.display()),
-        )
-        .in_file(path))
+        Ok(Some(target))
     }
 
     /// Maps a file that the user named, wherever it is.

@@ -11,16 +11,16 @@ use crate::base::error::Result;
 use crate::base::source::Source;
 use crate::checkpoint::Tensor;
 use crate::exec::compare::{Operand, first_difference};
-use crate::folder::sentence_transformers;
+use crate::folder::{self, sentence_transformers};
 use crate::folder::{CONFIG_FILE, FolderFile, Opened};
 use crate::manifest::is_tokenizer_file;
 use crate::package::{
-    Conformance, DenseStep, ForeignConfig, ForeignFile, ForeignTensor, Hparams, Model, Provenance,
-    SOURCE_SCHEMA, Task, Value,
+    Conformance, DenseStep, ForeignConfig, ForeignFile, ForeignTensor, Hparams, MANIFEST_FILE,
+    MODEL_FILE, Model, Provenance, SOURCE_SCHEMA, Task, Value,
 };
 use crate::plan::import::Import;
 use crate::plan::program::{Content, Make, Output, whole};
-use crate::plan::{self, Decode, Facts, Tensors, export, generic, import, typed};
+use crate::plan::{self, Decode, Facts, Tensors, aliases, export, generic, import, typed};
 use crate::rule::view::{PackageView, Stored};
 use crate::rule::{self, Selection};
 use crate::spec::Spec;
@@ -134,10 +134,14 @@ pub(crate) fn canonical(
             .map(|tensor| ForeignTensor {
                 name: tensor.name.clone(),
                 dtype: tensor.dtype.name().to_owned(),
+                read_as: None,
             })
             .collect();
         let buffers = Tensors::default();
         return Ok(Canonical { tensors, buffers, model, provenance, map: None, findings });
+    }
+    if let Some(finding) = refused_input(opened, config.as_ref()) {
+        return Err(finding.into());
     }
     let Some(config) = config else {
         let message = "there is no config.json beside the weights, and nothing else says which \
@@ -147,10 +151,16 @@ pub(crate) fn canonical(
             .help("put the model's config.json beside them, or keep names and bytes with --generic")
             .into());
     };
-    let logical = opened.logical()?;
+    let mut logical = opened.logical()?;
     let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
     let map =
         import::choose(request.spec, format, checkpoint, &config, request.arch, &mut findings)?;
+    if let Some(found) = aliases::find(request.spec, map, checkpoint, &config)? {
+        opened.rename(&found.names);
+        opened.checkpoint.findings.push(found.note);
+        logical = opened.logical()?;
+    }
+    let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
     let numbers = typed::with_numbers(map, checkpoint, &mut opened.source);
     let checkpoint = numbers.as_ref().unwrap_or(checkpoint);
     let facts = Bytes(&opened.source);
@@ -189,7 +199,15 @@ pub(crate) fn canonical(
     model.encodings = encodings(&tensors);
     model.tasks = tasks;
     model.conformance = claim(opened, request.spec, &model, &tensors, &mut findings);
-    provenance.tensors = foreign;
+    provenance.tensors = foreign
+        .into_iter()
+        .map(|tensor| match opened.renamed.get(&tensor.name) {
+            Some(name) => {
+                ForeignTensor { name: name.clone(), read_as: Some(tensor.name), ..tensor }
+            }
+            None => tensor,
+        })
+        .collect();
     provenance.copies = copies;
     provenance.dropped = dropped;
     provenance.map = Some(used);
@@ -221,6 +239,59 @@ pub(crate) fn canonical_or_decoded(
     Ok(canonical)
 }
 
+/// What an input is that is no model by itself, and what to do with it.
+fn refused_input(opened: &mut Opened, config: Option<&Json>) -> Option<Diagnostic> {
+    let two_copies = |found: &&Diagnostic| found.rule == "R016" && found.level == Level::Error;
+    if let Some(found) = opened.checkpoint.findings.iter().find(two_copies) {
+        return Some(found.clone());
+    }
+    let weights = opened.weights.clone();
+    let of_adapter = |name: &str| {
+        name.split('.').any(|part| part.starts_with("lora_") || part.starts_with("ia3_"))
+    };
+    let n = opened.checkpoint.tensors.iter().filter(|tensor| of_adapter(&tensor.name)).count();
+    if n != 0 {
+        let adapter = opened.json(ADAPTER_CONFIG).ok().flatten();
+        let text = |key: &str| adapter.as_ref()?.get(key)?.as_str().map(str::to_owned);
+        let kind = text("peft_type").unwrap_or_else(|| "LoRA".to_owned());
+        let base = text("base_model_name_or_path").filter(|base| !base.is_empty());
+        let of_base = base.map_or_else(String::new, |base| format!(" of the base {base}"));
+        let message = if n == opened.checkpoint.tensors.len() {
+            format!("this is a {kind} adapter{of_base}, and no model by itself")
+        } else {
+            format!("{n} tensors are those of a {kind} adapter{of_base}, which is not merged yet")
+        };
+        return Some(
+            Diagnostic::error("P001", message)
+                .file(weights.first().cloned().unwrap_or_default())
+                .help(
+                    "merge it into its base with peft, `model.merge_and_unload()`, and save that; or \
+                     keep names and bytes with --generic",
+                ),
+        );
+    }
+    let [file] = weights.as_slice() else { return None };
+    if let Some((number, count)) = folder::shard_number(file)
+        && 1 < count
+        && opened.checkpoint.format != export::GGUF
+    {
+        let message = format!("`{file}` is shard {number} of {count}, and no model by itself");
+        return Some(
+            Diagnostic::error("P008", message)
+                .file(file)
+                .help("name the folder, or the shard index"),
+        );
+    }
+    let is_ours = config.is_none() && opened.has(MODEL_FILE) && opened.has(MANIFEST_FILE);
+    is_ours.then(|| {
+        let message = format!("`{file}` is a file of a package of the standard");
+        Diagnostic::error("P001", message).file(file).help("name the folder")
+    })
+}
+
+/// Where peft says what an adapter is of.
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+
 /// What the tensors of bytes are, as `model.json` says it.
 pub(super) fn encodings(tensors: &Tensors) -> BTreeMap<String, Json> {
     let entries = tensors.encodings.iter().map(|(name, encoding)| {
@@ -240,6 +311,7 @@ fn claim(
     let stored = tensors.outputs.iter().map(Stored::planned).collect();
     let root = opened.source.root();
     let files = written_files(opened, spec);
+    let has_tokenizer = files.iter().any(|file| is_tokenizer_file(&file.name));
     let view = PackageView::planned(spec, model.clone(), stored, root, files);
     let verdict = rule::verdict(&view, Conformance::Full, &Selection::default());
     if verdict.reached == Some(Conformance::Full) {
@@ -247,7 +319,6 @@ fn claim(
     }
     // Without tokenizer or task a model is not meant to be more; where both are there, what is
     // wrong with them has to be told.
-    let has_tokenizer = opened.files.iter().any(|file| is_tokenizer_file(&file.name));
     if has_tokenizer && !model.tasks.is_empty() {
         let wrong = verdict.findings.into_iter().filter(|found| found.level == Level::Error);
         let told = wrong.map(|found| Diagnostic { level: Level::Warning, ..found });

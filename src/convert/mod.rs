@@ -25,7 +25,7 @@ use crate::exec::staging::free_space;
 use crate::exec::write::{self, Container, Shard, Written};
 use crate::folder::{CONFIG_FILE, Opened};
 use crate::format::{self, safetensors};
-use crate::manifest::{is_tokenizer_file, needs_text};
+use crate::manifest::{FileRole, is_tokenizer_file, needs_text};
 use crate::package::{
     BUFFERS_FILE, Conformance, Dropped, Loss, MANIFEST_FILE, MODEL_FILE, Model, Provenance,
     SOURCE_FILE, TENSORS_STEM,
@@ -393,8 +393,16 @@ pub(crate) fn sidecar_files(opened: &Opened, spec: &Spec) -> (Vec<String>, Vec<S
             && !opened.weights.iter().any(|weight| weight == name)
             && !name.ends_with(".index.json")
     });
+    // What a module needs is in its folder, whether or not the standard has a role for it.
+    let modules = opened.module_folders();
+    let is_of_module = |name: &str| {
+        modules.iter().any(|folder| {
+            name.strip_prefix(folder.as_str()).is_some_and(|rest| rest.starts_with('/'))
+        }) && FileRole::of(name) != FileRole::Code
+            && !name.ends_with(".bin")
+    };
     let (carried, left): (Vec<&str>, Vec<&str>) =
-        others.partition(|name| spec.file_role(name).is_some());
+        others.partition(|name| spec.file_role(name).is_some() || is_of_module(name));
     let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
     (owned(carried), owned(left))
 }

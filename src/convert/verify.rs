@@ -30,15 +30,24 @@ pub(super) fn verify(
     let mut package = folder::open(folder)?;
     let back = Request { plan: plan::Options::default(), generic: false, ..*request };
     let plan = export_plan(&mut package, &back, foreign_format(opened))?;
-    let meant = Meant { changed: changed(written), left_out: &plan.findings, ..Meant::of(request) };
     if request.plan.decode == Decode::Nothing {
         let original = whole_tensors(&opened.checkpoint)?;
-        let old = Side::stored(&opened.source, &original);
+        let mut old = Side::stored(&opened.source, &original);
+        let in_file = |name: &str| opened.name_in_file(name).to_owned();
+        old.outputs.iter_mut().for_each(|output| output.name = in_file(&output.name));
+        let meant = Meant { left_out: &plan.findings, ..Meant::of(request) };
+        let changed: Vec<String> = changed(written).into_iter().map(in_file).collect();
+        let meant = Meant { changed: changed.iter().map(String::as_str).collect(), ..meant };
         return compare(&old, &Side::stored(&package.source, &plan.tensors), request, &meant);
     }
     // What was packed comes back as the numbers that it stood for.
     let original = numbers_of(opened)?;
-    let old = Side::numbers(&opened.source, &original);
+    let in_file = |name: &str| opened.name_in_file(name).to_owned();
+    let mut old = Side::numbers(&opened.source, &original);
+    old.outputs.iter_mut().for_each(|output| output.name = in_file(&output.name));
+    let changed: Vec<String> = changed(written).into_iter().map(in_file).collect();
+    let meant = Meant { left_out: &plan.findings, ..Meant::of(request) };
+    let meant = Meant { changed: changed.iter().map(String::as_str).collect(), ..meant };
     compare(&old, &Side::numbers(&package.source, &plan.tensors), request, &meant)
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::FolderFile;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::format::{FORMATS, Format};
+use crate::format::{FORMATS, Format, known};
 use crate::package;
 
 /// Files that have the endings of weights and are none: of trainers, and of packages.
@@ -99,6 +99,19 @@ pub(super) fn choose(
             }
         }
     }
+    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    let found = names.iter().find_map(|name| Some((name, known::of_name(name)?)));
+    if let Some((name, kind)) = found {
+        let message = format!("has no weights that are read here; `{name}` {kind}");
+        return Err(Error::unsupported(message).in_file(folder));
+    }
+    let is_single = |name: &str| formats().any(|format| format.singles.contains(&name));
+    let below = names.iter().filter_map(|name| name.rsplit_once('/'));
+    if let Some((below, _)) = below.clone().find(|(_, name)| is_single(name)) {
+        let message =
+            format!("has no weights itself; there are some in `{below}`: name that folder");
+        return Err(Error::unsupported(message).in_file(folder));
+    }
     let ends: Vec<String> =
         formats().flat_map(|format| format.endings).map(|end| format!(".{end}")).collect();
     let (last, rest) = ends.split_last().expect("every format has an ending");
@@ -132,6 +145,11 @@ fn shard(name: &str) -> Option<Shard<'_>> {
     let (count, rest) = after.split_at(end);
     let (number, count) = (number.parse().ok()?, count.parse().ok()?);
     Some(Shard { name, series: (stem, rest, count), number, count })
+}
+
+/// The number of a file in its series, counted from 1, and how many the series has.
+pub fn shard_number(name: &str) -> Option<(u64, u64)> {
+    shard(name).map(|shard| (shard.number, shard.count))
 }
 
 /// Refuses a file that is named like the shards of an index, and is none of them.

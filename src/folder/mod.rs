@@ -8,9 +8,10 @@ use serde_json::Value as Json;
 mod choose;
 pub mod sentence_transformers;
 
+pub use self::choose::shard_number;
 use self::choose::{Choice, NOT_WEIGHTS, check_no_extra_shard, choose, ending};
 use self::sentence_transformers::MODULES_FILE;
-use crate::base::diagnostic::Diagnostic;
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::json;
 use crate::base::source::Source;
@@ -32,6 +33,8 @@ pub struct Opened {
     pub files: Vec<FolderFile>,
     /// The weight files, in the order they are read.
     pub weights: Vec<String>,
+    /// The names that files have for tensors that the checkpoint has under other ones.
+    pub renamed: BTreeMap<String, String>,
 }
 
 /// A file of a folder.
@@ -60,18 +63,66 @@ const MAX_TEXT_LEN: u64 = 256 << 20;
 /// # Errors
 /// There is nothing, or more than one thing, that can be read; or what is there is damaged.
 pub fn open(path: &Path) -> Result<Opened> {
-    open_as(path, None)
+    open_with(path, None, Links::Follow)
 }
 
-/// Opens a checkpoint of one format, where a folder has several; without one, as [`open`] does.
+/// What is done with links that lead out of the folder that was named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Links {
+    /// They are followed, and told of.
+    #[default]
+    Follow,
+    /// They are refused.
+    Refuse,
+}
+
+/// As [`open`], of one format where a folder has several, and with a word on links.
 ///
 /// # Errors
-/// As for [`open`].
-pub fn open_as(path: &Path, wanted: Option<&'static Format>) -> Result<Opened> {
+/// As [`open`]; or a link leads out of the folder, and those are refused.
+pub fn open_with(path: &Path, wanted: Option<&'static Format>, links: Links) -> Result<Opened> {
+    let mut opened = open_any(path, wanted, links)?;
+    let root = opened.source.root().to_owned();
+    let mut out = Vec::new();
+    for file in &opened.files {
+        if let Ok(Some(target)) = opened.source.leads_out(&file.name) {
+            if links == Links::Refuse {
+                let message = format!(
+                    "is a link to {}, which is not in the folder; links are not followed here",
+                    target.display()
+                );
+                return Err(
+                    Error::new(ErrorKind::Malformed, message).in_file(&root.join(&file.name))
+                );
+            }
+            out.push(format!("{} -> {}", file.name, target.display()));
+        }
+    }
+    if !out.is_empty() {
+        let more = out.len().saturating_sub(MAX_SHOWN_LINKS);
+        out.truncate(MAX_SHOWN_LINKS);
+        let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+        let message = format!("links to files elsewhere are followed: {}{more}", out.join(", "));
+        opened.checkpoint.findings.push(
+            Diagnostic::note("R015", message)
+                .help("--no-follow refuses them, for folders of people you do not know"),
+        );
+    }
+    Ok(opened)
+}
+
+/// The most links that a finding shows.
+const MAX_SHOWN_LINKS: usize = 5;
+
+fn open_any(path: &Path, wanted: Option<&'static Format>, links: Links) -> Result<Opened> {
+    let new_source = |root: &Path| match links {
+        Links::Follow => Source::new(root),
+        Links::Refuse => Source::inside(root),
+    };
     let metadata = path.metadata().map_err(|err| Error::io(path, "open", err))?;
     if metadata.is_dir() {
         let files = list(path)?;
-        return open_folder(path, files, wanted);
+        return open_folder(path, new_source(path), files, wanted);
     }
     if !metadata.is_file() {
         let message = "is neither a file nor a folder";
@@ -82,12 +133,19 @@ pub fn open_as(path: &Path, wanted: Option<&'static Format>) -> Result<Opened> {
         _ => PathBuf::from("."),
     };
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut source = Source::new(&parent);
+    let mut source = new_source(&parent);
     if name.ends_with(".index.json") {
         let mut checkpoint = Checkpoint::default();
         let weights = read_index(&mut source, &name, wanted, &mut checkpoint)?;
         let files = list(&parent).unwrap_or_default();
-        return Ok(Opened { source, checkpoint, is_package: false, files, weights });
+        return Ok(Opened {
+            source,
+            checkpoint,
+            is_package: false,
+            files,
+            weights,
+            renamed: BTreeMap::new(),
+        });
     }
     let file = source.add_path(path)?;
     let mut checkpoint = read_file(&mut source, file, wanted)?;
@@ -106,18 +164,25 @@ pub fn open_as(path: &Path, wanted: Option<&'static Format>) -> Result<Opened> {
             Some(FolderFile { name: name.clone(), len })
         });
         let files = files.collect();
-        return Ok(Opened { source, checkpoint, is_package: false, files, weights });
+        return Ok(Opened {
+            source,
+            checkpoint,
+            is_package: false,
+            files,
+            weights,
+            renamed: BTreeMap::new(),
+        });
     }
     let files = list(&parent).unwrap_or_default();
-    Ok(Opened { source, checkpoint, is_package: false, files, weights })
+    Ok(Opened { source, checkpoint, is_package: false, files, weights, renamed: BTreeMap::new() })
 }
 
 fn open_folder(
     path: &Path,
+    mut source: Source,
     files: Vec<FolderFile>,
     wanted: Option<&'static Format>,
 ) -> Result<Opened> {
-    let mut source = Source::new(path);
     let mut checkpoint = Checkpoint::default();
     let has = |name: &str| files.iter().any(|file| file.name == name);
     let is_package = has(package::MODEL_FILE) && is_model_file(path);
@@ -152,7 +217,7 @@ fn open_folder(
         read_modules(&mut source, &files, &mut checkpoint, &mut weights)?;
     }
     note_others(&files, &weights, &mut checkpoint);
-    Ok(Opened { source, checkpoint, is_package, files, weights })
+    Ok(Opened { source, checkpoint, is_package, files, weights, renamed: BTreeMap::new() })
 }
 
 fn read_part(
@@ -244,26 +309,56 @@ fn read_index(
         by_file.entry(file).or_default().insert(tensor);
     }
     let mut weights = Vec::new();
+    let mut copies: Vec<(String, Tensor)> = Vec::new();
     for (file, tensors) in by_file {
         let id =
             source.add(file).map_err(|err| err.context(&format!("shard `{file}` of the index")))?;
         let part = read_file(source, id, wanted)?;
         let present: BTreeSet<&str> =
             part.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-        if let Some(missing) = tensors.difference(&present).next() {
-            return Err(malformed(format!(
-                "the index puts `{missing}` in `{file}`, which does not have it"
-            )));
+        let finding = |message: String, tensor: &str| {
+            Diagnostic::warning("R016", message).file(name).tensor(tensor).help(
+                "the files count; write the index anew, or take the shards from their source again",
+            )
+        };
+        for missing in tensors.difference(&present) {
+            let message = format!("the index puts `{missing}` in `{file}`, which does not have it");
+            checkpoint.findings.push(finding(message, missing));
         }
-        if let Some(extra) = present.difference(&tensors).next() {
-            let place = map.get(*extra).map_or_else(
-                || "does not know it".to_owned(),
-                |place| format!("puts it in {place}"),
-            );
-            return Err(malformed(format!("`{file}` has `{extra}`, and the index {place}")));
+        for extra in present.difference(&tensors).filter(|extra| !map.contains_key(**extra)) {
+            let message =
+                format!("`{file}` has `{extra}`, which the index does not list; it is read");
+            checkpoint.findings.push(finding(message, extra));
         }
+        // A second copy, where the index names another file.
+        let mut part = part;
+        let (own, second): (Vec<Tensor>, Vec<Tensor>) =
+            part.tensors.into_iter().partition(|tensor| {
+                map.get(&tensor.name).is_none_or(|place| place.as_str() == Some(file))
+            });
+        part.tensors = own;
+        copies.extend(second.into_iter().map(|tensor| (file.to_owned(), tensor)));
         append(checkpoint, part, file)?;
         weights.push(file.to_owned());
+    }
+    for (file, copy) in copies {
+        let first = checkpoint.tensors.iter().find(|tensor| tensor.name == copy.name);
+        let same = first.is_some_and(|first| same_bytes(source, first, &copy));
+        let which = if same { "the same values" } else { "other values" };
+        let place = map.get(&copy.name).and_then(|place| place.as_str()).unwrap_or_default();
+        let message = format!(
+            "`{}` lies in `{place}`, where the index puts it, and with {which} in `{file}`",
+            copy.name
+        );
+        let level = if same { Level::Warning } else { Level::Error };
+        checkpoint.findings.push(
+            Diagnostic::new("R016", level, message).file(name).tensor(&copy.name).help(
+                "readers differ in which copy they take: remove the wrong one from its shard",
+            ),
+        );
+        if first.is_none() {
+            checkpoint.tensors.push(copy);
+        }
     }
     let claimed = index.get("metadata").and_then(|metadata| metadata.get("total_size"));
     let total: u64 = checkpoint.tensors.iter().filter_map(crate::checkpoint::Tensor::n_bytes).sum();
@@ -280,6 +375,19 @@ fn read_index(
         );
     }
     Ok(weights)
+}
+
+/// Whether two tensors of files are alike to the last byte.
+fn same_bytes(source: &Source, left: &Tensor, right: &Tensor) -> bool {
+    let bytes = |tensor: &Tensor| match &tensor.payload {
+        Payload::Range(extent) => source.slice(*extent).ok(),
+        _ => None,
+    };
+    let (of_left, of_right) = (bytes(left), bytes(right));
+    left.dtype == right.dtype
+        && left.shape == right.shape
+        && of_left.is_some()
+        && of_left == of_right
 }
 
 /// Reads the weights of the modules that follow a transformer, which lie in folders of their own.
@@ -390,6 +498,31 @@ fn walk(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<FolderFile>) 
 }
 
 impl Opened {
+    /// Gives stored tensors other names, by their old ones.
+    pub fn rename(&mut self, names: &BTreeMap<String, String>) {
+        for tensor in &mut self.checkpoint.tensors {
+            let Some(name) = names.get(&tensor.name) else { continue };
+            let old = std::mem::replace(&mut tensor.name, name.clone());
+            let first = self.renamed.remove(&old).unwrap_or(old);
+            self.renamed.insert(name.clone(), first);
+        }
+    }
+
+    /// The folders of the modules that sentence-transformers lists.
+    pub fn module_folders(&self) -> Vec<String> {
+        if !self.has(MODULES_FILE) {
+            return Vec::new();
+        }
+        let mut source = Source::new(self.source.root());
+        let json = source.add(MODULES_FILE).and_then(|id| json::parse(source.bytes(id), 0));
+        json.map(|json| sentence_transformers::folders(&json)).unwrap_or_default()
+    }
+
+    /// The name that the files have for a tensor.
+    pub fn name_in_file<'n>(&'n self, name: &'n str) -> &'n str {
+        self.renamed.get(name).map_or(name, String::as_str)
+    }
+
     /// Whether there is such a file.
     pub fn has(&self, name: &str) -> bool {
         self.files.iter().any(|file| file.name == name)
@@ -422,6 +555,11 @@ impl Opened {
     pub fn json(&mut self, name: &str) -> Result<Option<Json>> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         let path = self.source.root().join(name);
+        if text.starts_with('\u{feff}') {
+            let message = "begins with a byte order mark (BOM), which no JSON has; save it as UTF-8 \
+                           without BOM";
+            return Err(Error::malformed(0, message).in_file(&path));
+        }
         json::parse_python(text.as_bytes(), 0).map(Some).map_err(|err| err.in_file(&path))
     }
 

@@ -54,6 +54,11 @@ pub fn dense_paths(modules: &Json) -> Vec<String> {
     each(modules).filter(|(kind, _)| *kind == "Dense").map(|(_, path)| path.to_owned()).collect()
 }
 
+/// The folders of all modules that have one.
+pub fn folders(modules: &Json) -> Vec<String> {
+    each(modules).map(|(_, path)| path.to_owned()).filter(|path| !path.is_empty()).collect()
+}
+
 fn each(modules: &Json) -> impl Iterator<Item = (&str, &str)> {
     modules.as_array().into_iter().flatten().map(|module| {
         let text = |key: &str| module.get(key).and_then(Json::as_str).unwrap_or_default();

@@ -12,11 +12,13 @@ use crate::checkpoint::{Checkpoint, Payload};
 
 pub mod flax;
 pub mod gguf;
+pub mod known;
 pub mod numpy;
 pub mod pickle;
 pub mod pytorch;
 pub mod safetensors;
 pub mod tensorflow;
+pub mod wrappers;
 
 /// The formats that are read, those first that a folder with several is read as.
 pub static FORMATS: &[&Format] = &[
@@ -131,7 +133,15 @@ pub fn read_file(
     });
     // Of equals the first of the list.
     let found = candidates.rev().max_by_key(probed);
-    let Some(format) = found else {
+    // What no format is sure of, and what does not keep its format, may be something else.
+    let is_sure = found.as_ref().is_some_and(|format| probed(format) == Probe::Sure);
+    let known = known::of_file(source.name(file), head).filter(|_| !is_sure);
+    let known = known.map(|kind| Error::unsupported(kind.to_string()).in_file(source.path(file)));
+    let found = match (found, known) {
+        (None, Some(known)) => return Err(known),
+        (found, known) => found.map(|format| (format, known)),
+    };
+    let Some((format, known)) = found else {
         let message = match wanted {
             _ if bytes.is_empty() => "is empty".to_owned(),
             Some(wanted) => format!("is no {} file", wanted.name),
@@ -139,7 +149,7 @@ pub fn read_file(
         };
         return Err(Error::unsupported(message).in_file(source.path(file)));
     };
-    let mut checkpoint = (format.read)(source, file)?;
+    let mut checkpoint = (format.read)(source, file).map_err(|err| known.unwrap_or(err))?;
     for tensor in &mut checkpoint.tensors {
         let Payload::Tiles(tiles) = &tensor.payload else { continue };
         if let Err(fault) = prove_cover(&tensor.shape, tiles) {

@@ -12,7 +12,7 @@ use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::limits::Backing;
 use crate::checkpoint::{Checkpoint, DType, Encoding};
 use crate::encoding::layout::LAYOUTS;
-use crate::package::{MapUsed, Model, Provenance, Task, Value, WayBack};
+use crate::package::{ForeignTensor, MapUsed, Model, Provenance, Task, Value, WayBack};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
 use crate::spec::expr::{as_float, same};
@@ -91,13 +91,26 @@ pub fn export(
         stored: &canonical.exprs,
         ties: model.ties.iter().map(|[tied, stored]| (tied.as_str(), stored.as_str())).collect(),
         recorded: provenance
-            .map(|source| source.tensors.iter().map(|tensor| tensor.name.as_str()).collect()),
+            .map(|source| source.tensors.iter().map(ForeignTensor::known_name).collect()),
         used: BTreeSet::new(),
         backing,
         tensors: Tensors { inputs: canonical.inputs.clone(), ..Tensors::default() },
         errors: Vec::new(),
     };
-    for instance in &instances {
+    let (alternative, usual): (Vec<&Instance<'_>>, Vec<&Instance<'_>>) =
+        instances.iter().partition(|instance| instance.rule.is_alternative);
+    // Where the source has the names of an alternative, the usual rule's are not written.
+    let alternative: Vec<&Instance<'_>> = alternative
+        .into_iter()
+        .filter(|instance| instance.from.iter().all(|name| exporter.was_recorded(name)))
+        .collect();
+    let made: BTreeSet<&String> = alternative.iter().flat_map(|instance| &instance.to).collect();
+    for instance in usual {
+        if !instance.to.iter().any(|name| made.contains(name)) {
+            exporter.plan_instance(instance);
+        }
+    }
+    for instance in alternative {
         exporter.plan_instance(instance);
     }
     let mut findings = Vec::new();
@@ -149,7 +162,7 @@ pub fn export(
                 .tensors
                 .iter()
                 .enumerate()
-                .map(|(index, tensor)| (tensor.name.as_str(), index))
+                .map(|(index, tensor)| (tensor.known_name(), index))
                 .collect();
             tensors.sort_by_key(|name| {
                 (order.get(name).copied().unwrap_or(usize::MAX), name.to_owned())
@@ -184,6 +197,14 @@ pub fn export(
             vec![Diagnostic::error("P012", message).tensor(name).help(DECODE_HELP)]
         })?;
         write_dtype(&mut config, &tensors, options);
+    }
+    let renamed: BTreeMap<&str, &str> = provenance
+        .into_iter()
+        .flat_map(|source| &source.tensors)
+        .filter_map(|tensor| Some((tensor.read_as.as_deref()?, tensor.name.as_str())))
+        .collect();
+    if !renamed.is_empty() {
+        tensors.rename(&|name| renamed.get(name).map(|name| (*name).to_owned()));
     }
     findings.extend(check_config(spec, map, arch, (model, &names, &stored), &config)?);
     if is_typed {
@@ -448,6 +469,11 @@ struct Exporter<'a> {
 }
 
 impl Exporter<'_> {
+    /// Whether the source had a tensor of this name.
+    fn was_recorded(&self, name: &str) -> bool {
+        self.recorded.as_ref().is_some_and(|names| names.contains(name))
+    }
+
     fn plan_instance(&mut self, instance: &Instance<'_>) {
         let tied_to = instance.to.first().and_then(|name| self.ties.get(name.as_str()).copied());
         let n_stored =
@@ -478,9 +504,7 @@ impl Exporter<'_> {
             return;
         }
         self.used.extend(instance.to.iter().cloned());
-        let recorded = |name: &&String| {
-            self.recorded.as_ref().is_some_and(|names| names.contains(name.as_str()))
-        };
+        let recorded = |name: &&String| self.was_recorded(name);
         let copies: Vec<String> = instance.also.iter().filter(recorded).cloned().collect();
         // A source may have had the copy alone.
         let only_copies = !copies.is_empty()
@@ -558,7 +582,7 @@ impl Exporter<'_> {
         let is_vector = expr.layout.shape.len() < 2;
         let only = instance.rule.dtype.or(self.vector_dtype.filter(|_| is_vector));
         let Some(only) = only else { return self.options };
-        let kept = self.recorded.as_ref().is_some_and(|names| names.contains(name));
+        let kept = self.was_recorded(name);
         let dtype = (!kept).then_some(only);
         Options { dtype, lossy: true, quantize: None, ..self.options }
     }

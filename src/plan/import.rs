@@ -131,6 +131,7 @@ pub fn import(
     let foreign = checkpoint.stored().map(|tensor| ForeignTensor {
         name: tensor.name.clone(),
         dtype: tensor.dtype.name().to_owned(),
+        read_as: None,
     });
     Ok(Import {
         tensors,
@@ -220,47 +221,56 @@ pub fn choose<'a>(
     let paths: BTreeSet<&String> = maps.iter().flat_map(|map| map.matches.keys()).collect();
     let stated =
         paths.iter().find_map(|path| Some((path.as_str(), keys::lookup(config, path)?.as_str()?)));
-    if let (Some((path, word)), None) = (stated, arch) {
-        return Err(Diagnostic::error(
-            "P001",
-            format!("there is no {format} mapping for the {path} {word:?}"),
-        )
-        .key(path)
-        .help(
-            "`llmstd spec list` shows what there is; --arch tries the mapping of another \
-             architecture, --generic keeps names and bytes as they are",
-        ));
-    }
-    if let [map] = maps.as_slice() {
-        return Ok(map); // The only one of the architecture that was asked for.
-    }
-    // Without a model type: the class, then the names.
+    let present: BTreeSet<&str> =
+        checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     let class = tasks::class(config);
     let of_class = |map: &&&Map| {
         let classes = map.tasks.iter().flat_map(|task| &task.class).chain(&map.base_classes);
         class.is_some_and(|class| classes.into_iter().any(|other| other == class))
     };
+    if let (Some((path, word)), None) = (stated, arch) {
+        let whole: Vec<&str> = maps
+            .iter()
+            .filter(|map| knows_all(spec, map, checkpoint, config).is_some())
+            .map(|map| map.arch.as_str())
+            .collect();
+        let of_class: Vec<&str> =
+            maps.iter().filter(of_class).map(|map| map.arch.as_str()).collect();
+        let both: Vec<&str> =
+            whole.iter().copied().filter(|arch| of_class.contains(arch)).collect();
+        let whole = if both.is_empty() { whole } else { both };
+        let help = match whole.as_slice() {
+            [] => "`llmstd spec list` shows what there is; --arch tries the mapping of another \
+                   architecture, --generic keeps names and bytes as they are"
+                .to_owned(),
+            some => format!(
+                "all {} tensors have names of {}: if the config means the same there, add {}; --generic \
+                 keeps names and bytes as they are",
+                present.len(),
+                some.join(", "),
+                some.iter().map(|arch| format!("--arch {arch}")).collect::<Vec<_>>().join(" or ")
+            ),
+        };
+        return Err(Diagnostic::error(
+            "P001",
+            format!("there is no {format} mapping for the {path} {word:?}"),
+        )
+        .key(path)
+        .help(help));
+    }
+    if let [map] = maps.as_slice() {
+        return Ok(map); // The only one of the architecture that was asked for.
+    }
+    // Without a model type: the class, then the names.
     let by_class: Vec<&Map> = maps.iter().filter(of_class).copied().collect();
     if let [map] = by_class.as_slice() {
         findings.push(guess(map, "its class"));
         return Ok(map);
     }
-    let present: BTreeSet<&str> =
-        checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-    // Whether a mapping knows every tensor, and whether it claims such a config for itself.
-    let fits = |map: &&Map| {
-        let arch = spec.arch(&map.arch).expect("checked when it is read");
-        let keys = keys::read(spec, map, arch, config).ok()?;
-        let stack = arch.stacks.first().map(String::as_str);
-        let names =
-            StackNames { hparams: &keys.hparams, tokens: Some(&keys.tokens), stack, layer: None };
-        let claims =
-            map.claims_untyped.as_ref().is_some_and(|when| when.eval_bool(&names) == Ok(true));
-        (names::n_known(map, &present, &names, backing(checkpoint)) == present.len())
-            .then_some(claims)
-    };
-    let mut fitting: Vec<(&Map, bool)> =
-        maps.iter().filter_map(|map| Some((*map, fits(map)?))).collect();
+    let mut fitting: Vec<(&Map, bool)> = maps
+        .iter()
+        .filter_map(|map| Some((*map, knows_all(spec, map, checkpoint, config)?)))
+        .collect();
     if 1 < fitting.len() && fitting.iter().any(|(_, claims)| *claims) {
         fitting.retain(|(_, claims)| *claims);
     }
@@ -279,6 +289,19 @@ pub fn choose<'a>(
                 .help("name it with --arch, or keep names and bytes as they are with --generic"))
         }
     }
+}
+
+/// Whether a mapping knows every tensor, and then whether it claims such a config for itself.
+fn knows_all(spec: &Spec, map: &Map, checkpoint: &Checkpoint, config: &Json) -> Option<bool> {
+    let present: BTreeSet<&str> =
+        checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    let arch = spec.arch(&map.arch).expect("checked when it is read");
+    let keys = keys::read(spec, map, arch, config).ok()?;
+    let stack = arch.stacks.first().map(String::as_str);
+    let names =
+        StackNames { hparams: &keys.hparams, tokens: Some(&keys.tokens), stack, layer: None };
+    let claims = map.claims_untyped.as_ref().is_some_and(|when| when.eval_bool(&names) == Ok(true));
+    (names::n_known(map, &present, &names, backing(checkpoint)) == present.len()).then_some(claims)
 }
 
 fn guess(map: &Map, by: &str) -> Diagnostic {

@@ -3,6 +3,7 @@
 //! A plan covers every input tensor exactly once and makes every output exactly once, with all
 //! shapes proven in both directions; or it does not exist.
 
+pub mod aliases;
 pub mod export;
 pub mod generic;
 pub mod import;
@@ -312,6 +313,17 @@ impl Tensors {
         let content = Content::Make(make);
         self.outputs.push(Output { name: name.to_owned(), dtype, shape, content });
         self.steps.push(step);
+    }
+
+    /// Gives outputs other names.
+    pub fn rename(&mut self, name_of: &dyn Fn(&str) -> Option<String>) {
+        let rename = |name: &mut String| {
+            if let Some(new) = name_of(name) {
+                *name = new;
+            }
+        };
+        self.outputs.iter_mut().for_each(|output| rename(&mut output.name));
+        self.steps.iter_mut().for_each(|step| rename(&mut step.name));
     }
 
     /// Puts the outputs in the order of a key.

@@ -338,6 +338,21 @@ fn known_names(
     Ok(known)
 }
 
+/// Every foreign name that a rule or a drop reads, under any of the prefixes, in the mapping's own
+/// spelling; none where a variable has no value.
+pub fn known_under_any_prefix(
+    map: &Map,
+    present: &BTreeSet<&str>,
+    names: &dyn Names,
+    backing: Backing,
+) -> BTreeSet<String> {
+    let of = |prefix: &String| {
+        let choices = Choices { prefix: prefix.clone(), ..Choices::default() };
+        known_names(map, &choices, names, present, backing).unwrap_or_default()
+    };
+    map.prefixes.iter().flat_map(of).collect()
+}
+
 /// How many of the names present a mapping knows.
 pub fn n_known(map: &Map, present: &BTreeSet<&str>, names: &dyn Names, backing: Backing) -> usize {
     let Ok(choices) = choices(map, present, names, backing) else { return 0 };

@@ -1,7 +1,7 @@
 //! V301 tokenizer-missing.
 
 use crate::base::diagnostic::{Diagnostic, Level};
-use crate::manifest::is_tokenizer_file;
+use crate::manifest::is_whole_tokenizer;
 use crate::package::Conformance;
 use crate::rule::{Checked, PackageView, Rule};
 
@@ -17,8 +17,7 @@ pub(super) static RULE: Rule = Rule {
 
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     // Added tokens and merges alone make no ids.
-    let alone = |name: &String| !matches!(name.as_str(), "added_tokens.json" | "merges.txt");
-    if !view.files.keys().any(|name| is_tokenizer_file(name) && alone(name)) {
+    if !view.files.keys().any(|name| is_whole_tokenizer(name)) {
         found.push(
             RULE.finding("there is no tokenizer")
                 .mismatch("tokenizer.json, tokenizer.model, vocab.txt or the like", "none")

@@ -182,7 +182,7 @@ impl<'a> PackageView<'a> {
     /// The system refuses to list the folder or to open a file.
     pub fn open(spec: &'a Spec, folder: &Path) -> Result<PackageView<'a>> {
         let files = folder::list(folder)?;
-        let mut source = Source::new(folder);
+        let mut source = Source::inside(folder);
         let mut outside = Vec::new();
         for file in &files {
             match source.add(&file.name) {

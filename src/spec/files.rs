@@ -1,8 +1,10 @@
 //! Files that stand beside the tensors: `files.toml`.
 
+use std::sync::LazyLock;
+
 use serde::Deserialize;
 
-use super::Spec;
+use super::{CURRENT as CURRENT_VERSION, EMBEDDED, Spec};
 
 /// Files of one role.
 #[derive(Clone, Debug, Deserialize)]
@@ -10,8 +12,44 @@ use super::Spec;
 pub struct FileRole {
     /// What they are for: `tokenizer`, `template`, `config`, `license`, `docs`.
     pub role: String,
+    /// Whether they decide which ids a text becomes.
+    pub ids: Option<Ids>,
     /// Their names, with `*` for anything at the start or the end.
     pub names: Vec<String>,
+}
+
+/// How files decide which ids a text becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ids {
+    /// One of them is a tokenizer by itself.
+    Whole,
+    /// Beside others only.
+    Part,
+}
+
+/// The table of the newest version of the standard: digests have one meaning, whatever folder of
+/// data files is read.
+static CURRENT: LazyLock<Vec<FileRole>> = LazyLock::new(|| {
+    let name = format!("{CURRENT_VERSION}/files.toml");
+    let (_, text) = EMBEDDED.iter().find(|(file, _)| *file == name).expect("it is embedded");
+    let file: FilesFile = toml::from_str(text).expect("a test parses the embedded files");
+    file.file
+});
+
+/// What the newest version of the standard says of a file beside the tensors.
+pub fn role_of(name: &str) -> Option<&'static FileRole> {
+    find(&CURRENT, name)
+}
+
+fn find<'r>(roles: &'r [FileRole], name: &str) -> Option<&'r FileRole> {
+    let n_folders = |name: &str| name.matches('/').count();
+    let fits = |pattern: &String| match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+        (Some(end), _) => name.ends_with(end) && n_folders(name) == n_folders(end),
+        (_, Some(start)) => name.starts_with(start) && n_folders(name) == n_folders(start),
+        _ => name == pattern,
+    };
+    roles.iter().find(|role| role.names.iter().any(fits))
 }
 
 #[derive(Deserialize)]
@@ -24,13 +62,6 @@ impl Spec {
     /// What a file beside the tensors is for; `None` if the standard does not know it, and it is
     /// left behind.
     pub fn file_role(&self, name: &str) -> Option<&str> {
-        let fits = |pattern: &String| match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
-            (Some(end), _) => {
-                name.ends_with(end) && name.matches('/').count() == end.matches('/').count()
-            }
-            (_, Some(start)) => name.starts_with(start) && !name.contains('/'),
-            _ => name == pattern,
-        };
-        self.beside.iter().find(|role| role.names.iter().any(fits)).map(|role| role.role.as_str())
+        find(&self.beside, name).map(|role| role.role.as_str())
     }
 }

@@ -42,6 +42,8 @@ pub struct Map {
     pub prefixes: Vec<String>,
     /// Other spellings of names' ends.
     pub spells: Vec<Spell>,
+    /// Other words in names, tensor by tensor: those of programs that have their own.
+    pub aliases: Vec<Alias>,
     /// The tensors.
     pub rules: Vec<Rule>,
     /// Buffers that the standard does not store.
@@ -76,6 +78,17 @@ pub struct Spell {
     pub theirs: String,
 }
 
+/// A piece of names that some programs spell in another way. A name of a file that no rule reads is
+/// read by the name with our piece in its place, where a rule reads that one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alias {
+    /// The piece that the rules use.
+    pub ours: String,
+    /// The piece that some files use.
+    pub theirs: String,
+}
+
 /// How some foreign tensors become some canonical ones.
 #[derive(Clone, Debug)]
 pub struct Rule {
@@ -100,6 +113,9 @@ pub struct Rule {
     pub ignore_tie_flag: bool,
     /// What happens on the way in.
     pub ops: Vec<Op>,
+    /// Whether it reads what some programs write in place of what another rule reads. On the way out
+    /// it is used only where the source had its names, and the other rule then is not.
+    pub is_alternative: bool,
     /// The only dtype that readers of the foreign format take there.
     pub dtype: Option<DType>,
     /// When the rule holds.
@@ -406,6 +422,8 @@ pub(super) struct MapFile {
     #[serde(default)]
     tokenizer: BTreeMap<String, String>,
     #[serde(default)]
+    alias: Vec<Alias>,
+    #[serde(default)]
     rule: Vec<RuleFile>,
     #[serde(default)]
     drop: Vec<DropFile>,
@@ -492,6 +510,8 @@ struct RuleFile {
     ignore_tie_flag: bool,
     #[serde(default)]
     ops: Vec<Op>,
+    #[serde(default)]
+    alternative: bool,
     dtype: Option<DTypeName>,
     when: Option<Expr>,
 }
@@ -623,8 +643,19 @@ fn merge(
     if MAX_EXTENDS < depth {
         return Err(fail("mappings extend each other too deep, or in a circle"));
     }
-    let MapFile { map: head, config, words, tokenizer, rule, drop, drop_head, reader, key, task } =
-        load(name)?;
+    let MapFile {
+        map: head,
+        config,
+        words,
+        tokenizer,
+        alias,
+        rule,
+        drop,
+        drop_head,
+        reader,
+        key,
+        task,
+    } = load(name)?;
     let format = map.format.clone();
     let fail = |why: &str| bad(&format!("map/{format}/{name}.toml"), why);
     for parent in &head.extends {
@@ -669,6 +700,11 @@ fn merge(
     }
     if !head.spell.is_empty() {
         map.spells = head.spell;
+    }
+    for alias in alias {
+        if !map.aliases.contains(&alias) {
+            map.aliases.push(alias);
+        }
     }
     map.inert.extend(head.inert);
     map.words.extend(words);
@@ -747,6 +783,7 @@ fn rule_of(file: RuleFile) -> std::result::Result<Rule, String> {
         tie: file.tie,
         ignore_tie_flag: file.ignore_tie_flag,
         ops: file.ops,
+        is_alternative: file.alternative,
         dtype: file.dtype.map(|name| name.0),
         when: file.when,
     })

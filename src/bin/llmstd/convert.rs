@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use llmstd::checkpoint::DType;
 use llmstd::convert::{self, Failure, Report, Request, Verified};
 use llmstd::encoding::BlockType;
-use llmstd::folder;
+use llmstd::folder::{self, Links};
 use llmstd::format;
 use llmstd::package::WayBack;
 use llmstd::plan::{self, Decode};
@@ -80,6 +80,9 @@ pub(crate) struct Args {
     /// Replace the destination
     #[arg(long)]
     force: bool,
+    /// Refuse links that lead out of the source
+    #[arg(long)]
+    no_follow: bool,
     /// How many threads work; the bytes written do not depend on it
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -94,7 +97,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
             format!("there is no format {id:?} to read: std, hf, {}", known.join(", "))
         })?),
     };
-    let opened = folder::open_as(&args.src, wanted)?;
+    let links = if args.no_follow { Links::Refuse } else { Links::Follow };
+    let opened = folder::open_with(&args.src, wanted, links)?;
     if let Some(from) = &args.from {
         let is = opened.checkpoint.format;
         anyhow::ensure!(

@@ -4,20 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::Tensor;
+use crate::format::wrappers::{MODULE, PARTS, without_parts};
 
 use super::{quote, rule};
-
-/// Prefixes that wrappers of modules put before every name.
-const PREFIXES: &[&str] = &[
-    "module.", // DataParallel and DistributedDataParallel.
-];
-
-/// Parts that wrappers of modules put into the names of what they wrap, at any depth.
-const PARTS: &[&str] = &[
-    "_orig_mod.",                  // `torch.compile`.
-    "_fsdp_wrapped_module.",       // FSDP.
-    "_checkpoint_wrapped_module.", // Activation checkpointing.
-];
 
 /// How often names are looked at again, for wrappers in wrappers.
 const MAX_ROUNDS: usize = 8;
@@ -29,33 +18,23 @@ pub(super) fn strip_prefixes(tensors: &mut [Tensor]) -> Vec<&'static str> {
         let n_before = stripped.len();
         for &part in PARTS {
             let shorter: Vec<String> =
-                tensors.iter().map(|tensor| without_part(&tensor.name, part)).collect();
+                tensors.iter().map(|tensor| without_parts(&tensor.name, &[part])).collect();
             if rename(tensors, shorter) {
                 stripped.push(part);
             }
         }
-        for &prefix in PREFIXES {
-            let shorter: Option<Vec<String>> = tensors
-                .iter()
-                .map(|tensor| tensor.name.strip_prefix(prefix).map(str::to_owned))
-                .collect();
-            if shorter.is_some_and(|shorter| rename(tensors, shorter)) {
-                stripped.push(prefix);
-            }
+        let shorter: Option<Vec<String>> = tensors
+            .iter()
+            .map(|tensor| tensor.name.strip_prefix(MODULE).map(str::to_owned))
+            .collect();
+        if shorter.is_some_and(|shorter| rename(tensors, shorter)) {
+            stripped.push(MODULE);
         }
         if stripped.len() == n_before {
             break;
         }
     }
     stripped
-}
-
-fn without_part(name: &str, part: &str) -> String {
-    if !name.contains(part) {
-        return name.to_owned();
-    }
-    let kept = name.split_inclusive('.').filter(|of| *of != part);
-    kept.collect()
 }
 
 /// Gives the tensors new names, unless that changes none, or leaves one empty or two the same.

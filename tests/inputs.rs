@@ -1,0 +1,422 @@
+//! Inputs that people have: names from inside of wrappers or of other programs, links, indexes that
+//! disagree with their shards, tokenizers of every kind. All through the binary.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+/// The tensors of a safetensors file: names, dtypes, shapes and bytes.
+#[derive(Clone)]
+struct Tensors(Vec<(String, String, Vec<u64>, Vec<u8>)>);
+
+impl Tensors {
+    fn read(path: &Path) -> Tensors {
+        let bytes = fs::read(path).unwrap();
+        let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header: Value = serde_json::from_slice(&bytes[8..8 + len]).unwrap();
+        let mut tensors = Vec::new();
+        for (name, entry) in header.as_object().unwrap() {
+            let Some(shape) = entry.get("shape") else { continue };
+            let at = |n: usize| entry["data_offsets"][n].as_u64().unwrap() as usize + 8 + len;
+            let shape = shape.as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
+            let dtype = entry["dtype"].as_str().unwrap().to_owned();
+            tensors.push((name.clone(), dtype, shape, bytes[at(0)..at(1)].to_vec()));
+        }
+        Tensors(tensors)
+    }
+
+    fn write(&self, path: &Path) {
+        let (mut header, mut data) = (serde_json::Map::new(), Vec::<u8>::new());
+        for (name, dtype, shape, bytes) in &self.0 {
+            let start = data.len();
+            data.extend(bytes);
+            let entry =
+                json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]});
+            header.insert(name.clone(), entry);
+        }
+        let header = Value::Object(header).to_string();
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend(data);
+        fs::write(path, bytes).unwrap();
+    }
+
+    fn renamed(&self, name: impl Fn(&str) -> String) -> Tensors {
+        let tensors = self.0.iter().cloned();
+        Tensors(tensors.map(|(old, d, s, b)| (name(&old), d, s, b)).collect())
+    }
+
+    fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.0.iter().map(|tensor| tensor.0.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn take(&mut self, name: &str) -> (String, String, Vec<u64>, Vec<u8>) {
+        let at = self.0.iter().position(|tensor| tensor.0 == name).unwrap();
+        self.0.remove(at)
+    }
+}
+
+fn llmstd(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_llmstd")).args(args).output().unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[track_caller]
+fn succeeds(args: &[&str]) -> String {
+    let output = llmstd(args);
+    let all = [output.stdout, output.stderr].concat();
+    let all = String::from_utf8(all).unwrap();
+    assert!(output.status.success(), "{args:?}\n{all}");
+    all
+}
+
+#[track_caller]
+fn fails(args: &[&str]) -> String {
+    let output = llmstd(args);
+    assert!(!output.status.success(), "{args:?}");
+    String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+}
+
+/// A tiny checkpoint of a mapping: its folder, and its tensors.
+fn sample(scratch: &Path, map: &str) -> (PathBuf, Tensors) {
+    let folder = scratch.join("sample");
+    succeeds(&["spec", "sample", map, text(&folder)]);
+    let tensors = Tensors::read(&folder.join("model.safetensors"));
+    (folder, tensors)
+}
+
+fn weights_digest(package: &Path) -> Value {
+    let manifest = fs::read(package.join("manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    manifest["digests"]["weights"].clone()
+}
+
+/// The same model under other names becomes the same package, and goes back to those names.
+#[track_caller]
+fn same_package(map: &str, other: impl Fn(&Tensors) -> Tensors) -> String {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, tensors) = sample(scratch.path(), map);
+    let [plain, std, back] = ["plain", "std", "back"].map(|name| scratch.path().join(name));
+    succeeds(&["convert", text(&folder), text(&plain)]);
+    let other = other(&tensors);
+    assert_ne!(other.names(), tensors.names());
+    other.write(&folder.join("model.safetensors"));
+    let told = succeeds(&["convert", text(&folder), text(&std), "--verify"]);
+    assert_eq!(weights_digest(&std), weights_digest(&plain));
+    succeeds(&["convert", text(&std), text(&back), "--to", "hf"]);
+    assert_eq!(Tensors::read(&back.join("model.safetensors")).names(), other.names());
+    told
+}
+
+#[test]
+fn wrappers_are_left_out_of_names() {
+    for (map, from, to) in [
+        ("llama", "", "_orig_mod."),
+        ("llama", "", "module."),
+        ("llama", "", "module._orig_mod."),
+        ("llama", "", "base_model.model."),
+        ("llama", "", "actor.model."),
+        ("llama", ".mlp.", "._checkpoint_wrapped_module.mlp."),
+        ("llama", ".self_attn.", ".module.self_attn."),
+        ("bert", "", "model."),
+        ("bert", "", "0.auto_model."),
+        ("gpt2", "", "gpt."),
+    ] {
+        let told = same_package(map, |tensors| {
+            tensors.renamed(|name| match from {
+                "" => format!("{to}{name}"),
+                from => name.replace(from, to),
+            })
+        });
+        assert!(told.contains("note[R005]"), "{to}: {told}");
+    }
+}
+
+#[test]
+fn two_models_under_two_prefixes_are_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, tensors) = sample(scratch.path(), "llama");
+    let mut both = tensors.renamed(|name| format!("teacher.{name}"));
+    both.0.extend(tensors.renamed(|name| format!("student.{name}")).0);
+    both.write(&folder.join("model.safetensors"));
+    let told = fails(&["convert", text(&folder), text(&scratch.path().join("std"))]);
+    assert!(told.contains("error[P002]") && told.contains("`student.` and `teacher.`"), "{told}");
+}
+
+#[test]
+fn words_of_tensorflow_for_norms_are_read_in_part_and_in_every_class() {
+    for (map, part) in [("bert", ""), ("bert", "embeddings"), ("electra", "lay"), ("mpnet", "")] {
+        same_package(map, |tensors| {
+            tensors.renamed(|name| match name.contains(part) {
+                true => name
+                    .replace("LayerNorm.weight", "LayerNorm.gamma")
+                    .replace("LayerNorm.bias", "LayerNorm.beta"),
+                false => name.to_owned(),
+            })
+        });
+    }
+}
+
+/// Experts as one tensor: gate and up of each, and down, as transformers 5 has them in memory.
+fn fused(tensors: &Tensors, folder: &str, to: &str, words: [&str; 3]) -> Tensors {
+    let mut tensors = tensors.clone();
+    for layer in 0..16 {
+        let name = |expert: usize, word: &str| {
+            format!("model.layers.{layer}.{folder}.experts.{expert}.{word}.weight")
+        };
+        let n = (0..).take_while(|&e| tensors.names().contains(&&*name(e, words[0]))).count();
+        if n == 0 {
+            continue;
+        }
+        let (mut gate_up, mut down) = (Vec::new(), Vec::new());
+        let (mut shape, mut down_shape, mut kind) = (Vec::new(), Vec::new(), String::new());
+        for expert in 0..n {
+            let [gate, up, of_down] = words.map(|word| tensors.take(&name(expert, word)));
+            gate_up.extend([gate.3, up.3].concat());
+            down.extend(of_down.3);
+            shape = vec![n as u64, gate.2[0] + up.2[0], gate.2[1]];
+            down_shape = [vec![n as u64], of_down.2].concat();
+            kind = gate.1;
+        }
+        let name = |word: &str| format!("model.layers.{layer}.{to}.experts.{word}");
+        tensors.0.push((name("gate_up_proj"), kind.clone(), shape, gate_up));
+        tensors.0.push((name("down_proj"), kind, down_shape, down));
+    }
+    tensors
+}
+
+#[test]
+fn names_that_transformers_5_has_in_memory_are_read() {
+    let plain = ["gate_proj", "up_proj", "down_proj"];
+    for map in ["qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v3", "glm4_moe", "hunyuan_v1_moe"] {
+        same_package(map, |tensors| fused(tensors, "mlp", "mlp", plain));
+    }
+    same_package("jamba", |tensors| fused(tensors, "feed_forward", "feed_forward", plain));
+    let w = ["w1", "w3", "w2"];
+    for (map, router) in [("mixtral", "gate"), ("minimax", "gate"), ("phimoe", "router")] {
+        same_package(map, |tensors| {
+            fused(tensors, "block_sparse_moe", "mlp", w)
+                .renamed(|name| name.replace(".block_sparse_moe.gate.", &format!(".mlp.{router}.")))
+        });
+    }
+    same_package("ernie4_5_moe", |tensors| {
+        let fused = fused(tensors, "mlp", "mlp", plain);
+        fused.renamed(|name| name.replace(".mlp.moe_statics.", ".mlp.gate.moe_statics."))
+    });
+    same_package("granitemoe", |tensors| {
+        tensors.renamed(|name| {
+            name.replace("input_linear.weight", "experts.gate_up_proj")
+                .replace("output_linear.weight", "experts.down_proj")
+                .replace("router.layer.weight", "router.weight")
+        })
+    });
+    same_package("gpt_neox", |tensors| {
+        tensors.renamed(|name| name.replace("embed_out.", "lm_head."))
+    });
+    same_package("nomic_bert", |tensors| {
+        let mut tensors = tensors.renamed(|name| {
+            name.replace("encoder.layers", "layers")
+                .replace("emb_ln", "embeddings.LayerNorm")
+                .replace("attn.out_proj", "self_attn.o_proj")
+                .replace("fc11", "up_proj")
+                .replace("fc12", "gate_proj")
+                .replace("fc2", "down_proj")
+                .replace("norm1", "post_attention_layernorm")
+                .replace("norm2", "post_mlp_layernorm")
+        });
+        let names: Vec<String> = tensors.names().into_iter().map(str::to_owned).collect();
+        for name in names.iter().filter(|name| name.ends_with("attn.Wqkv.weight")) {
+            let (name, kind, shape, bytes) = tensors.take(name);
+            let size = bytes.len() / 3;
+            for (at, word) in ["q", "k", "v"].into_iter().enumerate() {
+                let name = name.replace("attn.Wqkv", &format!("self_attn.{word}_proj"));
+                let part = bytes[at * size..][..size].to_vec();
+                tensors.0.push((name, kind.clone(), vec![shape[0] / 3, shape[1]], part));
+            }
+        }
+        tensors
+    });
+}
+
+fn demo(scratch: &Path) -> PathBuf {
+    let folder = scratch.join("demo");
+    fs::create_dir(&folder).unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/demo/v1");
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    folder
+}
+
+#[cfg(unix)]
+#[test]
+fn links_out_of_the_folder_are_followed_and_told_or_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = demo(scratch.path());
+    let [plain, std, none] = ["plain", "std", "none"].map(|name| scratch.path().join(name));
+    succeeds(&["convert", text(&folder), text(&plain)]);
+    for name in ["model.safetensors", "tokenizer.json"] {
+        let away = scratch.path().join(format!("away-{name}"));
+        fs::rename(folder.join(name), &away).unwrap();
+        std::os::unix::fs::symlink(&away, folder.join(name)).unwrap();
+    }
+    let told = succeeds(&["convert", text(&folder), text(&std)]);
+    assert!(told.contains("note[R015]") && told.contains("tokenizer.json -> "), "{told}");
+    assert_eq!(weights_digest(&std), weights_digest(&plain));
+    let told = fails(&["convert", text(&folder), text(&none), "--no-follow"]);
+    assert!(told.contains("links are not followed here"), "{told}");
+    assert!(!none.exists());
+}
+
+/// Two shards and an index of a checkpoint; gives the tensors of both.
+fn sharded(folder: &Path) -> [Tensors; 2] {
+    let mut first = Tensors::read(&folder.join("model.safetensors"));
+    fs::remove_file(folder.join("model.safetensors")).unwrap();
+    let second = Tensors(first.0.split_off(first.0.len() / 2));
+    [first, second]
+}
+
+fn write_shards(
+    folder: &Path,
+    shards: &[Tensors; 2],
+    place: impl Fn(&str, usize) -> Option<usize>,
+) {
+    let mut map = serde_json::Map::new();
+    let file = |n: usize| format!("model-0000{}-of-00002.safetensors", n + 1);
+    for (n, shard) in shards.iter().enumerate() {
+        shard.write(&folder.join(file(n)));
+        for name in shard.names() {
+            if let Some(n) = place(name, n) {
+                map.insert(name.to_owned(), file(n).into());
+            }
+        }
+    }
+    let index = json!({"metadata": {}, "weight_map": map}).to_string();
+    fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
+}
+
+#[test]
+fn an_index_that_disagrees_with_its_shards_is_told() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = demo(scratch.path());
+    let [plain, std, none, kept] =
+        ["plain", "std", "none", "kept"].map(|name| scratch.path().join(name));
+    succeeds(&["convert", text(&folder), text(&plain)]);
+    let [first, second] = sharded(&folder);
+    let unlisted = second.names()[0].to_owned();
+    write_shards(&folder, &[first.clone(), second.clone()], |name, n| {
+        (name != unlisted).then_some(n)
+    });
+    let told = succeeds(&["convert", text(&folder), text(&std)]);
+    let wanted = format!("has `{unlisted}`, which the index does not list");
+    assert!(told.contains("warning[R016]") && told.contains(&wanted), "{told}");
+    assert_eq!(weights_digest(&std), weights_digest(&plain));
+
+    // A second copy that is the same is told of, one that differs is refused.
+    let copy = first.0[0].clone();
+    let mut double = second.clone();
+    double.0.push(copy.clone());
+    write_shards(&folder, &[first.clone(), double], |name, n| {
+        Some(if name == copy.0 { 0 } else { n })
+    });
+    fs::remove_dir_all(&std).unwrap();
+    let told = succeeds(&["convert", text(&folder), text(&std)]);
+    assert!(told.contains("warning[R016]") && told.contains("with the same values"), "{told}");
+    assert_eq!(weights_digest(&std), weights_digest(&plain));
+    let mut stale = second;
+    stale.0.push((copy.0.clone(), copy.1, copy.2, vec![0; copy.3.len()]));
+    write_shards(&folder, &[first, stale], |name, n| Some(if name == copy.0 { 0 } else { n }));
+    let told = fails(&["convert", text(&folder), text(&none)]);
+    assert!(told.contains("error[R016]") && told.contains("with other values"), "{told}");
+    assert!(!none.exists());
+    for args in [&["inspect"][..], &["validate"]] {
+        let output = llmstd(&[args, &[text(&folder)]].concat());
+        assert_ne!(output.status.code(), Some(2), "{args:?}");
+    }
+    succeeds(&["convert", text(&folder), text(&kept), "--generic"]);
+}
+
+#[test]
+fn files_of_every_tokenizer_are_carried() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = demo(scratch.path());
+    fs::create_dir(folder.join("additional_chat_templates")).unwrap();
+    let names = [
+        "spm.model",
+        "source.spm",
+        "target.spm",
+        "bpe.codes",
+        "sentencepiece.model",
+        "normalizer.json",
+        "emoji.json",
+        "additional_chat_templates/rag.jinja",
+        "dict.txt",
+        "sentence_roberta_config.json",
+        "vocab.bpe",
+        "tokenizer.model.v3",
+        "qwen.tiktoken",
+        "video_preprocessor_config.json",
+    ];
+    for name in names {
+        fs::write(folder.join(name), "{}").unwrap();
+    }
+    let std = scratch.path().join("std");
+    succeeds(&["convert", text(&folder), text(&std)]);
+    for name in names {
+        assert!(std.join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_model_is_called_what_it_is() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = demo(scratch.path());
+    let file = folder.join("model.safetensors");
+    let tensors = Tensors::read(&file);
+    let out = scratch.path().join("out");
+    let convert = |path: &Path, words: &str| {
+        let told = fails(&["convert", text(path), text(&out)]);
+        assert!(told.contains(words), "{words}: {told}");
+        assert!(!out.exists());
+    };
+    for (bytes, words) in [
+        (&b"<!DOCTYPE html><html>"[..], "an HTML page"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"\x1f\x8b\x08\0", "gzip packed"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+    ] {
+        fs::write(&file, bytes).unwrap();
+        convert(&folder, words);
+    }
+    tensors.renamed(|name| format!("base_model.model.{name}.lora_A.weight")).write(&file);
+    let adapter = json!({"peft_type": "LORA", "base_model_name_or_path": "meta/base"}).to_string();
+    fs::write(folder.join("adapter_config.json"), adapter).unwrap();
+    convert(&folder, "this is a LORA adapter of the base meta/base");
+    fs::remove_file(&file).unwrap();
+    for (name, words) in
+        [("__0_0.distcp", "a PyTorch distributed checkpoint"), ("m.onnx", "an ONNX graph")]
+    {
+        fs::write(folder.join(name), "x").unwrap();
+        convert(&folder, words);
+        fs::remove_file(folder.join(name)).unwrap();
+    }
+    let shard = folder.join("model-00001-of-00003.safetensors");
+    tensors.write(&shard);
+    convert(&shard, "shard 1 of 3");
+    fs::rename(&shard, &file).unwrap();
+    let config = fs::read_to_string(folder.join("config.json")).unwrap();
+    fs::write(folder.join("config.json"), format!("\u{feff}{config}")).unwrap();
+    convert(&folder, "byte order mark");
+    let other = config.replace(r#""llama""#, r#""my-llama""#);
+    assert_ne!(other, config);
+    fs::write(folder.join("config.json"), other).unwrap();
+    convert(&folder, "--arch llama");
+}
