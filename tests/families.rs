@@ -165,7 +165,7 @@ fn changed(fixture: &str, keep: impl Fn(&str) -> bool, added: &[&str]) -> tempfi
 /// kept without a word; what stands in a layer is refused.
 #[test]
 fn strays_beside_a_whole_model_are_kept() {
-    let spec = Spec::current();
+    let spec = &Spec::current();
     for (stray, told) in [("my_head.0.weight", true), ("v_head.summary.weight", false)] {
         let source = changed("bert", |_| true, &[stray]);
         let scratch = tempfile::tempdir().unwrap();
@@ -194,7 +194,7 @@ fn strays_beside_a_whole_model_are_kept() {
 /// A class may promise a head that a file lacks: the model is what is there.
 #[test]
 fn a_promised_head_may_be_missing() {
-    let spec = Spec::current();
+    let spec = &Spec::current();
     for (fixture, head) in [("mpnet", "lm_head."), ("roberta", "lm_head."), ("bert", "classifier.")]
     {
         let source = changed(fixture, |name| !name.starts_with(head), &[]);
@@ -213,7 +213,7 @@ fn a_promised_head_may_be_missing() {
 /// Of several classes the one with a task counts, and a tied head needs no tensor.
 #[test]
 fn a_base_model_with_a_tied_head_serves_it() {
-    let spec = Spec::current();
+    let spec = &Spec::current();
     let source =
         changed("bart", |name| name != "final_logits_bias" && name != "lm_head.weight", &[]);
     let path = source.path().join("config.json");

@@ -89,9 +89,12 @@ fn a_folder_of_several_formats_is_read_as_the_first_or_the_wanted_one() {
     assert_eq!(opened.checkpoint.format, "flax");
     let told = opened.checkpoint.findings.iter().find(|finding| finding.rule == "R014").unwrap();
     assert!(told.message.ends_with(": weights.npz"), "{}", told.message);
-    let opened = folder::open_as(scratch.path(), format::find("numpy")).unwrap();
+    let opened =
+        folder::open_with(scratch.path(), format::find("numpy"), folder::Links::Follow).unwrap();
     assert_eq!(opened.checkpoint.format, "numpy");
-    let err = folder::open_as(scratch.path(), format::find("gguf")).err().unwrap();
+    let err = folder::open_with(scratch.path(), format::find("gguf"), folder::Links::Follow)
+        .err()
+        .unwrap();
     assert!(err.message().starts_with("has no weights: no .gguf file"), "{err}");
 }
 

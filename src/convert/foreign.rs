@@ -250,7 +250,7 @@ pub(super) fn export_plan(
             map: None,
         });
     };
-    let map = export_map(request.spec, format, architecture, source)?;
+    let maps = export_maps(request.spec, format, architecture, source)?;
     let origin = source.map(|provenance| {
         let config = match format {
             export::GGUF => kept.as_ref().map(typed::keys),
@@ -263,15 +263,28 @@ pub(super) fn export_plan(
     });
     // Buffers that no recipe gives are read from where they are: the package, or the source.
     let own_buffers = (!opened.is_package).then(|| copy_checkpoint(&opened.checkpoint));
-    let mut exported = export::export(
-        request.spec,
-        map,
-        &model,
-        &canonical_tensors,
-        buffers.as_ref().or(own_buffers.as_ref()),
-        origin.as_ref(),
-        request.plan,
-    )?;
+    let plan = |map| {
+        export::export(
+            request.spec,
+            map,
+            &model,
+            &canonical_tensors,
+            buffers.as_ref().or(own_buffers.as_ref()),
+            origin.as_ref(),
+            request.plan,
+        )
+    };
+    let (mut map, mut exported) = (maps[0], plan(maps[0]));
+    for other in &maps[1..] {
+        if exported.is_ok() {
+            break;
+        }
+        // What the plainest mapping has no words for, another one of the architecture may have.
+        if let Ok(found) = plan(other) {
+            (map, exported) = (other, Ok(found));
+        }
+    }
+    let mut exported = exported?;
     findings.extend(exported.findings.iter().cloned());
     let (mut config, mut keys, mut tokenizer) = (None, None, Vec::new());
     if format == export::GGUF {
@@ -312,26 +325,30 @@ fn copy_checkpoint(checkpoint: &Checkpoint) -> Checkpoint {
     }
 }
 
-/// The mapping of the way out: the one of the way in, or the first of the architecture.
-fn export_map<'a>(
+/// The mappings of the way out, in the order to try: the one of the way in, or those of the architecture.
+fn export_maps<'a>(
     spec: &'a Spec,
     format: &str,
     architecture: &str,
     source: Option<&Provenance>,
-) -> std::result::Result<&'a Map, Failure> {
+) -> std::result::Result<Vec<&'a Map>, Failure> {
     let used = source.and_then(|source| source.map.as_ref());
     if let Some(map) = used.and_then(|used| spec.map(format, &used.name)) {
-        return Ok(map);
+        return Ok(vec![map]);
     }
+    let maps = spec.maps.values().filter(|map| map.format == format && map.arch == architecture);
+    let mut maps: Vec<&Map> = maps.collect();
     // A mapping named like its architecture is the plainest.
-    let mut maps =
-        spec.maps.values().filter(|map| map.format == format && map.arch == architecture);
-    let plain = spec.map(format, architecture);
-    plain.or_else(|| maps.next()).ok_or_else(|| {
-        Diagnostic::error("P001", format!("there is no {format} mapping of {architecture}"))
-            .help("`llmstd spec list` shows what there is")
-            .into()
-    })
+    maps.sort_by_key(|map| map.name != architecture);
+    if maps.is_empty() {
+        return Err(Diagnostic::error(
+            "P001",
+            format!("there is no {format} mapping of {architecture}"),
+        )
+        .help("`llmstd spec list` shows what there is")
+        .into());
+    }
+    Ok(maps)
 }
 
 /// Tensors of an unknown architecture, under the names they came with.

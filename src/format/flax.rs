@@ -38,11 +38,10 @@ const CHUNKED: &str = "__msgpack_chunked_array__";
 
 fn probe(head: &[u8], name: &str) -> Probe {
     // A map whose first key is text.
-    let is_map = match head {
-        [0x81..=0x8f, 0xa0..=0xbf | 0xd9, ..] => true,
-        [0xde, _, _, 0xa0..=0xbf | 0xd9, ..] => true,
-        _ => false,
-    };
+    let is_map = matches!(
+        head,
+        [0x81..=0x8f, 0xa0..=0xbf | 0xd9, ..] | [0xde, _, _, 0xa0..=0xbf | 0xd9, ..]
+    );
     if is_map && name.ends_with(".msgpack") { Probe::Sure } else { Probe::No }
 }
 

@@ -94,6 +94,9 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
+/// The start and length of a slice along each dimension.
+type SliceBox = Vec<(i64, i64)>;
+
 /// What an index says.
 #[derive(Default)]
 struct Bundle {
@@ -102,7 +105,7 @@ struct Bundle {
     entries: BTreeMap<String, Entry>,
     /// By the name of the whole: where each begins and how long it is, -1 for all, along each
     /// dimension.
-    slices: BTreeMap<String, Vec<(Vec<(i64, i64)>, Entry)>>,
+    slices: BTreeMap<String, Vec<(SliceBox, Entry)>>,
 }
 
 /// `BundleEntryProto`.

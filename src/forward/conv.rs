@@ -131,7 +131,7 @@ impl EmbedConv {
                             .map_or(R::zero(), |at| x[[rows.start + at, channels.start + channel]])
                     });
                 let own = weight.slice(s![channels.clone(), ..]);
-                let mut out = seen.dot(&own.t()) + &bias.slice(s![channels.clone()]);
+                let mut out = seen.dot(&own.t()) + bias.slice(s![channels.clone()]);
                 out.mapv_inplace(|x| self.activation.of(x));
                 let mut to = sum.slice_mut(s![rows.clone(), channels]);
                 to += &out;

@@ -76,6 +76,8 @@ impl Activation {
         match self {
             Activation::GeluErf => x * normal(x),
             Activation::GeluClip10 => within(x * normal(x), -10.0, 10.0),
+            // The numbers of transformers, six digits of them.
+            #[allow(clippy::approx_constant)]
             Activation::Laplace => normal((x - R::of(0.707_107)) / R::of(0.282_095)),
             Activation::Relu6 => within(x, 0.0, 6.0),
             Activation::LeakyRelu => {

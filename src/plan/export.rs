@@ -258,6 +258,7 @@ pub fn refuse_blocks(
 }
 
 /// Reads the config that was written: it must say what the package says.
+#[allow(clippy::type_complexity)] // What conditions speak of.
 fn check_config(
     spec: &Spec,
     map: &Map,

@@ -661,7 +661,10 @@ impl<'a> Planner<'a> {
             if *tied || instance.rule.ignore_tie_flag {
                 *tied = true;
                 ties.push([canonical.to_owned(), target.to_owned()]);
-            } else if headless && in_front.is_empty() && map.prefixes.iter().any(|p| p != "") {
+            } else if headless
+                && in_front.is_empty()
+                && map.prefixes.iter().any(|prefix| !prefix.is_empty())
+            {
                 return;
             } else {
                 self.errors.push(

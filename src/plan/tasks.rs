@@ -187,7 +187,8 @@ fn problem(config: &Json, rows: u64) -> String {
 pub fn write(map: &Map, tasks: &[Task], config: &mut Json) {
     let wants = |rule: &&TaskRule| {
         tasks.iter().any(|task| {
-            let alike = task.pool == rule.pool || rule.config.is_empty();
+            let alike = rule.config.is_empty()
+                || (task.pool == rule.pool && task.activation == rule.activation);
             task.id == rule.id && task.head == rule.head && alike
         })
     };
@@ -202,7 +203,8 @@ pub fn write(map: &Map, tasks: &[Task], config: &mut Json) {
     let most = classes.iter().map(|(_, count)| *count).max().unwrap_or(0);
     let best = classes.iter().find(|(_, count)| *count == most).map(|(class, _)| *class);
     let class = best.or(map.base_classes.first().map(String::as_str));
-    for (path, value) in map.tasks.iter().filter(wants).flat_map(|rule| &rule.config) {
+    // Of several spellings of one task the first stands.
+    for (path, value) in map.tasks.iter().rev().filter(wants).flat_map(|rule| &rule.config) {
         keys::set(config, path, serde_json::to_value(value).unwrap_or(Json::Null));
     }
     let labels = tasks.iter().find_map(|task| task.labels.as_ref());
