@@ -3,8 +3,10 @@
 //! A name that comes from inside a file passes [`Source::add`], which never follows it out of
 //! the input's folder.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
 use memmap2::Mmap;
 
@@ -13,6 +15,13 @@ use crate::base::error::{Error, ErrorKind, Result};
 /// One file of a [`Source`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(u32);
+
+impl FileId {
+    /// Which of the source's files it is, in the order they were added.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
 
 /// A range of bytes in one file: never two loose numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +50,10 @@ impl Extent {
     }
 }
 
+/// Files up to this length are read whole instead of mapped: small files are nearly all files, and
+/// one that is truncated or cannot be read is an error then, where a map would stop the process.
+const MAX_READ_LEN: u64 = 16 << 20;
+
 /// The mapped files of one input.
 #[derive(Default)]
 pub struct Source {
@@ -52,6 +65,42 @@ struct Mapped {
     name: String,
     path: PathBuf,
     bytes: Bytes,
+    /// What the file was when it was opened; `None` of bytes that no file holds.
+    state: Option<State>,
+}
+
+/// What tells that a file is still the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct State {
+    len: u64,
+    modified: Option<SystemTime>,
+    /// The device and the number of the file on it, where the system has that.
+    identity: Option<(u64, u64)>,
+}
+
+impl State {
+    fn of(metadata: &Metadata) -> State {
+        #[cfg(unix)]
+        let identity = {
+            use std::os::unix::fs::MetadataExt as _;
+            Some((metadata.dev(), metadata.ino()))
+        };
+        #[cfg(not(unix))]
+        let identity = None;
+        State { len: metadata.len(), modified: metadata.modified().ok(), identity }
+    }
+
+    /// What happened to a file that is `now` this.
+    fn difference(self, now: State) -> Option<String> {
+        Some(match now {
+            now if now == self => return None,
+            now if now.identity != self.identity => "another file has its name now".to_owned(),
+            now if now.len != self.len => {
+                format!("it had {} bytes and has {} now", self.len, now.len)
+            }
+            _ => "it was written to".to_owned(),
+        })
+    }
 }
 
 enum Bytes {
@@ -70,7 +119,7 @@ impl Source {
         let bytes = Bytes::Owned(bytes.to_vec());
         Source {
             root: PathBuf::new(),
-            files: vec![Mapped { name: name.to_owned(), path: name.into(), bytes }],
+            files: vec![Mapped { name: name.to_owned(), path: name.into(), bytes, state: None }],
         }
     }
 
@@ -143,9 +192,18 @@ impl Source {
         if !metadata.is_file() {
             return Err(Error::new(ErrorKind::Io, "is not a regular file").in_file(&path));
         }
-        let file = File::open(&path).map_err(|err| Error::io(&path, "open", err))?;
-        let bytes = if metadata.len() == 0 {
-            Bytes::Owned(Vec::new()) // An empty file cannot be mapped.
+        let mut file = File::open(&path).map_err(|err| Error::io(&path, "open", err))?;
+        let metadata = file.metadata().map_err(|err| Error::io(&path, "look at", err))?;
+        let state = State::of(&metadata);
+        let bytes = if metadata.len() <= MAX_READ_LEN {
+            let mut bytes = Vec::with_capacity(metadata.len() as usize);
+            let read = file.by_ref().take(MAX_READ_LEN + 1).read_to_end(&mut bytes);
+            read.map_err(|err| Error::io(&path, "read", err))?;
+            if bytes.len() as u64 != metadata.len() {
+                let now = State { len: bytes.len() as u64, ..state };
+                return Err(changed(&path, &state.difference(now).unwrap_or_default()));
+            }
+            Bytes::Owned(bytes)
         } else {
             // SAFETY: The map is read-only and private. Another process that truncates the file
             // while it is mapped can stop this one with a bus error, as with every mapped reader.
@@ -153,7 +211,7 @@ impl Source {
             Bytes::Mapped(map.map_err(|err| Error::io(&path, "map", err))?)
         };
         let id = FileId(u32::try_from(self.files.len()).unwrap_or(u32::MAX));
-        self.files.push(Mapped { name, path, bytes });
+        self.files.push(Mapped { name, path, bytes, state: Some(state) });
         Ok(id)
     }
 
@@ -161,8 +219,27 @@ impl Source {
     pub fn add_bytes(&mut self, name: &str, bytes: Vec<u8>) -> FileId {
         let id = FileId(u32::try_from(self.files.len()).unwrap_or(u32::MAX));
         let (name, path) = (name.to_owned(), self.root.join(name));
-        self.files.push(Mapped { name, path, bytes: Bytes::Owned(bytes) });
+        self.files.push(Mapped { name, path, bytes: Bytes::Owned(bytes), state: None });
         id
+    }
+
+    /// Refuses files that were overwritten, truncated or replaced since they were opened, as far as
+    /// their length, time and identity tell it: what was read of them may be of two versions.
+    ///
+    /// # Errors
+    /// One was changed, or cannot be looked at any more.
+    pub fn check_unchanged(&self) -> Result<()> {
+        for file in &self.files {
+            let Some(state) = file.state else { continue };
+            let metadata = file.path.metadata().map_err(|err| match err.kind() {
+                std::io::ErrorKind::NotFound => changed(&file.path, "it is gone"),
+                _ => Error::io(&file.path, "look at it again", err),
+            })?;
+            if let Some(what) = state.difference(State::of(&metadata)) {
+                return Err(changed(&file.path, &what));
+            }
+        }
+        Ok(())
     }
 
     /// The file of this name, if it is mapped.
@@ -217,4 +294,10 @@ impl Source {
             Error::malformed(extent.start, message).in_file(self.path(extent.file))
         })
     }
+}
+
+/// The error for a file that did not stay what it was.
+fn changed(path: &Path, what: &str) -> Error {
+    let message = format!("changed while it was read: {what}; try again when nothing writes to it");
+    Error::new(ErrorKind::Io, message).in_file(path)
 }

@@ -68,12 +68,13 @@ pub(super) fn verify_foreign(
     Ok(verified)
 }
 
-/// Compares a package that was written anew with the one it was made from.
+/// Compares tensors that were written under their own names with those of the source.
 pub(super) fn verify_same(
     opened: &Opened,
     request: &Request<'_>,
     folder: &Path,
     tensors: &Tensors,
+    is_left_out: &dyn Fn(&str) -> bool,
 ) -> std::result::Result<Verified, Failure> {
     let written = folder::open(folder)?;
     let whole = whole_tensors(&written.checkpoint)?;
@@ -81,7 +82,7 @@ pub(super) fn verify_same(
     let changed = tensors.steps.iter().filter(|step| Exactness::Exact < step.class);
     let changed: BTreeSet<&str> =
         changed.flat_map(|step| step.from.iter().chain([&step.name])).map(String::as_str).collect();
-    compare_all(opened, &written.source, &whole, request, &changed, &|_| false)
+    compare_all(opened, &written.source, &whole, request, &changed, is_left_out)
 }
 
 fn whole_tensors(checkpoint: &Checkpoint) -> Result<Tensors> {

@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -158,6 +159,8 @@ pub struct Options<'a> {
     pub hash_files: bool,
     /// Hears of every batch of bytes of tensors that is written.
     pub progress: &'a (dyn Fn(u64) + Sync),
+    /// Ends the work with an error, once it is set.
+    pub cancel: Option<&'a AtomicBool>,
 }
 
 /// A few tensors for one file, without threads and progress.
@@ -177,7 +180,7 @@ impl Plain<'_> {
     /// As of [`fn@write`].
     pub fn write(&self, source: &Source, dir: &Path, stem: &str) -> Result<Written> {
         let shards = shards(self.outputs, None, stem, "safetensors");
-        let options = Options { n_threads: 1, hash_files: false, progress: &|_| () };
+        let options = Options { n_threads: 1, hash_files: false, progress: &|_| (), cancel: None };
         let container = Container::Safetensors(self.metadata);
         write(source, self.inputs, self.outputs, &shards, container, dir, &options)
     }
@@ -539,6 +542,10 @@ impl<'p> Pipeline<'p, '_> {
                 guard = changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
+            if self.options.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+                guard.error.get_or_insert_with(Error::cancelled);
+                return;
+            }
             drop(guard);
             guard = self.perform(job, state, &sync);
             changed.notify_all();

@@ -19,6 +19,8 @@ use crate::package;
 
 /// A checkpoint with the files around it.
 pub struct Opened {
+    /// What was named: the folder, the weight file or the index.
+    pub path: PathBuf,
     /// The files whose tensors are read.
     pub source: Source,
     /// The tensors.
@@ -98,8 +100,15 @@ pub fn open(path: &Path) -> Result<Opened> {
     if name.ends_with(".index.json") {
         let mut checkpoint = Checkpoint::default();
         let weights = read_index(&mut source, &name, &mut checkpoint)?;
-        let files = list(&parent).unwrap_or_default();
-        return Ok(Opened { source, checkpoint, is_package: false, files, weights });
+        let files = list(&parent)?;
+        return Ok(Opened {
+            path: path.to_owned(),
+            source,
+            checkpoint,
+            is_package: false,
+            files,
+            weights,
+        });
     }
     let file = source.add_path(path)?;
     let mut checkpoint = read_file(&source, file)?;
@@ -115,17 +124,24 @@ pub fn open(path: &Path) -> Result<Opened> {
             Some(FolderFile { name: name.clone(), len })
         });
         let files = files.collect();
-        return Ok(Opened { source, checkpoint, is_package: false, files, weights });
+        return Ok(Opened {
+            path: path.to_owned(),
+            source,
+            checkpoint,
+            is_package: false,
+            files,
+            weights,
+        });
     }
-    let files = list(&parent).unwrap_or_default();
-    Ok(Opened { source, checkpoint, is_package: false, files, weights })
+    let files = list(&parent)?;
+    Ok(Opened { path: path.to_owned(), source, checkpoint, is_package: false, files, weights })
 }
 
 fn open_folder(path: &Path, files: Vec<FolderFile>) -> Result<Opened> {
     let mut source = Source::new(path);
     let mut checkpoint = Checkpoint::default();
     let has = |name: &str| files.iter().any(|file| file.name == name);
-    let is_package = has(package::MODEL_FILE) && is_model_file(path);
+    let is_package = has(package::MODEL_FILE) && is_model_file(path)?;
     let weights = match choose(path, &files)? {
         Choice::Index(name) => {
             let weights = read_index(&mut source, &name, &mut checkpoint)?;
@@ -147,12 +163,12 @@ fn open_folder(path: &Path, files: Vec<FolderFile>) -> Result<Opened> {
     };
     let mut weights = weights;
     if is_package {
-        read_encodings(path, &mut checkpoint);
+        read_encodings(path, &mut checkpoint)?;
     } else {
         read_modules(&mut source, &files, &mut checkpoint, &mut weights)?;
     }
     note_others(&files, &weights, &mut checkpoint);
-    Ok(Opened { source, checkpoint, is_package, files, weights })
+    Ok(Opened { path: path.to_owned(), source, checkpoint, is_package, files, weights })
 }
 
 fn read_part(source: &mut Source, name: &str) -> Result<(String, Checkpoint)> {
@@ -161,19 +177,17 @@ fn read_part(source: &mut Source, name: &str) -> Result<(String, Checkpoint)> {
 }
 
 /// Whether `model.json` is the standard's: other tools write files of that name too.
-fn is_model_file(folder: &Path) -> bool {
-    let text = std::fs::read(folder.join(package::MODEL_FILE)).unwrap_or_default();
-    let json: Option<Json> = serde_json::from_slice(&text).ok();
+fn is_model_file(folder: &Path) -> Result<bool> {
+    let json: Option<Json> = serde_json::from_slice(&read_model_file(folder)?).ok();
     let has = |key: &str| json.as_ref().is_some_and(|json| json.get(key).is_some());
-    json.is_none() || (has("spec") && has("conformance"))
+    Ok(json.is_none() || (has("spec") && has("conformance")))
 }
 
 /// Tells the tensors of a package that are blocks what they are. What `model.json` says wrongly is
 /// left alone: the rules of the package find it.
-fn read_encodings(folder: &Path, checkpoint: &mut Checkpoint) {
-    let text = std::fs::read(folder.join(package::MODEL_FILE)).unwrap_or_default();
-    let json: Json = serde_json::from_slice(&text).unwrap_or_default();
-    let Some(Json::Object(entries)) = json.get("encodings") else { return };
+fn read_encodings(folder: &Path, checkpoint: &mut Checkpoint) -> Result<()> {
+    let json: Json = serde_json::from_slice(&read_model_file(folder)?).unwrap_or_default();
+    let Some(Json::Object(entries)) = json.get("encodings") else { return Ok(()) };
     join_parts(entries, checkpoint);
     for tensor in &mut checkpoint.tensors {
         let Some(entry) = entries.get(&tensor.name) else { continue };
@@ -182,6 +196,12 @@ fn read_encodings(folder: &Path, checkpoint: &mut Checkpoint) {
             tensor.encoding = encoding.ok();
         }
     }
+    Ok(())
+}
+
+fn read_model_file(folder: &Path) -> Result<Vec<u8>> {
+    let path = folder.join(package::MODEL_FILE);
+    std::fs::read(&path).map_err(|err| Error::io(&path, "read", err))
 }
 
 /// Makes one tensor of those that a package stores as several.
@@ -506,8 +526,16 @@ fn walk(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<FolderFile>) 
             continue;
         }
         let name = format!("{prefix}{name}");
-        let Ok(metadata) = entry.path().metadata() else { continue };
         let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+        let metadata = match entry.path().metadata() {
+            Ok(metadata) => metadata,
+            // A link to nothing is a file that cannot be read: told when it is wanted.
+            Err(_) if is_link => {
+                files.push(FolderFile { name, len: 0 });
+                continue;
+            }
+            Err(err) => return Err(Error::io(&entry.path(), "look at", err)),
+        };
         if metadata.is_dir() && !is_link && depth < MAX_DEPTH {
             walk(&entry.path(), &format!("{name}/"), depth + 1, files)?;
         } else if metadata.is_file() {
