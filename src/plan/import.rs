@@ -301,7 +301,13 @@ fn knows_all(spec: &Spec, map: &Map, checkpoint: &Checkpoint, config: &Json) -> 
     let names =
         StackNames { hparams: &keys.hparams, tokens: Some(&keys.tokens), stack, layer: None };
     let claims = map.claims_untyped.as_ref().is_some_and(|when| when.eval_bool(&names) == Ok(true));
-    (names::n_known(map, &present, &names, backing(checkpoint)) == present.len()).then_some(claims)
+    let knows = names::n_known(map, &present, &names, backing(checkpoint)) == present.len();
+    let is_whole = || {
+        // Names of other programs and of older versions, as they will be read.
+        let aliases = super::aliases::find(spec, map, checkpoint, config);
+        matches!(aliases, Ok(Some(aliases)) if aliases.is_whole)
+    };
+    (knows || is_whole()).then_some(claims)
 }
 
 fn guess(map: &Map, by: &str) -> Diagnostic {
