@@ -104,7 +104,8 @@ impl State {
 }
 
 enum Bytes {
-    Mapped(Mmap),
+    /// The map, and the file, which is read where bytes are only copied.
+    Mapped(Mmap, File),
     Owned(Vec<u8>),
 }
 
@@ -208,7 +209,7 @@ impl Source {
             // SAFETY: The map is read-only and private. Another process that truncates the file
             // while it is mapped can stop this one with a bus error, as with every mapped reader.
             let map = unsafe { Mmap::map(&file) };
-            Bytes::Mapped(map.map_err(|err| Error::io(&path, "map", err))?)
+            Bytes::Mapped(map.map_err(|err| Error::io(&path, "map", err))?, file)
         };
         let id = FileId(u32::try_from(self.files.len()).unwrap_or(u32::MAX));
         self.files.push(Mapped { name, path, bytes, state: Some(state) });
@@ -221,6 +222,29 @@ impl Source {
         let (name, path) = (name.to_owned(), self.root.join(name));
         self.files.push(Mapped { name, path, bytes: Bytes::Owned(bytes), state: None });
         id
+    }
+
+    /// Copies bytes of a mapped file by reading them anew: of a file that was truncated that is an
+    /// error, where touching the map would stop the process.
+    ///
+    /// # Errors
+    /// The file is shorter by now, or the system refuses. `bytes` and `into` have one length.
+    pub fn copy(&self, bytes: &[u8], into: &mut [u8]) -> Result<()> {
+        let start = bytes.as_ptr().addr();
+        let place = self.files.iter().find_map(|file| {
+            let Bytes::Mapped(map, handle) = &file.bytes else { return None };
+            let offset = start.checked_sub(map.as_ptr().addr())?;
+            let is_inside = offset.checked_add(bytes.len())? <= map.len();
+            is_inside.then_some((file, handle, offset))
+        });
+        let Some((file, handle, offset)) = place else {
+            into.copy_from_slice(bytes);
+            return Ok(());
+        };
+        read_at(handle, into, offset as u64).map_err(|err| match err.kind() {
+            std::io::ErrorKind::UnexpectedEof => changed(&file.path, "it is shorter now"),
+            _ => Error::io(&file.path, "read", err),
+        })
     }
 
     /// Refuses files that were overwritten, truncated or replaced since they were opened, as far as
@@ -270,7 +294,7 @@ impl Source {
     /// All of a file.
     pub fn bytes(&self, file: FileId) -> &[u8] {
         match &self.file(file).bytes {
-            Bytes::Mapped(map) => map,
+            Bytes::Mapped(map, _) => map,
             Bytes::Owned(bytes) => bytes,
         }
     }
@@ -294,6 +318,19 @@ impl Source {
             Error::malformed(extent.start, message).in_file(self.path(extent.file))
         })
     }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, into: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, into, offset)
+}
+
+#[cfg(not(unix))]
+fn read_at(file: &File, into: &mut [u8], offset: u64) -> std::io::Result<()> {
+    use std::io::{Seek as _, SeekFrom};
+    let mut file = file.try_clone()?;
+    file.seek(SeekFrom::Start(offset))?;
+    file.read_exact(into)
 }
 
 /// The error for a file that did not stay what it was.

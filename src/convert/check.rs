@@ -6,7 +6,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::exec::write::Shard;
 use crate::folder::{CONFIG_FILE, Opened};
 use crate::plan::program::Output;
-use crate::plan::{Decode, export};
+use crate::plan::{Decode, Step, Tensors, export};
 use crate::spec::Spec;
 
 /// Refuses what a request asks for and cannot have an effect on this input.
@@ -71,16 +71,30 @@ pub(super) fn flags(
         let why = "every tensor of the source is packed, and stays so";
         return Err(useless("--dtype", why, "add --decode, or leave it out"));
     }
-    let matrices = || tensors.iter().filter(|tensor| 1 < tensor.logical_shape().len());
-    if plan.quantize.is_some()
-        && plan.decode == Decode::Nothing
-        && n_packed != 0
-        && matrices().all(|tensor| !tensor.dtype.is_float())
-    {
-        let why = "the matrices of the source are blocks already, and stay as they are";
-        return Err(useless("--quant", why, "add --decode, which makes numbers of them first"));
-    }
     Ok(())
+}
+
+/// Refuses `--quant` where no tensor is packed by it.
+///
+/// # Errors
+/// It was asked for, and packs none.
+pub(super) fn quantized(
+    request: &Request<'_>,
+    tensors: &Tensors,
+) -> std::result::Result<(), Failure> {
+    let is_packed = |step: &Step| step.ops.contains("quantize(");
+    match request.plan.quantize {
+        Some(blocks) if !tensors.steps.iter().any(is_packed) => {
+            let message = format!(
+                "--quant {} has no effect: the matrices of the source are blocks already, which \
+                 stay as they are, or have rows that are no whole blocks",
+                blocks.id.trim_start_matches("ggml.")
+            );
+            let help = "leave it out; or add --decode, which makes numbers of blocks first";
+            Err(Diagnostic::error("P030", message).help(help).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The smallest size of a file that is taken for meant: a header of one tensor takes as much.

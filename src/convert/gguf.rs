@@ -219,6 +219,7 @@ pub(super) fn write(
         _ => "model",
     };
     let shards = write::shards(&tensors.outputs, request.max_shard_bytes, stem, "gguf");
+    check::quantized(request, tensors)?;
     let told = check::shard_size(request.max_shard_bytes, &tensors.outputs, &shards)?;
     report.findings.extend(told);
     if is_file && 1 < shards.len() {

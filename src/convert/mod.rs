@@ -341,7 +341,11 @@ fn write_shards(
         &options,
     );
     request.progress.end();
-    let written = written?;
+    let written = written.or_else(|err| {
+        // Of a source that changed, that is the reason.
+        opened.source.check_unchanged()?;
+        Err(err)
+    })?;
     let mut total: Option<Loss> = None;
     for (tensor, written) in report.tensors.iter_mut().zip(&written.tensors) {
         tensor.sha256 = Some(crate::base::hex::encode(&written.sha256));

@@ -107,9 +107,9 @@ pub(super) fn write(
 
 /// The tensors that are another one under a second name, with the name that is kept: the first of
 /// the file, which is that of the module that owns it.
-fn copies(checkpoint: &Checkpoint) -> HashMap<String, String> {
+fn copies(checkpoint: &Checkpoint) -> BTreeMap<String, String> {
     let mut owners: HashMap<(u32, Vec<u64>, DType), &str> = HashMap::new();
-    let mut copies = HashMap::new();
+    let mut copies = BTreeMap::new();
     for tensor in &checkpoint.tensors {
         let Payload::View(view) = &tensor.payload else { continue };
         if view.storage.len == 0 || tensor.n_bytes() == Some(0) {
@@ -132,7 +132,7 @@ fn copies(checkpoint: &Checkpoint) -> HashMap<String, String> {
 
 fn plan(
     checkpoint: &Checkpoint,
-    copies: &HashMap<String, String>,
+    copies: &BTreeMap<String, String>,
     request: &Request<'_>,
 ) -> std::result::Result<Tensors, Failure> {
     let mut tensors = Tensors::default();
@@ -174,7 +174,10 @@ fn plan_one(
 
 /// The free text of the file: that of a source of the same format, what readers ask for, and the
 /// names that are not written.
-fn metadata(checkpoint: &Checkpoint, copies: &HashMap<String, String>) -> BTreeMap<String, String> {
+fn metadata(
+    checkpoint: &Checkpoint,
+    copies: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
     let mut metadata = match checkpoint.format == SAFETENSORS {
         true => checkpoint.metadata.clone(),
         false => BTreeMap::new(),

@@ -11,7 +11,7 @@ use super::hash::{Hash, update_both};
 use super::kernel::Chain;
 use super::make::Made;
 use super::produce::Producer;
-use super::staging::{Staging, free_space};
+use super::staging::{Existing, Staging, free_space};
 use super::write::{Container, Options, Shard, Written, shards, write};
 use crate::base::error::{ErrorKind, Result};
 use crate::base::source::{Extent, Source};
@@ -922,8 +922,12 @@ fn a_panic_in_one_thread_ends_all() {
     let (source, inputs, outputs) = model(&mut Numbers(13));
     for n_threads in [1, 2, 7] {
         let dir = tempfile::tempdir().unwrap();
-        let options =
-            Options { n_threads, hash_files: true, progress: &|_| panic!("as it should") };
+        let options = Options {
+            n_threads,
+            hash_files: true,
+            progress: &|_| panic!("as it should"),
+            cancel: None,
+        };
         let shards = shards(&outputs, Some(5 << 20), "model", "safetensors");
         let metadata = BTreeMap::new();
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -948,7 +952,7 @@ fn progress_counts_the_bytes_of_all_tensors() {
     let dir = tempfile::tempdir().unwrap();
     let seen = std::sync::atomic::AtomicU64::new(0);
     let progress = |n| _ = seen.fetch_add(n, std::sync::atomic::Ordering::Relaxed);
-    let options = Options { n_threads: 3, hash_files: false, progress: &progress };
+    let options = Options { n_threads: 3, hash_files: false, progress: &progress, cancel: None };
     let shards = shards(&outputs, Some(5 << 20), "model", "safetensors");
     write(
         &source,

@@ -4,8 +4,8 @@
 //! without gaps` (<https://huggingface.co/docs/safetensors>); the tensors start on a multiple of
 //! 64. A GGUF file too is a header and the tensors in order, each padded with zeros.
 //!
-//! The bytes of a file are cut into chunks: a slice of the map where the source holds the bytes
-//! as they are, a buffer of a few MiB where not. A chunk passes several stages, each of which takes the
+//! The bytes of a file are cut into chunks: read in one go where the source holds the bytes
+//! as they are, made piece by piece where not. A chunk passes several stages, each of which takes the
 //! chunks of a file in order: the write, and the hashes of tensors and file. Threads take whatever
 //! is ready, oldest chunk first, so that all of them work whichever stage is the slowest. How far the stages may lie apart bounds the memory; nothing depends on who was first.
 
@@ -256,8 +256,15 @@ pub fn write(
         }
         files.push(WrittenFile { name: shard.name.clone(), len: offset, sha256: None });
     }
-    let pipeline =
-        Pipeline { producers: &producers, shards, headers: &headers, alignment, dir, options };
+    let pipeline = Pipeline {
+        source,
+        producers: &producers,
+        shards,
+        headers: &headers,
+        alignment,
+        dir,
+        options,
+    };
     pipeline.run(&mut tensors, &mut files)?;
     let has_index = matches!(container, Container::Safetensors(_)) && 1 < shards.len();
     let index = has_index.then(|| index(outputs, shards));
@@ -342,6 +349,7 @@ fn index(outputs: &[Output], shards: &[Shard]) -> String {
 
 /// What all threads share and none changes.
 struct Pipeline<'p, 'a> {
+    source: &'p Source,
     producers: &'p [Producer<'a>],
     shards: &'p [Shard],
     headers: &'p [Vec<u8>],
@@ -596,6 +604,7 @@ impl<'p> Pipeline<'p, '_> {
             content = Content::Ready(Bytes::Borrowed(header));
         }
         let mut scratch_len = 0;
+        let mut is_alone = false;
         while cursor.output < end {
             let producer = &self.producers[cursor.output];
             let left = producer.len() - cursor.start;
@@ -604,7 +613,7 @@ impl<'p> Pipeline<'p, '_> {
                 cursor.padding = self.padding(cursor.output);
                 continue;
             }
-            if !matches!(content, Content::Wanted) {
+            if is_alone || !matches!(content, Content::Wanted) {
                 break;
             }
             if left == 0 {
@@ -621,8 +630,9 @@ impl<'p> Pipeline<'p, '_> {
                 .flatten();
             let piece_len = match borrowed {
                 Some(_) if !is_empty => break,
-                Some(bytes) => {
-                    content = Content::Ready(Bytes::Borrowed(bytes));
+                // Alone in its chunk, which is then read in one go.
+                Some(_) => {
+                    is_alone = true;
                     borrowed_len
                 }
                 None => {
@@ -695,7 +705,12 @@ impl<'p> Pipeline<'p, '_> {
             Job::Make { lane, number, chunk, mut buffer } => {
                 let losses = self.make(&chunk, &mut buffer);
                 let mut state = lock(state);
-                state.losses.extend(losses);
+                match losses {
+                    Ok(losses) => state.losses.extend(losses),
+                    Err(error) => {
+                        state.error.get_or_insert(error);
+                    }
+                }
                 let lane = &mut state.lanes[lane];
                 let first = lane.first;
                 lane.slots[number - first].content = Content::Ready(Bytes::Made(Arc::new(buffer)));
@@ -761,7 +776,7 @@ impl<'p> Pipeline<'p, '_> {
         }
     }
 
-    fn make(&self, chunk: &Chunk, buffer: &mut Vec<u8>) -> Vec<(usize, Loss)> {
+    fn make(&self, chunk: &Chunk, buffer: &mut Vec<u8>) -> Result<Vec<(usize, Loss)>> {
         let scratch_len = |piece: &Piece| self.producers[piece.output].scratch_len(piece.len());
         let want = chunk.len + chunk.pieces.iter().map(scratch_len).max().unwrap_or(0);
         if buffer.len() < want {
@@ -777,10 +792,15 @@ impl<'p> Pipeline<'p, '_> {
             if filled.is_empty() {
                 continue;
             }
-            let loss = self.producers[piece.output].fill(piece.range.start, filled, scratch);
+            let producer = &self.producers[piece.output];
+            if let Some(bytes) = producer.borrow(piece.range.clone()) {
+                self.source.copy(bytes, filled)?;
+                continue;
+            }
+            let loss = producer.fill(piece.range.start, filled, scratch);
             losses.extend(loss.map(|loss| (piece.output, loss)));
         }
-        losses
+        Ok(losses)
     }
 
     /// Gives the bytes of each tensor in a chunk to its hash by `update`; padding has none.
