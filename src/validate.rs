@@ -307,7 +307,7 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
             let found = vec![unreadable(path, &err)];
             Ok(refused(spec, level, 0, found, options))
         }
-        ErrorKind::Io | ErrorKind::Unsupported => Err(err),
+        ErrorKind::Io | ErrorKind::Unsupported | ErrorKind::Cancelled => Err(err),
     };
     let mut opened = match folder::open(path) {
         Ok(opened) => opened,

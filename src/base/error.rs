@@ -20,6 +20,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The input is larger than this program is willing to follow.
     Limit,
+    /// The caller asked for the work to end.
+    Cancelled,
 }
 
 /// A reason to stop, with the file and the byte it was found at.
@@ -55,6 +57,12 @@ impl Error {
     #[cold]
     pub fn limit(offset: u64, message: impl Into<String>) -> Error {
         Error::new(ErrorKind::Limit, message).at(offset)
+    }
+
+    /// The caller asked for the work to end.
+    #[cold]
+    pub fn cancelled() -> Error {
+        Error::new(ErrorKind::Cancelled, "cancelled: nothing was written")
     }
 
     /// The system refused an operation on `path`.

@@ -4,8 +4,10 @@
 //! of the input's folder. Links in the folder that the user named are followed, or refused where the
 //! source says so.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
 use memmap2::Mmap;
 
@@ -14,6 +16,13 @@ use crate::base::error::{Error, ErrorKind, Result};
 /// One file of a [`Source`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(u32);
+
+impl FileId {
+    /// Which of the source's files it is, in the order they were added.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
 
 /// A range of bytes in one file: never two loose numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +51,10 @@ impl Extent {
     }
 }
 
+/// Files up to this length are read whole instead of mapped: small files are nearly all files, and
+/// one that is truncated or cannot be read is an error then, where a map would stop the process.
+const MAX_READ_LEN: u64 = 16 << 20;
+
 /// The mapped files of one input.
 #[derive(Default)]
 pub struct Source {
@@ -54,10 +67,47 @@ struct Mapped {
     name: String,
     path: PathBuf,
     bytes: Bytes,
+    /// What the file was when it was opened; `None` of bytes that no file holds.
+    state: Option<State>,
+}
+
+/// What tells that a file is still the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct State {
+    len: u64,
+    modified: Option<SystemTime>,
+    /// The device and the number of the file on it, where the system has that.
+    identity: Option<(u64, u64)>,
+}
+
+impl State {
+    fn of(metadata: &Metadata) -> State {
+        #[cfg(unix)]
+        let identity = {
+            use std::os::unix::fs::MetadataExt as _;
+            Some((metadata.dev(), metadata.ino()))
+        };
+        #[cfg(not(unix))]
+        let identity = None;
+        State { len: metadata.len(), modified: metadata.modified().ok(), identity }
+    }
+
+    /// What happened to a file that is `now` this.
+    fn difference(self, now: State) -> Option<String> {
+        Some(match now {
+            now if now == self => return None,
+            now if now.identity != self.identity => "another file has its name now".to_owned(),
+            now if now.len != self.len => {
+                format!("it had {} bytes and has {} now", self.len, now.len)
+            }
+            _ => "it was written to".to_owned(),
+        })
+    }
 }
 
 enum Bytes {
-    Mapped(Mmap),
+    /// The map, and the file, which is read where bytes are only copied.
+    Mapped(Mmap, File),
     Owned(Vec<u8>),
 }
 
@@ -78,7 +128,7 @@ impl Source {
         Source {
             root: PathBuf::new(),
             no_follow: true,
-            files: vec![Mapped { name: name.to_owned(), path: name.into(), bytes }],
+            files: vec![Mapped { name: name.to_owned(), path: name.into(), bytes, state: None }],
         }
     }
 
@@ -160,17 +210,26 @@ impl Source {
         if !metadata.is_file() {
             return Err(Error::new(ErrorKind::Io, "is not a regular file").in_file(&path));
         }
-        let file = File::open(&path).map_err(|err| Error::io(&path, "open", err))?;
-        let bytes = if metadata.len() == 0 {
-            Bytes::Owned(Vec::new()) // An empty file cannot be mapped.
+        let mut file = File::open(&path).map_err(|err| Error::io(&path, "open", err))?;
+        let metadata = file.metadata().map_err(|err| Error::io(&path, "look at", err))?;
+        let state = State::of(&metadata);
+        let bytes = if metadata.len() <= MAX_READ_LEN {
+            let mut bytes = Vec::with_capacity(metadata.len() as usize);
+            let read = file.by_ref().take(MAX_READ_LEN + 1).read_to_end(&mut bytes);
+            read.map_err(|err| Error::io(&path, "read", err))?;
+            if bytes.len() as u64 != metadata.len() {
+                let now = State { len: bytes.len() as u64, ..state };
+                return Err(changed(&path, &state.difference(now).unwrap_or_default()));
+            }
+            Bytes::Owned(bytes)
         } else {
             // SAFETY: The map is read-only and private. Another process that truncates the file
             // while it is mapped can stop this one with a bus error, as with every mapped reader.
             let map = unsafe { Mmap::map(&file) };
-            Bytes::Mapped(map.map_err(|err| Error::io(&path, "map", err))?)
+            Bytes::Mapped(map.map_err(|err| Error::io(&path, "map", err))?, file)
         };
         let id = FileId(u32::try_from(self.files.len()).unwrap_or(u32::MAX));
-        self.files.push(Mapped { name, path, bytes });
+        self.files.push(Mapped { name, path, bytes, state: Some(state) });
         Ok(id)
     }
 
@@ -178,8 +237,50 @@ impl Source {
     pub fn add_bytes(&mut self, name: &str, bytes: Vec<u8>) -> FileId {
         let id = FileId(u32::try_from(self.files.len()).unwrap_or(u32::MAX));
         let (name, path) = (name.to_owned(), self.root.join(name));
-        self.files.push(Mapped { name, path, bytes: Bytes::Owned(bytes) });
+        self.files.push(Mapped { name, path, bytes: Bytes::Owned(bytes), state: None });
         id
+    }
+
+    /// Copies bytes of a mapped file by reading them anew: of a file that was truncated that is an
+    /// error, where touching the map would stop the process.
+    ///
+    /// # Errors
+    /// The file is shorter by now, or the system refuses. `bytes` and `into` have one length.
+    pub fn copy(&self, bytes: &[u8], into: &mut [u8]) -> Result<()> {
+        let start = bytes.as_ptr().addr();
+        let place = self.files.iter().find_map(|file| {
+            let Bytes::Mapped(map, handle) = &file.bytes else { return None };
+            let offset = start.checked_sub(map.as_ptr().addr())?;
+            let is_inside = offset.checked_add(bytes.len())? <= map.len();
+            is_inside.then_some((file, handle, offset))
+        });
+        let Some((file, handle, offset)) = place else {
+            into.copy_from_slice(bytes);
+            return Ok(());
+        };
+        read_at(handle, into, offset as u64).map_err(|err| match err.kind() {
+            std::io::ErrorKind::UnexpectedEof => changed(&file.path, "it is shorter now"),
+            _ => Error::io(&file.path, "read", err),
+        })
+    }
+
+    /// Refuses files that were overwritten, truncated or replaced since they were opened, as far as
+    /// their length, time and identity tell it: what was read of them may be of two versions.
+    ///
+    /// # Errors
+    /// One was changed, or cannot be looked at any more.
+    pub fn check_unchanged(&self) -> Result<()> {
+        for file in &self.files {
+            let Some(state) = file.state else { continue };
+            let metadata = file.path.metadata().map_err(|err| match err.kind() {
+                std::io::ErrorKind::NotFound => changed(&file.path, "it is gone"),
+                _ => Error::io(&file.path, "look at it again", err),
+            })?;
+            if let Some(what) = state.difference(State::of(&metadata)) {
+                return Err(changed(&file.path, &what));
+            }
+        }
+        Ok(())
     }
 
     /// The file of this name, if it is mapped.
@@ -210,7 +311,7 @@ impl Source {
     /// All of a file.
     pub fn bytes(&self, file: FileId) -> &[u8] {
         match &self.file(file).bytes {
-            Bytes::Mapped(map) => map,
+            Bytes::Mapped(map, _) => map,
             Bytes::Owned(bytes) => bytes,
         }
     }
@@ -234,4 +335,23 @@ impl Source {
             Error::malformed(extent.start, message).in_file(self.path(extent.file))
         })
     }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, into: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, into, offset)
+}
+
+#[cfg(not(unix))]
+fn read_at(file: &File, into: &mut [u8], offset: u64) -> std::io::Result<()> {
+    use std::io::{Seek as _, SeekFrom};
+    let mut file = file.try_clone()?;
+    file.seek(SeekFrom::Start(offset))?;
+    file.read_exact(into)
+}
+
+/// The error for a file that did not stay what it was.
+fn changed(path: &Path, what: &str) -> Error {
+    let message = format!("changed while it was read: {what}; try again when nothing writes to it");
+    Error::new(ErrorKind::Io, message).in_file(path)
 }

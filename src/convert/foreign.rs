@@ -7,16 +7,16 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::Value as Json;
 
 use super::canonical::canonical;
+use super::destination::{mark, replaceable, stage};
 use super::verify::{check_outputs, verify_foreign};
 use super::{
-    Failure, Report, Request, carry, check_space, foreign_format, gguf, json_text, read_buffers,
-    read_provenance, read_whole_model, report, sidecar_files, sidecar_files_of_package, write_file,
-    write_tensors,
+    Failure, Report, Request, carry, check_space, commit, foreign_format, gguf, json_text,
+    read_buffers, read_provenance, read_whole_model, report, sidecar_files,
+    sidecar_files_of_package, write_file, write_tensors,
 };
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::Checkpoint;
-use crate::exec::staging::Staging;
 use crate::exec::write;
 use crate::folder::sentence_transformers::{self, MODULES_FILE};
 use crate::folder::{CONFIG_FILE, Opened};
@@ -77,7 +77,7 @@ pub(super) fn to_foreign(
     if request.dry_run {
         return Ok(report);
     }
-    let staging = Staging::new(request.destination, request.force)?;
+    let staging = stage(opened, request, false, &replaceable)?;
     // Readers of this format take files without metadata, or with this one.
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     let main = Tensors {
@@ -118,12 +118,13 @@ pub(super) fn to_foreign(
     if request.check_outputs {
         check_outputs(opened, request, staging.path(), &mut report)?;
     }
-    staging.commit()?;
+    mark(staging.path(), format)?;
+    commit(staging, opened, request, &mut report)?;
     Ok(report)
 }
 
 /// Writes the tensors of the modules that follow the transformer, each module's into its folder.
-fn write_modules(
+pub(super) fn write_modules(
     opened: &mut Opened,
     folder: &Path,
     tensors: &Tensors,

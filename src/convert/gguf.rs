@@ -1,17 +1,20 @@
 //! What a GGUF file has beside its tensors: its keys, and a name of its own.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
+use super::destination::{mark, replaceable, stage};
 use super::foreign::ExportPlan;
 use super::verify::{check_outputs, verify_foreign};
-use super::{Failure, Report, Request, check_space, foreign_format, report, write_shards};
+use super::{
+    Failure, Report, Request, check, check_space, commit, foreign_format, report, write_shards,
+};
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, Result};
 use crate::base::source::Source;
 use crate::exec::produce::Producer;
-use crate::exec::staging::Staging;
 use crate::exec::write::{self, Container};
 use crate::folder::Opened;
 use crate::format::gguf::{self, types::TYPES};
@@ -169,15 +172,29 @@ fn add_tokenizer(
     metadata: &mut Metadata,
     findings: &mut Vec<Diagnostic>,
 ) -> std::result::Result<(), Failure> {
+    // A file that cannot be read is not a tokenizer that cannot be said.
+    let failed: RefCell<Option<Error>> = RefCell::new(None);
     let read = |name: &str| -> Result<Option<Vec<u8>>> {
         if !opened.has(name) {
             return Ok(None);
         }
-        let mut source = Source::new(opened.source.root());
-        let file = source.add(name)?;
-        Ok(Some(source.bytes(file).to_vec()))
+        let read = || {
+            let mut source = Source::new(opened.source.root());
+            let file = source.add(name)?;
+            source.check_unchanged()?;
+            Ok(source.bytes(file).to_vec())
+        };
+        read().map(Some).map_err(|err: Error| {
+            let told = Error::new(err.kind(), err.message());
+            failed.borrow_mut().get_or_insert(err);
+            told
+        })
     };
-    match tokenizer::to_gguf(&read, n_rows, ids, &map.tokenizer, &request.spec.pretokenizers) {
+    let keys = tokenizer::to_gguf(&read, n_rows, ids, &map.tokenizer, &request.spec.pretokenizers);
+    if let Some(err) = failed.take() {
+        return Err(err.into());
+    }
+    match keys {
         Ok(keys) => {
             findings.extend(keys.findings);
             // What the mapping has said stands.
@@ -245,6 +262,9 @@ pub(super) fn write(
         _ => "model",
     };
     let shards = write::shards(&tensors.outputs, request.max_shard_bytes, stem, "gguf");
+    check::quantized(request, tensors)?;
+    let told = check::shard_size(request.max_shard_bytes, &tensors.outputs, &shards)?;
+    report.findings.extend(told);
     if is_file && 1 < shards.len() {
         let n = shards.len();
         let message = format!("{n} files of that size are no single file {}", report.destination);
@@ -254,10 +274,7 @@ pub(super) fn write(
     if request.dry_run {
         return Ok(report);
     }
-    let staging = match is_file {
-        true => Staging::of_file(request.destination, request.force)?,
-        false => Staging::new(request.destination, request.force)?,
-    };
+    let staging = stage(opened, request, is_file, &replaceable)?;
     let container = Container::Gguf { metadata, encodings: &tensors.encodings };
     let folder = staging.path().to_owned();
     write_shards(opened, request, &folder, tensors, &shards, container, false, &mut report)?;
@@ -268,7 +285,10 @@ pub(super) fn write(
     if request.check_outputs {
         check_outputs(opened, request, &folder, &mut report)?;
     }
-    staging.commit()?;
+    if !is_file {
+        mark(&folder, export::GGUF)?;
+    }
+    commit(staging, opened, request, &mut report)?;
     Ok(report)
 }
 

@@ -1,15 +1,19 @@
 //! The conversion: open, plan, execute, write beside the destination, rename when whole.
 
 mod canonical;
+mod check;
+mod destination;
 mod foreign;
 pub(crate) mod gguf;
 mod package;
+mod safetensors;
 mod verify;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -21,23 +25,23 @@ use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
 use crate::checkpoint::Checkpoint;
-use crate::exec::staging::free_space;
+use crate::exec::staging::{Staging, free_space};
 use crate::exec::write::{self, Container, Shard, Written};
 use crate::folder::{CONFIG_FILE, Opened};
-use crate::format::{self, safetensors};
+use crate::format;
 use crate::manifest::{FileRole, is_tokenizer_file, needs_text};
 use crate::package::{
     BUFFERS_FILE, Conformance, Dropped, Loss, MANIFEST_FILE, MODEL_FILE, Model, Provenance,
     SOURCE_FILE, TENSORS_STEM,
 };
 use crate::plan::program::Content;
-use crate::plan::{self, Decode, Step, Tensors, export};
+use crate::plan::{self, Step, Tensors};
 use crate::spec::Spec;
 
 pub use self::canonical::model_of;
 pub(crate) use self::canonical::{canonical, canonical_or_decoded, written_files};
 pub(crate) use self::package::generic_copies;
-pub use self::words::{parse_dtype, parse_quant, parse_size, strip_slash};
+pub use self::words::{parse_dtype, parse_quant, parse_size, strip_slash, target};
 
 /// What to convert, and how.
 #[derive(Clone, Copy)]
@@ -68,6 +72,8 @@ pub struct Request<'a> {
     pub check_outputs: bool,
     /// Whether to plan only.
     pub dry_run: bool,
+    /// Ends the work, once it is set: nothing is left behind then.
+    pub cancel: Option<&'a AtomicBool>,
     /// Reports progress.
     pub progress: &'a dyn Progress,
 }
@@ -89,7 +95,17 @@ impl<'a> Request<'a> {
             verify: false,
             check_outputs: false,
             dry_run: false,
+            cancel: None,
             progress: &Silent,
+        }
+    }
+
+    /// # Errors
+    /// The work is to end.
+    fn check_cancelled(&self) -> Result<()> {
+        match self.cancel {
+            Some(cancel) if cancel.load(Ordering::Relaxed) => Err(Error::cancelled()),
+            _ => Ok(()),
         }
     }
 }
@@ -258,35 +274,37 @@ pub struct OutputDifference {
 /// It cannot be read, the plan is not complete, or the destination cannot be written. Nothing is
 /// left under the destination's name then.
 pub fn convert(mut opened: Opened, request: &Request<'_>) -> std::result::Result<Report, Failure> {
-    if request.dry_run {
-        // Planning asks nothing of the destination; the refusal comes early all the same.
-        check_destination(request)?;
-    }
-    if let Some(blocks) = request.plan.quantize
-        && request.to != export::GGUF
-    {
-        let message = format!("{} is packed in GGUF files only: add --to gguf", blocks.id);
-        return Err(Error::unsupported(message).into());
-    }
-    if request.generic && request.plan.decode != Decode::Nothing && opened.logical()?.is_some() {
-        let message = "it has tensors that are stored as several, which --generic takes one by one";
-        return Err(Diagnostic::error("P012", message)
-            .help("leave out --generic to decode them, or --decode to keep them")
-            .into());
-    }
+    // Planning asks nothing of the destination; the refusal comes early all the same.
+    destination::check(&opened, request)?;
+    check::flags(&mut opened, request)?;
+    check::sidecars(&opened, request.spec)?;
     match (request.to, opened.is_package) {
+        (SAFETENSORS, _) => safetensors::write(&mut opened, request),
         ("std", true) => repack(&mut opened, request),
         ("std", false) => to_std(&mut opened, request),
         (format, _) => to_foreign(&mut opened, request, format),
     }
 }
 
-fn check_destination(request: &Request<'_>) -> Result<()> {
-    if request.destination.symlink_metadata().is_ok() && !request.force {
-        let message = "exists already; --force replaces it";
-        return Err(Error::new(ErrorKind::Io, message).in_file(request.destination));
+/// The format whose tensors have the names and bytes of the source.
+pub const SAFETENSORS: &str = "safetensors";
+
+/// What ends every conversion: the destination gets its name, if the source stayed what it was.
+fn commit(
+    staging: Staging<'_>,
+    opened: &Opened,
+    request: &Request<'_>,
+    report: &mut Report,
+) -> Result<()> {
+    request.check_cancelled()?;
+    opened.source.check_unchanged()?;
+    if !staging.stale().is_empty() {
+        let names = staging.stale().iter().map(|path| path.display().to_string());
+        let names = names.collect::<Vec<_>>().join(", ");
+        let message = format!("removed what an earlier run that was killed had left: {names}");
+        report.findings.push(Diagnostic::note("P032", message));
     }
-    Ok(())
+    staging.commit()
 }
 
 /// The format of a checkpoint that is no package.
@@ -302,11 +320,12 @@ fn write_tensors(
     metadata: &BTreeMap<String, String>,
     hash_files: bool,
     report: &mut Report,
-) -> Result<Written> {
+) -> std::result::Result<Written, Failure> {
     let shards =
         write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM, "safetensors");
+    report.findings.extend(check::shard_size(request.max_shard_bytes, &tensors.outputs, &shards)?);
     let container = Container::Safetensors(metadata);
-    write_shards(opened, request, folder, tensors, &shards, container, hash_files, report)
+    Ok(write_shards(opened, request, folder, tensors, &shards, container, hash_files, report)?)
 }
 
 #[allow(clippy::too_many_arguments)] // What a file is made of.
@@ -322,7 +341,12 @@ fn write_shards(
 ) -> Result<Written> {
     request.progress.begin("converting", tensors.n_bytes());
     let advance = |n_bytes| request.progress.advance(n_bytes);
-    let options = write::Options { n_threads: request.n_threads, hash_files, progress: &advance };
+    let options = write::Options {
+        n_threads: request.n_threads,
+        hash_files,
+        progress: &advance,
+        cancel: request.cancel,
+    };
     let written = write::write(
         &opened.source,
         &tensors.inputs,
@@ -333,7 +357,11 @@ fn write_shards(
         &options,
     );
     request.progress.end();
-    let written = written?;
+    let written = written.or_else(|err| {
+        // Of a source that changed, that is the reason.
+        opened.source.check_unchanged()?;
+        Err(err)
+    })?;
     let mut total: Option<Loss> = None;
     for (tensor, written) in report.tensors.iter_mut().zip(&written.tensors) {
         tensor.sha256 = Some(crate::base::hex::encode(&written.sha256));
@@ -364,6 +392,7 @@ fn carry(opened: &Opened, folder: &Path, name: &str) -> Result<Carried> {
     let mut source = Source::new(opened.source.root());
     let file = source.add(name)?;
     let bytes = source.bytes(file);
+    source.check_unchanged()?;
     let path = folder.join(name);
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(|err| Error::io(parent, "create the folder", err))?;
@@ -559,5 +588,5 @@ fn read_buffers(opened: &mut Opened) -> Result<Option<Checkpoint>> {
         return Ok(None);
     }
     let file = opened.source.add(BUFFERS_FILE)?;
-    safetensors::read(&opened.source, file).map(Some)
+    crate::format::safetensors::read(&opened.source, file).map(Some)
 }

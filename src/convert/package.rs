@@ -6,17 +6,17 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::canonical::{Canonical, canonical, encodings};
+use super::destination::{replaceable, stage};
 use super::foreign::inside;
 use super::verify::{check_outputs, verify, verify_same};
 use super::{
-    Carried, Failure, Report, Request, carry, check_space, gguf, json_text, read_buffers,
+    Carried, Failure, Report, Request, carry, check_space, commit, gguf, json_text, read_buffers,
     read_provenance, read_whole_model, report, sidecar_files, sidecar_files_of_package, write_file,
     write_tensors,
 };
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 use crate::checkpoint::Checkpoint;
-use crate::exec::staging::Staging;
 use crate::exec::write;
 use crate::folder::Opened;
 use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorFacts};
@@ -45,7 +45,7 @@ pub(super) fn to_std(
         return Ok(report);
     }
     let Canonical { tensors, buffers, model, provenance, .. } = canonical;
-    let staging = Staging::new(request.destination, request.force)?;
+    let staging = stage(opened, request, false, &replaceable)?;
     let package = Package {
         model: &model,
         provenance: Some(&provenance),
@@ -59,7 +59,7 @@ pub(super) fn to_std(
     if request.check_outputs {
         check_outputs(opened, request, staging.path(), &mut report)?;
     }
-    staging.commit()?;
+    commit(staging, opened, request, &mut report)?;
     Ok(report)
 }
 
@@ -114,7 +114,7 @@ pub(super) fn repack(
     if request.dry_run {
         return Ok(report);
     }
-    let staging = Staging::new(request.destination, request.force)?;
+    let staging = stage(opened, request, false, &replaceable)?;
     let package = Package {
         model: &model,
         provenance: provenance.as_ref(),
@@ -128,7 +128,7 @@ pub(super) fn repack(
     if request.check_outputs {
         check_outputs(opened, request, staging.path(), &mut report)?;
     }
-    staging.commit()?;
+    commit(staging, opened, request, &mut report)?;
     Ok(report)
 }
 

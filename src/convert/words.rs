@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::SAFETENSORS;
 use crate::checkpoint::DType;
 use crate::encoding::{BLOCK_TYPES, BlockType};
 use crate::format::gguf::types::TYPES;
+use crate::plan::export::GGUF;
 
 /// A size of the command line: `5GB`, `500MB`, `1GiB`, or bytes.
 ///
@@ -63,6 +65,27 @@ pub fn parse_quant(text: &str) -> std::result::Result<&'static BlockType, String
             BLOCK_TYPES.iter().filter(can).map(|blocks| blocks.id.trim_start_matches("ggml."));
         format!("{text:?} is no type to pack in: {}", known.collect::<Vec<_>>().join(", "))
     })
+}
+
+/// The format to write: what was asked for, or what the name of the destination says, or the
+/// standard.
+///
+/// # Errors
+/// The two contradict.
+pub fn target<'a>(
+    destination: &Path,
+    asked: Option<&'a str>,
+) -> std::result::Result<&'a str, String> {
+    let ending = destination.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    let named = [GGUF, SAFETENSORS].into_iter().find(|format| ending.eq_ignore_ascii_case(format));
+    match (asked, named) {
+        (Some(asked), Some(named)) if asked != named => Err(format!(
+            "{} names a {named} file, and --to {asked} is something else: leave --to out, or name \
+             the destination otherwise",
+            destination.display()
+        )),
+        (asked, named) => Ok(asked.or(named).unwrap_or("std")),
+    }
 }
 
 /// The path of a request's destination without a trailing slash.

@@ -11,7 +11,7 @@ use super::hash::{Hash, update_both};
 use super::kernel::Chain;
 use super::make::Made;
 use super::produce::Producer;
-use super::staging::{Staging, free_space};
+use super::staging::{Existing, Staging, free_space};
 use super::write::{Container, Options, Shard, Written, shards, write};
 use crate::base::error::{ErrorKind, Result};
 use crate::base::source::{Extent, Source};
@@ -607,7 +607,7 @@ fn write_model(
     dir: &Path,
 ) -> Written {
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    let options = Options { n_threads, hash_files, progress: &|_| () };
+    let options = Options { n_threads, hash_files, progress: &|_| (), cancel: None };
     write(source, inputs, outputs, shards, Container::Safetensors(&metadata), dir, &options)
         .expect("a sound plan")
 }
@@ -706,7 +706,7 @@ fn every_dtype_has_the_name_that_safetensors_gives_it() {
             Tensor { name: "t".to_owned(), dtype, shape: vec![8], encoding: None, payload };
         let (inputs, output) = whole(&tensor, 0).expect("sound");
         let dir = tempfile::tempdir().unwrap();
-        let options = Options { n_threads: 1, hash_files: false, progress: &|_| () };
+        let options = Options { n_threads: 1, hash_files: false, progress: &|_| (), cancel: None };
         let outputs = [output];
         let shards = shards(&outputs, None, "model", "safetensors");
         let metadata = BTreeMap::new();
@@ -844,14 +844,14 @@ fn names(dir: &Path) -> Vec<String> {
 fn a_folder_appears_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let destination = dir.path().join("out");
-    let staging = Staging::new(&destination, false).unwrap();
+    let staging = Staging::new(&destination, Existing::Keep).unwrap();
     std::fs::create_dir(staging.path().join("sub")).unwrap();
     std::fs::write(staging.path().join("sub/file"), "new").unwrap();
     assert!(!destination.exists());
     drop(staging);
     assert_eq!(names(dir.path()), [""; 0]);
 
-    let staging = Staging::new(&destination, false).unwrap();
+    let staging = Staging::new(&destination, Existing::Keep).unwrap();
     std::fs::write(staging.path().join("file"), "new").unwrap();
     staging.commit().unwrap();
     assert_eq!(names(dir.path()), ["out"]);
@@ -864,11 +864,11 @@ fn a_destination_is_replaced_only_by_force() {
     let destination = dir.path().join("out");
     std::fs::create_dir(&destination).unwrap();
     std::fs::write(destination.join("old"), "old").unwrap();
-    let err = Staging::new(&destination, false).err().expect("it exists");
+    let err = Staging::new(&destination, Existing::Keep).err().expect("it exists");
     assert_eq!(err.message(), "already exists; --force replaces it");
     assert_eq!(names(dir.path()), ["out"]);
 
-    let staging = Staging::new(&destination.join(""), true).unwrap();
+    let staging = Staging::new(&destination.join(""), Existing::Replace(&|_| Ok(()))).unwrap();
     std::fs::write(staging.path().join("new"), "new").unwrap();
     assert_eq!(names(&destination), ["old"]);
     staging.commit().unwrap();
@@ -876,14 +876,14 @@ fn a_destination_is_replaced_only_by_force() {
 
     let file = dir.path().join("file");
     std::fs::write(&file, "keep").unwrap();
-    assert!(Staging::new(&file, true).is_err());
+    assert!(Staging::new(&file, Existing::Replace(&|_| Ok(()))).is_err());
 }
 
 #[test]
 fn a_destination_that_appears_meanwhile_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let destination = dir.path().join("out");
-    let staging = Staging::new(&destination, false).unwrap();
+    let staging = Staging::new(&destination, Existing::Keep).unwrap();
     std::fs::create_dir(&destination).unwrap();
     assert!(staging.commit().is_err());
     assert_eq!((names(dir.path()), names(&destination)), (vec!["out".into()], vec![]));
@@ -895,11 +895,11 @@ fn an_error_leaves_nothing_behind() {
     let (source, inputs, outputs) = &model;
     let dir = tempfile::tempdir().unwrap();
     for n_threads in [1, 2, 7] {
-        let staging = Staging::new(&dir.path().join("out"), false).unwrap();
+        let staging = Staging::new(&dir.path().join("out"), Existing::Keep).unwrap();
         let shards = shards(outputs, Some(3 << 20), "model", "safetensors");
         // The last file cannot be created.
         std::fs::create_dir(staging.path().join(&shards.last().unwrap().name)).unwrap();
-        let options = Options { n_threads, hash_files: true, progress: &|_| () };
+        let options = Options { n_threads, hash_files: true, progress: &|_| (), cancel: None };
         let metadata = BTreeMap::new();
         let result = write(
             source,
@@ -921,8 +921,12 @@ fn a_panic_in_one_thread_ends_all() {
     let (source, inputs, outputs) = model(&mut Numbers(13));
     for n_threads in [1, 2, 7] {
         let dir = tempfile::tempdir().unwrap();
-        let options =
-            Options { n_threads, hash_files: true, progress: &|_| panic!("as it should") };
+        let options = Options {
+            n_threads,
+            hash_files: true,
+            progress: &|_| panic!("as it should"),
+            cancel: None,
+        };
         let shards = shards(&outputs, Some(5 << 20), "model", "safetensors");
         let metadata = BTreeMap::new();
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -947,7 +951,7 @@ fn progress_counts_the_bytes_of_all_tensors() {
     let dir = tempfile::tempdir().unwrap();
     let seen = std::sync::atomic::AtomicU64::new(0);
     let progress = |n| _ = seen.fetch_add(n, std::sync::atomic::Ordering::Relaxed);
-    let options = Options { n_threads: 3, hash_files: false, progress: &progress };
+    let options = Options { n_threads: 3, hash_files: false, progress: &progress, cancel: None };
     let shards = shards(&outputs, Some(5 << 20), "model", "safetensors");
     write(
         &source,

@@ -4,8 +4,8 @@
 //! without gaps` (<https://huggingface.co/docs/safetensors>); the tensors start on a multiple of
 //! 64. A GGUF file too is a header and the tensors in order, each padded with zeros.
 //!
-//! The bytes of a file are cut into chunks: a slice of the map where the source holds the bytes
-//! as they are, a buffer of a few MiB where not. A chunk passes several stages, each of which takes the
+//! The bytes of a file are cut into chunks: read in one go where the source holds the bytes
+//! as they are, made piece by piece where not. A chunk passes several stages, each of which takes the
 //! chunks of a file in order: the write, and the hashes of tensors and file. Threads take whatever
 //! is ready, oldest chunk first, so that all of them work whichever stage is the slowest. How far the stages may lie apart bounds the memory; nothing depends on who was first.
 
@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -158,6 +159,8 @@ pub struct Options<'a> {
     pub hash_files: bool,
     /// Hears of every batch of bytes of tensors that is written.
     pub progress: &'a (dyn Fn(u64) + Sync),
+    /// Ends the work with an error, once it is set.
+    pub cancel: Option<&'a AtomicBool>,
 }
 
 /// A few tensors for one file, without threads and progress.
@@ -177,7 +180,7 @@ impl Plain<'_> {
     /// As of [`fn@write`].
     pub fn write(&self, source: &Source, dir: &Path, stem: &str) -> Result<Written> {
         let shards = shards(self.outputs, None, stem, "safetensors");
-        let options = Options { n_threads: 1, hash_files: false, progress: &|_| () };
+        let options = Options { n_threads: 1, hash_files: false, progress: &|_| (), cancel: None };
         let container = Container::Safetensors(self.metadata);
         write(source, self.inputs, self.outputs, &shards, container, dir, &options)
     }
@@ -253,8 +256,15 @@ pub fn write(
         }
         files.push(WrittenFile { name: shard.name.clone(), len: offset, sha256: None });
     }
-    let pipeline =
-        Pipeline { producers: &producers, shards, headers: &headers, alignment, dir, options };
+    let pipeline = Pipeline {
+        source,
+        producers: &producers,
+        shards,
+        headers: &headers,
+        alignment,
+        dir,
+        options,
+    };
     pipeline.run(&mut tensors, &mut files)?;
     let has_index = matches!(container, Container::Safetensors(_)) && 1 < shards.len();
     let index = has_index.then(|| index(outputs, shards));
@@ -339,6 +349,7 @@ fn index(outputs: &[Output], shards: &[Shard]) -> String {
 
 /// What all threads share and none changes.
 struct Pipeline<'p, 'a> {
+    source: &'p Source,
     producers: &'p [Producer<'a>],
     shards: &'p [Shard],
     headers: &'p [Vec<u8>],
@@ -539,6 +550,10 @@ impl<'p> Pipeline<'p, '_> {
                 guard = changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
+            if self.options.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+                guard.error.get_or_insert_with(Error::cancelled);
+                return;
+            }
             drop(guard);
             guard = self.perform(job, state, &sync);
             changed.notify_all();
@@ -589,6 +604,7 @@ impl<'p> Pipeline<'p, '_> {
             content = Content::Ready(Bytes::Borrowed(header));
         }
         let mut scratch_len = 0;
+        let mut is_alone = false;
         while cursor.output < end {
             let producer = &self.producers[cursor.output];
             let left = producer.len() - cursor.start;
@@ -597,7 +613,7 @@ impl<'p> Pipeline<'p, '_> {
                 cursor.padding = self.padding(cursor.output);
                 continue;
             }
-            if !matches!(content, Content::Wanted) {
+            if is_alone || !matches!(content, Content::Wanted) {
                 break;
             }
             if left == 0 {
@@ -614,8 +630,9 @@ impl<'p> Pipeline<'p, '_> {
                 .flatten();
             let piece_len = match borrowed {
                 Some(_) if !is_empty => break,
-                Some(bytes) => {
-                    content = Content::Ready(Bytes::Borrowed(bytes));
+                // Alone in its chunk, which is then read in one go.
+                Some(_) => {
+                    is_alone = true;
                     borrowed_len
                 }
                 None => {
@@ -775,7 +792,12 @@ impl<'p> Pipeline<'p, '_> {
             if filled.is_empty() {
                 continue;
             }
-            let loss = self.producers[piece.output].fill(piece.range.start, filled, scratch)?;
+            let producer = &self.producers[piece.output];
+            if let Some(bytes) = producer.borrow(piece.range.clone()) {
+                self.source.copy(bytes, filled)?;
+                continue;
+            }
+            let loss = producer.fill(piece.range.start, filled, scratch)?;
             losses.extend(loss.map(|loss| (piece.output, loss)));
         }
         Ok(losses)

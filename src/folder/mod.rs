@@ -22,6 +22,8 @@ use crate::package;
 
 /// A checkpoint with the files around it.
 pub struct Opened {
+    /// What was named: the folder, the weight file or the index.
+    pub path: PathBuf,
     /// The files whose tensors are read.
     pub source: Source,
     /// The tensors.
@@ -137,8 +139,9 @@ fn open_any(path: &Path, wanted: Option<&'static Format>, links: Links) -> Resul
     if name.ends_with(".index.json") {
         let mut checkpoint = Checkpoint::default();
         let weights = read_index(&mut source, &name, wanted, &mut checkpoint)?;
-        let files = list(&parent).unwrap_or_default();
+        let files = list(&parent)?;
         return Ok(Opened {
+            path: path.to_owned(),
             source,
             checkpoint,
             is_package: false,
@@ -165,6 +168,7 @@ fn open_any(path: &Path, wanted: Option<&'static Format>, links: Links) -> Resul
         });
         let files = files.collect();
         return Ok(Opened {
+            path: path.to_owned(),
             source,
             checkpoint,
             is_package: false,
@@ -173,8 +177,16 @@ fn open_any(path: &Path, wanted: Option<&'static Format>, links: Links) -> Resul
             renamed: BTreeMap::new(),
         });
     }
-    let files = list(&parent).unwrap_or_default();
-    Ok(Opened { source, checkpoint, is_package: false, files, weights, renamed: BTreeMap::new() })
+    let files = list(&parent)?;
+    Ok(Opened {
+        path: path.to_owned(),
+        source,
+        checkpoint,
+        is_package: false,
+        files,
+        weights,
+        renamed: BTreeMap::new(),
+    })
 }
 
 fn open_folder(
@@ -185,7 +197,7 @@ fn open_folder(
 ) -> Result<Opened> {
     let mut checkpoint = Checkpoint::default();
     let has = |name: &str| files.iter().any(|file| file.name == name);
-    let is_package = has(package::MODEL_FILE) && is_model_file(path);
+    let is_package = has(package::MODEL_FILE) && is_model_file(path)?;
     let weights = match choose(path, &files, wanted)? {
         Choice::Index(name) => {
             let weights = read_index(&mut source, &name, wanted, &mut checkpoint)?;
@@ -212,12 +224,20 @@ fn open_folder(
     };
     let mut weights = weights;
     if is_package {
-        read_encodings(path, &mut checkpoint);
+        read_encodings(path, &mut checkpoint)?;
     } else {
         read_modules(&mut source, &files, &mut checkpoint, &mut weights)?;
     }
     note_others(&files, &weights, &mut checkpoint);
-    Ok(Opened { source, checkpoint, is_package, files, weights, renamed: BTreeMap::new() })
+    Ok(Opened {
+        path: path.to_owned(),
+        source,
+        checkpoint,
+        is_package,
+        files,
+        weights,
+        renamed: BTreeMap::new(),
+    })
 }
 
 fn read_part(
@@ -230,19 +250,17 @@ fn read_part(
 }
 
 /// Whether `model.json` is the standard's: other tools write files of that name too.
-fn is_model_file(folder: &Path) -> bool {
-    let text = std::fs::read(folder.join(package::MODEL_FILE)).unwrap_or_default();
-    let json: Option<Json> = serde_json::from_slice(&text).ok();
+fn is_model_file(folder: &Path) -> Result<bool> {
+    let json: Option<Json> = serde_json::from_slice(&read_model_file(folder)?).ok();
     let has = |key: &str| json.as_ref().is_some_and(|json| json.get(key).is_some());
-    json.is_none() || (has("spec") && has("conformance"))
+    Ok(json.is_none() || (has("spec") && has("conformance")))
 }
 
 /// Tells the tensors of a package that are blocks what they are. What `model.json` says wrongly is
 /// left alone: the rules of the package find it.
-fn read_encodings(folder: &Path, checkpoint: &mut Checkpoint) {
-    let text = std::fs::read(folder.join(package::MODEL_FILE)).unwrap_or_default();
-    let json: Json = serde_json::from_slice(&text).unwrap_or_default();
-    let Some(Json::Object(entries)) = json.get("encodings") else { return };
+fn read_encodings(folder: &Path, checkpoint: &mut Checkpoint) -> Result<()> {
+    let json: Json = serde_json::from_slice(&read_model_file(folder)?).unwrap_or_default();
+    let Some(Json::Object(entries)) = json.get("encodings") else { return Ok(()) };
     join_parts(entries, checkpoint);
     for tensor in &mut checkpoint.tensors {
         let Some(entry) = entries.get(&tensor.name) else { continue };
@@ -251,6 +269,12 @@ fn read_encodings(folder: &Path, checkpoint: &mut Checkpoint) {
             tensor.encoding = encoding.ok();
         }
     }
+    Ok(())
+}
+
+fn read_model_file(folder: &Path) -> Result<Vec<u8>> {
+    let path = folder.join(package::MODEL_FILE);
+    std::fs::read(&path).map_err(|err| Error::io(&path, "read", err))
 }
 
 /// Makes one tensor of those that a package stores as several.
@@ -482,8 +506,16 @@ fn walk(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<FolderFile>) 
             continue;
         }
         let name = format!("{prefix}{name}");
-        let Ok(metadata) = entry.path().metadata() else { continue };
         let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+        let metadata = match entry.path().metadata() {
+            Ok(metadata) => metadata,
+            // A link to nothing is a file that cannot be read: told when it is wanted.
+            Err(_) if is_link => {
+                files.push(FolderFile { name, len: 0 });
+                continue;
+            }
+            Err(err) => return Err(Error::io(&entry.path(), "look at", err)),
+        };
         if metadata.is_dir() && !is_link && depth < MAX_DEPTH {
             walk(&entry.path(), &format!("{name}/"), depth + 1, files)?;
         } else if metadata.is_file() {

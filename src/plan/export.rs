@@ -196,7 +196,7 @@ pub fn export(
             let message = format!("`{name}` is in {}, and {why}", encoding.id);
             vec![Diagnostic::error("P012", message).tensor(name).help(DECODE_HELP)]
         })?;
-        write_dtype(&mut config, &tensors, options);
+        write_dtype(&mut config, &tensors, origin.map(|origin| origin.provenance));
     }
     let renamed: BTreeMap<&str, &str> = provenance
         .into_iter()
@@ -431,24 +431,39 @@ fn choices(map: &Map, used: Option<&MapUsed>, model: &Model, class: Option<&str>
     Choices { prefix, spellings: Vec::new() }
 }
 
+/// A dtype in the words of configs; F32 where nothing says it.
+pub fn dtype_word(dtype: Option<DType>) -> &'static str {
+    match dtype {
+        Some(DType::BF16) => "bfloat16",
+        Some(DType::F16) => "float16",
+        Some(DType::F64) => "float64",
+        _ => "float32",
+    }
+}
+
 /// States the dtype of the weights, in the words of old and of new readers.
-fn write_dtype(config: &mut Json, tensors: &Tensors, options: Options) {
+fn write_dtype(config: &mut Json, tensors: &Tensors, source: Option<&Provenance>) {
     let Json::Object(object) = config else { return };
     let mut sizes: BTreeMap<DType, u64> = BTreeMap::new();
     for output in tensors.outputs.iter().filter(|output| output.dtype.is_float()) {
         *sizes.entry(output.dtype).or_default() += output.n_bytes();
     }
     let most = sizes.iter().max_by_key(|(_, bytes)| **bytes).map(|(dtype, _)| *dtype);
-    let word = match most {
-        Some(DType::BF16) => "bfloat16",
-        Some(DType::F16) => "float16",
-        Some(DType::F64) => "float64",
-        _ => "float32",
-    };
-    let stated = ["dtype", "torch_dtype"].iter().find_map(|key| {
-        object.get(*key).filter(|stated| stated.is_string() && options.dtype.is_none()).cloned()
+    // What the source said stands for tensors that are as they were there, however often they were
+    // converted in between.
+    let recorded: BTreeMap<&str, &str> = source
+        .iter()
+        .flat_map(|source| &source.tensors)
+        .map(|tensor| (tensor.name.as_str(), tensor.dtype.as_str()))
+        .collect();
+    let is_cast = tensors.outputs.iter().filter(|output| output.dtype.is_float()).any(|output| {
+        let dtype = recorded.get(output.name.as_str()).and_then(|name| DType::parse(name));
+        dtype.is_some_and(|dtype| dtype.is_float() && dtype != output.dtype)
     });
-    let word = stated.unwrap_or_else(|| word.into());
+    let stated = ["dtype", "torch_dtype"]
+        .iter()
+        .find_map(|key| object.get(*key).filter(|stated| stated.is_string() && !is_cast).cloned());
+    let word = stated.unwrap_or_else(|| dtype_word(most).into());
     object.insert("torch_dtype".to_owned(), word.clone());
     object.insert("dtype".to_owned(), word);
 }

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::{Sample, tiny};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::convert::{self, Failure, Report, Request};
-use crate::exec::staging::Staging;
+use crate::exec::staging::{Existing, Staging};
 use crate::folder;
 use crate::package::{MODEL_FILE, SOURCE_FILE, TENSORS_STEM};
 use crate::spec::Spec;
@@ -30,7 +30,7 @@ pub fn write(
     // The package that it is made from; it is never given its name.
     let mut name = destination.file_name().unwrap_or_default().to_owned();
     name.push("-package");
-    let package = Staging::new(&destination.with_file_name(name), false)?;
+    let package = Staging::new(&destination.with_file_name(name), Existing::Keep)?;
     write_package(sample, package.path())?;
     let request = Request { verify: true, ..Request::new(spec, destination, &map.format) };
     convert::convert(folder::open(package.path())?, &request)

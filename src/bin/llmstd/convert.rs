@@ -1,10 +1,11 @@
 //! `llmstd convert`.
 
 use std::fmt::Write as _;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use clap::builder::PossibleValuesParser;
 use llmstd::checkpoint::DType;
 use llmstd::convert::{self, Failure, Report, Request, Verified};
 use llmstd::encoding::BlockType;
@@ -25,7 +26,9 @@ const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 Examples:
   llmstd convert ./bert-base ./bert-base.std            from Hugging Face to the standard
   llmstd convert ./bert-base.std ./back --to hf         and back, every tensor bit for bit
-  llmstd convert ./llama ./llama.gguf --to gguf --quant q8_0   for llama.cpp, quantized
+  llmstd convert ./llama ./llama.gguf --quant q8_0      for llama.cpp, quantized
+  llmstd convert model.ckpt model.safetensors           names and bytes as they are, one file
+  llmstd convert ./old ./new --to safetensors           a folder of .bin files, as safetensors
   llmstd convert model.bin ./out --dry-run              print the plan, write nothing
   llmstd convert ./odd.ckpt ./odd.std --generic         an architecture that is not known
 
@@ -35,13 +38,13 @@ Exit status:
 pub(crate) struct Args {
     /// A folder, a weight file, or a shard index
     src: PathBuf,
-    /// The folder to write, or the .gguf file; it must not exist
+    /// The folder to write, or the .gguf or .safetensors file; it must not exist
     dst: PathBuf,
-    /// The format to write: std, or a foreign format that `llmstd spec list` names
-    #[arg(long, default_value = "std")]
-    to: String,
-    /// The format that is read, where a folder has several: safetensors, pytorch, gguf, tf, flax, numpy
-    #[arg(long, value_name = "FORMAT")]
+    /// The format to write; where nothing is said, that of the destination's ending, or std
+    #[arg(long, value_name = "FORMAT", value_parser = TARGETS)]
+    to: Option<String>,
+    /// The format that is read, where a folder has several
+    #[arg(long, value_name = "FORMAT", value_parser = sources())]
     from: Option<String>,
     /// The architecture, where the config does not say it
     #[arg(long, value_name = "ID")]
@@ -77,7 +80,7 @@ pub(crate) struct Args {
     /// by this program: a key that it reads wrongly on both sides is not seen
     #[arg(long, conflicts_with_all = ["generic", "dry_run"])]
     check_outputs: bool,
-    /// Replace the destination
+    /// Replace the destination, if llmstd wrote it and nothing else is in it
     #[arg(long)]
     force: bool,
     /// Refuse links that lead out of the source
@@ -85,18 +88,23 @@ pub(crate) struct Args {
     no_follow: bool,
     /// How many threads work; the bytes written do not depend on it
     #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    threads: Option<NonZeroUsize>,
+}
+
+/// The formats to write.
+const TARGETS: [&str; 4] = ["std", "hf", "gguf", "safetensors"];
+
+/// What `--from` takes: a package, a folder of Hugging Face, or a format of files.
+fn sources() -> PossibleValuesParser {
+    let ids = format::FORMATS.iter().map(|format| format.id);
+    PossibleValuesParser::new(["std", "hf"].into_iter().chain(ids))
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let spec = output::spec(global)?;
-    let wanted = match args.from.as_deref() {
-        None | Some("std" | "hf") => None,
-        Some(id) => Some(format::find(id).with_context(|| {
-            let known: Vec<&str> = format::FORMATS.iter().map(|format| format.id).collect();
-            format!("there is no format {id:?} to read: std, hf, {}", known.join(", "))
-        })?),
-    };
+    let destination = convert::strip_slash(&args.dst);
+    let to = convert::target(&destination, args.to.as_deref()).map_err(anyhow::Error::msg)?;
+    let wanted = args.from.as_deref().and_then(format::find);
     let links = if args.no_follow { Links::Refuse } else { Links::Follow };
     let opened = folder::open_with(&args.src, wanted, links)?;
     if let Some(from) = &args.from {
@@ -110,13 +118,10 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         );
     }
     let bar = Bar::new(global);
-    let n_threads =
-        args.threads.or(std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
-    let destination = convert::strip_slash(&args.dst);
     let request = Request {
         spec: &spec,
         destination: &destination,
-        to: &args.to,
+        to,
         arch: args.arch.as_deref(),
         generic: args.generic,
         plan: plan::Options {
@@ -127,16 +132,16 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
             quantize: args.quant,
         },
         max_shard_bytes: args.max_shard_size.or_else(|| {
-            let is_file =
-                args.to == "gguf" && destination.extension().is_some_and(|end| end == "gguf");
+            let is_file = destination.extension().is_some_and(|end| end == to);
             (!is_file).then_some(MAX_SHARD_BYTES)
         }),
-        n_threads: n_threads.max(1),
+        n_threads: output::n_threads(args.threads),
         force: args.force,
         verify: args.verify,
         allow_no_tokenizer: args.allow_no_tokenizer,
         check_outputs: args.check_outputs,
         dry_run: args.dry_run,
+        cancel: global.interrupt.flag(),
         progress: &bar,
     };
     let mut report = match convert::convert(opened, &request) {
@@ -147,7 +152,10 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     report.source = args.src.display().to_string();
     match global.format {
         Format::Json => output::print_json(&report)?,
-        Format::Text => output::print(&text(&report, global))?,
+        Format::Text => {
+            output::warn(&report.findings, global);
+            output::print(&text(&report, global))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -171,7 +179,6 @@ fn text(report: &Report, global: &Global) -> String {
             let _ = writeln!(text, "carry {name}");
         }
     }
-    text.push_str(&output::findings(&report.findings, global));
     if let Some(loss) = &report.loss {
         let _ = writeln!(
             text,
@@ -179,7 +186,10 @@ fn text(report: &Report, global: &Global) -> String {
             loss.elements, loss.changed, loss.infinities, loss.nans
         );
     }
-    let what = report.architecture.as_deref().unwrap_or("generic");
+    let what = match &report.architecture {
+        Some(architecture) => architecture,
+        None => "names and bytes as they are",
+    };
     let level = report.conformance.map(|level| format!(", conformance {}", level.name()));
     let verb = if report.dry_run { "would write" } else { "wrote" };
     let _ = writeln!(

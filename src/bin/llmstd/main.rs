@@ -4,6 +4,7 @@ mod convert;
 mod diff;
 mod explain;
 mod inspect;
+mod interrupt;
 mod manifest;
 mod output;
 mod progress;
@@ -11,6 +12,7 @@ mod run;
 mod spec;
 mod validate;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -79,6 +81,8 @@ pub(crate) struct Global {
     pub(crate) verbose: bool,
     /// The standard that was asked for.
     pub(crate) spec: Option<String>,
+    /// Whether a signal has told the process to end.
+    pub(crate) interrupt: interrupt::Interrupt,
 }
 
 #[derive(Subcommand)]
@@ -109,12 +113,20 @@ fn main() -> ExitCode {
                 && std::io::IsTerminal::is_terminal(&std::io::stdout())
         }
     };
+    let interrupt = match interrupt::watch() {
+        Ok(interrupt) => interrupt,
+        Err(err) => {
+            let _ = writeln!(std::io::stderr().lock(), "error: cannot wait for signals: {err}");
+            return ExitCode::from(2);
+        }
+    };
     let global = Global {
         format: cli.global.format,
         color,
         quiet: cli.global.quiet,
         verbose: cli.global.verbose,
         spec: cli.global.spec,
+        interrupt,
     };
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args, &global),
@@ -133,10 +145,16 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        Err(err) => {
-            output::error(&err, &global);
-            ExitCode::from(2)
-        }
+        Err(err) => match global.interrupt.end() {
+            Some((text, status)) => {
+                output::error(&anyhow::anyhow!(text), &global);
+                ExitCode::from(status)
+            }
+            None => {
+                output::error(&err, &global);
+                ExitCode::from(2)
+            }
+        },
     }
 }
 

@@ -1,6 +1,7 @@
 //! The only place that prints.
 
 use std::io::{self, Write as _};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -50,6 +51,14 @@ pub(crate) fn findings(findings: &[Diagnostic], global: &Global) -> String {
     llmstd::report::text::findings(findings, limit, global.color)
 }
 
+/// Tells findings beside a result: on stderr, and with `--quiet` only those that weigh.
+pub(crate) fn warn(findings: &[Diagnostic], global: &Global) {
+    let least = if global.quiet { Level::Warning } else { Level::Note };
+    let told: Vec<Diagnostic> =
+        findings.iter().filter(|finding| least <= finding.level).cloned().collect();
+    let _ = io::stderr().lock().write_all(self::findings(&told, global).as_bytes());
+}
+
 /// Findings that kept the work from being done, and the exit code for them.
 pub(crate) fn refuse(findings: &[Diagnostic], global: &Global) -> anyhow::Result<ExitCode> {
     let n_errors = findings.iter().filter(|finding| finding.level == Level::Error).count();
@@ -84,9 +93,9 @@ pub(crate) fn refuse_input(
 }
 
 /// How many threads work, unless it is said.
-pub(crate) fn n_threads(asked: Option<usize>) -> usize {
+pub(crate) fn n_threads(asked: Option<NonZeroUsize>) -> usize {
     let available = || std::thread::available_parallelism().map_or(1, usize::from);
-    asked.unwrap_or_else(available).max(1)
+    asked.map_or_else(available, usize::from)
 }
 
 /// Text in a colour, if colours are on.

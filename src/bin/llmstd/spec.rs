@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use llmstd::author::names::NameMap;
 use llmstd::convert::Failure;
-use llmstd::exec::staging::Staging;
+use llmstd::exec::staging::{Existing, Staging};
 use llmstd::folder;
 use llmstd::spec::Spec;
 use llmstd::spec::listing::Checked;
@@ -221,7 +221,7 @@ fn sample(
     };
     let several = variant == "all";
     // Of several, all appear or none.
-    let staging = if several { Some(Staging::new(out, false)?) } else { None };
+    let staging = if several { Some(Staging::new(out, Existing::Keep)?) } else { None };
     for n in chosen {
         let sample = samples
             .get(n)
@@ -285,7 +285,7 @@ fn export(spec: &Spec, dir: &Path, global: &Global) -> anyhow::Result<()> {
 }
 
 fn write_files(files: &BTreeMap<String, String>, dir: &Path) -> anyhow::Result<()> {
-    let staging = Staging::new(dir, false)?;
+    let staging = Staging::new(dir, Existing::Keep)?;
     for (name, text) in files {
         let path = staging.path().join(name);
         if let Some(parent) = path.parent() {

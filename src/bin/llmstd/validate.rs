@@ -1,6 +1,7 @@
 //! `llmstd validate`.
 
 use std::fmt::Write as _;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -44,7 +45,7 @@ pub(crate) struct Args {
     ignore: Vec<String>,
     /// How many threads read; the report does not depend on it
     #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    threads: Option<NonZeroUsize>,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -72,13 +73,11 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let selection = Selection { select: args.select.clone(), ignore: args.ignore.clone() };
     check_selection(&spec, &selection)?;
     let bar = Bar::new(global);
-    let n_threads =
-        args.threads.or(std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let options = Options {
         level: args.level.map(Conformance::from),
         deep: args.deep,
         selection: &selection,
-        n_threads: n_threads.max(1),
+        n_threads: output::n_threads(args.threads),
         progress: &bar,
     };
     let inputs = args.paths.iter().map(|path| Input {

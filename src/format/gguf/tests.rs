@@ -473,7 +473,7 @@ fn round_trip(
     let advance = |n| {
         progress.fetch_add(n, std::sync::atomic::Ordering::Relaxed);
     };
-    let options = Options { n_threads, hash_files: true, progress: &advance };
+    let options = Options { n_threads, hash_files: true, progress: &advance, cancel: None };
     let source = &opened.source;
     let written =
         write_files(source, &inputs, &outputs, &files, container, dir.path(), &options).unwrap();
