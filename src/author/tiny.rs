@@ -182,7 +182,8 @@ pub fn config(spec: &Spec, map: &Map, start: Option<&Json>) -> Result<Tiny, Vec<
     let mut tried: BTreeMap<String, usize> = BTreeMap::new();
     let mut last = Vec::new();
     for _ in 0..MAX_TRIES {
-        let tokens = Hparams::new();
+        // Positions of some families are counted from the padding id.
+        let tokens = Hparams::from([("pad".to_owned(), Value::Int(1))]);
         let written = keys::write(spec, map, arch, &hparams, &tokens, start, &|_| true);
         let read = written.and_then(|config| Ok((keys::read(spec, map, arch, &config)?, config)));
         let findings = match read {
