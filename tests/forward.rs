@@ -293,7 +293,7 @@ fn a_conversion_can_be_held_to_the_outputs() {
         let destination = scratch.path().join(format!("{to}{dtype:?}"));
         let opened = folder::open(&root().join("fixtures/hf/llama-tied/src")).unwrap();
         let request = Request {
-            plan: plan::Options { dtype, lossy: true, ..plan::Options::default() },
+            plan: plan::Options { dtype, lossy: dtype.is_some(), ..plan::Options::default() },
             check_outputs: true,
             ..Request::new(&spec, &destination, to)
         };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::fold::{fill, pattern};
 use crate::diff::rules::Class;
 use crate::diff::{Change, Diff, Side, prefixes};
 use crate::manifest::Census;
@@ -324,63 +325,6 @@ impl Worst {
     }
 }
 
-/// A name with `{}` for each part that is a number, and the numbers.
-fn pattern(name: &str) -> (String, Vec<u64>) {
-    let mut numbers = Vec::new();
-    let parts = name.split('.').map(|part| match part.parse::<u64>() {
-        Ok(number) if part.bytes().all(|byte| byte.is_ascii_digit()) => {
-            numbers.push(number);
-            "{}"
-        }
-        _ => part,
-    });
-    let name = parts.collect::<Vec<_>>().join(".");
-    (name, numbers)
-}
-
-/// Puts numbers into a pattern: `{0-11}` where there are several.
-fn fill(pattern: &str, numbers: &[Vec<u64>]) -> String {
-    let mut text = String::new();
-    for (index, part) in pattern.split("{}").enumerate() {
-        if index != 0 {
-            let mut of_place: Vec<u64> =
-                numbers.iter().filter_map(|numbers| numbers.get(index - 1)).copied().collect();
-            of_place.sort_unstable();
-            of_place.dedup();
-            text.push_str(&ranges(&of_place));
-        }
-        text.push_str(part);
-    }
-    text
-}
-
-/// More runs of numbers than this help nobody.
-const MAX_RUNS: usize = 12;
-
-/// `{0-3,7}`, or a number alone.
-fn ranges(numbers: &[u64]) -> String {
-    if let [number] = numbers {
-        return number.to_string();
-    }
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    for &number in numbers {
-        match runs.last_mut() {
-            Some((_, last)) if last.checked_add(1) == Some(number) => *last = number,
-            _ => runs.push((number, number)),
-        }
-    }
-    let run = |&(first, last): &(u64, u64)| match last - first {
-        0 => first.to_string(),
-        _ => format!("{first}-{last}"),
-    };
-    let mut words: Vec<String> = runs.iter().map(run).collect();
-    if MAX_RUNS < words.len() {
-        words.truncate(MAX_RUNS);
-        words.push("…".to_owned());
-    }
-    format!("{{{}}}", words.join(","))
-}
-
 fn paint(text: &str, class: Class, options: Options) -> String {
     let code = match class {
         Class::Identical | Class::Metadata => "32",
@@ -393,15 +337,4 @@ fn paint(text: &str, class: Class, options: Options) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_become_ranges() {
-        for (numbers, expected) in [
-            (&[3][..], "3"),
-            (&[0, 1, 2, 7], "{0-2,7}"),
-            (&[u64::MAX - 1, u64::MAX], "{18446744073709551614-18446744073709551615}"),
-        ] {
-            assert_eq!(ranges(numbers), expected);
-        }
-    }
 }

@@ -7,12 +7,13 @@ use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
 use llmstd::checkpoint::DType;
-use llmstd::convert::{self, Failure, Report, Request, Verified};
+use llmstd::convert::{self, Failure, ReadRange, Report, Request, TensorReport, Verified};
 use llmstd::encoding::BlockType;
 use llmstd::folder::{self, Links};
 use llmstd::format;
 use llmstd::package::WayBack;
 use llmstd::plan::{self, Decode};
+use llmstd::report::fold::fold;
 
 use crate::progress::Bar;
 use crate::{Format, Global, output};
@@ -163,7 +164,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
 fn text(report: &Report, global: &Global) -> String {
     let mut text = String::new();
     if report.dry_run || global.verbose {
-        text.push_str(&plan_table(report));
+        text.push_str(&plan_table(report, global.verbose));
         for dropped in &report.dropped {
             let back = match dropped.back {
                 WayBack::Made => "comes back from its recipe",
@@ -252,23 +253,37 @@ fn proof(verified: &Verified) -> String {
     text
 }
 
-fn plan_table(report: &Report) -> String {
-    let mut table = output::table();
-    table.set_header(["tensor", "dtype", "shape", "ops", "class", "from", "bytes"]);
-    for tensor in &report.tensors {
-        let bytes = tensor
-            .read
-            .iter()
-            .map(|range| format!("{}:{}..{}", range.file, range.bytes[0], range.bytes[1]));
-        table.add_row([
+/// How each tensor is made: those that differ in numbers alone as one row, or, with `all`, each with
+/// the bytes that it is read from.
+fn plan_table(report: &Report, all: bool) -> String {
+    let row = |tensor: &TensorReport| {
+        vec![
             tensor.step.name.clone(),
             tensor.encoding.as_ref().unwrap_or(&tensor.dtype).clone(),
             format!("{:?}", tensor.shape),
             tensor.step.ops.clone(),
             format!("{:?}", tensor.step.class),
             tensor.step.from.join(" "),
-            bytes.collect::<Vec<_>>().join(" "),
-        ]);
+        ]
+    };
+    let mut table = output::table();
+    if all {
+        table.set_header(["tensor", "dtype", "shape", "ops", "class", "from", "bytes"]);
+        for tensor in &report.tensors {
+            let range = |range: &ReadRange| {
+                format!("{}:{}..{}", range.file, range.bytes[0], range.bytes[1])
+            };
+            let bytes: Vec<String> = tensor.read.iter().map(range).collect();
+            table.add_row(row(tensor).into_iter().chain([bytes.join(" ")]));
+        }
+    } else {
+        table.set_header(["tensor", "", "dtype", "shape", "ops", "class", "from"]);
+        for folded in fold(report.tensors.iter().map(row)) {
+            let mut cells = folded.cells;
+            let times = if folded.rows == 1 { String::new() } else { format!("×{}", folded.rows) };
+            cells.insert(1, times);
+            table.add_row(cells);
+        }
     }
     format!("{}\n", table.trim_fmt())
 }

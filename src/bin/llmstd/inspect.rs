@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use llmstd::inspect::{InspectedValue, Inspection, inspect};
+use llmstd::inspect::{InspectedTensor, InspectedValue, Inspection, inspect};
+use llmstd::report::fold::fold;
 
 use crate::{Format, Global, output};
 
@@ -23,8 +24,11 @@ Exit status:
 pub(crate) struct Args {
     /// A folder, a weight file, or a shard index
     path: PathBuf,
-    /// Print the tensors as a tree by the parts of their names
+    /// Print every tensor; without it, those that differ in numbers alone are one row
     #[arg(long)]
+    tensors: bool,
+    /// Print the tensors as a tree by the parts of their names
+    #[arg(long, conflicts_with = "tensors")]
     tree: bool,
 }
 
@@ -33,12 +37,12 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let inspection = inspect(&args.path, &spec)?;
     match global.format {
         Format::Json => output::print_json(&inspection)?,
-        Format::Text => output::print(&text(&inspection, args.tree, global))?,
+        Format::Text => output::print(&text(&inspection, args, global))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn text(inspection: &Inspection, tree: bool, global: &Global) -> String {
+fn text(inspection: &Inspection, args: &Args, global: &Global) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "{}", inspection.path);
     let _ = writeln!(text, "format        {}", inspection.format);
@@ -55,9 +59,18 @@ fn text(inspection: &Inspection, tree: bool, global: &Global) -> String {
     );
     let census = inspection.dtypes.iter().map(|(dtype, count)| format!("{dtype} {count}"));
     let _ = writeln!(text, "dtypes        {}", census.collect::<Vec<_>>().join(", "));
-    for file in &inspection.files {
-        let _ = writeln!(text, "file          {} {}", file.name, output::size(file.len));
+    text.push_str(&files_text(inspection));
+    text.push('\n');
+    if args.tree {
+        let mut root = Node::default();
+        for tensor in &inspection.tensors {
+            root.insert(&tensor.name, &format!("{} {:?}", tensor.dtype, tensor.shape));
+        }
+        root.print("", &mut text);
+    } else {
+        text.push_str(&tensor_table(inspection, args.tensors));
     }
+    text.push('\n');
     for (key, value) in &inspection.metadata {
         let _ = writeln!(text, "metadata      {key} = {value}");
     }
@@ -67,30 +80,50 @@ fn text(inspection: &Inspection, tree: bool, global: &Global) -> String {
     for (key, value) in &inspection.config {
         let _ = writeln!(text, "config        {key} = {value}");
     }
-    text.push('\n');
-    if tree {
-        let mut root = Node::default();
-        for tensor in &inspection.tensors {
-            root.insert(&tensor.name, &format!("{} {:?}", tensor.dtype, tensor.shape));
-        }
-        root.print("", &mut text);
-    } else {
-        let mut table = output::table();
-        table.set_header(["tensor", "dtype", "shape", "bytes", "note"]);
-        for tensor in &inspection.tensors {
-            let bits = tensor.bits_per_value.map(|bits| format!(" ({bits:.4} bits)"));
-            table.add_row([
-                tensor.name.clone(),
-                format!("{}{}", tensor.dtype, bits.unwrap_or_default()),
-                format!("{:?}", tensor.shape),
-                tensor.len.map_or_else(String::new, |len| len.to_string()),
-                tensor.note.clone().unwrap_or_default(),
-            ]);
-        }
-        let _ = writeln!(text, "{}", table.trim_fmt());
-    }
     text.push_str(&output::findings(&inspection.findings, global));
     text
+}
+
+/// The weight files on a line.
+fn files_text(inspection: &Inspection) -> String {
+    match inspection.files.as_slice() {
+        [] => String::new(),
+        [file] => format!("file          {} {}\n", file.name, output::size(file.len)),
+        [first, .., last] => {
+            let bytes = inspection.files.iter().map(|file| file.len).sum();
+            let (n, size) = (inspection.files.len(), output::size(bytes));
+            format!("files         {n}, {} to {}, {size}\n", first.name, last.name)
+        }
+    }
+}
+
+/// The tensors as a table: all of them, or those that differ in numbers alone as one row.
+fn tensor_table(inspection: &Inspection, all: bool) -> String {
+    let row = |tensor: &InspectedTensor| {
+        let bits = tensor.bits_per_value.map(|bits| format!(" ({bits:.4} bits)"));
+        vec![
+            tensor.name.clone(),
+            format!("{}{}", tensor.dtype, bits.unwrap_or_default()),
+            format!("{:?}", tensor.shape),
+            tensor.len.map_or_else(String::new, |len| len.to_string()),
+            tensor.note.clone().unwrap_or_default(),
+        ]
+    };
+    let rows = inspection.tensors.iter().map(row);
+    let mut table = output::table();
+    if all {
+        table.set_header(["tensor", "dtype", "shape", "bytes", "note"]);
+        table.add_rows(rows);
+    } else {
+        table.set_header(["tensor", "", "dtype", "shape", "bytes", "note"]);
+        for folded in fold(rows) {
+            let mut cells = folded.cells;
+            let times = if folded.rows == 1 { String::new() } else { format!("×{}", folded.rows) };
+            cells.insert(1, times);
+            table.add_row(cells);
+        }
+    }
+    format!("{}\n", table.trim_fmt())
 }
 
 /// The bits that a value takes over all, if some are quantized.
