@@ -170,6 +170,10 @@ fn sweep_of_all_integers() {
         sweep.sweep(&foreign, "config.json");
         sweep.sweep(&package, "model.json");
     }
+    #[allow(clippy::print_stderr)] // The test that runs this one looks for it.
+    {
+        eprintln!("{} hostile integers of {} families", sweep.tried, cases.len());
+    }
 }
 
 #[cfg(unix)]
@@ -192,17 +196,19 @@ fn no_integer_costs_more_than_it_says() {
 /// Writes a family's fixture with one number of its config changed, and plans it.
 fn refused(family: &str, key: &str, value: i64) -> Vec<Diagnostic> {
     let scratch = tempfile::tempdir().unwrap();
+    let source = scratch.path().join("source");
+    fs::create_dir(&source).unwrap();
     let case = root().join("fixtures/families").join(family);
-    fs::copy(case.join("model.safetensors"), scratch.path().join("model.safetensors")).unwrap();
+    fs::copy(case.join("model.safetensors"), source.join("model.safetensors")).unwrap();
     let text = fs::read_to_string(case.join("config.json")).unwrap();
     let mut config: Json = serde_json::from_str(&text).unwrap();
     assert!(config.get(key).is_some(), "{family} has no {key}");
     config[key] = Json::from(value);
-    fs::write(scratch.path().join("config.json"), config.to_string()).unwrap();
+    fs::write(source.join("config.json"), config.to_string()).unwrap();
     let spec = Spec::current();
     let nowhere = scratch.path().join("out");
     let request = Request { dry_run: true, ..Request::new(&spec, &nowhere, "std") };
-    why(convert(folder::open(scratch.path()).unwrap(), &request).unwrap_err())
+    why(convert(folder::open(&source).unwrap(), &request).unwrap_err())
 }
 
 #[test]
