@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 
 use crate::base::diagnostic::Diagnostic;
 use crate::base::limits::Backing;
+use crate::base::near::did_you_mean;
 use crate::plan::keys;
 use crate::plan::names::{self, Choices};
 use crate::plan::ops::describe;
@@ -294,7 +295,11 @@ pub fn find<'a>(spec: &'a Spec, format: &str, name: &str) -> Result<&'a Map, Str
     let leading: Vec<&Map> = of_format().filter(|map| map.arch == name).collect();
     match leading.as_slice() {
         [map] => Ok(map),
-        [] => Err(format!("there is no {format} mapping of {name:?}; see `llmstd spec list`")),
+        [] => {
+            let meant = did_you_mean(name, of_format().map(|map| map.name.as_str()));
+            let message = format!("there is no {format} mapping of {name:?}{meant}");
+            Err(format!("{message}; `llmstd spec list` shows what there is"))
+        }
         several => {
             let names: Vec<&str> = several.iter().map(|map| map.name.as_str()).collect();
             Err(format!("several {format} mappings lead to {name:?}: {}", names.join(", ")))

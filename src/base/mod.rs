@@ -7,4 +7,5 @@ pub mod error;
 pub mod hex;
 pub mod json;
 pub mod limits;
+pub mod near;
 pub mod source;

@@ -1,4 +1,4 @@
-//! Formats: from the files of a checkpoint to its [`Checkpoint`](crate::checkpoint::Checkpoint),
+//! Formats: from the files of a checkpoint to its [`Checkpoint`],
 //! headers only.
 //!
 //! [`FORMATS`] is the one list of them. Which files of a folder are weights, how a file is told

@@ -14,6 +14,7 @@ use super::program::{Make, Recipe};
 use super::{Exactness, Facts, Options, Step, Tensors, by_name, tasks, unread};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::limits::Backing;
+use crate::base::near::did_you_mean;
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, row_major_strides};
 use crate::encoding::layout::LAYOUTS;
 use crate::package::{Dropped, ForeignTensor, Hparams, MapUsed, Task, Value, WayBack};
@@ -178,12 +179,14 @@ pub fn choose<'a>(
         .filter(|map| map.format == format && arch.is_none_or(|arch| map.arch == arch))
         .collect();
     if maps.is_empty() {
-        let known: Vec<&str> = spec.archs.keys().map(String::as_str).collect();
+        let of_format = spec.maps.values().filter(|map| map.format == format);
+        let arch = arch.unwrap_or_default();
+        let meant = did_you_mean(arch, of_format.map(|map| map.arch.as_str()));
         return Err(Diagnostic::error(
             "P001",
-            format!("there is no {format} mapping for the architecture {:?}", arch.unwrap_or("")),
+            format!("there is no {format} mapping for the architecture {arch:?}{meant}"),
         )
-        .help(format!("the architectures are {}", known.join(", "))));
+        .help("`llmstd spec list` shows the architectures"));
     }
     let says = |map: &&&Map| {
         !map.matches.is_empty()

@@ -333,8 +333,3 @@ fn paint(text: &str, class: Class, options: Options) -> String {
     };
     if options.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-}

@@ -11,24 +11,31 @@ pub struct Folded {
     pub rows: usize,
 }
 
+/// Rows of one pattern.
+struct Kind {
+    /// Of each cell, its text with `{}` for numbers.
+    patterns: Vec<String>,
+    /// Of each cell, the numbers in each row.
+    numbers: Vec<Vec<Vec<u64>>>,
+}
+
 /// Folds rows whose cells are alike but for the numbers between the dots of names, each at the place
 /// of its first.
 pub fn fold(rows: impl IntoIterator<Item = Vec<String>>) -> Vec<Folded> {
     let mut places: HashMap<Vec<String>, usize> = HashMap::new();
-    // By cell and row, the numbers.
-    let mut kinds: Vec<(Vec<String>, Vec<Vec<Vec<u64>>>)> = Vec::new();
+    let mut kinds: Vec<Kind> = Vec::new();
     for cells in rows {
         let (patterns, numbers): (Vec<String>, Vec<Vec<u64>>) =
             cells.iter().map(|cell| pattern(cell)).unzip();
         let place = *places.entry(patterns.clone()).or_insert(kinds.len());
         if place == kinds.len() {
-            kinds.push((patterns, vec![Vec::new(); cells.len()]));
+            kinds.push(Kind { patterns, numbers: vec![Vec::new(); cells.len()] });
         }
-        for (of_cell, numbers) in kinds[place].1.iter_mut().zip(numbers) {
+        for (of_cell, numbers) in kinds[place].numbers.iter_mut().zip(numbers) {
             of_cell.push(numbers);
         }
     }
-    let folded = kinds.into_iter().map(|(patterns, numbers)| Folded {
+    let folded = kinds.into_iter().map(|Kind { patterns, numbers }| Folded {
         rows: numbers.first().map_or(0, Vec::len),
         cells: patterns.iter().zip(&numbers).map(|(cell, numbers)| fill(cell, numbers)).collect(),
     });

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use llmstd::spec::listing::{Page, Pages};
 
+use strsim::levenshtein;
+
 use crate::{Format, Global, output};
 
 /// Print the page of a rule: what it finds, why it matters, what to do
@@ -62,8 +64,8 @@ pub(crate) fn unknown(pages: &[Page], wanted: &str) -> String {
     let mut near: Vec<(usize, &str)> = pages
         .iter()
         .map(|page| {
-            let by_name = distance(&wanted.to_lowercase(), &page.name);
-            (distance(&wanted.to_uppercase(), &page.rule).min(by_name), page.rule.as_str())
+            let by_name = levenshtein(&wanted.to_lowercase(), &page.name);
+            (levenshtein(&wanted.to_uppercase(), &page.rule).min(by_name), page.rule.as_str())
         })
         .collect();
     near.sort_unstable();
@@ -72,34 +74,4 @@ pub(crate) fn unknown(pages: &[Page], wanted: &str) -> String {
         "there is no rule {wanted:?}; near it are {}, and `llmstd explain` lists all",
         near.join(", ")
     )
-}
-
-/// How many letters have to be put in, left out or changed (Levenshtein).
-fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (index, letter) in left.chars().take(64).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = index + 1;
-        for (at, other) in right.iter().enumerate() {
-            let changed = diagonal + usize::from(letter != *other);
-            diagonal = row[at + 1];
-            row[at + 1] = changed.min(diagonal + 1).min(row[at] + 1);
-        }
-    }
-    row[right.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn near_words_have_a_small_distance() {
-        for (left, right, expected) in
-            [("V120", "V120", 0), ("V12", "V120", 1), ("V210", "V120", 2), ("", "ab", 2)]
-        {
-            assert_eq!(distance(left, right), expected, "{left} {right}");
-        }
-    }
 }
