@@ -53,7 +53,8 @@ fn publish(spec: &Spec, name: &str, schema: Schema) -> Json {
     strict::tighten(spec, name, &mut schema);
     let minor: Vec<&str> = spec.version.split('.').take(2).collect();
     let mut published = serde_json::Map::new();
-    published.insert("$id".to_owned(), format!("urn:llmstd:{}:schema:{name}", minor.join(".")).into());
+    published
+        .insert("$id".to_owned(), format!("urn:llmstd:{}:schema:{name}", minor.join(".")).into());
     if let Json::Object(entries) = schema {
         published.extend(entries);
     }

@@ -65,8 +65,7 @@ pub const POOLS: &[&str] = &["first", "last", "eos", "mean", "max", "pooler"];
 pub const PROBLEMS: &[&str] = &["single", "multi", "regression"];
 
 /// The tokens with a meaning. Each has one id, `eos` a list.
-pub const TOKENS: &[&str] =
-    &["bos", "eos", "pad", "unk", "sep", "cls", "mask", "decoder_start"];
+pub const TOKENS: &[&str] = &["bos", "eos", "pad", "unk", "sep", "cls", "mask", "decoder_start"];
 
 /// What is done to packages: the words of an event's `op`.
 pub const EVENTS: &[&str] = &["convert", "cast", "decode", "repack", "migrate"];

@@ -39,11 +39,14 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     for (index, event) in model.history.iter().enumerate() {
         if !EVENTS.contains(&event.op.as_str()) {
             found.push(
-                RULE.finding(format!("the history has an event {:?}, which is not known", event.op))
-                    .file(MODEL_FILE)
-                    .key(format!("/history/{index}/op"))
-                    .mismatch(format!("one of {}", EVENTS.join(", ")), &event.op)
-                    .help("correct the word"),
+                RULE.finding(format!(
+                    "the history has an event {:?}, which is not known",
+                    event.op
+                ))
+                .file(MODEL_FILE)
+                .key(format!("/history/{index}/op"))
+                .mismatch(format!("one of {}", EVENTS.join(", ")), &event.op)
+                .help("correct the word"),
             );
         }
     }

@@ -130,7 +130,7 @@ mod tests {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 collect(&path, texts);
-            } else {
+            } else if path.extension().is_some_and(|end| end == "rs") {
                 texts.push(fs::read_to_string(&path).unwrap());
             }
         }

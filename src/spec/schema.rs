@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::{
-    SpecFile, arch, classes, dtypes, encodings, files, hparams, map, ops, pretokenizers, roles, rules,
-    tasks,
+    SpecFile, arch, classes, dtypes, encodings, files, hparams, map, ops, pretokenizers, roles,
+    rules, tasks,
 };
 use crate::encoding::layout::Layouts;
 
@@ -90,8 +90,14 @@ mod tests {
         let mut told: BTreeMap<String, BTreeSet<String>> = told.into_iter().collect();
         // Sections of a mapping that have no attributes of their own.
         let sections = "config words tokenizer alias rule drop drop_head reader key task map";
-        told.insert("map/FORMAT/NAME.toml".to_owned(), sections.split(' ').map(str::to_owned).collect());
-        told.insert("key, witness, constraint".to_owned(), ["key", "witness", "constraint"].map(str::to_owned).into());
+        told.insert(
+            "map/FORMAT/NAME.toml".to_owned(),
+            sections.split(' ').map(str::to_owned).collect(),
+        );
+        told.insert(
+            "key, witness, constraint".to_owned(),
+            ["key", "witness", "constraint"].map(str::to_owned).into(),
+        );
         for list in ["role", "task", "op", "dtype", "file", "rule"] {
             told.insert(format!("a list of {list}"), [list.to_owned()].into());
         }
@@ -105,8 +111,11 @@ mod tests {
                 if known.is_empty() {
                     continue; // A word, or a text.
                 }
-                let fits: Vec<&String> =
-                    told.iter().filter(|(_, told)| **told == known).map(|(title, _)| title).collect();
+                let fits: Vec<&String> = told
+                    .iter()
+                    .filter(|(_, told)| **told == known)
+                    .map(|(title, _)| title)
+                    .collect();
                 assert!(!fits.is_empty(), "{name}: no table lists {definition}: {known:?}");
                 used.extend(fits.into_iter().cloned());
             }
