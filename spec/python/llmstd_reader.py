@@ -8,7 +8,6 @@ As a program: `llmstd_reader.py PACKAGE…` checks packages and prints their dig
 the line protocol of spec/conformance/README.md.
 """
 
-import base64
 import hashlib
 import json
 import math
@@ -36,6 +35,7 @@ class Refused(Exception):
         self.rule = rule
 
 
+EVENTS = ("convert", "cast", "decode", "repack", "migrate")
 BITS = {row["name"]: row["bits"] for row in table("dtypes.toml")["dtype"]}
 FILES = table("files.toml")["file"]
 
@@ -217,6 +217,25 @@ def is_inside(path):
     return bool(path) and not set("\\\0") & set(path) and not any(part in ("", ".", "..") for part in parts)
 
 
+def stacks_of(arch):
+    """The stacks of an architecture; none for one that is not known."""
+    try:
+        head = table(f"arch/{arch}.toml")["arch"]
+    except OSError:
+        return []
+    return head.get("stacks") or stacks_of(head.get("extends"))
+
+
+def is_program(name, data):
+    end = name.lower().rpartition(".")[2]
+    if end in "pkl pickle joblib dill exe dylib bat ps1 jar wasm py pyc so dll sh js ipynb".split():
+        return True
+    if data.startswith((b"\x7fELF", b"#!")):
+        return True
+    pickled = data[:1] == b"\x80" and data[1:2] in (b"\2", b"\3", b"\4", b"\5") or data.startswith(b"PK\3\4")
+    return end in ("bin", "pt", "pth", "ckpt") and pickled
+
+
 class Package:
     def __init__(self, folder, check=True):
         self.folder = folder
@@ -277,6 +296,9 @@ class Package:
         tokens = model["tokens"]
         if any(value is None or isinstance(value, list) != (name == "eos") for name, value in tokens.items()):
             raise Refused("V124", "a token is not in the normal form")
+        if any(event.get("op") not in EVENTS for event in model["history"]):
+            raise Refused("V124", "the history has an event that is not known")
+        self._check_spelling()
         for task in model["tasks"]:
             if not isinstance(task, dict) or not {"id", "inputs", "outputs"} <= task.keys():
                 raise Refused("V102", "a task is not whole")
@@ -287,6 +309,17 @@ class Package:
                 raise Refused("V124", "a task is not in the normal form")
             if ("normalize" in task) != (task["id"] == "embedding"):
                 raise Refused("V124", "`normalize` is of embeddings, and of them always")
+
+    def _check_spelling(self):
+        """Keys of stacks: as KEY where there is one stack, or one value for all."""
+        hparams, stacks = self.model["hyperparameters"], stacks_of(self.model.get("architecture"))
+        for key, value in hparams.items():
+            stack, _, rest = key.partition(".")
+            if stack not in ("encoder", "decoder"):
+                continue
+            others = [f"{other}.{rest}" for other in ("encoder", "decoder") if other != stack]
+            if len(stacks) == 1 or any(canonical(hparams.get(other, "none")) == canonical(value) for other in others):
+                raise Refused("V124", f"{key} is not in the normal form")
 
     def _read_header(self, shard):
         data = self.read(shard)
@@ -401,6 +434,11 @@ class Package:
                 raise Refused("V109", "the index is not of these shards")
         if len({name.lower() for name in self.files}) != len(self.files):
             raise Refused("V119", "two names differ by case only")
+        for name in self.files:
+            if is_program(name, self.read(name)[:512]):
+                raise Refused("V115", f"{name} is a program, or a pickle")
+        if "source.json" in self.files and self._json("source.json", "V114").get("schema") != "llmstd.source/1":
+            raise Refused("V114", "source.json is of another schema")
         said = manifest.get("model", {})
         for member in MEMBERS[1:-1]:
             empty = {"requires": [], "encodings": {}, "architecture": None}.get(member)
@@ -457,11 +495,11 @@ def answer(request):
         values = np.ascontiguousarray(Package(request["package"]).tensor(request["tensor"]), np.float32)
         return {"shape": list(values.shape), "sha256": hashlib.sha256(values.tobytes()).hexdigest()}
     if do == "order":
-        return {"names": in_order(request["names"], request["encoded"])}
+        return {"ordered": in_order(request["names"], request["encoded"])}
     if do == "name":
         return {"legal": is_name(request["name"])}
     if do == "canonical":
-        return {"text": canonical(request["value"])}
+        return {"text": canonical(parse_json(request["json"].encode()))}
     if do == "leaves":
         leaf, content = leaves(request["name"], request["dtype"], request["shape"], request["sha256"])
         return {"leaf": leaf, "content": content}
@@ -470,12 +508,6 @@ def answer(request):
             return {"value": expressions.tagged(expressions.evaluate(request["text"], request["names"]))}
         except expressions.ExpressionError:
             return {"value": "error"}
-    if do == "decode":
-        parts = {}
-        for role, part in request["parts"].items():
-            parts[role] = (part["dtype"], numbers(part["dtype"], part["shape"], base64.b64decode(part["data"])))
-        values = decode(request["encoding"], request["shape"], request["parameters"], parts)
-        return {"values": base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode()}
     return {"unsupported": do}
 
 
@@ -486,6 +518,8 @@ def main(paths):
         request = json.loads(line)
         try:
             said = answer(request)
+        except Refused as refused:
+            said = {"refused": [refused.rule]}
         except ValueError as err:
             said = {"unsupported": str(err)}
         print(json.dumps({"id": request["id"], **said}), flush=True)

@@ -94,7 +94,7 @@ def ggml(kind, data, shape):
     elif kind == "q8_0":
         values = d * b[:, 2:].view(np.int8).astype(np.float32)
     elif kind == "mxfp4":
-        values = TINY["F8_E8M0"][b[:, :1]] * E2M1[nibbles(b[:, 1:])]
+        values = TINY["F8_E8M0"][b[:, :1]] * (E2M1[nibbles(b[:, 1:])] + 0.0)  # Code 8 is 0 here.
     elif kind in ("q4_k", "q5_k"):
         values = k_super_block(kind, b, d)
     elif kind == "q6_k":
@@ -172,7 +172,7 @@ def decode(encoding, shape, parameters, parts):
         if encoding == "gptq":
             q = stream(payload.T, bits, columns)
             z = stream(raw["qzeros"], bits, rows)
-            if parameters.get("version", 1) == 1:
+            if parameters.get("format") != "gptq_v2":
                 z = (z + 1) % (1 << bits)
             group = raw.get("g_idx", np.arange(columns) // (columns // groups))
         else:
