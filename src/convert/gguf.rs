@@ -13,7 +13,6 @@ use super::{
 };
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, Result};
-use crate::base::source::Source;
 use crate::exec::produce::Producer;
 use crate::exec::write::{self, Container};
 use crate::folder::Opened;
@@ -179,7 +178,7 @@ fn add_tokenizer(
             return Ok(None);
         }
         let read = || {
-            let mut source = Source::new(opened.source.root());
+            let mut source = opened.source.again();
             let file = source.add(name)?;
             source.check_unchanged()?;
             Ok(source.bytes(file).to_vec())

@@ -23,7 +23,6 @@ use self::foreign::to_foreign;
 use self::package::{repack, to_std};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::source::Source;
 use crate::checkpoint::Checkpoint;
 use crate::exec::staging::{Staging, free_space};
 use crate::exec::write::{self, Container, Shard, Written};
@@ -389,7 +388,7 @@ type Carried = (u64, [u8; 32], Option<Vec<u8>>);
 
 /// Copies a file of the source beside the tensors.
 fn carry(opened: &Opened, folder: &Path, name: &str) -> Result<Carried> {
-    let mut source = Source::new(opened.source.root());
+    let mut source = opened.source.again();
     let file = source.add(name)?;
     let bytes = source.bytes(file);
     source.check_unchanged()?;
@@ -577,7 +576,7 @@ pub fn read_provenance(opened: &mut Opened) -> Result<Option<Provenance>> {
 
 fn read_json<T: serde::de::DeserializeOwned>(opened: &mut Opened, name: &str) -> Result<Option<T>> {
     let Some(json) = opened.json(name)? else { return Ok(None) };
-    let path = opened.source.root().join(name);
+    let path = opened.source.place(name);
     serde_json::from_value(json)
         .map(Some)
         .map_err(|err| Error::new(ErrorKind::Malformed, err.to_string()).in_file(&path))
