@@ -359,7 +359,8 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
         }
     }
     let files = convert::written_files(&opened, spec);
-    let mut view = PackageView::planned(spec, examined.model, tensors, opened.source.again(), files);
+    let mut view =
+        PackageView::planned(spec, examined.model, tensors, opened.source.again(), files);
     view.findings = noticed;
     if let Some(census) = unread {
         view.count(census);
@@ -388,7 +389,8 @@ fn look_at_values(
             return Ok(());
         }
     };
-    let mut view = PackageView::planned(spec, generic, Vec::new(), opened.source.again(), Vec::new());
+    let mut view =
+        PackageView::planned(spec, generic, Vec::new(), opened.source.again(), Vec::new());
     view.count(census);
     let verdict = rule::verdict(&view, Conformance::Container, options.selection);
     for (check, looked) in report.checks.iter_mut().zip(verdict.checks) {

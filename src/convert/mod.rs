@@ -71,6 +71,8 @@ pub struct Request<'a> {
     pub check_outputs: bool,
     /// Whether to plan only.
     pub dry_run: bool,
+    /// Whether a warning refuses the conversion.
+    pub strict: bool,
     /// Ends the work, once it is set: nothing is left behind then.
     pub cancel: Option<&'a AtomicBool>,
     /// Reports progress.
@@ -94,6 +96,7 @@ impl<'a> Request<'a> {
             verify: false,
             check_outputs: false,
             dry_run: false,
+            strict: false,
             cancel: None,
             progress: &Silent,
         }
@@ -203,6 +206,14 @@ pub struct Report {
     pub findings: Vec<Diagnostic>,
 }
 
+impl Report {
+    /// How many bytes of disk the conversion takes at most.
+    pub fn needed_disk(&self) -> u64 {
+        // Headers, JSON and carried files are small beside the tensors; 16 MiB cover them.
+        self.tensor_bytes.saturating_add(16 << 20)
+    }
+}
+
 /// One tensor that is written.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct TensorReport {
@@ -294,16 +305,17 @@ fn commit(
     opened: &Opened,
     request: &Request<'_>,
     report: &mut Report,
-) -> Result<()> {
+) -> std::result::Result<(), Failure> {
     request.check_cancelled()?;
     opened.source.check_unchanged()?;
+    check::strict(&report.findings, request)?;
     if !staging.stale().is_empty() {
         let names = staging.stale().iter().map(|path| path.display().to_string());
         let names = names.collect::<Vec<_>>().join(", ");
         let message = format!("removed what an earlier run that was killed had left: {names}");
         report.findings.push(Diagnostic::note("P032", message));
     }
-    staging.commit()
+    Ok(staging.commit()?)
 }
 
 /// The format of a checkpoint that is no package.
@@ -517,25 +529,6 @@ fn left_behind(left: &[String]) -> Vec<Diagnostic> {
         findings.push(Diagnostic::note("P041", message));
     }
     findings
-}
-
-/// Refuses a plan that the disk has no room for.
-fn check_space(report: &Report) -> std::result::Result<(), Failure> {
-    // Headers, JSON and carried files are small beside the tensors; 16 MiB cover them.
-    let needed = report.tensor_bytes.saturating_add(16 << 20);
-    match report.free_disk {
-        Some(free) if free < needed => Err(Diagnostic::error(
-            "P014",
-            format!(
-                "the disk of {} has {free} bytes free, {needed} are needed",
-                report.destination
-            ),
-        )
-        .mismatch(format!("{needed} bytes"), format!("{free} bytes"))
-        .help("free some space, or choose a destination on another disk")
-        .into()),
-        _ => Ok(()),
-    }
 }
 
 /// Reads `model.json` of a package.

@@ -92,9 +92,8 @@ pub fn open_with(path: &Path, wanted: Option<&'static Format>, links: Links) -> 
                     "is a link to {}, which is not in the folder; links are not followed here",
                     target.display()
                 );
-                return Err(
-                    Error::new(ErrorKind::Malformed, message).in_file(&opened.source.place(&file.name))
-                );
+                return Err(Error::new(ErrorKind::Malformed, message)
+                    .in_file(&opened.source.place(&file.name)));
             }
             out.push(format!("{} -> {}", file.name, target.display()));
         }
@@ -264,7 +263,8 @@ fn lay_out(
     let text = serde_json::to_string_pretty(&listed).expect("it was JSON") + "\n";
     let replaced = BTreeMap::from([(MODULES_FILE.to_owned(), text.clone().into_bytes())]);
     source.lay_out(&home, replaced);
-    let message = format!("the transformer lies in `{home}`; its files are read as the folder's own");
+    let message =
+        format!("the transformer lies in `{home}`; its files are read as the folder's own");
     checkpoint.findings.push(Diagnostic::note("R017", message).file(MODULES_FILE));
     let mut laid: BTreeMap<String, u64> = BTreeMap::new();
     let below = format!("{home}/");
@@ -371,6 +371,14 @@ fn read_index(
     let mut weights = Vec::new();
     let mut copies: Vec<(String, Tensor)> = Vec::new();
     for (file, tensors) in by_file {
+        if !file.contains("..") && !source.place(file).exists() {
+            let n = tensors.len();
+            let message = format!(
+                "the index puts {n} tensors in the shard `{file}`, and there is no such file: fetch \
+                 it, or write the index anew for the shards that are there"
+            );
+            return Err(Error::new(ErrorKind::Io, message).in_file(&path));
+        }
         let id =
             source.add(file).map_err(|err| err.context(&format!("shard `{file}` of the index")))?;
         let part = read_file(source, id, wanted)?;

@@ -62,7 +62,8 @@ pub fn folders(modules: &Json) -> Vec<String> {
 /// The folder that the transformer lies in, if it has one of its own, and the modules with the
 /// transformer in the folder that lists them.
 pub fn at_home(modules: &Json) -> Option<(String, Json)> {
-    let (index, (_, home)) = each(modules).enumerate().find(|(_, (kind, _))| *kind == "Transformer")?;
+    let (index, (_, home)) =
+        each(modules).enumerate().find(|(_, (kind, _))| *kind == "Transformer")?;
     let home = home.trim_end_matches('/').to_owned();
     if home.is_empty() {
         return None;
