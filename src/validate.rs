@@ -391,7 +391,6 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
     // What the conversion tells by rules that are applied here is not told twice.
     let mut planned = examined.findings;
     planned.retain(|finding| rule::rule(finding.rule).is_none_or(|rule| level < rule.level));
-    let root = opened.source.root().to_owned();
     let mut unread = None;
     if options.deep {
         match foreign_census(&mut opened, options) {
@@ -401,7 +400,8 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
         }
     }
     let files = convert::written_files(&opened, spec);
-    let mut view = PackageView::planned(spec, examined.model, tensors, &root, files);
+    let mut view =
+        PackageView::planned(spec, examined.model, tensors, opened.source.again(), files);
     view.findings = noticed;
     if let Some(census) = unread {
         view.count(census);
@@ -430,8 +430,8 @@ fn look_at_values(
             return Ok(());
         }
     };
-    let root = opened.source.root().to_owned();
-    let mut view = PackageView::planned(spec, generic, Vec::new(), &root, Vec::new());
+    let mut view =
+        PackageView::planned(spec, generic, Vec::new(), opened.source.again(), Vec::new());
     view.count(census);
     let verdict = rule::verdict(&view, Conformance::Container, options.selection);
     for (check, looked) in report.checks.iter_mut().zip(verdict.checks) {
