@@ -271,13 +271,31 @@ impl<'a> Reader<'a> {
         if let Some(otherwise) = &rule.otherwise {
             return Ok(Some((otherwise.eval(self)?, format!("`{}`", otherwise.text))));
         }
+        let found = self.default(rule, &paths)?;
+        // A default is for a config that is silent: null is nothing, and not what nothing stands for.
+        let null = paths.iter().find(|path| lookup(self.config, path) == Some(&Json::Null));
+        if let (Some(path), false) =
+            (null, matches!(found.0, Value::Null | Value::Bool(false)))
+        {
+            let value = &found.0;
+            return Err(format!(
+                "the config's `{path}` is null, which has no meaning here; without it the value \
+                 would be {value}"
+            ));
+        }
+        Ok(Some(found))
+    }
+
+    /// What a key is where the config does not say it: the first listed default that holds, or else that
+    /// of the class.
+    fn default(&self, rule: &KeyRule, paths: &[&str]) -> Result<(Value, String), String> {
         for default in &rule.defaults {
             if default.when.as_deref().is_none_or(|when| writer_is(self.config, when)) {
                 let origin = match &default.when {
                     Some(when) => format!("the default of {when}"),
                     None => "the default of the foreign class".to_owned(),
                 };
-                return Ok(Some((default.value.clone(), origin)));
+                return Ok((default.value.clone(), origin));
             }
         }
         // What a class does with a config that names it is known; another's silence is not.
@@ -288,7 +306,7 @@ impl<'a> Reader<'a> {
             let stated = paths.iter().find_map(|path| class.default(path));
             if let Some(raw) = stated.filter(|raw| rule.null || *raw != Value::Null) {
                 let origin = format!("the default of the class of {}", class.name);
-                return Ok(Some((read_value(rule, raw, self)?, origin)));
+                return Ok((read_value(rule, raw, self)?, origin));
             }
         }
         Err("it is not there, and no default is listed".to_owned())
