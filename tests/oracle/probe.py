@@ -247,6 +247,10 @@ def build(case, name, config_json, folder):
     with open(f"{folder}/config.json", "w") as f:
         json.dump(config_json, f, indent=1)
     config = transformers.AutoConfig.from_pretrained(folder)
+    if re.search("For(SequenceClassification|QuestionAnswering)$", case["cls"]) and config.is_encoder_decoder and hasattr(config, "eos_token_id"):
+        case["inputs"] = {"input_ids": [[5, 17, 42, 8, 98, 61, 33, 12, config.eos_token_id]]}
+    if config.model_type == "falcon" and config.alibi:
+        case["attn"] = "sdpa"  # The eager path adds ALiBi twice.
     config._attn_implementation = case.get("attn", "eager")
     config._experts_implementation = "eager"
     torch.manual_seed(0)
@@ -328,13 +332,15 @@ class Probe:
         there = f"{folder}-back"
         shutil.rmtree(there, ignore_errors=True)
         found = self.judge(folder, back=there if back else None)
-        told = [line for line in found.get("findings", []) if "Note" not in line]
+        told = [line for line in found.get("findings", []) if " Note " not in line]
         if found["verdict"] == "refused":
             return "refused", found["why"]
         if found["verdict"] != "computed":
             return "fault", found
         if not isinstance(found["relative"], float) or found["relative"] > TOLERANCE:
             named = [line for line in told if any(key.split(".")[0] in line for key in change)]
+            # What is stored in half precision and computed anew is told of, and is no farther off than that.
+            named += [line for line in found["findings"] if "computed anew" in line and isinstance(found["relative"], float) and found["relative"] < 4e-3]
             return ("warned", named) if named else ("wrong", f"{found['output']} is {found['relative']} off {told}")
         if back:
             try:
