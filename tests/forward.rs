@@ -1,8 +1,8 @@
 //! The reference forward against transformers: for every fixture with an oracle, every output.
 
-mod oracle;
 #[path = "oracle/judge.rs"]
 mod judge;
+mod oracle;
 
 use llmstd::checkpoint::DType;
 use llmstd::convert::{self, Request};

@@ -137,6 +137,7 @@ fn key_error(rule: &KeyRule, why: &str) -> Diagnostic {
     let message = match (rule.to.starts_with('_'), places.is_empty()) {
         (false, false) => format!("`{}` cannot be had (read from `{places}`): {why}", rule.to),
         (false, true) => format!("`{}` cannot be had: {why}", rule.to),
+        (true, _) if why.starts_with("the config's") => why.to_owned(),
         (true, false) => format!("the config's `{places}` cannot be read: {why}"),
         (true, true) => format!("the config cannot be read: {why}"),
     };
@@ -336,8 +337,7 @@ fn computed(expr: &Expr) -> String {
     names.dedup();
     match names.as_slice() {
         [] => "what the mapping says".to_owned(),
-        [name] if *name == expr.text => format!("`{name}`"),
-        names => format!("computed of `{}`", names.join("`, `")),
+        names => format!("`{}`", names.join("`, `")),
     }
 }
 
