@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::expr::Expr;
@@ -66,11 +67,12 @@ pub struct Expected {
     pub required: bool,
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ArchFile {
     arch: ArchHead,
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     fixed: BTreeMap<String, toml::Value>,
     /// Fixed keys of the architecture this one extends that are free here.
     #[serde(default)]
@@ -79,7 +81,7 @@ pub(super) struct ArchFile {
     tensor: Vec<GroupFile>,
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ArchHead {
     id: String,
@@ -95,7 +97,7 @@ struct ArchHead {
     about: String,
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct GroupFile {
     #[serde(default)]

@@ -15,6 +15,8 @@ mod normal;
 pub mod ops;
 pub mod pretokenizers;
 pub mod roles;
+pub mod rules;
+pub mod schema;
 pub mod tasks;
 pub mod template;
 
@@ -22,6 +24,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -62,6 +65,8 @@ pub struct Spec {
     pub ops: Vec<ops::OpType>,
     /// The types of elements.
     pub dtypes: Vec<dtypes::DTypeRow>,
+    /// What the findings of rules weigh.
+    pub rules: Vec<rules::RuleRow>,
     /// The files beside the tensors.
     pub beside: Vec<files::FileRole>,
     /// How GGUF calls tokenizers.
@@ -78,7 +83,7 @@ pub struct Spec {
     role_index: roles::RoleIndex,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct SpecFile {
     version: String,
@@ -133,6 +138,7 @@ impl Spec {
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
         let ops: ops::OpsFile = parse(&files, "ops.toml")?;
         let dtypes: dtypes::DTypesFile = parse(&files, "dtypes.toml")?;
+        let rules: rules::RulesFile = parse(&files, "rules.toml")?;
         let beside: files::FilesFile = parse(&files, "files.toml")?;
         let pretokenizers = parse(&files, "pretokenizers.toml")?;
         let classes = parse(&files, "classes.toml")?;
@@ -183,6 +189,7 @@ impl Spec {
             tasks: tasks.task,
             ops: ops.op,
             dtypes: dtypes.dtype,
+            rules: rules.rule,
             beside: beside.file,
             pretokenizers,
             encodings,
