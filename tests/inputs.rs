@@ -471,10 +471,10 @@ fn strict_takes_every_warning_for_an_error() {
     succeeds(&["convert", text(&folder), text(&out), "--strict"]);
     fs::remove_dir_all(&out).unwrap();
     let mut more = tensors.clone();
-    more.0.push(("v_head.summary.bias".to_owned(), "F32".to_owned(), vec![1], vec![0; 4]));
+    more.0.push(("frozen.ln_1.bias".to_owned(), "F32".to_owned(), vec![1], vec![0; 4]));
     more.write(&folder.join("model.safetensors"));
     let told = fails(&["convert", text(&folder), text(&out), "--strict"]);
-    assert!(told.contains("error[P006]") && told.contains("v_head.summary.bias"), "{told}");
+    assert!(told.contains("error[P006]") && told.contains("frozen.ln_1.bias"), "{told}");
     assert!(!out.exists());
     let told = fails(&["convert", text(&folder), text(&out), "--strict", "--dry-run"]);
     assert!(told.contains("error[P006]"), "{told}");

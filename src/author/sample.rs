@@ -136,15 +136,16 @@ pub fn samples(spec: &Spec, map: &Map, start: Option<&Json>) -> Result<Vec<Sampl
                 None => tiny.keys.hparams.get(*name) != base.keys.hparams.get(*name),
             })
         };
-        useful.sort_by_key(|(change, tiny)| !says(change, tiny));
-        let all = useful
-            .iter()
-            .flat_map(|(first, tiny)| useful.iter().map(move |(second, _)| (first, tiny, second)));
+        let (near, far): (Vec<_>, Vec<_>) =
+            useful.iter().partition(|(change, tiny)| says(change, tiny));
         // Of two one may say nothing without the other.
-        let rest = useful
-            .iter()
-            .flat_map(|(first, tiny)| silent.iter().map(move |second| (first, tiny, second)));
-        let pairs = all.take(MAX_PAIRS).chain(rest.take(MAX_PAIRS));
+        let second = || useful.iter().map(|(change, _)| change).chain(&silent);
+        let pairs = [near, far].into_iter().flat_map(|first| {
+            let pairs = first
+                .into_iter()
+                .flat_map(|(first, tiny)| second().map(move |second| (first, tiny, second)));
+            pairs.take(MAX_PAIRS)
+        });
         let mut is_whole = unused(spec, map, &covered).is_empty();
         for (first, tiny, second) in pairs.filter(|(first, _, second)| first.path != second.path) {
             if is_whole {
