@@ -299,5 +299,8 @@ fn the_command_says_what_is_wrong_or_that_nothing_is() {
     // Of two architectures many roles are of neither.
     let (code, text) = run();
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.lines().all(|line| line.contains("roles: no architecture")), "{text}");
+    let (last, problems) =
+        text.trim_end().rsplit_once('\n').map(|(rest, last)| (last, rest)).unwrap();
+    assert!(last.ends_with(&format!(": {} found", problems.lines().count())), "{text}");
+    assert!(problems.lines().all(|line| line.starts_with("roles: no architecture")), "{text}");
 }
