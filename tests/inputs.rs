@@ -506,4 +506,120 @@ fn a_tensor_that_does_not_fit_is_told_of_with_what_may_have_happened() {
     assert!(told.contains("error[P010]") && told.contains("ZeRO-3"), "{told}");
     let told = with(&|shape| shape[0] -= 1);
     assert!(told.contains("two witnesses must agree"), "{told}");
+
+/// The hyperparameters of a fixture whose config is changed, or what is said of it.
+fn hyperparameters(fixture: &str, change: impl Fn(&mut Value)) -> Result<Value, String> {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(fixture);
+    let scratch = tempfile::tempdir().unwrap();
+    let [folder, std] = ["src", "std"].map(|name| scratch.path().join(name));
+    fs::create_dir(&folder).unwrap();
+    fs::copy(from.join("model.safetensors"), folder.join("model.safetensors")).unwrap();
+    let config = fs::read(from.join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_slice(&config).unwrap();
+    change(&mut config);
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let output = llmstd(&["convert", text(&folder), text(&std)]);
+    if !output.status.success() {
+        return Err(String::from_utf8(output.stderr).unwrap());
+    }
+    let model = fs::read(std.join("model.json")).unwrap();
+    let model: Value = serde_json::from_slice(&model).unwrap();
+    Ok(model["hyperparameters"].clone())
+}
+
+/// What transformers 5.23 makes of entries that are null, absent, or overruled by others.
+#[test]
+fn entries_mean_what_their_classes_read() {
+    let dynamic = json!({"rope_type": "dynamic", "rope_theta": 700.0, "factor": 2.0, "original_max_position_embeddings": 5});
+    let yarn = json!({"rope_type": "yarn", "rope_theta": 700.0, "factor": null, "original_max_position_embeddings": 16});
+    let long = json!({"rope_type": "longrope", "rope_theta": 700.0, "original_max_position_embeddings": 16,
+        "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 2.1, 2.2, 2.3]});
+    let set =
+        |key: &'static str, value: Value| move |config: &mut Value| config[key] = value.clone();
+    let llama = "families/qwen3";
+    for (fixture, key, value, hyperparameter, wanted) in [
+        // Dynamic positions begin to grow where the model's length ends.
+        (llama, "rope_parameters", dynamic, "rope_scaling.original_max_positions", json!(64)),
+        // A factor that is not there is how much longer the model has become.
+        (llama, "rope_parameters", yarn, "rope_scaling.factor", json!(4.0)),
+        (llama, "rope_parameters", long, "rope_scaling.factor", json!(4.0)),
+        ("families/mamba2", "intermediate_size", json!(7), "ssm.inner", json!(24)),
+    ] {
+        let found = hyperparameters(fixture, set(key, value)).unwrap();
+        assert_eq!(found[hyperparameter], wanted, "{fixture} {key}");
+    }
+    // What stands inside of `rope_parameters` is overwritten by what the class has outside.
+    let found = hyperparameters("families/phi3-long", |config| {
+        config["rope_parameters"]["original_max_position_embeddings"] = json!(3);
+    });
+    assert_eq!(found.unwrap()["rope_scaling.original_max_positions"], json!(16));
+}
+
+#[test]
+fn heads_of_keys_that_are_null_are_those_of_queries() {
+    for (fixture, heads) in
+        [("hf/qwen2-untied/src", 6), ("families/mixtral", 6), ("families/jamba", 3)]
+    {
+        let null = |config: &mut Value| config["num_key_value_heads"] = Value::Null;
+        // The tensors have fewer: they are measured by the heads of queries, not by a default.
+        let said = hyperparameters(fixture, null).unwrap_err();
+        assert!(said.contains(&format!("num_kv_heads = {heads}")), "{fixture}: {said}");
+    }
+}
+
+/// Null is no way to say what a class has by default.
+#[test]
+fn null_is_not_the_default() {
+    let null = |key: &'static str| move |config: &mut Value| config[key] = Value::Null;
+    let said = hyperparameters("families/glm", null("attention_bias")).unwrap_err();
+    assert!(said.contains("`attention_bias` is null, which has no meaning here"), "{said}");
+    // Where the class has null itself, and where it would be false.
+    hyperparameters("families/qwen3", null("sliding_window")).unwrap();
+    hyperparameters("families/qwen3", null("attention_bias")).unwrap();
+}
+
+/// A refusal names what stands in the config, once, and nothing that only the data files know.
+#[test]
+fn refusals_speak_of_the_config() {
+    let set =
+        |key: &'static str, value: Value| move |config: &mut Value| config[key] = value.clone();
+    let odd = hyperparameters("families/gpt_neox", set("hidden_size", json!(25))).unwrap_err();
+    let causal = hyperparameters("families/gemma", set("is_causal", json!(false))).unwrap_err();
+    assert!(causal.contains("the config's `is_causal`: false"), "{causal}");
+    let class = hyperparameters("families/bart", |config| {
+        config["architectures"] = json!(["BartForNothing"]);
+        config["decoder_layers"] = json!(5);
+    });
+    let class = class.unwrap_err();
+    assert!(class.contains("the config names the class BartForNothing"), "{class}");
+    for said in [odd, causal] {
+        assert!(!said.contains("`_"), "{said}");
+        assert_eq!(said.matches("error[").count(), 1, "{said}");
+    }
+}
+
+/// A table of sines in half precision is computed anew without its rounding: that is told.
+#[test]
+fn sinusoids_in_half_precision_are_told() {
+    let scratch = tempfile::tempdir().unwrap();
+    let [half, std] = ["half", "std"].map(|name| scratch.path().join(name));
+    let pegasus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families/pegasus");
+    succeeds(&["convert", text(&pegasus), text(&half), "--to", "hf", "--dtype", "bf16", "--lossy"]);
+    let table = "model.encoder.embed_positions.weight";
+    let mut tensors = Tensors::read(&half.join("model.safetensors"));
+    let (name, dtype, shape, bytes) = tensors.take(table);
+    assert_eq!(name, table);
+    // As `save_pretrained` of a model in BF16 writes it: rounded to nearest, ties to even.
+    let rounded = |bytes: &[u8]| {
+        let bits = u32::from_le_bytes(bytes.try_into().unwrap());
+        (((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16).to_le_bytes()
+    };
+    let bytes = match dtype.as_str() {
+        "F32" => bytes.chunks_exact(4).flat_map(rounded).collect(),
+        _ => bytes,
+    };
+    tensors.0.push((name, "BF16".to_owned(), shape, bytes));
+    tensors.write(&half.join("model.safetensors"));
+    let told = succeeds(&["convert", text(&half), text(&std)]);
+    assert!(told.contains(&format!("`{table}` is stored as BF16 and is computed anew")), "{told}");
 }
