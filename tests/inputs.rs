@@ -506,6 +506,7 @@ fn a_tensor_that_does_not_fit_is_told_of_with_what_may_have_happened() {
     assert!(told.contains("error[P010]") && told.contains("ZeRO-3"), "{told}");
     let told = with(&|shape| shape[0] -= 1);
     assert!(told.contains("two witnesses must agree"), "{told}");
+}
 
 /// The hyperparameters of a fixture whose config is changed, or what is said of it.
 fn hyperparameters(fixture: &str, change: impl Fn(&mut Value)) -> Result<Value, String> {
