@@ -102,7 +102,10 @@ fn what_is_written_and_printed_keeps_the_schemas() {
     let narrow = ["convert", "fixtures/hf/llama-tied/src", &at("refused"), "--dtype", "bf16"];
     check("refusal", &printed(&narrow));
     check("spec-list", &printed(&["spec", "list"]));
-    check("spec-check", &printed(&["spec", "check", "spec/1.0"]));
+    let broken = at("spec");
+    fs::create_dir(&broken).unwrap();
+    fs::write(Path::new(&broken).join("spec.toml"), "version = 1\n").unwrap();
+    check("spec-check", &printed(&["spec", "check", &broken]));
     check("spec-map", &printed(&["spec", "map", "falcon"]));
     check("spec-map", &printed(&["spec", "map", "gpt2", "fixtures/hf/gpt2-noprefix/src"]));
     check("spec-tensors", &printed(&["spec", "tensors", "bert"]));
