@@ -421,6 +421,93 @@ fn what_is_no_model_is_called_what_it_is() {
     convert(&folder, "--arch llama");
 }
 
+/// The first releases of sentence-transformers gave the transformer a folder of its own.
+#[test]
+fn a_transformer_in_a_folder_of_its_own_is_read_and_written_beside_its_modules() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (plain, _) = sample(scratch.path(), "bert");
+    let old = scratch.path().join("old");
+    let home = old.join("0_Transformer");
+    fs::create_dir_all(&home).unwrap();
+    fs::create_dir_all(old.join("1_Pooling")).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(plain.join(name), home.join(name)).unwrap();
+    }
+    fs::write(home.join("vocab.txt"), "[UNK]\n").unwrap();
+    fs::write(old.join("config.json"), r#"{"__version__": "0.3.6"}"#).unwrap();
+    let pooling = json!({"word_embedding_dimension": 8, "pooling_mode_mean_tokens": true});
+    fs::write(old.join("1_Pooling/config.json"), pooling.to_string()).unwrap();
+    let module = |path: &str, kind: &str| json!({"path": path, "type": format!("sentence_transformers.models.{kind}")});
+    let modules = json!([module("0_Transformer", "Transformer"), module("1_Pooling", "Pooling")]);
+    fs::write(old.join("modules.json"), modules.to_string()).unwrap();
+
+    let (package, of_plain) = (scratch.path().join("std"), scratch.path().join("plain"));
+    let told = succeeds(&["convert", text(&old), text(&package), "--verify"]);
+    assert!(told.contains("note[R017]") && told.contains("`0_Transformer`"), "{told}");
+    succeeds(&["convert", text(&plain), text(&of_plain)]);
+    assert_eq!(weights_digest(&package), weights_digest(&of_plain));
+    let model: Value =
+        serde_json::from_slice(&fs::read(package.join("model.json")).unwrap()).unwrap();
+    let tasks = model["tasks"].as_array().unwrap();
+    let embedding = tasks.iter().find(|task| task["id"] == "embedding").unwrap();
+    assert_eq!(embedding["pool"], "mean");
+    succeeds(&["validate", text(&package), "--deep", "--level", "schema"]);
+
+    let back = scratch.path().join("back");
+    succeeds(&["convert", text(&package), text(&back), "--to", "hf"]);
+    let modules: Value =
+        serde_json::from_slice(&fs::read(back.join("modules.json")).unwrap()).unwrap();
+    assert_eq!((&modules[0]["path"], &modules[1]["path"]), (&json!(""), &json!("1_Pooling")));
+    for name in ["config.json", "model.safetensors", "vocab.txt", "1_Pooling/config.json"] {
+        assert!(back.join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn strict_takes_every_warning_for_an_error() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, tensors) = sample(scratch.path(), "gpt2");
+    let out = scratch.path().join("out");
+    succeeds(&["convert", text(&folder), text(&out), "--strict"]);
+    fs::remove_dir_all(&out).unwrap();
+    let mut more = tensors.clone();
+    more.0.push(("frozen.ln_1.bias".to_owned(), "F32".to_owned(), vec![1], vec![0; 4]));
+    more.write(&folder.join("model.safetensors"));
+    let told = fails(&["convert", text(&folder), text(&out), "--strict"]);
+    assert!(told.contains("error[P006]") && told.contains("frozen.ln_1.bias"), "{told}");
+    assert!(!out.exists());
+    let told = fails(&["convert", text(&folder), text(&out), "--strict", "--dry-run"]);
+    assert!(told.contains("error[P006]"), "{told}");
+    let told = succeeds(&["convert", text(&folder), text(&out)]);
+    assert!(told.contains("warning[P006]"), "{told}");
+}
+
+#[test]
+fn a_tensor_that_does_not_fit_is_told_of_with_what_may_have_happened() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, tensors) = sample(scratch.path(), "gpt2");
+    let out = scratch.path().join("out");
+    let with = |change: &dyn Fn(&mut Vec<u64>)| {
+        let mut changed = tensors.clone();
+        let of = changed.0.iter_mut().find(|tensor| tensor.0.ends_with("h.0.mlp.c_fc.weight"));
+        let tensor = of.unwrap();
+        change(&mut tensor.2);
+        let n: u64 = tensor.2.iter().product();
+        tensor.3.truncate(n as usize * 4);
+        changed.write(&folder.join("model.safetensors"));
+        fails(&["convert", text(&folder), text(&out)])
+    };
+    let told = with(&|shape| shape.reverse());
+    assert!(
+        told.contains("error[P010]") && told.contains("rows and columns are exchanged"),
+        "{told}"
+    );
+    let told = with(&|shape| *shape = vec![0]);
+    assert!(told.contains("error[P010]") && told.contains("ZeRO-3"), "{told}");
+    let told = with(&|shape| shape[0] -= 1);
+    assert!(told.contains("two witnesses must agree"), "{told}");
+}
+
 /// The hyperparameters of a fixture whose config is changed, or what is said of it.
 fn hyperparameters(fixture: &str, change: impl Fn(&mut Value)) -> Result<Value, String> {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(fixture);
