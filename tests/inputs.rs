@@ -540,11 +540,28 @@ fn entries_mean_what_their_classes_read() {
     let llama = "families/qwen3";
     for (fixture, key, value, hyperparameter, wanted) in [
         // Dynamic positions begin to grow where the model's length ends.
-        (llama, "rope_parameters", dynamic, "rope_scaling.original_max_positions", json!(64)),
+        (
+            llama,
+            "rope_parameters",
+            dynamic.clone(),
+            "rope_scaling.original_max_positions",
+            json!(64),
+        ),
         // A factor that is not there is how much longer the model has become.
         (llama, "rope_parameters", yarn, "rope_scaling.factor", json!(4.0)),
         (llama, "rope_parameters", long, "rope_scaling.factor", json!(4.0)),
         ("families/mamba2", "intermediate_size", json!(7), "ssm.inner", json!(24)),
+        (
+            "families/olmo",
+            "rope_parameters",
+            dynamic,
+            "rope_scaling.original_max_positions",
+            json!(64),
+        ),
+        // Every word of transformers, in every family.
+        ("families/distilbert", "activation", json!("relu6"), "activation", json!("relu6")),
+        ("families/modernbert", "hidden_activation", json!("relu2"), "activation", json!("relu2")),
+        ("families/m2m_100", "activation_function", json!("mish"), "activation", json!("mish")),
     ] {
         let found = hyperparameters(fixture, set(key, value)).unwrap();
         assert_eq!(found[hyperparameter], wanted, "{fixture} {key}");
@@ -554,6 +571,31 @@ fn entries_mean_what_their_classes_read() {
         config["rope_parameters"]["original_max_position_embeddings"] = json!(3);
     });
     assert_eq!(found.unwrap()["rope_scaling.original_max_positions"], json!(16));
+}
+
+/// T5's second word for its activation is the one that acts.
+#[test]
+fn two_words_for_an_activation_must_agree() {
+    let other = |word: &'static str| move |config: &mut Value| config["dense_act_fn"] = json!(word);
+    let said = hyperparameters("families/t5", other("tanh")).unwrap_err();
+    assert!(said.contains("`dense_act_fn` makes it \"tanh\": readers differ"), "{said}");
+    hyperparameters("families/t5", other("relu")).unwrap();
+    hyperparameters("families/t5-v1_1", other("gelu_new")).unwrap();
+}
+
+/// Latent attention's positions are as wide as `head_dim` says, where it says so.
+#[test]
+fn a_width_of_positions_that_contradicts_is_refused() {
+    for family in ["deepseek_v2", "deepseek_v3", "longcat_flash"] {
+        let other = |config: &mut Value| config["head_dim"] = json!(2);
+        let said = hyperparameters(&format!("families/{family}"), other).unwrap_err();
+        assert!(said.contains("`head_dim` makes it 2: readers differ"), "{family}: {said}");
+    }
+    let other = |config: &mut Value| config["head_dim"] = json!(2);
+    for family in ["dbrx", "gpt_neox", "modernbert", "stablelm", "persimmon"] {
+        let said = hyperparameters(&format!("families/{family}"), other).unwrap_err();
+        assert!(said.contains("head_dim"), "{family}: {said}");
+    }
 }
 
 #[test]

@@ -302,17 +302,37 @@ impl<'a> Reader<'a> {
     }
 
     /// What a key is where the config does not say it: the first listed default that holds, or else that
-    /// of the class.
+    /// of the class. Of a token the class's comes before a listed one that there is none.
     fn default(&self, rule: &KeyRule, paths: &[&str]) -> Result<(Value, String), String> {
+        let listed = self.listed_default(rule);
+        let is_class_first = rule.to.starts_with("tokens.");
+        match listed {
+            Some(found) if found.0 != Value::Null || !is_class_first => Ok(found),
+            listed => {
+                let found = self.class_default(rule, paths)?.or(listed);
+                found.ok_or_else(|| "it is not there, and no default is listed".to_owned())
+            }
+        }
+    }
+
+    fn listed_default(&self, rule: &KeyRule) -> Option<(Value, String)> {
         for default in &rule.defaults {
             if default.when.as_deref().is_none_or(|when| writer_is(self.config, when)) {
                 let origin = match &default.when {
                     Some(when) => format!("the default of {when}"),
                     None => "the default of the foreign class".to_owned(),
                 };
-                return Ok((default.value.clone(), origin));
+                return Some((default.value.clone(), origin));
             }
         }
+        None
+    }
+
+    fn class_default(
+        &self,
+        rule: &KeyRule,
+        paths: &[&str],
+    ) -> Result<Option<(Value, String)>, String> {
         // What a class does with a config that names it is known; another's silence is not.
         let named = |class: &Class<'_>| {
             self.config.get("model_type").and_then(Json::as_str) == Some(class.name)
@@ -321,10 +341,10 @@ impl<'a> Reader<'a> {
             let stated = paths.iter().find_map(|path| class.default(path));
             if let Some(raw) = stated.filter(|raw| rule.null || *raw != Value::Null) {
                 let origin = format!("the default of the class of {}", class.name);
-                return Ok((read_value(rule, raw, self)?, origin));
+                return Ok(Some((read_value(rule, raw, self)?, origin)));
             }
         }
-        Err("it is not there, and no default is listed".to_owned())
+        Ok(None)
     }
 }
 
