@@ -631,7 +631,7 @@ impl<'a> Planner<'a> {
                 format!("[{}] = [{}], as {}", formula.join(", "), expected.join(", "), values.join(", ")),
                 format!("{shape:?}"),
             )
-            .help(why_not(&foreign_shape, &shape, &expected)),
+            .help(why_not(foreign_shape, &shape, &expected)),
         ]
     }
 
