@@ -25,6 +25,7 @@
 //! | [`convert`] | the conversion: open, plan, execute, rename when whole |
 //! | [`run`] | what a model answers: any supported checkpoint through the reference forward |
 //! | [`validate`] | validation end to end: open, apply the rules, report |
+//! | [`policy`] | what a project asks of its models: `llmstd.toml`, waivers, baselines |
 //! | [`version`] | one side of a diff: any input in the terms of a manifest |
 //! | [`diff`] | what changed between two versions, and whom it breaks |
 //! | [`inspect`] | what a checkpoint is, from its headers |
@@ -67,6 +68,7 @@ pub mod manifest;
 pub mod metadata;
 pub mod package;
 pub mod plan;
+pub mod policy;
 pub mod report;
 pub mod rule;
 pub mod run;

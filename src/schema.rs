@@ -14,6 +14,7 @@ use crate::diff::Diff;
 use crate::inspect::Inspection;
 use crate::manifest::Manifest;
 use crate::package::{Model, Provenance};
+use crate::policy;
 use crate::run;
 use crate::spec::listing::{Checked, Listing, Pages};
 use crate::spec::{Spec, schema};
@@ -23,12 +24,14 @@ use crate::validate::Validation;
 pub fn all() -> Vec<(&'static str, Json)> {
     let spec = Spec::current();
     let mut all = vec![
+        ("baseline", of::<policy::baseline::Baseline>()),
         ("convert", of::<Report>()),
         ("diff", of::<Diff>()),
         ("explain", of::<Pages>()),
         ("inspect", of::<Inspection>()),
         ("manifest", of::<Manifest>()),
         ("model", of::<Model>()),
+        ("policy", of::<policy::file::File>()),
         ("refusal", of::<Refusal>()),
         ("run", of::<run::Report>()),
         ("source", of::<Provenance>()),
