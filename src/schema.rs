@@ -19,6 +19,7 @@ use crate::run;
 use crate::spec::listing::{Checked, Listing, Pages};
 use crate::spec::{Spec, schema};
 use crate::validate::Validation;
+use crate::verify::Verified;
 
 /// The names of the schemas, `model` for `model.schema.json`, with what they describe.
 pub fn all() -> Vec<(&'static str, Json)> {
@@ -40,6 +41,7 @@ pub fn all() -> Vec<(&'static str, Json)> {
         ("spec-map", of::<NameMap>()),
         ("spec-new-arch", of::<Draft>()),
         ("validate", of::<Validation>()),
+        ("verify", of::<Verified>()),
     ];
     all.extend(schema::of_data_files());
     all.into_iter().map(|(name, schema)| (name, publish(&spec, name, schema))).collect()

@@ -198,15 +198,12 @@ fn what_a_model_must_be() {
         assert_eq!(project.validate(&["foreign"]).0, status, "{card}");
     }
     // Packed tensors have an encoding instead of a dtype.
-    let packed = root().join("fixtures/gguf/models");
-    let packed = fs::read_dir(packed).unwrap().map(|entry| entry.unwrap().path());
-    let mut packed: Vec<PathBuf> =
-        packed.filter(|path| path.to_string_lossy().contains("q4_0")).collect();
-    packed.sort();
-    if let Some(path) = packed.first() {
-        project.write("llmstd.toml", "[require]\nencodings = []\n");
-        let (_, json) = project.validate(&[path.to_str().unwrap(), "--config", "llmstd.toml"]);
-        assert!(rules(&json).contains(&"L103"), "{json}");
+    let packed = root().join("fixtures/quant/models/gptq");
+    for (encodings, wanted) in [("[]", &["L103"][..]), ("['GPTQ']", &[])] {
+        project.write("llmstd.toml", &format!("[require]\nencodings = {encodings}\n"));
+        let args = [packed.to_str().unwrap(), "--config", "llmstd.toml"];
+        let (status, json) = project.validate(&args);
+        assert_eq!((status, rules(&json)), (i32::from(!wanted.is_empty()), wanted.to_vec()));
     }
 }
 

@@ -81,11 +81,7 @@ impl<'a> Group<'a> {
 
     /// The tensors, those that differ in numbers alone together.
     pub fn tensors(&self) -> Vec<Folded> {
-        fold(
-            self.findings
-                .iter()
-                .filter_map(|finding| Some(vec![printable(finding.tensor.as_ref()?)])),
-        )
+        names(self.findings.iter().filter_map(|finding| finding.tensor.as_ref()))
     }
 
     /// What the findings say, each thing once.
