@@ -6,8 +6,10 @@ mod strict;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::Value as Json;
 
+use crate::author::conformance::Results;
 use crate::author::draft::Draft;
 use crate::author::names::NameMap;
+use crate::author::tensors::TensorList;
 use crate::base::diagnostic::Refusal;
 use crate::convert::Report;
 use crate::diff::Diff;
@@ -16,7 +18,7 @@ use crate::manifest::Manifest;
 use crate::package::{Model, Provenance};
 use crate::policy;
 use crate::run;
-use crate::spec::listing::{Checked, Listing, Pages};
+use crate::spec::listing::{Checked, Export, Listing, Pages};
 use crate::spec::{Spec, schema};
 use crate::validate::Validation;
 use crate::verify::Verified;
@@ -37,9 +39,12 @@ pub fn all() -> Vec<(&'static str, Json)> {
         ("run", of::<run::Report>()),
         ("source", of::<Provenance>()),
         ("spec-check", of::<Checked>()),
+        ("spec-conformance", of::<Results>()),
+        ("spec-export", of::<Export>()),
         ("spec-list", of::<Listing>()),
         ("spec-map", of::<NameMap>()),
         ("spec-new-arch", of::<Draft>()),
+        ("spec-tensors", of::<TensorList>()),
         ("validate", of::<Validation>()),
         ("verify", of::<Verified>()),
     ];

@@ -49,11 +49,16 @@ impl Arch {
 /// Tensors that exist under one condition.
 #[derive(Clone, Debug)]
 pub struct Group {
-    each: Option<(String, Expr)>,
-    when: Option<Expr>,
-    head: Option<String>,
-    optional: bool,
-    names: Vec<Template>,
+    /// The variable that it repeats over, and its count or list.
+    pub each: Option<(String, Expr)>,
+    /// When they exist.
+    pub when: Option<Expr>,
+    /// The head they are of; `*` is every head that no group names.
+    pub head: Option<String>,
+    /// Whether they may be missing.
+    pub optional: bool,
+    /// Their names.
+    pub names: Vec<Template>,
 }
 
 /// A tensor that a package of an architecture may or must hold.

@@ -43,6 +43,12 @@ const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/spec_files
 /// The newest version of the standard that this program carries.
 pub const CURRENT: &str = "1.0";
 
+/// A file of vectors under `spec/conformance`, by its name.
+pub fn conformance_file(name: &str) -> Option<&'static str> {
+    let path = format!("conformance/{name}");
+    EMBEDDED.iter().find(|(file, _)| *file == path).map(|(_, text)| *text)
+}
+
 /// One version of the standard.
 pub struct Spec {
     /// Its version, `1.0.0`.

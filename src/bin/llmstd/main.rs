@@ -1,5 +1,6 @@
 //! The command line of the LLM Standard.
 
+mod conformance;
 mod convert;
 mod diff;
 mod explain;
