@@ -170,7 +170,7 @@ fn described(opened: &mut Opened, spec: &Spec) -> Result<Described> {
     let json = Json::Object(config.clone());
     // What is not known is shown without an architecture; converting says why.
     let translated = dialect::of(spec, format, &opened.checkpoint)
-        .and_then(|of| Some((of, dialect::read(of, &opened.checkpoint).ok()?)));
+        .and_then(|of| Some((of, dialect::read(of, &opened.checkpoint, &|_, _| Ok(true)).ok()?)));
     let (format, checkpoint) = match &translated {
         Some((dialect, translated)) => (dialect.of.as_str(), &translated.checkpoint),
         None => (format, &opened.checkpoint),

@@ -44,7 +44,7 @@ fn cases() -> Vec<(String, Vec<String>)> {
     assert!(12 < cases.len());
     let others = |case: &String| {
         let mut kinds = entries(&names().join(case));
-        kinds.retain(|kind| kind != "hf" && kind != "keras");
+        kinds.retain(|kind| kind != "hf");
         (case.clone(), kinds)
     };
     cases.iter().map(others).collect()

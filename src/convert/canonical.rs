@@ -155,7 +155,11 @@ pub(crate) fn canonical(
             .into());
     };
     let mut translated = match dialect {
-        Some(dialect) => Some(dialect::read(dialect, &opened.checkpoint)?),
+        Some(dialect) => {
+            let facts = Bytes(&opened.source);
+            let same = |left: &Tensor, right: &Tensor| facts.equal(left, right);
+            Some(dialect::read(dialect, &opened.checkpoint, &same)?)
+        }
         None => None,
     };
     let format = dialect.map_or(format, |dialect| dialect.of.as_str());
@@ -218,15 +222,15 @@ pub(crate) fn canonical(
     model.conformance = claim(opened, request.spec, &model, &tensors, &mut findings);
     provenance.tensors = foreign
         .into_iter()
-        .map(|tensor| {
+        .flat_map(|tensor| {
             let of_dialect = translated.as_ref().and_then(|of| of.names.get(&tensor.name).cloned());
-            let renamed = || Some((opened.renamed.get(&tensor.name)?.clone(), None));
-            match of_dialect.or_else(renamed) {
-                Some((name, axes)) => {
-                    ForeignTensor { name, read_as: Some(tensor.name), axes, ..tensor }
-                }
-                None => tensor,
-            }
+            let renamed = || Some(vec![(opened.renamed.get(&tensor.name)?.clone(), None)]);
+            let Some(stored) = of_dialect.or_else(renamed) else { return vec![tensor] };
+            let stored = stored.into_iter().map(|(name, axes)| {
+                let read_as = Some(tensor.name.clone());
+                ForeignTensor { name, read_as, axes, ..tensor.clone() }
+            });
+            stored.collect()
         })
         .collect();
     provenance.copies = copies;

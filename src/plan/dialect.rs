@@ -18,7 +18,7 @@ pub struct Translated {
     /// Its tensors, under the names of the mapping.
     pub checkpoint: Checkpoint,
     /// What the files say, by the names of the mapping.
-    pub names: BTreeMap<String, Stored>,
+    pub names: BTreeMap<String, Vec<Stored>>,
     /// What is no part of the model.
     pub aside: Vec<Dropped>,
 }
@@ -51,12 +51,18 @@ pub fn present(checkpoint: &Checkpoint) -> BTreeSet<&str> {
     checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect()
 }
 
-/// Brings a checkpoint to the terms of the mappings.
+/// Brings a checkpoint to the terms of the mappings. A tensor that is stored under several names is
+/// read once; `same` tells whether two tensors hold the same bytes.
 ///
 /// # Errors
-/// Two names become one.
-pub fn read(dialect: &Dialect, checkpoint: &Checkpoint) -> Result<Translated, Diagnostic> {
-    let mut names: BTreeMap<String, Stored> = BTreeMap::new();
+/// Two tensors of different values become one.
+pub fn read(
+    dialect: &Dialect,
+    checkpoint: &Checkpoint,
+    same: &dyn Fn(&Tensor, &Tensor) -> crate::base::error::Result<bool>,
+) -> Result<Translated, Diagnostic> {
+    let mut names: BTreeMap<String, Vec<Stored>> = BTreeMap::new();
+    let mut firsts: BTreeMap<String, &Tensor> = BTreeMap::new();
     let (mut tensors, mut aside) = (Vec::new(), Vec::new());
     for tensor in &checkpoint.tensors {
         if let Some(why) = dialect.aside(&tensor.name) {
@@ -71,13 +77,12 @@ pub fn read(dialect: &Dialect, checkpoint: &Checkpoint) -> Result<Translated, Di
         }
         let spoken = dialect.ours(&tensor.name, &tensor.shape);
         let stored = (tensor.name.clone(), spoken.axes.clone());
-        if let Some((other, _)) = names.insert(spoken.name.clone(), stored) {
-            let message = format!(
-                "`{other}` and `{}` are both `{}` in {}",
-                tensor.name, spoken.name, dialect.about
-            );
-            return Err(Diagnostic::error("P007", message).tensor(&tensor.name));
+        names.entry(spoken.name.clone()).or_default().push(stored);
+        if let Some(first) = firsts.get(&spoken.name) {
+            check_copy(dialect, first, tensor, &spoken.name, same)?;
+            continue;
         }
+        firsts.insert(spoken.name.clone(), tensor);
         let tensor = match &spoken.axes {
             Some(axes) => permuted(tensor, axes),
             None => tensor.clone(),
@@ -86,6 +91,28 @@ pub fn read(dialect: &Dialect, checkpoint: &Checkpoint) -> Result<Translated, Di
     }
     let checkpoint = Checkpoint { format: checkpoint.format, tensors, ..Checkpoint::default() };
     Ok(Translated { checkpoint, names, aside })
+}
+
+/// Checks that a second tensor of a name holds what the first does.
+fn check_copy(
+    dialect: &Dialect,
+    first: &Tensor,
+    second: &Tensor,
+    name: &str,
+    same: &dyn Fn(&Tensor, &Tensor) -> crate::base::error::Result<bool>,
+) -> Result<(), Diagnostic> {
+    let alike = first.dtype == second.dtype && first.shape == second.shape;
+    let is_same = if alike { same(first, second) } else { Ok(false) };
+    let why = match is_same {
+        Ok(true) => return Ok(()),
+        Ok(false) => "hold different values".to_owned(),
+        Err(err) => format!("cannot be compared: {err}"),
+    };
+    let message = format!(
+        "`{}` and `{}` are both `{name}` in {}, and {why}",
+        first.name, second.name, dialect.about
+    );
+    Err(Diagnostic::error("P020", message).tensor(&second.name).help("remove the wrong one"))
 }
 
 /// What is told of tensors that are left aside: one note for all of one reason.
@@ -127,13 +154,13 @@ fn permuted(tensor: &Tensor, axes: &[usize]) -> Tensor {
 }
 
 /// The record of a source in the terms of the mappings, and the names that its files have by those.
-pub fn record(source: &Provenance) -> (Provenance, BTreeMap<String, Stored>) {
+pub fn record(source: &Provenance) -> (Provenance, BTreeMap<String, Vec<Stored>>) {
     let mut record = source.clone();
-    let mut names = BTreeMap::new();
+    let mut names: BTreeMap<String, Vec<Stored>> = BTreeMap::new();
     for tensor in &mut record.tensors {
         if let Some(ours) = tensor.read_as.take() {
             let theirs = std::mem::replace(&mut tensor.name, ours.clone());
-            names.insert(ours, (theirs, tensor.axes.take()));
+            names.entry(ours).or_default().push((theirs, tensor.axes.take()));
         }
     }
     (record, names)
@@ -149,7 +176,7 @@ pub fn write(
     dialect: &Dialect,
     hparams: &StackNames<'_>,
     exported: &Tensors,
-    names: &BTreeMap<String, Stored>,
+    names: &BTreeMap<String, Vec<Stored>>,
     options: Options,
 ) -> Result<Tensors, Diagnostic> {
     let mut written = Tensors { inputs: exported.inputs.clone(), ..Tensors::default() };
@@ -157,7 +184,7 @@ pub fn write(
         // Buffers that a recipe makes are of the mappings' own library.
         let Some((expr, dtype)) = exported.exprs.get(&step.name).cloned() else { continue };
         let rank = expr.layout.shape.len();
-        let (name, axes) = match names.get(&step.name) {
+        let stored = match names.get(&step.name) {
             Some(stored) => stored.clone(),
             None => {
                 let canonical = step.from.first().map_or("", String::as_str);
@@ -170,17 +197,19 @@ pub fn write(
                     _ => Kind::Map,
                 };
                 let spoken = dialect.theirs(&step.name, rank, kind, &stack);
-                (spoken.name, spoken.axes)
+                vec![(spoken.name, spoken.axes)]
             }
         };
-        let expr = match axes {
-            Some(axes) => back(expr, &axes).map_err(|why| {
-                Diagnostic::error("P010", format!("`{name}`: {why}")).tensor(&name)
-            })?,
-            None => expr,
-        };
-        let step = Step { name: name.clone(), ..step.clone() };
-        written.write(&name, expr, dtype, options, step)?;
+        for (name, axes) in stored {
+            let expr = match axes {
+                Some(axes) => back(expr.clone(), &axes).map_err(|why| {
+                    Diagnostic::error("P010", format!("`{name}`: {why}")).tensor(&name)
+                })?,
+                None => expr.clone(),
+            };
+            let step = Step { name: name.clone(), ..step.clone() };
+            written.write(&name, expr, dtype, options, step)?;
+        }
     }
     Ok(written)
 }

@@ -28,14 +28,15 @@ pub struct Dialect {
     /// The architectures that are written in it; all where there are none.
     #[serde(default)]
     architectures: Vec<String>,
-    /// What stands between the segments of a name, the one to write first.
+    /// What stands between the segments of a name, the one to write first; the others may cut
+    /// segments further.
     separators: Vec<String>,
     /// What may stand behind a name and is no part of it.
     #[serde(default)]
     suffix: String,
     /// In a segment, what stands before this is no part of it.
     label: Option<String>,
-    /// How many segments in front are no part of a name that has more.
+    /// How many segments in front are no part of a name, but for the last.
     #[serde(default)]
     skip: usize,
     /// The config that its programs write.
@@ -156,18 +157,18 @@ impl Dialect {
 
     /// The name that the mappings have for a tensor of these dimensions.
     pub fn ours(&self, name: &str, shape: &[u64]) -> Spoken {
-        let mut name = name.strip_suffix(&self.suffix).unwrap_or(name).to_owned();
-        for separator in &self.separators {
-            name = name.replace(separator.as_str(), "\0");
-        }
-        let mut segments: Vec<&str> = name.split('\0').filter(|part| !part.is_empty()).collect();
+        let name = name.strip_suffix(&self.suffix).unwrap_or(name);
+        let (first, others) =
+            self.separators.split_first().map_or(("/", &[][..]), |(of, rest)| (of, rest));
+        let mut segments: Vec<&str> = name.split(first).filter(|part| !part.is_empty()).collect();
         if let Some(label) = &self.label {
             for segment in &mut segments {
                 *segment = segment.rsplit_once(label.as_str()).map_or(*segment, |(_, name)| name);
             }
         }
-        if self.skip < segments.len() {
-            segments.drain(..self.skip);
+        segments.drain(..self.skip.min(segments.len().saturating_sub(1)));
+        for other in others {
+            segments = segments.iter().flat_map(|segment| segment.split(other.as_str())).collect();
         }
         let (segments, axes) = self.rewrite(&segments, Way::Ours, &|_| true);
         let axes = axes.and_then(|axes| axes.get(&shape.len().to_string()));
