@@ -243,7 +243,7 @@ pub enum FileRole {
     /// It is a chat template.
     Template,
     /// It is a licence.
-    Licence,
+    License,
     /// It is for people.
     Docs,
     /// It says where the package came from.
@@ -279,7 +279,7 @@ impl FileRole {
             .iter()
             .any(|word| stem.starts_with(word) || base.starts_with(word))
         {
-            return FileRole::Licence;
+            return FileRole::License;
         }
         if matches!(end, "md" | "rst" | "pdf" | "png" | "jpg" | "jpeg" | "svg" | "gif") {
             return FileRole::Docs;
@@ -835,7 +835,7 @@ mod tests {
             ("source.json", FileRole::Source),
             ("tokenizer_config.json", FileRole::Tokenizer),
             ("chat_template.jinja", FileRole::Template),
-            ("LICENSE.txt", FileRole::Licence),
+            ("LICENSE.txt", FileRole::License),
             ("README.md", FileRole::Docs),
             ("modeling_x.py", FileRole::Code),
             ("notes", FileRole::Other),

@@ -41,6 +41,8 @@ pub struct Validation {
     pub schema: &'static str,
     /// Whether everything could be checked and nothing is wrong.
     pub valid: bool,
+    /// Whether everything could be checked and nothing was found that the policy fails on.
+    pub passes: bool,
     /// Each input, in the order they were named.
     pub inputs: Vec<Input>,
 }
@@ -66,13 +68,40 @@ pub enum InputResult {
     Report(Box<Report>),
     /// It could not be checked; why.
     Error(String),
+    /// It was found below a folder and is nothing to check; why.
+    Skipped(String),
+}
+
+/// A finding that does not count.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Waived {
+    /// The finding.
+    #[serde(flatten)]
+    pub finding: Diagnostic,
+    /// Why it does not count.
+    pub reason: String,
+    /// The last day on which it does not count, `2026-12-31`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+}
+
+impl Waived {
+    /// Why it does not count, and how long.
+    pub fn why(&self) -> String {
+        match &self.expires {
+            Some(day) => format!("{}, until {day}", self.reason),
+            None => self.reason.clone(),
+        }
+    }
 }
 
 /// What validation says of one input.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Report {
-    /// Whether nothing is wrong.
+    /// Whether nothing is wrong by the standard.
     pub valid: bool,
+    /// Whether nothing was found that the policy fails on; without a policy, whether it is valid.
+    pub passes: bool,
     /// What it is.
     pub kind: Kind,
     /// The architecture, where it says one.
@@ -95,8 +124,11 @@ pub struct Report {
     pub tensors: usize,
     /// What was checked.
     pub checks: Vec<Check>,
-    /// What was found.
+    /// What was found, by the rules of the standard and of the policy.
     pub findings: Vec<Diagnostic>,
+    /// What was found and does not count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waived: Vec<Waived>,
 }
 
 /// What an input is.
@@ -107,6 +139,8 @@ pub enum Kind {
     Package,
     /// A checkpoint of another format: it is held to what it would become.
     Foreign,
+    /// The manifest of a package, without its files.
+    Manifest,
 }
 
 impl Report {
@@ -126,11 +160,15 @@ impl Validation {
     ///
     /// An input is valid if it was checked and nothing is wrong with it.
     pub fn of(inputs: Vec<Input>) -> Validation {
-        let valid = |input: &Input| match &input.result {
-            InputResult::Report(report) => report.valid,
-            InputResult::Error(_) => false,
+        let all = |holds: fn(&Report) -> bool| {
+            inputs.iter().all(|input| match &input.result {
+                InputResult::Report(report) => holds(report),
+                InputResult::Error(_) => false,
+                InputResult::Skipped(_) => true,
+            })
         };
-        Validation { schema: SCHEMA, valid: inputs.iter().all(valid), inputs }
+        let (valid, passes) = (all(|report| report.valid), all(|report| report.passes));
+        Validation { schema: SCHEMA, valid, passes, inputs }
     }
 }
 
@@ -222,8 +260,11 @@ fn report(
     }
     findings.extend(found);
     let applied = |check: &Check| level < check.level || check.outcome != Outcome::Skipped;
+    let valid = findings.iter().all(|finding| finding.level != Level::Error);
     Report {
-        valid: findings.iter().all(|finding| finding.level != Level::Error),
+        valid,
+        passes: valid,
+        waived: Vec::new(),
         kind,
         architecture: view.model.good().and_then(|model| model.architecture.clone()),
         level,
@@ -350,7 +391,6 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
     // What the conversion tells by rules that are applied here is not told twice.
     let mut planned = examined.findings;
     planned.retain(|finding| rule::rule(finding.rule).is_none_or(|rule| level < rule.level));
-    let root = opened.source.root().to_owned();
     let mut unread = None;
     if options.deep {
         match foreign_census(&mut opened, options) {
@@ -360,7 +400,8 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
         }
     }
     let files = convert::written_files(&opened, spec);
-    let mut view = PackageView::planned(spec, examined.model, tensors, &root, files);
+    let mut view =
+        PackageView::planned(spec, examined.model, tensors, opened.source.again(), files);
     view.findings = noticed;
     if let Some(census) = unread {
         view.count(census);
@@ -389,8 +430,8 @@ fn look_at_values(
             return Ok(());
         }
     };
-    let root = opened.source.root().to_owned();
-    let mut view = PackageView::planned(spec, generic, Vec::new(), &root, Vec::new());
+    let mut view =
+        PackageView::planned(spec, generic, Vec::new(), opened.source.again(), Vec::new());
     view.count(census);
     let verdict = rule::verdict(&view, Conformance::Container, options.selection);
     for (check, looked) in report.checks.iter_mut().zip(verdict.checks) {
@@ -427,8 +468,11 @@ fn refused(
     for check in checks.iter_mut().filter(|check| check.findings != 0) {
         (check.outcome, check.why) = (Outcome::Fail, None);
     }
+    let valid = findings.iter().all(|finding| finding.level != Level::Error);
     Report {
-        valid: findings.iter().all(|finding| finding.level != Level::Error),
+        valid,
+        passes: valid,
+        waived: Vec::new(),
         kind: Kind::Foreign,
         architecture: None,
         level,

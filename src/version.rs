@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -72,7 +72,8 @@ pub struct Version {
     pub n_believed: u64,
     /// What is worth knowing about how it was read.
     pub findings: Vec<Diagnostic>,
-    root: Option<PathBuf>,
+    /// Its folder, where there is one.
+    folder: Option<Source>,
     /// Files that a conversion would write beside the tensors, and that are not there.
     made: BTreeMap<String, Vec<u8>>,
 }
@@ -95,7 +96,7 @@ impl Version {
             manifest,
             weights: None,
             findings: Vec::new(),
-            root: None,
+            folder: None,
             made: BTreeMap::new(),
         }
     }
@@ -128,7 +129,7 @@ impl Version {
                 let message =
                     format!("the weights are not at hand ({err}); manifest.json stands for them");
                 version.findings.push(Diagnostic::note("D001", message).file(MANIFEST_FILE));
-                version.root = Some(path.to_owned());
+                version.folder = Some(Source::new(path));
                 return Ok(version);
             }
             Err(err) => return Err(err.into()),
@@ -146,7 +147,7 @@ impl Version {
         if let Some(bytes) = self.made.get(path) {
             return Some(bytes.clone());
         }
-        let mut source = Source::new(self.root.as_ref()?);
+        let mut source = self.folder.as_ref()?.again();
         let file = source.add(path).ok()?;
         let bytes = source.bytes(file);
         (hex::encode(&Sha256::digest(bytes)) == entry.sha256).then(|| bytes.to_vec())
@@ -159,7 +160,7 @@ impl Version {
 
     /// Whether files can be read at all.
     pub fn has_files(&self) -> bool {
-        self.root.is_some()
+        self.folder.is_some()
     }
 }
 
@@ -212,9 +213,8 @@ fn trusted(manifest: Manifest, path: &Path) -> Result<Manifest> {
 /// edited without its manifest is seen as it is.
 fn package(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Version, Failure> {
     let model = convert::read_model(&mut opened)?;
-    let root = opened.source.root().to_owned();
     let known = match opened.has(MANIFEST_FILE) && !options.rehash {
-        true => read_manifest(&root.join(MANIFEST_FILE))?,
+        true => read_manifest(&opened.source.place(MANIFEST_FILE))?,
         false => None,
     };
     let tensors = convert::generic_copies(&opened.checkpoint)?;
@@ -273,7 +273,7 @@ fn package(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Ver
         .flat_map(|manifest| &manifest.files)
         .map(|file| (file.path.as_str(), file))
         .collect();
-    let files = read_files(&root, &names, &|name, len| {
+    let files = read_files(&opened.source, &names, &|name, len| {
         // Only weights are too long to be read again.
         let entry = known_files.get(name)?;
         let is_weights = opened.weights.iter().any(|weight| weight == name);
@@ -285,11 +285,11 @@ fn package(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Ver
         tensors: facts(&tensors, hashes, places),
         files: files.iter().map(Beside::facts).collect(),
     });
+    let (folder, made) = (Some(opened.source.again()), BTreeMap::new());
     let weights = Some(Weights { source: opened.source, tensors });
     let label = String::new();
-    let (root, made) = (Some(root), BTreeMap::new());
     let kind = Kind::Package;
-    Ok(Version { label, kind, manifest, n_believed, weights, findings, root, made })
+    Ok(Version { label, kind, manifest, n_believed, weights, findings, folder, made })
 }
 
 fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Version, Failure> {
@@ -332,8 +332,7 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Ver
     findings.append(&mut opened.checkpoint.findings);
     let n_tensors = tensors.outputs.len();
     let hashes = fill_hashes(&opened.source, &tensors, vec![None; n_tensors], options)?;
-    let root = opened.source.root().to_owned();
-    let mut files = read_files(&root, &carried, &|_, _| None)?;
+    let mut files = read_files(&opened.source, &carried, &|_, _| None)?;
     let keys = convert::gguf::keys_file(&opened)?;
     let made = keys.map(|(name, bytes)| (name.to_owned(), bytes));
     let made: BTreeMap<String, Vec<u8>> = made.into_iter().collect();
@@ -345,10 +344,10 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Ver
         tensors: facts(&tensors, hashes, vec![None; n_tensors]),
         files: files.iter().map(Beside::facts).collect(),
     });
+    let (label, folder) = (String::new(), Some(opened.source.again()));
     let weights = Some(Weights { source: opened.source, tensors });
-    let (label, root) = (String::new(), Some(root));
     let n_believed = 0;
-    Ok(Version { label, kind, manifest, n_believed, weights, findings, root, made })
+    Ok(Version { label, kind, manifest, n_believed, weights, findings, folder, made })
 }
 
 /// The hashes that are known, and those of the other tensors from their bytes.
@@ -413,12 +412,12 @@ impl Beside {
 }
 
 fn read_files(
-    root: &Path,
+    folder: &Source,
     names: &[String],
     known: &(dyn Fn(&str, u64) -> Option<[u8; 32]> + Sync),
 ) -> Result<Vec<Beside>> {
     let read = |name: &String| {
-        let mut source = Source::new(root);
+        let mut source = folder.again();
         let file = source.add(name)?;
         let bytes = source.bytes(file);
         Ok(Beside::of(name, bytes, known(name, bytes.len() as u64)))

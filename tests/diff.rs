@@ -10,7 +10,7 @@ use llmstd::diff::rules::{Class, RULES};
 use llmstd::diff::{Diff, compare, deepen};
 use llmstd::folder;
 use llmstd::manifest::Manifest;
-use llmstd::report::diff as report;
+use llmstd::report::{Style, diff as report};
 use llmstd::spec::Spec;
 use llmstd::version::{Kind, Options, Version};
 use serde_json::{Value as Json, json};
@@ -353,7 +353,7 @@ fn every_rule_has_a_pair_and_manifests_alone_give_the_same_verdict() {
             seen.extend(words(expected));
             let json = serde_json::to_value(&diff).unwrap();
             assert!(schema.is_valid(&json), "case {n}: {json}");
-            let text = report::text(&diff, report::Options { color: false, limit: 20 });
+            let text = report::text(&diff, Style { color: false, verbose: false });
             assert!(text.starts_with(diff.verdict.class.name()), "{text}");
             assert!(text.contains(diff.verdict.rule.unwrap()), "{text}");
             if is_deep {
@@ -411,7 +411,7 @@ fn silent_changes_say_so() {
     model(&edited, |m| m["hyperparameters"]["norm_eps"] = json!(1e-5));
     let diff = compare(&open(&spec, &base, false), &open(&spec, &edited, false), &spec);
     assert_eq!(diff.verdict.class, Class::Breaking);
-    let text = report::text(&diff, report::Options { color: false, limit: 20 });
+    let text = report::text(&diff, Style { color: false, verbose: false });
     let first = text.lines().next().unwrap();
     assert_eq!(
         first,
@@ -474,7 +474,7 @@ fn unknown_architectures_are_compared_by_their_own_names() {
         let expected = change.subject.strip_prefix("model.").unwrap();
         assert_eq!(change.new, Some(json!(expected)));
     }
-    let text = report::text(&diff, report::Options { color: false, limit: 20 });
+    let text = report::text(&diff, Style { color: false, verbose: false });
     assert!(text.contains("24 tensors renamed: `model.*` → `*` ("), "{text}");
 
     // One layer is gone, so zeros cannot be paired by their order.
@@ -618,7 +618,7 @@ fn fifty_thousand_tensors_take_no_time() {
         let (old, new) = (manifest("old.", n), manifest("new.", n));
         let start = std::time::Instant::now();
         let diff = compare(&old, &new, &spec);
-        let text = report::text(&diff, report::Options { color: false, limit: 20 });
+        let text = report::text(&diff, Style { color: false, verbose: false });
         assert!(text.contains("tensors renamed: `old*` → `new*`"), "{text}");
         assert_eq!(diff.changes.len() as u64, n / 3 * 2);
         start.elapsed()

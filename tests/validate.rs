@@ -584,7 +584,7 @@ fn convert_claims_no_more_than_what_it_writes_keeps() {
     });
     let package = scratch.path().join("package");
     let (source, destination) = (source.to_str().unwrap(), package.to_str().unwrap());
-    check_exit(&["convert", source, destination], 0, "warning[V303]", "");
+    check_exit(&["convert", source, destination], 0, "", "warning[V303]");
     let report = run(&package, None, true);
     assert_eq!((report.valid, report.level), (true, Conformance::Schema));
     check_exit(&["validate", source], 0, "can keep level schema", "");

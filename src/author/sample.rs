@@ -125,6 +125,18 @@ pub fn samples(spec: &Spec, map: &Map, start: Option<&Json>) -> Result<Vec<Sampl
                 silent.push(change);
             }
         }
+        // Those first that say something which the conditions of the rules left over ask for.
+        let asked: BTreeSet<&str> = unused_rules(spec, map, &covered)
+            .filter_map(|rule| rule.when.as_ref())
+            .flat_map(|when| when.names())
+            .collect();
+        let says = |change: &Change, tiny: &Tiny| {
+            asked.iter().any(|name| match name.strip_prefix("config.") {
+                Some(path) => change.path == path,
+                None => tiny.keys.hparams.get(*name) != base.keys.hparams.get(*name),
+            })
+        };
+        useful.sort_by_key(|(change, tiny)| !says(change, tiny));
         let all = useful
             .iter()
             .flat_map(|(first, tiny)| useful.iter().map(move |(second, _)| (first, tiny, second)));
@@ -133,14 +145,16 @@ pub fn samples(spec: &Spec, map: &Map, start: Option<&Json>) -> Result<Vec<Sampl
             .iter()
             .flat_map(|(first, tiny)| silent.iter().map(move |second| (first, tiny, second)));
         let pairs = all.take(MAX_PAIRS).chain(rest.take(MAX_PAIRS));
-        let pairs = pairs.filter(|(first, _, second)| first.path != second.path);
-        for (first, tiny, second) in pairs {
-            if unused(spec, map, &covered).is_empty() {
+        let mut is_whole = unused(spec, map, &covered).is_empty();
+        for (first, tiny, second) in pairs.filter(|(first, _, second)| first.path != second.path) {
+            if is_whole {
                 break;
             }
             let config = second.apply(&tiny.config);
-            if read(spec, map, &config).is_ok() {
-                consider(&format!("{first} {second}"), &config, &mut covered);
+            if read(spec, map, &config).is_ok()
+                && consider(&format!("{first} {second}"), &config, &mut covered)
+            {
+                is_whole = unused(spec, map, &covered).is_empty();
             }
         }
     }
@@ -165,12 +179,21 @@ fn is_off(spec: &Spec, map: &Map, rule: &Rule) -> bool {
 
 /// The rules of a mapping that none of some samples uses, and that the architecture does not switch
 /// off, by what they read.
-pub fn unused<'a>(spec: &Spec, map: &'a Map, parts: &BTreeSet<Part>) -> Vec<&'a str> {
+pub fn unused<'a>(spec: &'a Spec, map: &'a Map, parts: &BTreeSet<Part>) -> Vec<&'a str> {
+    let unused = unused_rules(spec, map, parts);
+    unused.map(|rule| rule.from.first().map_or("", |from| from.text.as_str())).collect()
+}
+
+fn unused_rules<'a>(
+    spec: &'a Spec,
+    map: &'a Map,
+    parts: &BTreeSet<Part>,
+) -> impl Iterator<Item = &'a Rule> {
     let used: BTreeSet<usize> = parts.iter().map(|(rule, _)| *rule).collect();
-    let unused = map.rules.iter().enumerate().filter(|(at, rule)| {
+    let unused = map.rules.iter().enumerate().filter(move |(at, rule)| {
         !used.contains(at) && !rule.is_alternative && !is_off(spec, map, rule)
     });
-    unused.map(|(_, rule)| rule.from.first().map_or("", |from| from.text.as_str())).collect()
+    unused.map(|(_, rule)| rule)
 }
 
 /// One class for each that the mapping knows, and one more with the heads that no task has.

@@ -1,10 +1,12 @@
 //! A finding: something that is wrong, or worth knowing, about a model that could be read.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How much a finding weighs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Worth knowing; changes no verdict.
@@ -92,6 +94,16 @@ impl Diagnostic {
             expected: None,
             found: None,
             help: None,
+        }
+    }
+
+    /// Where it is, however it is worded: the tensor, whichever shard it lies in, or else the file;
+    /// and the key.
+    pub fn place(&self) -> String {
+        let part = |part: &Option<String>| part.clone().unwrap_or_default();
+        match &self.tensor {
+            Some(tensor) => format!("{tensor}#{}", part(&self.key)),
+            None => format!("{}##{}", part(&self.file), part(&self.key)),
         }
     }
 

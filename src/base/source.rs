@@ -4,9 +4,11 @@
 //! of the input's folder. Links in the folder that the user named are followed, or refused where the
 //! source says so.
 
+use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use memmap2::Mmap;
@@ -61,6 +63,16 @@ pub struct Source {
     root: PathBuf,
     files: Vec<Mapped>,
     no_follow: bool,
+    layout: Arc<Layout>,
+}
+
+/// What is read where, in a folder that is not laid out as its names say.
+#[derive(Default)]
+struct Layout {
+    /// The folder below the root in which a name is looked up first.
+    home: Option<PathBuf>,
+    /// The bytes of files that are read as if they were these.
+    replaced: BTreeMap<String, Vec<u8>>,
 }
 
 struct Mapped {
@@ -114,7 +126,7 @@ enum Bytes {
 impl Source {
     /// An input without files yet, whose names are relative to the folder `root`.
     pub fn new(root: impl Into<PathBuf>) -> Source {
-        Source { root: root.into(), files: Vec::new(), no_follow: false }
+        Source { root: root.into(), ..Source::default() }
     }
 
     /// As [`Source::new`], where links that lead out of the folder are refused.
@@ -129,7 +141,29 @@ impl Source {
             root: PathBuf::new(),
             no_follow: true,
             files: vec![Mapped { name: name.to_owned(), path: name.into(), bytes, state: None }],
+            layout: Arc::default(),
         }
+    }
+
+    /// The same input, with no file mapped yet.
+    pub fn again(&self) -> Source {
+        Source {
+            root: self.root.clone(),
+            files: Vec::new(),
+            no_follow: self.no_follow,
+            layout: Arc::clone(&self.layout),
+        }
+    }
+
+    /// Looks names up in the folder `home` first, and takes these bytes for the files of these names.
+    pub fn lay_out(&mut self, home: &str, replaced: BTreeMap<String, Vec<u8>>) {
+        self.layout = Arc::new(Layout { home: Some(home.into()), replaced });
+    }
+
+    /// Where the file of a name is.
+    pub fn place(&self, name: &str) -> PathBuf {
+        let at_home = self.layout.home.as_ref().map(|home| self.root.join(home).join(name));
+        at_home.filter(|path| path.exists()).unwrap_or_else(|| self.root.join(name))
     }
 
     /// The folder that names are relative to.
@@ -156,7 +190,11 @@ impl Source {
             )
             .in_file(&self.root));
         }
-        let path = self.root.join(relative);
+        if let Some(bytes) = self.layout.replaced.get(name) {
+            let bytes = bytes.clone();
+            return Ok(self.add_bytes(name, bytes));
+        }
+        let path = self.place(name);
         if self.no_follow
             && let Some(target) = self.leads_out(name)?
         {
@@ -174,7 +212,7 @@ impl Source {
     /// # Errors
     /// There is no such file.
     pub fn leads_out(&self, name: &str) -> Result<Option<PathBuf>> {
-        let path = self.root.join(name);
+        let path = self.place(name);
         let root = if self.root.as_os_str().is_empty() { Path::new(".") } else { &self.root };
         let canonical_root =
             root.canonicalize().map_err(|err| Error::io(root, "open the folder", err))?;
@@ -236,7 +274,7 @@ impl Source {
     /// Adds bytes that no file holds as they are, under the name they are told of by.
     pub fn add_bytes(&mut self, name: &str, bytes: Vec<u8>) -> FileId {
         let id = FileId(u32::try_from(self.files.len()).unwrap_or(u32::MAX));
-        let (name, path) = (name.to_owned(), self.root.join(name));
+        let (name, path) = (name.to_owned(), self.place(name));
         self.files.push(Mapped { name, path, bytes: Bytes::Owned(bytes), state: None });
         id
     }

@@ -361,10 +361,9 @@ fn claim(
     findings: &mut Vec<Diagnostic>,
 ) -> Conformance {
     let stored = tensors.outputs.iter().map(Stored::planned).collect();
-    let root = opened.source.root();
     let files = written_files(opened, spec);
     let has_tokenizer = files.iter().any(|file| is_tokenizer_file(&file.name));
-    let view = PackageView::planned(spec, model.clone(), stored, root, files);
+    let view = PackageView::planned(spec, model.clone(), stored, opened.source.again(), files);
     let verdict = rule::verdict(&view, Conformance::Full, &Selection::default());
     if verdict.reached == Some(Conformance::Full) {
         return Conformance::Full;

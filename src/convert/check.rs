@@ -1,13 +1,51 @@
 //! What is refused before anything is planned: flags without effect, and files that are in the way.
 
-use super::{Failure, Request, foreign_format};
-use crate::base::diagnostic::Diagnostic;
+use super::{Failure, Report, Request, foreign_format};
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::exec::write::Shard;
 use crate::folder::{CONFIG_FILE, Opened};
 use crate::plan::program::Output;
 use crate::plan::{Decode, Step, Tensors, export};
 use crate::spec::Spec;
+
+/// Refuses a plan that nothing is to be written of: for its warnings, where none is allowed, or for
+/// lack of disk.
+///
+/// # Errors
+/// The findings that stand against it.
+pub(super) fn before_writing(
+    report: &Report,
+    request: &Request<'_>,
+) -> std::result::Result<(), Failure> {
+    strict(&report.findings, request)?;
+    match report.free_disk {
+        Some(free) if free < report.needed_disk() && !request.dry_run => {
+            let needed = report.needed_disk();
+            let place = &report.destination;
+            let message = format!("the disk of {place} has {free} bytes free, {needed} are needed");
+            Err(Diagnostic::error("P014", message)
+                .mismatch(format!("{needed} bytes"), format!("{free} bytes"))
+                .help("free some space, or choose a destination on another disk")
+                .into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses warnings, where none is allowed.
+///
+/// # Errors
+/// The warnings, as errors.
+pub(super) fn strict(
+    findings: &[Diagnostic],
+    request: &Request<'_>,
+) -> std::result::Result<(), Failure> {
+    let warnings = findings.iter().filter(|found| found.level == Level::Warning);
+    let refused: Vec<Diagnostic> =
+        warnings.map(|found| Diagnostic { level: Level::Error, ..found.clone() }).collect();
+    if request.strict && !refused.is_empty() { Err(refused.into()) } else { Ok(()) }
+}
 
 /// Refuses what a request asks for and cannot have an effect on this input.
 ///

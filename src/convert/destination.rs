@@ -200,7 +200,12 @@ fn check_apart(opened: &Opened, destination: &Path) -> Result<()> {
     let root = canonical(if root.as_os_str().is_empty() { Path::new(".") } else { root })?;
     // By the names that the source has them under, and by what these lead to.
     let names = opened.weights.iter().chain(opened.files.iter().map(|file| &file.name));
-    let mut sources: BTreeSet<PathBuf> = names.map(|name| root.join(name)).collect();
+    let mut sources: BTreeSet<PathBuf> = names
+        .map(|name| {
+            let path = opened.source.place(name);
+            path.strip_prefix(opened.source.root()).map_or(path.clone(), |rest| root.join(rest))
+        })
+        .collect();
     sources.extend(sources.clone().iter().filter_map(|path| path.canonicalize().ok()));
     sources.insert(named.clone());
     let folders: BTreeSet<&Path> = sources.iter().flat_map(|path| path.ancestors()).collect();

@@ -10,9 +10,9 @@ use super::canonical::canonical;
 use super::destination::{mark, replaceable, stage};
 use super::verify::{check_outputs, verify_foreign};
 use super::{
-    Failure, Report, Request, carry, check_space, commit, foreign_format, gguf, json_text,
-    read_buffers, read_provenance, read_whole_model, report, sidecar_files,
-    sidecar_files_of_package, write_file, write_tensors,
+    Failure, Report, Request, carry, check, commit, foreign_format, gguf, json_text, read_buffers,
+    read_provenance, read_whole_model, report, sidecar_files, sidecar_files_of_package, write_file,
+    write_tensors,
 };
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
@@ -75,7 +75,7 @@ pub(super) fn to_foreign(
     report.architecture = architecture;
     report.map = map;
     report.findings.extend(findings);
-    check_space(&report)?;
+    check::before_writing(&report, request)?;
     if request.dry_run {
         return Ok(report);
     }

@@ -8,12 +8,9 @@ use serde_json::Value as Json;
 use super::destination::{mark, replaceable, stage};
 use super::foreign::ExportPlan;
 use super::verify::{check_outputs, verify_foreign};
-use super::{
-    Failure, Report, Request, check, check_space, commit, foreign_format, report, write_shards,
-};
+use super::{Failure, Report, Request, check, commit, foreign_format, report, write_shards};
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, Result};
-use crate::base::source::Source;
 use crate::exec::produce::Producer;
 use crate::exec::write::{self, Container};
 use crate::folder::Opened;
@@ -179,7 +176,7 @@ fn add_tokenizer(
             return Ok(None);
         }
         let read = || {
-            let mut source = Source::new(opened.source.root());
+            let mut source = opened.source.again();
             let file = source.add(name)?;
             source.check_unchanged()?;
             Ok(source.bytes(file).to_vec())
@@ -270,7 +267,7 @@ pub(super) fn write(
         let message = format!("{n} files of that size are no single file {}", report.destination);
         return Err(Error::unsupported(message + ": name a folder, or take a larger size").into());
     }
-    check_space(&report)?;
+    check::before_writing(&report, request)?;
     if request.dry_run {
         return Ok(report);
     }

@@ -23,7 +23,6 @@ use self::foreign::to_foreign;
 use self::package::{repack, to_std};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::source::Source;
 use crate::checkpoint::Checkpoint;
 use crate::exec::staging::{Staging, free_space};
 use crate::exec::write::{self, Container, Shard, Written};
@@ -72,6 +71,8 @@ pub struct Request<'a> {
     pub check_outputs: bool,
     /// Whether to plan only.
     pub dry_run: bool,
+    /// Whether a warning refuses the conversion.
+    pub strict: bool,
     /// Ends the work, once it is set: nothing is left behind then.
     pub cancel: Option<&'a AtomicBool>,
     /// Reports progress.
@@ -95,6 +96,7 @@ impl<'a> Request<'a> {
             verify: false,
             check_outputs: false,
             dry_run: false,
+            strict: false,
             cancel: None,
             progress: &Silent,
         }
@@ -204,6 +206,14 @@ pub struct Report {
     pub findings: Vec<Diagnostic>,
 }
 
+impl Report {
+    /// How many bytes of disk the conversion takes at most.
+    pub fn needed_disk(&self) -> u64 {
+        // Headers, JSON and carried files are small beside the tensors; 16 MiB cover them.
+        self.tensor_bytes.saturating_add(16 << 20)
+    }
+}
+
 /// One tensor that is written.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct TensorReport {
@@ -295,16 +305,17 @@ fn commit(
     opened: &Opened,
     request: &Request<'_>,
     report: &mut Report,
-) -> Result<()> {
+) -> std::result::Result<(), Failure> {
     request.check_cancelled()?;
     opened.source.check_unchanged()?;
+    check::strict(&report.findings, request)?;
     if !staging.stale().is_empty() {
         let names = staging.stale().iter().map(|path| path.display().to_string());
         let names = names.collect::<Vec<_>>().join(", ");
         let message = format!("removed what an earlier run that was killed had left: {names}");
         report.findings.push(Diagnostic::note("P032", message));
     }
-    staging.commit()
+    Ok(staging.commit()?)
 }
 
 /// The format of a checkpoint that is no package.
@@ -389,7 +400,7 @@ type Carried = (u64, [u8; 32], Option<Vec<u8>>);
 
 /// Copies a file of the source beside the tensors.
 fn carry(opened: &Opened, folder: &Path, name: &str) -> Result<Carried> {
-    let mut source = Source::new(opened.source.root());
+    let mut source = opened.source.again();
     let file = source.add(name)?;
     let bytes = source.bytes(file);
     source.check_unchanged()?;
@@ -520,25 +531,6 @@ fn left_behind(left: &[String]) -> Vec<Diagnostic> {
     findings
 }
 
-/// Refuses a plan that the disk has no room for.
-fn check_space(report: &Report) -> std::result::Result<(), Failure> {
-    // Headers, JSON and carried files are small beside the tensors; 16 MiB cover them.
-    let needed = report.tensor_bytes.saturating_add(16 << 20);
-    match report.free_disk {
-        Some(free) if free < needed => Err(Diagnostic::error(
-            "P014",
-            format!(
-                "the disk of {} has {free} bytes free, {needed} are needed",
-                report.destination
-            ),
-        )
-        .mismatch(format!("{needed} bytes"), format!("{free} bytes"))
-        .help("free some space, or choose a destination on another disk")
-        .into()),
-        _ => Ok(()),
-    }
-}
-
 /// Reads `model.json` of a package.
 ///
 /// # Errors
@@ -577,7 +569,7 @@ pub fn read_provenance(opened: &mut Opened) -> Result<Option<Provenance>> {
 
 fn read_json<T: serde::de::DeserializeOwned>(opened: &mut Opened, name: &str) -> Result<Option<T>> {
     let Some(json) = opened.json(name)? else { return Ok(None) };
-    let path = opened.source.root().join(name);
+    let path = opened.source.place(name);
     serde_json::from_value(json)
         .map(Some)
         .map_err(|err| Error::new(ErrorKind::Malformed, err.to_string()).in_file(&path))

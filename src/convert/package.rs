@@ -10,7 +10,7 @@ use super::destination::{replaceable, stage};
 use super::foreign::inside;
 use super::verify::{check_outputs, verify, verify_same};
 use super::{
-    Carried, Failure, Report, Request, carry, check_space, commit, gguf, json_text, read_buffers,
+    Carried, Failure, Report, Request, carry, check, commit, gguf, json_text, read_buffers,
     read_provenance, read_whole_model, report, sidecar_files, sidecar_files_of_package, write_file,
     write_tensors,
 };
@@ -40,7 +40,7 @@ pub(super) fn to_std(
     report.dropped.clone_from(&canonical.provenance.dropped);
     report.copies.clone_from(&canonical.provenance.copies);
     report.findings.append(&mut canonical.findings);
-    check_space(&report)?;
+    check::before_writing(&report, request)?;
     if request.dry_run {
         return Ok(report);
     }
@@ -110,7 +110,7 @@ pub(super) fn repack(
     let mut report = report(opened, request, &tensors, carried, Vec::new());
     report.architecture.clone_from(&model.architecture);
     report.conformance = Some(model.conformance);
-    check_space(&report)?;
+    check::before_writing(&report, request)?;
     if request.dry_run {
         return Ok(report);
     }

@@ -8,8 +8,8 @@ use super::destination::{mark, replaceable, stage};
 use super::foreign::write_modules;
 use super::verify::{check_outputs, verify_same};
 use super::{
-    Failure, Report, Request, SAFETENSORS, carry, check, check_space, commit, json_text, report,
-    sidecar_files, sidecar_files_of_package, write_file, write_shards,
+    Failure, Report, Request, SAFETENSORS, carry, check, commit, json_text, report, sidecar_files,
+    sidecar_files_of_package, write_file, write_shards,
 };
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Error;
@@ -70,7 +70,7 @@ pub(super) fn write(
         let message = format!("{n} files of that size are no single file {}", report.destination);
         return Err(Error::unsupported(message + ": name a folder, or take a larger size").into());
     }
-    check_space(&report)?;
+    check::before_writing(&report, request)?;
     if request.dry_run {
         return Ok(report);
     }

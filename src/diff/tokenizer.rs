@@ -449,7 +449,7 @@ fn files(old: &Manifest, new: &Manifest, changes: &mut Vec<Change>) {
         let rule = match role {
             // Told of by what they say.
             FileRole::Tokenizer | FileRole::Template => continue,
-            FileRole::Licence => rules::LICENCE_CHANGED,
+            FileRole::License => rules::LICENCE_CHANGED,
             FileRole::Docs => rules::DOCS_CHANGED,
             FileRole::Config if known => rules::CONFIG_FILE_CHANGED,
             FileRole::Config => rules::UNKNOWN_CONFIG_CHANGED,

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -26,7 +27,7 @@ pub static LAYOUTS: LazyLock<Layouts> = LazyLock::new(|| {
 });
 
 /// The known layouts.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Layouts {
     /// In the order in which they are looked for.
@@ -40,7 +41,7 @@ pub struct Layouts {
 }
 
 /// A file that says in place of a config how tensors are packed.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Beside {
     /// Its name.
@@ -50,7 +51,7 @@ pub struct Beside {
 }
 
 /// How one logical tensor is stored as several.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Layout {
     /// The id of the encoding.
@@ -90,7 +91,7 @@ pub struct Layout {
 }
 
 /// One stored tensor of a layout.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PartRule {
     /// What it is to the arithmetic.
@@ -110,7 +111,7 @@ pub struct PartRule {
 }
 
 /// An axis of a part.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Axis {
     /// The role of the part.
@@ -122,7 +123,7 @@ pub struct Axis {
 }
 
 /// How many values an element holds.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Times {
     /// So many.
@@ -132,7 +133,7 @@ pub enum Times {
 }
 
 /// What values are packed into.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// 8 bits.
@@ -142,7 +143,7 @@ pub enum Unit {
 }
 
 /// Two axes whose quotient says how many bits a value has.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BitsRule {
     /// Words of 32 bits.

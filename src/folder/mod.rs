@@ -84,7 +84,6 @@ pub enum Links {
 /// As [`open`]; or a link leads out of the folder, and those are refused.
 pub fn open_with(path: &Path, wanted: Option<&'static Format>, links: Links) -> Result<Opened> {
     let mut opened = open_any(path, wanted, links)?;
-    let root = opened.source.root().to_owned();
     let mut out = Vec::new();
     for file in &opened.files {
         if let Ok(Some(target)) = opened.source.leads_out(&file.name) {
@@ -93,9 +92,8 @@ pub fn open_with(path: &Path, wanted: Option<&'static Format>, links: Links) -> 
                     "is a link to {}, which is not in the folder; links are not followed here",
                     target.display()
                 );
-                return Err(
-                    Error::new(ErrorKind::Malformed, message).in_file(&root.join(&file.name))
-                );
+                return Err(Error::new(ErrorKind::Malformed, message)
+                    .in_file(&opened.source.place(&file.name)));
             }
             out.push(format!("{} -> {}", file.name, target.display()));
         }
@@ -196,6 +194,7 @@ fn open_folder(
     wanted: Option<&'static Format>,
 ) -> Result<Opened> {
     let mut checkpoint = Checkpoint::default();
+    let files = lay_out(&mut source, files, &mut checkpoint)?;
     let has = |name: &str| files.iter().any(|file| file.name == name);
     let is_package = has(package::MODEL_FILE) && is_model_file(path)?;
     let weights = match choose(path, &files, wanted)? {
@@ -238,6 +237,43 @@ fn open_folder(
         weights,
         renamed: BTreeMap::new(),
     })
+}
+
+/// Lays out a folder of the first releases of sentence-transformers as later ones write it: there the
+/// transformer lies in a folder of its own, as the other modules do.
+fn lay_out(
+    source: &mut Source,
+    files: Vec<FolderFile>,
+    checkpoint: &mut Checkpoint,
+) -> Result<Vec<FolderFile>> {
+    let has = |name: &str| files.iter().any(|file| file.name == name);
+    let has_weights = |file: &FolderFile| {
+        !file.name.contains('/') && format::of_ending(ending(&file.name)).is_some()
+    };
+    if !has(MODULES_FILE) || files.iter().any(has_weights) {
+        return Ok(files);
+    }
+    let mut here = source.again();
+    let id = here.add(MODULES_FILE)?;
+    let listed = json::parse(here.bytes(id), 0).map_err(|err| err.in_file(here.path(id)))?;
+    let Some((home, listed)) = sentence_transformers::at_home(&listed) else { return Ok(files) };
+    if !has(&format!("{home}/{CONFIG_FILE}")) {
+        return Ok(files);
+    }
+    let text = serde_json::to_string_pretty(&listed).expect("it was JSON") + "\n";
+    let replaced = BTreeMap::from([(MODULES_FILE.to_owned(), text.clone().into_bytes())]);
+    source.lay_out(&home, replaced);
+    let message =
+        format!("the transformer lies in `{home}`; its files are read as the folder's own");
+    checkpoint.findings.push(Diagnostic::note("R017", message).file(MODULES_FILE));
+    let mut laid: BTreeMap<String, u64> = BTreeMap::new();
+    let below = format!("{home}/");
+    let (of_home, rest): (Vec<_>, Vec<_>) =
+        files.into_iter().partition(|file| file.name.starts_with(&below));
+    laid.extend(rest.into_iter().map(|file| (file.name, file.len)));
+    laid.extend(of_home.into_iter().map(|file| (file.name[below.len()..].to_owned(), file.len)));
+    laid.insert(MODULES_FILE.to_owned(), text.len() as u64);
+    Ok(laid.into_iter().map(|(name, len)| FolderFile { name, len }).collect())
 }
 
 fn read_part(
@@ -335,6 +371,14 @@ fn read_index(
     let mut weights = Vec::new();
     let mut copies: Vec<(String, Tensor)> = Vec::new();
     for (file, tensors) in by_file {
+        if !file.contains("..") && !source.place(file).exists() {
+            let n = tensors.len();
+            let message = format!(
+                "the index puts {n} tensors in the shard `{file}`, and there is no such file: fetch \
+                 it, or write the index anew for the shards that are there"
+            );
+            return Err(Error::new(ErrorKind::Io, message).in_file(&path));
+        }
         let id =
             source.add(file).map_err(|err| err.context(&format!("shard `{file}` of the index")))?;
         let part = read_file(source, id, wanted)?;
@@ -545,7 +589,7 @@ impl Opened {
         if !self.has(MODULES_FILE) {
             return Vec::new();
         }
-        let mut source = Source::new(self.source.root());
+        let mut source = self.source.again();
         let json = source.add(MODULES_FILE).and_then(|id| json::parse(source.bytes(id), 0));
         json.map(|json| sentence_transformers::folders(&json)).unwrap_or_default()
     }
@@ -566,7 +610,7 @@ impl Opened {
     /// It cannot be read, is no UTF-8, or is too long to be text.
     pub fn text(&mut self, name: &str) -> Result<Option<String>> {
         let Some(file) = self.files.iter().find(|file| file.name == name) else { return Ok(None) };
-        let path = self.source.root().join(name);
+        let path = self.source.place(name);
         if MAX_TEXT_LEN < file.len {
             let message = format!("{} bytes of text, at most {MAX_TEXT_LEN} are read", file.len);
             return Err(Error::new(ErrorKind::Limit, message).in_file(&path));
@@ -586,7 +630,7 @@ impl Opened {
     /// It cannot be read, or is no JSON.
     pub fn json(&mut self, name: &str) -> Result<Option<Json>> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        let path = self.source.root().join(name);
+        let path = self.source.place(name);
         if text.starts_with('\u{feff}') {
             let message = "begins with a byte order mark (BOM), which no JSON has; save it as UTF-8 \
                            without BOM";

@@ -59,6 +59,20 @@ pub fn folders(modules: &Json) -> Vec<String> {
     each(modules).map(|(_, path)| path.to_owned()).filter(|path| !path.is_empty()).collect()
 }
 
+/// The folder that the transformer lies in, if it has one of its own, and the modules with the
+/// transformer in the folder that lists them.
+pub fn at_home(modules: &Json) -> Option<(String, Json)> {
+    let (index, (_, home)) =
+        each(modules).enumerate().find(|(_, (kind, _))| *kind == "Transformer")?;
+    let home = home.trim_end_matches('/').to_owned();
+    if home.is_empty() {
+        return None;
+    }
+    let mut modules = modules.clone();
+    modules[index]["path"] = "".into();
+    Some((home, modules))
+}
+
 fn each(modules: &Json) -> impl Iterator<Item = (&str, &str)> {
     modules.as_array().into_iter().flatten().map(|module| {
         let text = |key: &str| module.get(key).and_then(Json::as_str).unwrap_or_default();

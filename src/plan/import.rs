@@ -631,7 +631,7 @@ impl<'a> Planner<'a> {
                 format!("[{}] = [{}], as {}", formula.join(", "), expected.join(", "), values.join(", ")),
                 format!("{shape:?}"),
             )
-            .help("the config or the tensor is wrong: two witnesses must agree"),
+            .help(why_not(&foreign_shape, &shape, &expected)),
         ]
     }
 
@@ -1049,4 +1049,19 @@ pub(crate) fn make(rule: &MakeRule, dtype: DType, names: &dyn Names) -> Result<M
     };
     let dtype = rule.dtype.map_or(dtype, |name| name.0);
     Ok(Make { dtype, shape, recipe })
+}
+
+/// What may have happened to a tensor of a shape that does not fit, and what to do.
+fn why_not(stored: &[u64], shape: &[u64], expected: &[String]) -> &'static str {
+    let is_turned =
+        1 < shape.len() && shape.iter().rev().map(u64::to_string).eq(expected.iter().cloned());
+    if stored == [0] {
+        "it was saved empty, as DeepSpeed ZeRO-3 leaves the parameters of other ranks: gather them with \
+         its zero_to_fp32.py, and convert what that writes"
+    } else if is_turned {
+        "rows and columns are exchanged: other code than this mapping is of has written it (a `Linear` \
+         holds [out, in], a `Conv1D` of GPT-2 [in, out]); transpose it, or name the config of that code"
+    } else {
+        "the config or the tensor is wrong: two witnesses must agree"
+    }
 }

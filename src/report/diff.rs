@@ -3,22 +3,120 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::anchor::Anchors;
+use super::document::{Check, Document, Group, Section, shown};
 use super::fold::{fill, pattern};
-use crate::diff::rules::Class;
+use super::group::groups;
+use super::{Context, Report, Style, pretty};
+use crate::base::diagnostic::{Diagnostic, Level};
+use crate::diff::rules::{self, Class};
 use crate::diff::{Change, Diff, Side, prefixes};
 use crate::manifest::Census;
+use crate::rule::{NEEDS_DEEP, Outcome};
 
-/// How a difference is printed.
+/// A difference, and from which class on it fails.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Whether text is coloured.
-    pub color: bool,
-    /// The most lines of one kind of change.
-    pub limit: usize,
+pub struct Compared<'a> {
+    /// The difference.
+    pub diff: &'a Diff,
+    /// The least class that fails.
+    pub fail_on: Class,
 }
 
+impl Report for Compared<'_> {
+    fn text(&self, context: &Context<'_>) -> String {
+        text(self.diff, context.style)
+    }
+
+    fn json(&self) -> serde_json::Result<String> {
+        pretty(self.diff)
+    }
+
+    fn document(&self, context: &Context<'_>) -> Document {
+        let diff = self.diff;
+        let mut document = Document::new("diff", context);
+        document.passes = diff.verdict.class < self.fail_on;
+        document.headline = format!("{}: {}", diff.verdict.class.name(), headline(diff));
+        let side = |side: &Side| shown(std::path::Path::new(&side.path), &context.root);
+        let (old, new) = (side(&diff.old), side(&diff.new));
+        let title = format!("{old} → {new}");
+        let found: Vec<Diagnostic> = diff.changes.iter().map(|one| self.finding(one)).collect();
+        let mut anchors = Anchors::new(std::path::Path::new(&diff.new.path), &new);
+        let mut all = Vec::new();
+        for group in groups(&found) {
+            let name = document.name(group.rule());
+            all.push(Group::of(&group, name, &title, &mut anchors, None));
+        }
+        Group::tell_apart(&mut all);
+        let mut facts = vec![("old", self::side(&diff.old)), ("new", self::side(&diff.new))];
+        let census = census(&diff.old.dtypes, &diff.new.dtypes);
+        if !census.is_empty() {
+            facts.push(("dtypes", census.join(", ")));
+        }
+        let concerns: Vec<&str> = diff.verdict.concerns.iter().map(|one| one.name()).collect();
+        if !concerns.is_empty() {
+            facts.push(("concerns", concerns.join(", ")));
+        }
+        document.sections.push(Section {
+            title,
+            summary: document.headline.clone(),
+            error: None,
+            facts,
+            groups: all,
+            checks: rules::RULES.iter().map(|rule| self.check(rule)).collect(),
+        });
+        document
+    }
+}
+
+impl Compared<'_> {
+    /// How much a class weighs: an error is what fails.
+    fn level(&self, class: Class) -> Level {
+        match class {
+            class if self.fail_on <= class => Level::Error,
+            Class::Identical | Class::Metadata => Level::Note,
+            _ => Level::Warning,
+        }
+    }
+
+    fn finding(&self, change: &Change) -> Diagnostic {
+        let level = self.level(change.class);
+        let finding = Diagnostic::new(change.rule, level, change.message.clone() + &note(change));
+        let finding = finding.help(format!("{}: {}", change.class.name(), change.reason));
+        match is_about_tensor(change.name) {
+            true => finding.tensor(&change.subject),
+            false => finding.key(&change.subject),
+        }
+    }
+
+    fn check(&self, rule: &'static rules::Rule) -> Check {
+        let found = self.diff.changes.iter().filter(|change| change.rule == rule.id);
+        let worst = found.map(|change| self.level(change.class)).max();
+        let needs_bytes = [rules::VALUES_NOT_FINITE, rules::LAYOUT_CHANGED]
+            .iter()
+            .any(|known| known.id == rule.id);
+        let (outcome, why) = match worst {
+            Some(Level::Error) => (Outcome::Fail, None),
+            None if needs_bytes && !self.diff.deep => {
+                (Outcome::Skipped, Some(NEEDS_DEEP.to_owned()))
+            }
+            _ => (Outcome::Pass, None),
+        };
+        Check { rule: rule.id, name: rule.name, level: rule.class.name(), outcome, why }
+    }
+}
+
+/// Whether the subject of a change is a tensor, by the name of its rule.
+fn is_about_tensor(rule: &str) -> bool {
+    ["tensor-", "head-", "values-", "dtype-", "layout-"].iter().any(|start| rule.starts_with(start))
+}
+
+/// Lines of one kind of change that are shown before the others are counted.
+const SHOWN: usize = 20;
+
 /// A difference for people.
-pub fn text(diff: &Diff, options: Options) -> String {
+pub fn text(diff: &Diff, style: Style) -> String {
+    let options = Options { style, limit: style.limit(SHOWN) };
     let mut text = String::new();
     let verdict = &diff.verdict;
     let class = paint(verdict.class.name(), verdict.class, options);
@@ -66,6 +164,14 @@ pub fn text(diff: &Diff, options: Options) -> String {
         let _ = writeln!(text, "\nthe same: {}", same.join(", "));
     }
     text
+}
+
+/// How a difference is printed.
+#[derive(Clone, Copy, Debug)]
+struct Options {
+    style: Style,
+    /// The most lines of one kind of change.
+    limit: usize,
 }
 
 /// Why the verdict is what it is, in one line.
@@ -331,5 +437,5 @@ fn paint(text: &str, class: Class, options: Options) -> String {
         Class::Weights | Class::Compatible => "33",
         Class::Breaking => "31",
     };
-    if options.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    options.style.paint(text, code)
 }

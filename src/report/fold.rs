@@ -46,7 +46,8 @@ pub fn fold(rows: impl IntoIterator<Item = Vec<String>>) -> Vec<Folded> {
 pub(super) fn pattern(name: &str) -> (String, Vec<u64>) {
     let mut numbers = Vec::new();
     let parts = name.split('.').map(|part| match part.parse::<u64>() {
-        Ok(number) if part.bytes().all(|byte| byte.is_ascii_digit()) => {
+        // `05` is no number to count with, and would be told without its zero.
+        Ok(number) if number.to_string() == part => {
             numbers.push(number);
             "{}"
         }

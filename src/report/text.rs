@@ -1,53 +1,82 @@
-//! Findings as text.
+//! For people at a terminal.
 
 use std::fmt::Write as _;
 
+use super::group::groups;
+use super::{Context, Format, Report, Style};
 use crate::base::diagnostic::{Diagnostic, Level};
 
-/// Findings for people, alike ones together: what, where, what to do. At most `limit` places of
-/// each kind are shown.
-pub fn findings(findings: &[Diagnostic], limit: usize, color: bool) -> String {
-    let mut groups: Vec<Vec<&Diagnostic>> = Vec::new();
-    for finding in findings {
-        let known = groups.iter_mut().find(|group| {
-            group[0].rule == finding.rule
-                && group[0].level == finding.level
-                && group[0].help == finding.help
-                && finding.tensor.is_some()
-                && group[0].tensor.is_some()
-        });
-        match known {
-            Some(group) => group.push(finding),
-            None => groups.push(vec![finding]),
-        }
+pub(super) static FORMAT: Format = Format { id: "text", about: "for people", render };
+
+fn render(report: &dyn Report, context: &Context<'_>) -> std::io::Result<String> {
+    let mut text = report.text(context);
+    if context.statistics {
+        text.push_str(&super::statistics::text(&report.document(context)));
     }
-    groups.sort_by_key(|group| std::cmp::Reverse(group[0].level));
+    Ok(text)
+}
+
+/// Things of one kind that are shown before the others are counted.
+const SHOWN: usize = 5;
+
+/// Findings for people, alike ones together: what, where, what to do.
+pub fn findings(findings: &[Diagnostic], style: Style) -> String {
+    let limit = style.limit(SHOWN);
     let mut text = String::new();
-    for group in groups {
-        for (index, finding) in group.iter().enumerate() {
-            if limit <= index {
-                let _ = writeln!(text, "  … and {} more like it", group.len() - index);
-                break;
-            }
-            let (word, code) = match finding.level {
-                Level::Error => ("error", "31"),
-                Level::Warning => ("warning", "33"),
-                Level::Note => ("note", "36"),
+    for group in groups(findings) {
+        let alike = group.alike();
+        let mut n_told = 0;
+        for kind in alike.iter().take(limit) {
+            n_told += kind.rows;
+            let label = format!("{}[{}]", level(group.level()), group.rule());
+            let label = style.paint_level(&label, group.level());
+            let _ = write!(text, "{label}: {}", kind.message);
+            let _ = match kind.rows {
+                1 => writeln!(text),
+                rows => writeln!(text, "  ×{rows}"),
             };
-            let label = format!("{word}[{}]", finding.rule);
-            let label = if color { format!("\u{1b}[{code}m{label}\u{1b}[0m") } else { label };
-            let _ = writeln!(text, "{label}: {}", finding.message);
-            let bytes = finding.bytes.map(|[start, end]| format!(" bytes {start}..{end}"));
-            if let Some(file) = &finding.file {
+            if let Some(file) = &kind.file {
+                let bytes = kind.bytes.map(|[start, end]| format!(" bytes {start}..{end}"));
                 let _ = writeln!(text, "  at: {file}{}", bytes.unwrap_or_default());
             }
-            if let Some((expected, found)) = finding.expected.as_ref().zip(finding.found.as_ref()) {
+            if let Some((expected, found)) = &kind.mismatch {
                 let _ = writeln!(text, "  expected: {expected}\n  found: {found}");
             }
         }
-        if let Some(help) = &group[0].help {
+        let n_more = group.findings.len() - n_told;
+        if n_more != 0 {
+            let _ = writeln!(text, "  … and {n_more} more like it; -v shows all");
+            let names = group.tensors();
+            for name in names.iter().take(limit) {
+                let _ = writeln!(text, "    {}  ×{}", name.cells[0], name.rows);
+            }
+            if limit < names.len() {
+                let _ = writeln!(text, "    … {} names in all", names.len());
+            }
+        }
+        if let Some(help) = group.help() {
             let _ = writeln!(text, "  help: {help}");
         }
     }
     text
+}
+
+/// The word for a level.
+pub(super) fn level(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error",
+        Level::Warning => "warning",
+        Level::Note => "note",
+    }
+}
+
+/// `1 error, 2 warnings`, without what there is none of.
+pub(super) fn counts(count: impl Fn(Level) -> usize) -> String {
+    let words = [Level::Error, Level::Warning, Level::Note].into_iter();
+    let words = words.filter_map(|one| match count(one) {
+        0 => None,
+        1 => Some(format!("1 {}", level(one))),
+        n => Some(format!("{n} {}s", level(one))),
+    });
+    words.collect::<Vec<_>>().join(", ")
 }

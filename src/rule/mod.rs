@@ -58,6 +58,18 @@ use crate::package::{Conformance, MODEL_FILE};
 
 pub use self::view::PackageView;
 
+/// Which positions make one vector of a sequence: the words of a task's `pool`.
+pub const POOLS: &[&str] = &["first", "last", "eos", "mean", "max", "pooler"];
+
+/// What labels mean: the words of a task's `problem`.
+pub const PROBLEMS: &[&str] = &["single", "multi", "regression"];
+
+/// The tokens with a meaning. Each has one id, `eos` a list.
+pub const TOKENS: &[&str] = &["bos", "eos", "pad", "unk", "sep", "cls", "mask", "decoder_start"];
+
+/// What is done to packages: the words of an event's `op`.
+pub const EVENTS: &[&str] = &["convert", "cast", "decode", "repack", "migrate"];
+
 /// One rule of validation. Its page is `spec/1.0/rules/ID-NAME.md`.
 pub struct Rule {
     /// Its number: `V1xx` for the level container, `V2xx` for schema, `V3xx` for full.

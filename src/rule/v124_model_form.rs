@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::json;
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, NotChecked, PackageView, Rule};
+use crate::rule::{Checked, EVENTS, NotChecked, PackageView, Rule};
 
 /// `model.json` is not in the normal form, which digests are taken over.
 pub(super) static RULE: Rule = Rule {
@@ -35,6 +35,20 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
                 .mismatch(wanted, was)
                 .help("`llmstd convert PACKAGE OUT` writes it anew; spec/package.md has the form"),
         );
+    }
+    for (index, event) in model.history.iter().enumerate() {
+        if !EVENTS.contains(&event.op.as_str()) {
+            found.push(
+                RULE.finding(format!(
+                    "the history has an event {:?}, which is not known",
+                    event.op
+                ))
+                .file(MODEL_FILE)
+                .key(format!("/history/{index}/op"))
+                .mismatch(format!("one of {}", EVENTS.join(", ")), &event.op)
+                .help("correct the word"),
+            );
+        }
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE, Value};
-use crate::rule::{Checked, PackageView, Rule};
+use crate::rule::{Checked, PackageView, Rule, TOKENS};
 
 /// The id of a special token is no row of the token table.
 pub(super) static RULE: Rule = Rule {
@@ -13,9 +13,6 @@ pub(super) static RULE: Rule = Rule {
     deep: false,
     check,
 };
-
-/// The tokens with a meaning.
-const KNOWN: &[&str] = &["bos", "eos", "pad", "unk", "sep", "cls", "mask", "decoder_start"];
 
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let model = view.model()?;
@@ -30,10 +27,10 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     for (token, value) in &model.tokens {
         let about =
             |message: String| RULE.finding(message).file(MODEL_FILE).key(format!("tokens.{token}"));
-        if !KNOWN.contains(&token.as_str()) {
+        if !TOKENS.contains(&token.as_str()) {
             found.push(
                 about(format!("there is no special token {token:?}"))
-                    .mismatch(format!("one of {}", KNOWN.join(", ")), token)
+                    .mismatch(format!("one of {}", TOKENS.join(", ")), token)
                     .help("remove it, or correct its name"),
             );
             continue;

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, NotChecked, PackageView, Rule};
+use crate::rule::{Checked, NotChecked, PROBLEMS, PackageView, Rule};
 
 /// A task's head has no tensors, or another number of rows than labels.
 pub(super) static RULE: Rule = Rule {
@@ -43,6 +43,34 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
                     .help("the head is missing, or the task is of another model"),
                 );
             }
+        }
+        for step in &task.dense {
+            let weight = format!("heads.{}.dense.weight", step.head);
+            if !present.contains(weight.as_str()) {
+                found.push(
+                    about(format!("the task {id} needs `{weight}`, which is not stored"))
+                        .tensor(weight)
+                        .help("the map is missing, or the task is of another model"),
+                );
+            }
+        }
+        let steps = task.dense.iter().filter_map(|step| step.activation.as_deref());
+        let known = view.spec.key("activation").map_or(&[][..], |key| &key.words);
+        for word in steps.chain(task.activation.as_deref()) {
+            if known.iter().all(|other| other != word) {
+                found.push(
+                    about(format!("the task {id} has an activation {word:?}, which is not known"))
+                        .mismatch(format!("one of {}", known.join(", ")), word)
+                        .help("correct the word"),
+                );
+            }
+        }
+        if let Some(problem) = task.problem.as_deref().filter(|word| !PROBLEMS.contains(word)) {
+            found.push(
+                about(format!("the task {id} is a problem {problem:?}, which is not known"))
+                    .mismatch(format!("one of {}", PROBLEMS.join(", ")), problem)
+                    .help("correct the word"),
+            );
         }
         let rows = task.head.as_deref().and_then(|head| view.head_rows(head));
         let labels = task.labels.as_ref().map(|labels| labels.len() as u64);

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE, Value};
-use crate::rule::{Checked, NotChecked, PackageView, Rule};
+use crate::rule::{Checked, NotChecked, POOLS, PackageView, Rule};
 
 /// A task's pooling is missing, unknown, or cannot be done.
 pub(super) static RULE: Rule = Rule {
@@ -13,8 +13,6 @@ pub(super) static RULE: Rule = Rule {
     deep: false,
     check,
 };
-
-const POOLS: &[&str] = &["first", "last", "eos", "mean", "max", "pooler"];
 
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let model = view.model()?;

@@ -220,15 +220,14 @@ impl<'a> PackageView<'a> {
         Ok(view)
     }
 
-    /// What a foreign checkpoint would become, without a package around it.
+    /// What a foreign checkpoint would become, without a package around it: `source` is its folder.
     pub fn planned(
         spec: &'a Spec,
         model: Model,
         tensors: Vec<Stored>,
-        folder: &Path,
+        mut source: Source,
         files: Vec<FolderFile>,
     ) -> PackageView<'a> {
-        let mut source = Source::new(folder);
         for file in &files {
             // A file that cannot be opened is as good as none; the weights were opened before.
             let _ = source.add(&file.name);
@@ -599,7 +598,7 @@ impl<'a> PackageView<'a> {
         self.vocabularies.get_or_init(|| {
             let known = self.files.keys().filter_map(|name| {
                 let read = Vocabulary::reader(name)?;
-                let path = self.source.root().join(name);
+                let path = self.source.place(name);
                 let read = read(self.bytes(name)?).map_err(|err| err.in_file(&path));
                 Some((name.clone(), read))
             });

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::expr::Expr;
@@ -48,11 +49,16 @@ impl Arch {
 /// Tensors that exist under one condition.
 #[derive(Clone, Debug)]
 pub struct Group {
-    each: Option<(String, Expr)>,
-    when: Option<Expr>,
-    head: Option<String>,
-    optional: bool,
-    names: Vec<Template>,
+    /// The variable that it repeats over, and its count or list.
+    pub each: Option<(String, Expr)>,
+    /// When they exist.
+    pub when: Option<Expr>,
+    /// The head they are of; `*` is every head that no group names.
+    pub head: Option<String>,
+    /// Whether they may be missing.
+    pub optional: bool,
+    /// Their names.
+    pub names: Vec<Template>,
 }
 
 /// A tensor that a package of an architecture may or must hold.
@@ -66,11 +72,12 @@ pub struct Expected {
     pub required: bool,
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ArchFile {
     arch: ArchHead,
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     fixed: BTreeMap<String, toml::Value>,
     /// Fixed keys of the architecture this one extends that are free here.
     #[serde(default)]
@@ -79,7 +86,7 @@ pub(super) struct ArchFile {
     tensor: Vec<GroupFile>,
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ArchHead {
     id: String,
@@ -95,7 +102,7 @@ struct ArchHead {
     about: String,
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct GroupFile {
     #[serde(default)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
@@ -10,14 +11,16 @@ use super::map::Map;
 use crate::package::Value;
 
 /// The config classes of one format.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Classes {
     /// The keys of every class with their defaults.
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     common: BTreeMap<String, toml::Value>,
     /// The keys of each class, by its `model_type`.
     #[serde(default, rename = "type")]
+    #[schemars(with = "BTreeMap<String, BTreeMap<String, serde_json::Value>>")]
     types: BTreeMap<String, BTreeMap<String, toml::Value>>,
     /// Other names of keys, by `model_type`.
     #[serde(default)]

@@ -4,13 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
 use super::expr::{Expr, Names};
 
 /// The names of one program or library.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dialect {
     /// Its id, the name of its file.
@@ -48,7 +49,7 @@ pub struct Dialect {
 }
 
 /// A config with words of its own.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigFile {
     /// Its name.
@@ -61,7 +62,7 @@ pub struct ConfigFile {
 }
 
 /// What a config leaves unsaid.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Unsaid {
     /// The tensor by which a model is told.
@@ -71,7 +72,7 @@ struct Unsaid {
 }
 
 /// Segments of names that are spelled otherwise.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Piece {
     /// The segments in the dialect; `{n}` is a number.
@@ -95,7 +96,7 @@ struct Piece {
 }
 
 /// Tensors that are no part of a model.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Aside {
     /// The ends of their names.
@@ -105,7 +106,7 @@ struct Aside {
 }
 
 /// What a tensor is to the module that has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Rows that are looked up.

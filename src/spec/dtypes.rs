@@ -1,12 +1,13 @@
 //! The types of elements: `dtypes.toml`.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Spec;
 use crate::checkpoint::DType;
 
 /// One type of elements.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DTypeRow {
     /// Its name in tensor files and manifests, `BF16`.
@@ -19,7 +20,7 @@ pub struct DTypeRow {
     pub about: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DTypesFile {
     pub(super) dtype: Vec<DTypeRow>,

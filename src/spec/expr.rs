@@ -154,8 +154,8 @@ impl schemars::JsonSchema for Expr {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let about = "An expression of hyperparameters, in the language of spec/README.md.";
-        schemars::json_schema!({"type": "string", "description": about})
+        let about = "An expression, in the language of expressions.md.";
+        schemars::json_schema!({"type": ["string", "integer", "number"], "description": about})
     }
 }
 

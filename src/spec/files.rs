@@ -2,12 +2,13 @@
 
 use std::sync::LazyLock;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{CURRENT as CURRENT_VERSION, EMBEDDED, Spec};
 
 /// Files of one role.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileRole {
     /// What they are for: `tokenizer`, `template`, `config`, `license`, `docs`.
@@ -19,7 +20,7 @@ pub struct FileRole {
 }
 
 /// How files decide which ids a text becomes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Ids {
     /// One of them is a tokenizer by itself.
@@ -52,7 +53,7 @@ fn find<'r>(roles: &'r [FileRole], name: &str) -> Option<&'r FileRole> {
     roles.iter().find(|role| role.names.iter().any(fits))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FilesFile {
     pub(super) file: Vec<FileRole>,

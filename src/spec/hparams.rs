@@ -1,5 +1,6 @@
 //! The hyperparameters: `hparams.toml`.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Spec;
@@ -34,7 +35,7 @@ pub struct Key {
 }
 
 /// The type of a hyperparameter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// An integer of at least 0.
@@ -103,7 +104,7 @@ pub enum ProblemKind {
     Constraint,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HparamsFile {
     key: Vec<KeyFile>,
@@ -113,7 +114,7 @@ pub(super) struct HparamsFile {
     constraint: Vec<ConstraintFile>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct KeyFile {
     name: String,
@@ -133,7 +134,7 @@ struct KeyFile {
     about: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WitnessFile {
     tensor: String,
@@ -141,7 +142,7 @@ struct WitnessFile {
     expr: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ConstraintFile {
     when: Option<Expr>,

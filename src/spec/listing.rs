@@ -1,7 +1,10 @@
 //! What the standard holds, as `llmstd spec list` and `llmstd spec check` print it.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::Value as Json;
 
 use super::Spec;
 
@@ -67,6 +70,23 @@ pub struct Page {
     pub text: Option<String>,
 }
 
+/// A whole version of the standard, as `llmstd spec export` prints it.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Export {
+    /// `llmstd.spec-export/1`.
+    pub schema: &'static str,
+    /// The version, `1.0.0`.
+    pub version: String,
+    /// SHA-256 over its data files, in hex.
+    pub hash: String,
+    /// The data files by path, parsed: TOML as JSON.
+    pub data: BTreeMap<String, Json>,
+    /// The JSON Schemas by name, `model` for `model.json`.
+    pub schemas: BTreeMap<String, Json>,
+    /// The pages of the rules, as Markdown.
+    pub rules: Vec<Page>,
+}
+
 impl Checked {
     /// The result of a check.
     pub fn new(problems: Vec<String>) -> Checked {
@@ -85,6 +105,31 @@ impl Spec {
             Some(Page { rule, name, about, text: Some(text.clone()) })
         });
         pages.collect()
+    }
+
+    /// All of it in one document.
+    pub fn export(&self) -> Export {
+        let mut data = BTreeMap::new();
+        let mut schemas = BTreeMap::new();
+        for (path, text) in &self.files {
+            let name =
+                path.strip_prefix("schema/").and_then(|name| name.strip_suffix(".schema.json"));
+            if let (Some(name), Ok(schema)) = (name, serde_json::from_str(text)) {
+                schemas.insert(name.to_owned(), schema);
+            } else if path.ends_with(".toml")
+                && let Ok(file) = toml::from_str(text)
+            {
+                data.insert(path.clone(), file);
+            }
+        }
+        Export {
+            schema: "llmstd.spec-export/1",
+            version: self.version.clone(),
+            hash: self.hash.clone(),
+            data,
+            schemas,
+            rules: self.pages(),
+        }
     }
 
     /// What it holds.

@@ -69,7 +69,7 @@ pub struct Map {
 }
 
 /// Another spelling of the ends of names, decided once for a file.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Spell {
     /// The end that the rules use.
@@ -80,7 +80,7 @@ pub struct Spell {
 
 /// A piece of names that some programs spell in another way. A name of a file that no rule reads is
 /// read by the name with our piece in its place, where a rule reads that one.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Alias {
     /// The piece that the rules use.
@@ -214,7 +214,7 @@ pub enum Op {
 
 impl<'de> Deserialize<'de> for Expr {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Expr, D::Error> {
-        #[derive(Deserialize)]
+        #[derive(Deserialize, JsonSchema)]
         #[serde(untagged)]
         enum Text {
             Int(i64),
@@ -252,7 +252,7 @@ pub struct DropRule {
 }
 
 /// A head that the foreign format has no place for: a model is written without it, with a warning.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DropHead {
     /// The head's name.
@@ -262,7 +262,7 @@ pub struct DropHead {
 }
 
 /// What programs that read the format do with some models otherwise than the models say.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Reader {
     /// The models, by their hyperparameters.
@@ -275,7 +275,7 @@ pub struct Reader {
 }
 
 /// How to compute a buffer.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MakeRule {
     /// The recipe: `constant`, `list`, `iota`, `causal_mask`, `rope_inv_freq`, `llama3_factors`,
@@ -299,9 +299,9 @@ pub struct MakeRule {
 }
 
 /// A dtype by its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
-pub struct DTypeName(pub DType);
+pub struct DTypeName(#[schemars(with = "String")] pub DType);
 
 impl TryFrom<String> for DTypeName {
     type Error = String;
@@ -359,7 +359,7 @@ pub struct ClassDefault {
 }
 
 /// A place of the foreign config that a hyperparameter is written to.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Write {
     /// Always.
@@ -376,7 +376,7 @@ pub enum Write {
 }
 
 /// A task that a foreign class or head serves.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TaskRule {
     /// The task's id.
@@ -407,17 +407,20 @@ pub struct TaskRule {
     /// that one holds whose entries the config has; the first one where it has none of them. A
     /// task without a head is there only where the config has them.
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub config: BTreeMap<String, toml::Value>,
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MapFile {
     #[serde(default)]
     map: MapHead,
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     config: BTreeMap<String, toml::Value>,
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, BTreeMap<String, serde_json::Value>>")]
     words: BTreeMap<String, toml::Table>,
     #[serde(default)]
     tokenizer: BTreeMap<String, String>,
@@ -437,7 +440,7 @@ pub(super) struct MapFile {
     task: Vec<TaskRule>,
 }
 
-#[derive(Clone, Default, Deserialize)]
+#[derive(Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct MapHead {
     #[serde(default)]
@@ -474,7 +477,7 @@ struct MapHead {
     source: String,
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum Words {
     One(String),
@@ -490,7 +493,7 @@ impl Words {
     }
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RuleFile {
     #[serde(default)]
@@ -516,7 +519,7 @@ struct RuleFile {
     when: Option<Expr>,
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum EachFile {
     Count(String),
@@ -524,7 +527,7 @@ enum EachFile {
     Tuples(Vec<Vec<String>>),
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct DropFile {
     #[serde(default)]
@@ -541,7 +544,7 @@ struct DropFile {
     why: String,
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct KeyFile {
     to: String,
@@ -550,6 +553,7 @@ struct KeyFile {
     #[serde(default)]
     null: bool,
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     words: toml::Table,
     /// The name of shared meanings, which those of `words` come before.
     words_of: Option<String>,
@@ -570,17 +574,18 @@ struct KeyFile {
     stored: Vec<String>,
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct EachValue {
     i: Expr,
     value: Expr,
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct DefaultFile {
     when: Option<String>,
+    #[schemars(with = "serde_json::Value")]
     value: toml::Value,
 }
 

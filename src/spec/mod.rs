@@ -16,6 +16,8 @@ mod normal;
 pub mod ops;
 pub mod pretokenizers;
 pub mod roles;
+pub mod rules;
+pub mod schema;
 pub mod tasks;
 pub mod template;
 
@@ -23,6 +25,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -41,6 +44,12 @@ const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/spec_files
 
 /// The newest version of the standard that this program carries.
 pub const CURRENT: &str = "1.0";
+
+/// A file of vectors under `spec/conformance`, by its name.
+pub fn conformance_file(name: &str) -> Option<&'static str> {
+    let path = format!("conformance/{name}");
+    EMBEDDED.iter().find(|(file, _)| *file == path).map(|(_, text)| *text)
+}
 
 /// One version of the standard.
 pub struct Spec {
@@ -64,6 +73,8 @@ pub struct Spec {
     pub ops: Vec<ops::OpType>,
     /// The types of elements.
     pub dtypes: Vec<dtypes::DTypeRow>,
+    /// What the findings of rules weigh.
+    pub rules: Vec<rules::RuleRow>,
     /// The files beside the tensors.
     pub beside: Vec<files::FileRole>,
     /// How GGUF calls tokenizers.
@@ -82,7 +93,7 @@ pub struct Spec {
     role_index: roles::RoleIndex,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct SpecFile {
     version: String,
@@ -139,6 +150,7 @@ impl Spec {
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
         let ops: ops::OpsFile = parse(&files, "ops.toml")?;
         let dtypes: dtypes::DTypesFile = parse(&files, "dtypes.toml")?;
+        let rules: rules::RulesFile = parse(&files, "rules.toml")?;
         let beside: files::FilesFile = parse(&files, "files.toml")?;
         let pretokenizers = parse(&files, "pretokenizers.toml")?;
         let classes = parse(&files, "classes.toml")?;
@@ -195,6 +207,7 @@ impl Spec {
             tasks: tasks.task,
             ops: ops.op,
             dtypes: dtypes.dtype,
+            rules: rules.rule,
             beside: beside.file,
             pretokenizers,
             encodings,

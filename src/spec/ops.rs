@@ -1,9 +1,10 @@
 //! What the ops of mappings mean, `ops.toml`. The code of each is in `plan::ops`.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// One op.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OpType {
     /// Its name.
@@ -22,7 +23,7 @@ pub struct OpType {
     pub rows: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OpsFile {
     pub(super) op: Vec<OpType>,

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// Ids of `tokenizer.ggml.pre` that mean the same.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pretokenizer {
     /// The ids; the first is written where nothing prefers another.
@@ -37,7 +38,7 @@ fn yes() -> bool {
 }
 
 /// The names of GGUF for the ways to split a text.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Models {
     /// Merges over bytes.
@@ -51,7 +52,7 @@ pub struct Models {
 }
 
 /// The ids that tokenizer classes give the pieces of their SentencePiece model.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Moved {
     /// The classes.
@@ -72,7 +73,7 @@ pub struct Moved {
 }
 
 /// How tokenizers are called in GGUF.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pretokenizers {
     /// The ways to split.

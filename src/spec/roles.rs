@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Spec;
@@ -58,13 +59,13 @@ pub const MAX_NAME_LEN: usize = 200;
 /// The first segment of names whose meaning the standard does not know.
 pub const EXTRA: &str = "extra";
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct RolesFile {
+pub(super) struct RolesFile {
     role: Vec<RoleFile>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RoleFile {
     name: String,
@@ -76,7 +77,7 @@ struct RoleFile {
     about: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RopeFile {
     heads: String,

@@ -1,5 +1,6 @@
 //! Tasks: what a model can be asked, `tasks.toml`.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Spec;
@@ -8,7 +9,7 @@ use super::hparams::StackNames;
 use crate::package::{Extents, Hparams, Port};
 
 /// One task.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TaskType {
     /// Its id.
@@ -31,7 +32,7 @@ pub struct TaskType {
 }
 
 /// One input or output of a task.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PortType {
     /// The name.
@@ -48,7 +49,7 @@ pub struct PortType {
     pub when: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TasksFile {
     pub(super) task: Vec<TaskType>,

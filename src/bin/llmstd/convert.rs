@@ -84,6 +84,9 @@ pub(crate) struct Args {
     /// Replace the destination, if llmstd wrote it and nothing else is in it
     #[arg(long)]
     force: bool,
+    /// Take every warning for an error, and write nothing then
+    #[arg(long)]
+    strict: bool,
     /// Refuse links that lead out of the source
     #[arg(long)]
     no_follow: bool,
@@ -142,6 +145,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         allow_no_tokenizer: args.allow_no_tokenizer,
         check_outputs: args.check_outputs,
         dry_run: args.dry_run,
+        strict: args.strict,
         cancel: global.interrupt.flag(),
         progress: &bar,
     };
@@ -202,7 +206,10 @@ fn text(report: &Report, global: &Global) -> String {
         level.unwrap_or_default()
     );
     if report.dry_run {
-        let free = report.free_disk.map(|free| format!(" of {} free", output::size(free)));
+        let free = report.free_disk.map(|free| {
+            let short = if free < report.needed_disk() { ", which is not enough" } else { "" };
+            format!(" of {} free{short}", output::size(free))
+        });
         let _ = writeln!(
             text,
             "needs {} of disk{}, and {} of memory for tensors",

@@ -8,11 +8,11 @@ use clap::ValueEnum;
 use llmstd::convert::Failure;
 use llmstd::diff::rules::Class;
 use llmstd::diff::{compare, deepen};
-use llmstd::report;
+use llmstd::report::diff::Compared;
 use llmstd::version::{Options, Version};
 
 use crate::progress::Bar;
-use crate::{Format, Global, output};
+use crate::{Global, output, report};
 
 /// Say what changed between two versions of a model, and whom it breaks
 ///
@@ -50,6 +50,8 @@ pub(crate) struct Args {
     /// How many threads work
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    reports: report::Args,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -104,14 +106,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     if args.deep {
         deepen(&mut diff, &old, &new, &spec, n_threads, &bar)?;
     }
-    match global.format {
-        Format::Json => output::print_json(&diff)?,
-        Format::Text => {
-            let limit = if global.verbose { usize::MAX } else { 20 };
-            let options = report::diff::Options { color: global.color, limit };
-            output::print(&report::diff::text(&diff, options))?;
-        }
-    }
-    let fails = args.fail_on.class() <= diff.verdict.class;
+    let fail_on = args.fail_on.class();
+    args.reports.write(&Compared { diff: &diff, fail_on }, &spec, global)?;
+    let fails = fail_on <= diff.verdict.class;
     Ok(if fails { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -1,5 +1,6 @@
 //! The command line of the LLM Standard.
 
+mod conformance;
 mod convert;
 mod diff;
 mod explain;
@@ -8,6 +9,7 @@ mod interrupt;
 mod manifest;
 mod output;
 mod progress;
+mod report;
 mod run;
 mod spec;
 mod validate;
@@ -15,7 +17,9 @@ mod validate;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use llmstd::report::Style;
 
 /// The LLM Standard: converts model checkpoints into one layout and back, proves that they keep
 /// it, and says what changed between two
@@ -36,9 +40,9 @@ Exit status:
 
 #[derive(Args)]
 struct GlobalArgs {
-    /// How results are printed
-    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    /// How results are printed; validate, diff and verify have every form, the others text and json
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", value_parser = format())]
+    format: &'static llmstd::report::Format,
     /// When text is coloured
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
     color: Color,
@@ -53,8 +57,15 @@ struct GlobalArgs {
     spec: Option<String>,
 }
 
-/// How results are printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// The forms of reports, as values of an argument.
+fn format() -> impl clap::builder::TypedValueParser<Value = &'static llmstd::report::Format> {
+    let value = |format: &&llmstd::report::Format| PossibleValue::new(format.id).help(format.about);
+    let values = PossibleValuesParser::new(llmstd::report::FORMATS.iter().map(value));
+    values.map(|id| llmstd::report::format(&id).expect("one of the forms that are there"))
+}
+
+/// How the results of commands that have two forms are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     /// For people.
     Text,
@@ -71,8 +82,10 @@ enum Color {
 
 /// What every subcommand is told.
 pub(crate) struct Global {
-    /// How results are printed.
+    /// How results are printed, of the commands that have two forms.
     pub(crate) format: Format,
+    /// How reports are printed.
+    pub(crate) report: &'static llmstd::report::Format,
     /// Whether text is coloured.
     pub(crate) color: bool,
     /// Whether to print results only.
@@ -83,6 +96,13 @@ pub(crate) struct Global {
     pub(crate) spec: Option<String>,
     /// Whether a signal has told the process to end.
     pub(crate) interrupt: interrupt::Interrupt,
+}
+
+impl Global {
+    /// How text looks.
+    pub(crate) fn style(&self) -> Style {
+        Style { color: self.color, verbose: self.verbose }
+    }
 }
 
 #[derive(Subcommand)]
@@ -121,13 +141,24 @@ fn main() -> ExitCode {
         }
     };
     let global = Global {
-        format: cli.global.format,
+        // A report that is for programs is no place for what else is told.
+        format: if cli.global.format.id == "json" { Format::Json } else { Format::Text },
+        report: cli.global.format,
         color,
         quiet: cli.global.quiet,
         verbose: cli.global.verbose,
         spec: cli.global.spec,
         interrupt,
     };
+    let has_every_form = matches!(cli.command, Command::Validate(_) | Command::Diff(_));
+    if !has_every_form && !["text", "json"].contains(&global.report.id) {
+        let id = global.report.id;
+        let err = anyhow::anyhow!(
+            "--format {id} is a form of validate and diff; here there are text and json"
+        );
+        output::error(&err, &global);
+        return ExitCode::from(2);
+    }
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args, &global),
         Command::Convert(args) => convert::run(&args, &global),

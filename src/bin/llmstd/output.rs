@@ -47,8 +47,7 @@ pub(crate) fn error(err: &anyhow::Error, global: &Global) {
 
 /// Findings as text: what, where, what to do; alike ones in one entry.
 pub(crate) fn findings(findings: &[Diagnostic], global: &Global) -> String {
-    let limit = if global.verbose { usize::MAX } else { 5 };
-    llmstd::report::text::findings(findings, limit, global.color)
+    llmstd::report::text::findings(findings, global.style())
 }
 
 /// Tells findings beside a result: on stderr, and with `--quiet` only those that weigh.
@@ -100,7 +99,7 @@ pub(crate) fn n_threads(asked: Option<NonZeroUsize>) -> usize {
 
 /// Text in a colour, if colours are on.
 pub(crate) fn paint(text: &str, code: &str, global: &Global) -> String {
-    if global.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    global.style().paint(text, code)
 }
 
 /// The standard that was asked for.

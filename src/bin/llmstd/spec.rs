@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Subcommand;
 use llmstd::author::names::NameMap;
+use llmstd::author::tensors::TensorList;
 use llmstd::convert::Failure;
 use llmstd::exec::staging::{Existing, Staging};
 use llmstd::folder;
@@ -27,11 +28,13 @@ Examples:
   llmstd spec map llama --format json
   llmstd spec sample llama ./tiny-llama
   llmstd spec new-arch ./checkpoint --name newfamily --out ./spec-new
-  llmstd spec export ./spec-1.0
+  llmstd spec tensors llama --config ./llama/config.json
+  llmstd spec export > llmstd-1.0.json
+  llmstd spec conformance --reader ./my-reader
 
 Exit status:
   0  nothing is wrong
-  1  `check` found something, or a draft is not whole yet
+  1  `check` or `conformance` found something, or a draft is not whole yet
   2  it could not be done")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -96,10 +99,28 @@ enum Command {
         /// A folder laid out as spec/1.0
         dir: PathBuf,
     },
-    /// Write the files of the standard into a folder
+    /// Print the standard as one JSON document, or write its files into a folder
     Export {
         /// The folder to write; it must not exist
-        dir: PathBuf,
+        dir: Option<PathBuf>,
+    },
+    /// List the tensors of an architecture: names, shapes, when they are there, what they mean
+    Tensors {
+        /// The architecture
+        arch: String,
+        /// A foreign config.json: the names and shapes of a model of these sizes
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The format of the config
+        #[arg(long, default_value = "hf", value_name = "FORMAT", requires = "config")]
+        map: String,
+    },
+    /// Hold this program, or another one, to the vectors of the standard
+    Conformance {
+        /// A command that answers the line protocol of spec/conformance/README.md, with its
+        /// arguments: words between spaces
+        #[arg(long, value_name = "CMD")]
+        reader: Option<String>,
     },
 }
 
@@ -115,7 +136,14 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
             return new_arch(checkpoint, name, from.as_deref(), out, map, global);
         }
         Command::Check { dir } => return check(dir, global),
-        Command::Export { dir } => export(&output::spec(global)?, dir, global)?,
+        Command::Export { dir: None } => output::print_json(&output::spec(global)?.export())?,
+        Command::Export { dir: Some(dir) } => export(&output::spec(global)?, dir, global)?,
+        Command::Tensors { arch, config, map } => {
+            return tensors(arch, config.as_deref(), map, global);
+        }
+        Command::Conformance { reader } => {
+            return crate::conformance::run(reader.as_deref(), global);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -276,6 +304,25 @@ fn new_arch(
         global,
     );
     Ok(if draft.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn tensors(
+    arch: &str,
+    config: Option<&Path>,
+    format: &str,
+    global: &Global,
+) -> anyhow::Result<ExitCode> {
+    let spec = output::spec(global)?;
+    let listed = match config {
+        None => TensorList::of_arch(&spec, arch).map_err(|finding| vec![finding]),
+        Some(path) => TensorList::of_config(&spec, arch, format, &read_json(path)?),
+    };
+    match (listed, global.format) {
+        (Err(findings), _) => return output::refuse(&findings, global),
+        (Ok(listed), Format::Json) => output::print_json(&listed)?,
+        (Ok(listed), Format::Text) => output::print(&listed.to_text())?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn export(spec: &Spec, dir: &Path, global: &Global) -> anyhow::Result<()> {

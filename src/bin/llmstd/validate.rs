@@ -1,18 +1,17 @@
 //! `llmstd validate`.
 
-use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use llmstd::base::diagnostic::Level;
 use llmstd::package::Conformance;
-use llmstd::rule::{HIGHER_LEVEL, NEEDS_DEEP, NOT_SELECTED, Outcome, Selection};
+use llmstd::rule::Selection;
 use llmstd::spec::Spec;
-use llmstd::validate::{Input, InputResult, Kind, Options, Report, Validation, validate};
+use llmstd::validate::{Input, InputResult, Options, Validation, validate};
 
 use crate::progress::Bar;
-use crate::{Format, Global, explain, output};
+use crate::{Global, explain, output, report};
 
 /// Prove that a package keeps the standard, or that a checkpoint can be brought to it
 #[derive(clap::Args)]
@@ -46,6 +45,8 @@ pub(crate) struct Args {
     /// How many threads read; the report does not depend on it
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    reports: report::Args,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -93,17 +94,14 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
             output::error(&anyhow::anyhow!("{err}"), global);
         }
     }
-    match global.format {
-        Format::Json => output::print_json(&validation)?,
-        Format::Text => output::print(&text(&validation, global))?,
-    }
+    args.reports.write(&validation, &spec, global)?;
     if let Some(rule) = first_error(&validation) {
         output::hint(&format!("more: llmstd explain {rule}"), global);
     }
     let failed = |input: &Input| matches!(input.result, InputResult::Error(_));
     Ok(match () {
         () if validation.inputs.iter().any(failed) => ExitCode::from(2),
-        () if validation.valid => ExitCode::SUCCESS,
+        () if validation.passes => ExitCode::SUCCESS,
         () => ExitCode::from(1),
     })
 }
@@ -121,99 +119,8 @@ fn check_selection(spec: &Spec, selection: &Selection) -> anyhow::Result<()> {
 fn first_error(validation: &Validation) -> Option<&'static str> {
     let reports = validation.inputs.iter().filter_map(|input| match &input.result {
         InputResult::Report(report) => Some(report),
-        InputResult::Error(_) => None,
+        InputResult::Error(_) | InputResult::Skipped(_) => None,
     });
     let mut findings = reports.flat_map(|report| &report.findings);
     findings.find(|finding| finding.level == Level::Error).map(|finding| finding.rule)
-}
-
-fn text(validation: &Validation, global: &Global) -> String {
-    let mut text = String::new();
-    for Input { path, result } in &validation.inputs {
-        if let InputResult::Report(report) = result {
-            if global.verbose {
-                text.push_str(&checks(report));
-            }
-            text.push_str(&output::findings(&report.findings, global));
-            text.push_str(&summary(path, report));
-        }
-    }
-    text
-}
-
-fn checks(report: &Report) -> String {
-    let mut table = output::table();
-    table.set_header(["rule", "name", "level", "outcome", "why"]);
-    for check in &report.checks {
-        let outcome = match check.outcome {
-            Outcome::Pass => "pass",
-            Outcome::Fail => "fail",
-            Outcome::Skipped => "skipped",
-            Outcome::NotApplicable => "not applicable",
-        };
-        let why = check.why.unwrap_or_default();
-        table.add_row([check.rule, check.name, check.level.name(), outcome, why]);
-    }
-    format!("{}\n\n", table.trim_fmt())
-}
-
-fn summary(path: &str, report: &Report) -> String {
-    let mut text = format!("{path}: ");
-    let what = report.architecture.as_deref().unwrap_or("no architecture");
-    let kind = match report.kind {
-        Kind::Package => "",
-        Kind::Foreign => ", not a package yet",
-    };
-    let _ = write!(text, "{what}, {} tensors{kind}; ", report.tensors);
-    let counts: Vec<String> =
-        [(Level::Error, "error"), (Level::Warning, "warning"), (Level::Note, "note")]
-            .into_iter()
-            .filter_map(|(level, word)| match report.count(level) {
-                0 => None,
-                1 => Some(format!("1 {word}")),
-                n => Some(format!("{n} {word}s")),
-            })
-            .collect();
-    let level = report.level.name();
-    if !report.left_out.is_empty() {
-        let verdict = if report.valid { "nothing is wrong" } else { "some are broken" };
-        let _ = write!(text, "of the rules selected, {verdict}; no level is claimed");
-    } else if report.valid {
-        let verb = if report.kind == Kind::Package { "keeps" } else { "can keep" };
-        let by = if report.deep { "" } else { " by its headers" };
-        let _ = write!(text, "{verb} level {level}{by}");
-    } else {
-        let _ = write!(text, "does not keep level {level}");
-        if let Some(reached) = report.reached {
-            let by = if report.deep { "" } else { " by its headers" };
-            let _ = write!(text, ", only {}{by}", reached.name());
-        }
-    }
-    if !report.deep {
-        text.push_str(", bytes not read: --deep reads them");
-    }
-    if !counts.is_empty() {
-        let _ = write!(text, ": {}", counts.join(", "));
-    }
-    let n_looked = report.n_checks(Outcome::Pass) + report.n_checks(Outcome::Fail);
-    let mut skipped: Vec<String> = Vec::new();
-    match report.n_checks(Outcome::Skipped) {
-        0 => {}
-        n => skipped.push(format!("{n} skipped")),
-    }
-    // What was asked for and could not be done is no detail.
-    let known = [NOT_SELECTED, NEEDS_DEEP, HIGHER_LEVEL];
-    let blocked = report.checks.iter().filter(|check| check.outcome == Outcome::Skipped);
-    let mut why: Vec<&str> = blocked.filter_map(|check| check.why).collect();
-    why.retain(|why| !known.contains(why));
-    if let Some(first) = why.first() {
-        skipped.push(format!("{} of them as {first}", why.len()));
-    }
-    let s = if n_looked == 1 { "" } else { "s" };
-    let _ = write!(text, " ({n_looked} rule{s} checked");
-    for part in skipped {
-        let _ = write!(text, ", {part}");
-    }
-    text.push_str(")\n");
-    text
 }

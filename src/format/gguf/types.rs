@@ -5,6 +5,7 @@
 
 use std::sync::LazyLock;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
@@ -17,7 +18,7 @@ pub static TYPES: LazyLock<Types> =
     LazyLock::new(|| Types::parse(TABLE).expect("a test parses the embedded file"));
 
 /// Every type.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Types {
     /// Types of blocks.
@@ -29,7 +30,7 @@ pub struct Types {
 }
 
 /// A type whose values are packed in blocks.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Block {
     /// The id of the encoding, `ggml.q4_k`.
@@ -47,10 +48,11 @@ pub struct Block {
 }
 
 /// A type whose values are numbers of their own.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Plain {
     #[serde(deserialize_with = "dtype")]
+    #[schemars(with = "String")]
     /// The dtype.
     pub dtype: DType,
     /// Its number in a file.
@@ -60,7 +62,7 @@ pub struct Plain {
 }
 
 /// A type that there was once.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Removed {
     /// The name it had.

@@ -1,0 +1,221 @@
+"""Elements and quantized tensors of the LLM Standard as numbers, written from spec/encodings.md alone.
+
+`numbers(dtype, shape, data)` reads a plain tensor, `decode(encoding, shape, parameters, parts)` a quantized one.
+"""
+
+import json
+import math
+import os
+import tomllib
+
+import numpy as np
+
+SPEC = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "1.0")
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+
+
+def table(name):
+    """A data file of the standard."""
+    with open(os.path.join(SPEC, name), "rb") as file:
+        return tomllib.load(file)
+
+
+BLOCKS = {row["id"]: row for row in table("encodings.toml")["blocks"]}
+
+
+def small_floats(exponent_bits, mantissa_bits, bias, special):
+    """Every value of a float of 8 bits; `special` gives the values of bit patterns that are no numbers."""
+    values = np.empty(256, np.float32)
+    for code in range(256):
+        sign = -1.0 if code & 0x80 else 1.0
+        e, m = (code & 0x7F) >> mantissa_bits, code & ((1 << mantissa_bits) - 1)
+        scale = 2.0 ** (max(e, 1) - bias - mantissa_bits)
+        values[code] = sign * scale * (m + ((1 << mantissa_bits) if e else 0))
+    for code, value in special.items():
+        values[code] = value
+    return values
+
+
+INF = math.inf
+TINY = {
+    "F8_E4M3": small_floats(4, 3, 7, {0x7F: math.nan, 0xFF: math.nan}),
+    "F8_E5M2": small_floats(5, 2, 15, {c: math.nan for c in (0x7D, 0x7E, 0x7F, 0xFD, 0xFE, 0xFF)} | {0x7C: INF, 0xFC: -INF}),
+    "F8_E4M3FNUZ": small_floats(4, 3, 8, {0x80: math.nan}),
+    "F8_E5M2FNUZ": small_floats(5, 2, 16, {0x80: math.nan}),
+    "F8_E8M0": np.array([2.0 ** (e - 127) for e in range(255)] + [math.nan], np.float32),
+}
+PLAIN = {
+    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8",
+    "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "C64": "<c8", "C128": "<c16",
+}
+
+
+def numbers(dtype, shape, data):
+    """The elements of a plain tensor; those of BF16 and of floats of 8 bits as F32."""
+    if dtype in PLAIN:
+        return np.frombuffer(data, PLAIN[dtype]).reshape(shape)
+    if dtype == "BF16":
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    if dtype in TINY:
+        return TINY[dtype][np.frombuffer(data, np.uint8)].reshape(shape)
+    raise ValueError(f"elements of {dtype} are not read here")
+
+
+def nibbles(data):
+    """The low halves, then the high ones, along the last axis."""
+    return np.concatenate([data & 15, data >> 4], -1)
+
+
+def stream(words, bits, count):
+    """The first `count` values along the last axis, the first in the least bits, some over two words."""
+    words = np.ascontiguousarray(words).view(np.uint32)
+    all_bits = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")[..., : count * bits]
+    split = all_bits.reshape(*words.shape[:-1], count, bits).astype(np.int64)
+    return (split << np.arange(bits)).sum(-1)
+
+
+def half(blocks, start):
+    return np.ascontiguousarray(blocks[..., start : start + 2]).view("<f2").astype(np.float32)
+
+
+def ggml(kind, data, shape):
+    row = BLOCKS["ggml." + kind]
+    b = data.reshape(-1, row["bytes"])
+    d = half(b, 0)
+    if kind == "q4_0":
+        values = d * (nibbles(b[:, 2:18]).astype(np.float32) - 8)
+    elif kind == "q4_1":
+        values = d * nibbles(b[:, 4:20]).astype(np.float32) + half(b, 2)
+    elif kind in ("q5_0", "q5_1"):
+        at = 2 if kind == "q5_0" else 4
+        high = np.unpackbits(b[:, at : at + 4], axis=-1, bitorder="little")
+        q = (nibbles(b[:, at + 4 : at + 20]) | high << 4).astype(np.float32)
+        values = d * (q - 16) if kind == "q5_0" else d * q + half(b, 2)
+    elif kind == "q8_0":
+        values = d * b[:, 2:].view(np.int8).astype(np.float32)
+    elif kind == "mxfp4":
+        values = TINY["F8_E8M0"][b[:, :1]] * (E2M1[nibbles(b[:, 1:])] + 0.0)  # Code 8 is 0 here.
+    elif kind in ("q4_k", "q5_k"):
+        values = k_super_block(kind, b, d)
+    elif kind == "q6_k":
+        low, high, scales, d = b[:, :128], b[:, 128:192], b[:, 192:208].view(np.int8), half(b, 208)
+        values = np.empty((len(b), 256), np.float32)
+        for i in range(2):
+            l, h = low[:, 64 * i : 64 * i + 64], high[:, 32 * i : 32 * i + 32]
+            for j in range(4):
+                q = (l[:, 32 * (j % 2) : 32 * (j % 2) + 32] >> 4 * (j // 2) & 15) | (h >> 2 * j & 3) << 4
+                s = np.repeat(scales[:, 8 * i + 2 * j : 8 * i + 2 * j + 2], 16, axis=1).astype(np.float32)
+                at = 128 * i + 32 * j
+                values[:, at : at + 32] = d * s * (q.astype(np.float32) - 32)
+    else:
+        raise ValueError(f"ggml.{kind} is not decoded here")
+    return values.reshape(shape)
+
+
+def k_super_block(kind, b, d):
+    """256 values in 8 blocks with scales and minima of 6 bits."""
+    least, packed = half(b, 2), b[:, 4:16]
+    scales = np.concatenate([packed[:, :4] & 63, (packed[:, 8:] & 15) | (packed[:, :4] >> 6) << 4], 1)
+    minima = np.concatenate([packed[:, 4:8] & 63, (packed[:, 8:] >> 4) | (packed[:, 4:8] >> 6) << 4], 1)
+    low = b[:, -128:].reshape(-1, 4, 1, 32)
+    q = np.concatenate([low & 15, low >> 4], 2).reshape(-1, 8, 32)
+    if kind == "q5_k":
+        q = q | (b[:, 16:48, None] >> np.arange(8) & 1).astype(np.uint8).transpose(0, 2, 1) << 4
+    return (d * scales)[..., None] * q.astype(np.float32) - (least * minima)[..., None]
+
+
+def scales_of(parts):
+    """The part `scale` as numbers: bytes are powers of two."""
+    dtype, scale = parts["scale"]
+    return TINY["F8_E8M0"][scale] if dtype == "U8" else scale.astype(np.float32)
+
+
+def awq(words, count):
+    """Values of 4 bits, eight a word, in the order of AWQ's kernels."""
+    q = stream(words, 4, count).reshape(len(words), -1, 8)
+    return q[..., [0, 4, 1, 5, 2, 6, 3, 7]].reshape(len(words), count)
+
+
+def pairs(data):
+    """Two values a byte, the first in the low half."""
+    return np.stack([data & 15, data >> 4], -1).reshape(*data.shape[:-1], -1)
+
+
+def grouped(scales, n):
+    """One entry for each group along the last axis, repeated for its values."""
+    return np.repeat(scales, n // scales.shape[-1], axis=-1)
+
+
+def decode(encoding, shape, parameters, parts):
+    """The numbers of a quantized tensor, F32; `parts` gives (dtype, array) by role, the payload under its own."""
+    if encoding.startswith("ggml."):
+        return ggml(encoding[5:], parts["payload"][1], shape)
+    raw = {role: array for role, (_, array) in parts.items()}
+    f = {role: array.astype(np.float32) for role, array in raw.items()}
+    dtype = next((d for role, (d, _) in parts.items() if role in ("scales", "scale")), "F32")
+    n = shape[-1]
+
+    def rounded(x):
+        x = x.astype(np.float32)
+        if dtype == "F16":
+            return x.astype(np.float16).astype(np.float32)
+        if dtype == "BF16":
+            bits = x.view(np.uint32)
+            return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
+        return x
+
+    payload = raw.get("payload")
+    if encoding in ("gptq", "awq"):
+        bits = parameters.get("bits", 4)
+        rows, columns = shape[-2:]
+        groups = raw["scales"].shape[0]
+        if encoding == "gptq":
+            q = stream(payload.T, bits, columns)
+            z = stream(raw["qzeros"], bits, rows)
+            if parameters.get("format") != "gptq_v2":
+                z = (z + 1) % (1 << bits)
+            group = raw.get("g_idx", np.arange(columns) // (columns // groups))
+        else:
+            q, z = awq(payload, rows).T, awq(raw["qzeros"], rows)
+            group = np.arange(columns) // (columns // groups)
+        return rounded(f["scales"][group].T * (q - z[group].T))
+    if encoding in ("bitsandbytes.nf4", "bitsandbytes.fp4"):
+        state = json.loads(bytes(raw["quant_state"]))
+        flat = payload.reshape(-1)
+        q = np.stack([flat >> 4, flat & 15], -1).reshape(-1)[: math.prod(shape)]
+        scale = f["absmax"]
+        if "nested_absmax" in raw:
+            of_block = np.arange(scale.size) // state["nested_blocksize"]
+            scale = f["nested_quant_map"][raw["absmax"]] * f["nested_absmax"][of_block]
+            scale = scale + np.float32(state["nested_offset"])
+        scale = np.repeat(scale, state["blocksize"])[: q.size]
+        return (f["quant_map"][q] * scale).reshape(shape)
+    if encoding == "bitsandbytes.int8":
+        return f["payload"] * f["scb"][:, None] * np.float32(1 / 127)
+    if encoding in ("mxfp4.blocks", "mxfp4.openai"):
+        values = TINY["F8_E8M0"][raw["scales"]][..., None] * E2M1[pairs(payload)]
+        values = values.reshape(*payload.shape[:-2], -1)
+        return values if list(values.shape) == list(shape) else np.swapaxes(values, -1, -2)
+    if encoding == "fp8.block":
+        rows, columns = parameters["block"]
+        scale = np.repeat(np.repeat(scales_of(parts), rows, -2), columns, -1)
+        return f["payload"] * scale[..., : shape[-2], :n]
+    if encoding == "mlx.affine":
+        q = stream(payload, parameters["bits"], n)
+        return rounded(rounded(grouped(f["scales"], n) * q) + grouped(f["biases"], n))
+    if encoding.endswith(".nvfp4"):
+        q = stream(payload, 4, n) if payload.dtype == np.uint32 else pairs(payload)
+        scale = TINY["F8_E4M3"][raw["scale"]] if raw["scale"].dtype == np.uint8 else f["scale"]
+        if "global" in f:
+            scale = scale / f["global"] if encoding.startswith("compressed") else scale * f["global"]
+        return E2M1[q] * grouped(scale, n)
+    if encoding == "mlx.mxfp4":
+        return grouped(TINY["F8_E8M0"][raw["scales"]], n) * E2M1[stream(payload, 4, n)]
+    if encoding == "compressed-tensors.pack":
+        bits = parameters["bits"]
+        q = stream(payload, bits, n) - (1 << bits - 1)
+        if "zero" in raw:
+            zero = stream(raw["zero"].T, bits, shape[-2]).T - (1 << bits - 1)
+            q = q - grouped(zero, n)
+        return rounded(q * grouped(f["scale"], n))
+    raise ValueError(f"{encoding} is not decoded here")

@@ -1,0 +1,79 @@
+//! Where reports go, and in which form.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use llmstd::report::{Context, FORMATS, Format, Report, format};
+use llmstd::spec::Spec;
+
+use crate::{Global, output};
+
+/// Arguments of the commands whose results have every form.
+#[derive(clap::Args)]
+#[group(skip)]
+pub(crate) struct Args {
+    /// Write the result of --format there instead of printing it
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Also write the result in another form: sarif=out.sarif; may be given again
+    #[arg(long, value_name = "FORMAT=FILE", value_parser = report_to)]
+    report: Vec<ReportTo>,
+    /// End text with how often each rule is broken
+    #[arg(long)]
+    statistics: bool,
+}
+
+/// A form, and the file it goes to.
+#[derive(Clone)]
+struct ReportTo {
+    format: &'static Format,
+    file: PathBuf,
+}
+
+fn report_to(word: &str) -> Result<ReportTo, String> {
+    let known = || FORMATS.iter().map(|format| format.id);
+    let all = known().collect::<Vec<_>>().join(", ");
+    let Some((id, file)) = word.split_once('=').filter(|(_, file)| !file.is_empty()) else {
+        return Err(format!("write FORMAT=FILE, as sarif=out.sarif; formats are {all}"));
+    };
+    let unknown = || {
+        let meant = llmstd::base::near::did_you_mean(id, known());
+        format!("there is no format {id:?}{meant}; there are {all}")
+    };
+    Ok(ReportTo { format: format(id).ok_or_else(unknown)?, file: PathBuf::from(file) })
+}
+
+impl Args {
+    /// Prints and writes a result in each form that was asked for.
+    pub(crate) fn write(
+        &self,
+        report: &dyn Report,
+        spec: &Spec,
+        global: &Global,
+    ) -> anyhow::Result<()> {
+        let all = || self.report.iter().map(|to| to.format).chain([global.report]);
+        anyhow::ensure!(
+            !self.statistics || all().any(|format| format.id == "text"),
+            "--statistics ends the text report, and none is written: add --format text or \
+             --report text=FILE; programs count the findings of --format json"
+        );
+        let context = |style| Context {
+            spec,
+            style,
+            root: std::env::current_dir().unwrap_or_default(),
+            statistics: self.statistics,
+        };
+        let plain = llmstd::report::Style { color: false, ..global.style() };
+        for ReportTo { format, file } in &self.report {
+            put(file, &(format.render)(report, &context(plain))?)?;
+        }
+        match &self.output {
+            Some(file) => put(file, &(global.report.render)(report, &context(plain))?),
+            None => output::print(&(global.report.render)(report, &context(global.style()))?),
+        }
+    }
+}
+
+fn put(file: &std::path::Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+}

@@ -1,0 +1,227 @@
+//! What was checked and what was found, as every form but text and JSON shows it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::anchor::{Anchor, Anchors};
+use super::group::{Alike, Group as Findings};
+use super::{Context, fold};
+use crate::base::diagnostic::Level;
+use crate::base::hex;
+use crate::rule::Outcome;
+use crate::spec::listing::Page;
+
+/// A report as a document.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// The command that made it, `validate`.
+    pub command: &'static str,
+    /// What it comes to, in one line.
+    pub headline: String,
+    /// Whether nothing that was found is as bad as what was asked to fail on, and all could be done.
+    pub passes: bool,
+    /// Each input, or the comparison.
+    pub sections: Vec<Section>,
+    /// The pages of the rules, by number.
+    pub pages: BTreeMap<String, Page>,
+}
+
+/// One input, or one comparison.
+#[derive(Clone, Debug, Default)]
+pub struct Section {
+    /// Its path; of a comparison, both.
+    pub title: String,
+    /// What came of it, in one line.
+    pub summary: String,
+    /// Why it could not be done.
+    pub error: Option<String>,
+    /// What is known of it.
+    pub facts: Vec<(&'static str, String)>,
+    /// What was found, the worst first.
+    pub groups: Vec<Group>,
+    /// What was checked, in the order of the rules.
+    pub checks: Vec<Check>,
+}
+
+/// A rule, and what came of it.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// Its number.
+    pub rule: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// What it belongs to: a level of conformance, or a class of changes.
+    pub level: &'static str,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Why it did not look.
+    pub why: Option<String>,
+}
+
+/// What one rule found, about as many tensors as there are.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// The rule's number.
+    pub rule: &'static str,
+    /// The rule's name.
+    pub name: String,
+    /// How much it weighs.
+    pub level: Level,
+    /// What is found, in a sentence.
+    pub message: String,
+    /// What is found, thing by thing; at most [`MOST_DETAILS`].
+    pub details: Vec<Alike>,
+    /// How many findings it stands for.
+    pub findings: usize,
+    /// How many of them the details do not show.
+    pub untold: usize,
+    /// The tensors, those that differ in numbers alone as one.
+    pub tensors: Vec<String>,
+    /// What to do now, or why it weighs that much.
+    pub help: Option<String>,
+    /// The line of a text file that a reader of changes is shown.
+    pub anchor: Anchor,
+    /// The same for the same fault at the same place, however it is worded.
+    pub fingerprint: String,
+    /// Why it does not count: the reason of a waiver, or that it is in the baseline.
+    pub waived: Option<String>,
+}
+
+/// Details of one group that a report shows. With more, nobody reads one.
+pub const MOST_DETAILS: usize = 25;
+
+impl Document {
+    /// An empty document.
+    pub(super) fn new(command: &'static str, context: &Context<'_>) -> Document {
+        let pages = context.spec.pages().into_iter().map(|page| (page.rule.clone(), page));
+        Document {
+            command,
+            headline: String::new(),
+            passes: true,
+            sections: Vec::new(),
+            pages: pages.collect(),
+        }
+    }
+
+    /// The name of a rule.
+    pub(super) fn name(&self, rule: &str) -> String {
+        self.pages.get(rule).map(|page| page.name.clone()).unwrap_or_default()
+    }
+
+    /// How many findings of a level count.
+    pub(super) fn count(&self, level: Level) -> usize {
+        let groups = self.sections.iter().flat_map(|section| &section.groups);
+        groups
+            .filter(|one| one.level == level && one.waived.is_none())
+            .map(|one| one.findings)
+            .sum()
+    }
+}
+
+impl Section {
+    /// How many rules came out so.
+    pub fn count(&self, outcome: Outcome) -> usize {
+        self.checks.iter().filter(|check| check.outcome == outcome).count()
+    }
+
+    /// The rules that were not applied, by the reason, the most first.
+    pub fn not_applied(&self) -> Vec<(String, Vec<&'static str>)> {
+        let mut reasons: Vec<(String, Vec<&'static str>)> = Vec::new();
+        for check in &self.checks {
+            if !matches!(check.outcome, Outcome::Skipped | Outcome::NotApplicable) {
+                continue;
+            }
+            let why = check.why.clone().unwrap_or_default();
+            match reasons.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, rules)) => rules.push(check.rule),
+                None => reasons.push((why, vec![check.rule])),
+            }
+        }
+        reasons.sort_by_key(|(_, rules)| std::cmp::Reverse(rules.len()));
+        reasons
+    }
+
+    /// What was checked, in a sentence.
+    pub fn checked(&self) -> String {
+        let (pass, fail) = (self.count(Outcome::Pass), self.count(Outcome::Fail));
+        let (skipped, none) = (self.count(Outcome::Skipped), self.count(Outcome::NotApplicable));
+        format!("{pass} passed, {fail} failed, {skipped} skipped, {none} not applicable")
+    }
+}
+
+impl Group {
+    /// A group of findings about the input at `path`.
+    pub(super) fn of(
+        findings: &Findings<'_>,
+        name: String,
+        title: &str,
+        anchors: &mut Anchors,
+        waived: Option<String>,
+    ) -> Group {
+        let mut details = findings.alike();
+        let message = match details.as_slice() {
+            [one] if one.rows == 1 => one.message.clone(),
+            [one] => format!("{} (×{})", one.message, one.rows),
+            [one, ..] => {
+                format!("{} findings: {} …", findings.findings.len(), one.message)
+            }
+            [] => String::new(),
+        };
+        let n_findings = findings.findings.len();
+        details.truncate(MOST_DETAILS);
+        let told: usize = details.iter().map(|detail| detail.rows).sum();
+        // A file, a tensor and a key say where; numbers in names are left open, so that another
+        // layer with the same fault is the same.
+        let places: BTreeSet<String> = findings.findings.iter().map(|one| one.place()).collect();
+        let mut hash = Sha256::new();
+        for part in ["llmstd.group/1", findings.rule(), title] {
+            hash.update(part);
+            hash.update([0]);
+        }
+        for place in places.iter().map(|place| fold::pattern(place).0).collect::<BTreeSet<_>>() {
+            hash.update(place);
+            hash.update([0]);
+        }
+        let anchor = anchors.of(findings.findings[0]);
+        Group {
+            rule: findings.rule(),
+            name,
+            level: findings.level(),
+            message,
+            details,
+            findings: n_findings,
+            untold: n_findings - told,
+            tensors: findings.tensors().into_iter().map(|one| one.cells[0].clone()).collect(),
+            help: findings.help(),
+            anchor,
+            fingerprint: hex::encode(&hash.finalize())[..32].to_owned(),
+            waived,
+        }
+    }
+
+    /// Makes the fingerprints of groups differ, where a rule found two things at one place.
+    pub(super) fn tell_apart(groups: &mut [Group]) {
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        for group in groups {
+            let n = seen.entry(group.fingerprint.clone()).or_default();
+            if *n != 0 {
+                let next = Sha256::digest(format!("{}\0{n}", group.fingerprint));
+                group.fingerprint = hex::encode(&next)[..32].to_owned();
+            }
+            *n += 1;
+        }
+    }
+}
+
+/// A path as a report tells it: relative to the root where it lies below, with `/` between.
+pub fn shown(path: &Path, root: &Path) -> String {
+    let path = path.strip_prefix(root).unwrap_or(path);
+    let text = path.display().to_string();
+    let text = if std::path::MAIN_SEPARATOR == '\\' { text.replace('\\', "/") } else { text };
+    match text.trim_start_matches("./") {
+        "" => ".".to_owned(),
+        text => text.to_owned(),
+    }
+}
