@@ -192,6 +192,7 @@ pub fn run(
     let model = &loaded.model;
     let tasks = tasks(model, inputs, options.task)?;
     let outputs: Outputs<f32> = forward::run(model, &loaded.weights()?, inputs, &tasks)?;
+    loaded.opened.source.check_unchanged()?;
     let shown = Shown { model, inputs, options, vocabulary: &vocabulary };
     let answers = tasks.iter().zip(&outputs.tasks);
     let states = outputs.states();

@@ -306,7 +306,9 @@ fn census(
     let values =
         scan::census(&opened.source, &tensors.inputs, &outputs, options.n_threads, &advance);
     options.progress.end();
-    let counted = outputs.iter().zip(values?).map(|(output, values)| {
+    let values = values?;
+    opened.source.check_unchanged()?;
+    let counted = outputs.iter().zip(values).map(|(output, values)| {
         let extent = places.get(output.name.as_str());
         Counted {
             name: output.name.clone(),

@@ -369,6 +369,7 @@ fn fill_hashes(
     let hashed = digests(source, &tensors.inputs, &missing, options.n_threads, &advance);
     options.progress.end();
     let mut hashed = hashed?.into_iter();
+    source.check_unchanged()?;
     Ok(known.into_iter().filter_map(|hash| hash.or_else(|| hashed.next())).collect())
 }
 

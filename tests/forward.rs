@@ -1,5 +1,7 @@
 //! The reference forward against transformers: for every fixture with an oracle, every output.
 
+#[path = "oracle/judge.rs"]
+mod judge;
 mod oracle;
 
 use llmstd::checkpoint::DType;

@@ -420,3 +420,249 @@ fn what_is_no_model_is_called_what_it_is() {
     fs::write(folder.join("config.json"), other).unwrap();
     convert(&folder, "--arch llama");
 }
+
+/// The first releases of sentence-transformers gave the transformer a folder of its own.
+#[test]
+fn a_transformer_in_a_folder_of_its_own_is_read_and_written_beside_its_modules() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (plain, _) = sample(scratch.path(), "bert");
+    let old = scratch.path().join("old");
+    let home = old.join("0_Transformer");
+    fs::create_dir_all(&home).unwrap();
+    fs::create_dir_all(old.join("1_Pooling")).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(plain.join(name), home.join(name)).unwrap();
+    }
+    fs::write(home.join("vocab.txt"), "[UNK]\n").unwrap();
+    fs::write(old.join("config.json"), r#"{"__version__": "0.3.6"}"#).unwrap();
+    let pooling = json!({"word_embedding_dimension": 8, "pooling_mode_mean_tokens": true});
+    fs::write(old.join("1_Pooling/config.json"), pooling.to_string()).unwrap();
+    let module = |path: &str, kind: &str| json!({"path": path, "type": format!("sentence_transformers.models.{kind}")});
+    let modules = json!([module("0_Transformer", "Transformer"), module("1_Pooling", "Pooling")]);
+    fs::write(old.join("modules.json"), modules.to_string()).unwrap();
+
+    let (package, of_plain) = (scratch.path().join("std"), scratch.path().join("plain"));
+    let told = succeeds(&["convert", text(&old), text(&package), "--verify"]);
+    assert!(told.contains("note[R017]") && told.contains("`0_Transformer`"), "{told}");
+    succeeds(&["convert", text(&plain), text(&of_plain)]);
+    assert_eq!(weights_digest(&package), weights_digest(&of_plain));
+    let model: Value =
+        serde_json::from_slice(&fs::read(package.join("model.json")).unwrap()).unwrap();
+    let tasks = model["tasks"].as_array().unwrap();
+    let embedding = tasks.iter().find(|task| task["id"] == "embedding").unwrap();
+    assert_eq!(embedding["pool"], "mean");
+    succeeds(&["validate", text(&package), "--deep", "--level", "schema"]);
+
+    let back = scratch.path().join("back");
+    succeeds(&["convert", text(&package), text(&back), "--to", "hf"]);
+    let modules: Value =
+        serde_json::from_slice(&fs::read(back.join("modules.json")).unwrap()).unwrap();
+    assert_eq!((&modules[0]["path"], &modules[1]["path"]), (&json!(""), &json!("1_Pooling")));
+    for name in ["config.json", "model.safetensors", "vocab.txt", "1_Pooling/config.json"] {
+        assert!(back.join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn strict_takes_every_warning_for_an_error() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, tensors) = sample(scratch.path(), "gpt2");
+    let out = scratch.path().join("out");
+    succeeds(&["convert", text(&folder), text(&out), "--strict"]);
+    fs::remove_dir_all(&out).unwrap();
+    let mut more = tensors.clone();
+    more.0.push(("frozen.ln_1.bias".to_owned(), "F32".to_owned(), vec![1], vec![0; 4]));
+    more.write(&folder.join("model.safetensors"));
+    let told = fails(&["convert", text(&folder), text(&out), "--strict"]);
+    assert!(told.contains("error[P006]") && told.contains("frozen.ln_1.bias"), "{told}");
+    assert!(!out.exists());
+    let told = fails(&["convert", text(&folder), text(&out), "--strict", "--dry-run"]);
+    assert!(told.contains("error[P006]"), "{told}");
+    let told = succeeds(&["convert", text(&folder), text(&out)]);
+    assert!(told.contains("warning[P006]"), "{told}");
+}
+
+#[test]
+fn a_tensor_that_does_not_fit_is_told_of_with_what_may_have_happened() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, tensors) = sample(scratch.path(), "gpt2");
+    let out = scratch.path().join("out");
+    let with = |change: &dyn Fn(&mut Vec<u64>)| {
+        let mut changed = tensors.clone();
+        let of = changed.0.iter_mut().find(|tensor| tensor.0.ends_with("h.0.mlp.c_fc.weight"));
+        let tensor = of.unwrap();
+        change(&mut tensor.2);
+        let n: u64 = tensor.2.iter().product();
+        tensor.3.truncate(n as usize * 4);
+        changed.write(&folder.join("model.safetensors"));
+        fails(&["convert", text(&folder), text(&out)])
+    };
+    let told = with(&|shape| shape.reverse());
+    assert!(
+        told.contains("error[P010]") && told.contains("rows and columns are exchanged"),
+        "{told}"
+    );
+    let told = with(&|shape| *shape = vec![0]);
+    assert!(told.contains("error[P010]") && told.contains("ZeRO-3"), "{told}");
+    let told = with(&|shape| shape[0] -= 1);
+    assert!(told.contains("two witnesses must agree"), "{told}");
+}
+
+/// The hyperparameters of a fixture whose config is changed, or what is said of it.
+fn hyperparameters(fixture: &str, change: impl Fn(&mut Value)) -> Result<Value, String> {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(fixture);
+    let scratch = tempfile::tempdir().unwrap();
+    let [folder, std] = ["src", "std"].map(|name| scratch.path().join(name));
+    fs::create_dir(&folder).unwrap();
+    fs::copy(from.join("model.safetensors"), folder.join("model.safetensors")).unwrap();
+    let config = fs::read(from.join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_slice(&config).unwrap();
+    change(&mut config);
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let output = llmstd(&["convert", text(&folder), text(&std)]);
+    if !output.status.success() {
+        return Err(String::from_utf8(output.stderr).unwrap());
+    }
+    let model = fs::read(std.join("model.json")).unwrap();
+    let model: Value = serde_json::from_slice(&model).unwrap();
+    Ok(model["hyperparameters"].clone())
+}
+
+/// What transformers 5.23 makes of entries that are null, absent, or overruled by others.
+#[test]
+fn entries_mean_what_their_classes_read() {
+    let dynamic = json!({"rope_type": "dynamic", "rope_theta": 700.0, "factor": 2.0, "original_max_position_embeddings": 5});
+    let yarn = json!({"rope_type": "yarn", "rope_theta": 700.0, "factor": null, "original_max_position_embeddings": 16});
+    let long = json!({"rope_type": "longrope", "rope_theta": 700.0, "original_max_position_embeddings": 16,
+        "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 2.1, 2.2, 2.3]});
+    let set =
+        |key: &'static str, value: Value| move |config: &mut Value| config[key] = value.clone();
+    let llama = "families/qwen3";
+    for (fixture, key, value, hyperparameter, wanted) in [
+        // Dynamic positions begin to grow where the model's length ends.
+        (
+            llama,
+            "rope_parameters",
+            dynamic.clone(),
+            "rope_scaling.original_max_positions",
+            json!(64),
+        ),
+        // A factor that is not there is how much longer the model has become.
+        (llama, "rope_parameters", yarn, "rope_scaling.factor", json!(4.0)),
+        (llama, "rope_parameters", long, "rope_scaling.factor", json!(4.0)),
+        ("families/mamba2", "intermediate_size", json!(7), "ssm.inner", json!(24)),
+        (
+            "families/olmo",
+            "rope_parameters",
+            dynamic,
+            "rope_scaling.original_max_positions",
+            json!(64),
+        ),
+        // Every word of transformers, in every family.
+        ("families/distilbert", "activation", json!("relu6"), "activation", json!("relu6")),
+        ("families/modernbert", "hidden_activation", json!("relu2"), "activation", json!("relu2")),
+        ("families/m2m_100", "activation_function", json!("mish"), "activation", json!("mish")),
+    ] {
+        let found = hyperparameters(fixture, set(key, value)).unwrap();
+        assert_eq!(found[hyperparameter], wanted, "{fixture} {key}");
+    }
+    // What stands inside of `rope_parameters` is overwritten by what the class has outside.
+    let found = hyperparameters("families/phi3-long", |config| {
+        config["rope_parameters"]["original_max_position_embeddings"] = json!(3);
+    });
+    assert_eq!(found.unwrap()["rope_scaling.original_max_positions"], json!(16));
+}
+
+/// T5's second word for its activation is the one that acts.
+#[test]
+fn two_words_for_an_activation_must_agree() {
+    let other = |word: &'static str| move |config: &mut Value| config["dense_act_fn"] = json!(word);
+    let said = hyperparameters("families/t5", other("tanh")).unwrap_err();
+    assert!(said.contains("`dense_act_fn` makes it \"tanh\": readers differ"), "{said}");
+    hyperparameters("families/t5", other("relu")).unwrap();
+    hyperparameters("families/t5-v1_1", other("gelu_new")).unwrap();
+}
+
+/// Latent attention's positions are as wide as `head_dim` says, where it says so.
+#[test]
+fn a_width_of_positions_that_contradicts_is_refused() {
+    for family in ["deepseek_v2", "deepseek_v3", "longcat_flash"] {
+        let other = |config: &mut Value| config["head_dim"] = json!(2);
+        let said = hyperparameters(&format!("families/{family}"), other).unwrap_err();
+        assert!(said.contains("`head_dim` makes it 2: readers differ"), "{family}: {said}");
+    }
+    let other = |config: &mut Value| config["head_dim"] = json!(2);
+    for family in ["dbrx", "gpt_neox", "modernbert", "stablelm", "persimmon"] {
+        let said = hyperparameters(&format!("families/{family}"), other).unwrap_err();
+        assert!(said.contains("head_dim"), "{family}: {said}");
+    }
+}
+
+#[test]
+fn heads_of_keys_that_are_null_are_those_of_queries() {
+    for (fixture, heads) in
+        [("hf/qwen2-untied/src", 6), ("families/mixtral", 6), ("families/jamba", 3)]
+    {
+        let null = |config: &mut Value| config["num_key_value_heads"] = Value::Null;
+        // The tensors have fewer: they are measured by the heads of queries, not by a default.
+        let said = hyperparameters(fixture, null).unwrap_err();
+        assert!(said.contains(&format!("num_kv_heads = {heads}")), "{fixture}: {said}");
+    }
+}
+
+/// Null is no way to say what a class has by default.
+#[test]
+fn null_is_not_the_default() {
+    let null = |key: &'static str| move |config: &mut Value| config[key] = Value::Null;
+    let said = hyperparameters("families/glm", null("attention_bias")).unwrap_err();
+    assert!(said.contains("`attention_bias` is null, which has no meaning here"), "{said}");
+    // Where the class has null itself, and where it would be false.
+    hyperparameters("families/qwen3", null("sliding_window")).unwrap();
+    hyperparameters("families/qwen3", null("attention_bias")).unwrap();
+}
+
+/// A refusal names what stands in the config, once, and nothing that only the data files know.
+#[test]
+fn refusals_speak_of_the_config() {
+    let set =
+        |key: &'static str, value: Value| move |config: &mut Value| config[key] = value.clone();
+    let odd = hyperparameters("families/gpt_neox", set("hidden_size", json!(25))).unwrap_err();
+    let causal = hyperparameters("families/gemma", set("is_causal", json!(false))).unwrap_err();
+    assert!(causal.contains("the config's `is_causal`: false"), "{causal}");
+    let class = hyperparameters("families/bart", |config| {
+        config["architectures"] = json!(["BartForNothing"]);
+        config["decoder_layers"] = json!(5);
+    });
+    let class = class.unwrap_err();
+    assert!(class.contains("the config names the class BartForNothing"), "{class}");
+    for said in [odd, causal] {
+        assert!(!said.contains("`_"), "{said}");
+        assert_eq!(said.matches("error[").count(), 1, "{said}");
+    }
+}
+
+/// A table of sines in half precision is computed anew without its rounding: that is told.
+#[test]
+fn sinusoids_in_half_precision_are_told() {
+    let scratch = tempfile::tempdir().unwrap();
+    let [half, std] = ["half", "std"].map(|name| scratch.path().join(name));
+    let pegasus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families/pegasus");
+    succeeds(&["convert", text(&pegasus), text(&half), "--to", "hf", "--dtype", "bf16", "--lossy"]);
+    let table = "model.encoder.embed_positions.weight";
+    let mut tensors = Tensors::read(&half.join("model.safetensors"));
+    let (name, dtype, shape, bytes) = tensors.take(table);
+    assert_eq!(name, table);
+    // As `save_pretrained` of a model in BF16 writes it: rounded to nearest, ties to even.
+    let rounded = |bytes: &[u8]| {
+        let bits = u32::from_le_bytes(bytes.try_into().unwrap());
+        (((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16).to_le_bytes()
+    };
+    let bytes = match dtype.as_str() {
+        "F32" => bytes.chunks_exact(4).flat_map(rounded).collect(),
+        _ => bytes,
+    };
+    tensors.0.push((name, "BF16".to_owned(), shape, bytes));
+    tensors.write(&half.join("model.safetensors"));
+    let told = succeeds(&["convert", text(&half), text(&std)]);
+    assert!(told.contains(&format!("`{table}` is stored as BF16 and is computed anew")), "{told}");
+}

@@ -352,3 +352,80 @@ fn flags_without_effect_are_refused() {
         assert_eq!(message.contains("warning[P031]"), is_told, "{size}: {message}");
     }
 }
+
+/// Writes to a file as soon as its bytes are to be read.
+struct Writer(PathBuf);
+
+impl llmstd::convert::Progress for Writer {
+    fn begin(&self, _: &str, _: u64) {
+        let mut file = fs::OpenOptions::new().append(true).open(&self.0).unwrap();
+        file.write_all(b" ").unwrap();
+    }
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+}
+
+fn options<'a>(
+    spec: &'a llmstd::spec::Spec,
+    progress: &'a dyn llmstd::convert::Progress,
+) -> llmstd::version::Options<'a> {
+    llmstd::version::Options {
+        spec,
+        arch: None,
+        generic: false,
+        rehash: true,
+        n_threads: 1,
+        progress,
+    }
+}
+
+#[test]
+fn what_changes_while_it_is_checked_or_compared_is_not_judged() {
+    use llmstd::rule::Selection;
+    use llmstd::spec::Spec;
+    use llmstd::{diff, validate, version};
+
+    let spec = Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    let (selection, silent) = (Selection::default(), llmstd::convert::Silent);
+    let validated = |path: &Path, weights: &str| {
+        let progress = Writer(path.join(weights));
+        let options = validate::Options {
+            level: None,
+            deep: true,
+            selection: &selection,
+            n_threads: 1,
+            progress: &progress,
+        };
+        validate::validate(path, &spec, &options).unwrap_err().to_string()
+    };
+    let opened = |path: &Path, weights: &str| {
+        let progress = Writer(path.join(weights));
+        match version::Version::open(path, &options(&spec, &progress)) {
+            Err(llmstd::convert::Failure::Error(err)) => err.to_string(),
+            _ => panic!("it is refused"),
+        }
+    };
+    let mut said = Vec::new();
+    for n in 0..2 {
+        let name = |kind: &str| format!("{kind}{n}");
+        copy(&demo(), &at(&name("source")));
+        done(scratch.path(), &[&name("source"), &name("std")]);
+    }
+    said.push(validated(&at("std0"), "model.safetensors"));
+    said.push(validated(&at("source0"), "model.safetensors"));
+    said.push(opened(&at("source1"), "model.safetensors"));
+    let narrow = ["std1", "narrow", "--dtype", "bf16", "--lossy"];
+    done(scratch.path(), &narrow);
+    let open =
+        |name: &str| version::Version::open(&at(name), &options(&spec, &silent)).ok().unwrap();
+    let (old, new) = (open("std1"), open("narrow"));
+    let mut compared = diff::compare(&old, &new, &spec);
+    let progress = Writer(at("narrow/model.safetensors"));
+    let deep = diff::deepen(&mut compared, &old, &new, &spec, 1, &progress);
+    said.push(deep.unwrap_err().to_string());
+    for message in said {
+        assert!(message.contains("model.safetensors: changed while it was read"), "{message}");
+    }
+}

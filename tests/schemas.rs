@@ -102,10 +102,107 @@ fn what_is_written_and_printed_keeps_the_schemas() {
     let narrow = ["convert", "fixtures/hf/llama-tied/src", &at("refused"), "--dtype", "bf16"];
     check("refusal", &printed(&narrow));
     check("spec-list", &printed(&["spec", "list"]));
-    check("spec-check", &printed(&["spec", "check", "spec/1.0"]));
+    let broken = at("spec");
+    fs::create_dir(&broken).unwrap();
+    fs::write(Path::new(&broken).join("spec.toml"), "version = 1\n").unwrap();
+    check("spec-check", &printed(&["spec", "check", &broken]));
     check("spec-map", &printed(&["spec", "map", "falcon"]));
     check("spec-map", &printed(&["spec", "map", "gpt2", "fixtures/hf/gpt2-noprefix/src"]));
+    check("spec-tensors", &printed(&["spec", "tensors", "bert"]));
+    let config = "fixtures/hf/llama-tied/src/config.json";
+    check("spec-tensors", &printed(&["spec", "tensors", "llama", "--config", config]));
+    check("spec-export", &printed(&["spec", "export"]));
+    check("spec-conformance", &printed(&["spec", "conformance"]));
     let draft =
         ["spec", "new-arch", "fixtures/families/mixtral", "--name", "new", "--from", "llama"];
     check("spec-new-arch", &printed(&[&draft[..], &["--out", &at("draft")]].concat()));
+}
+
+/// What the tool refuses in a package's files, the schemas refuse.
+#[test]
+fn the_schemas_refuse_what_the_tool_refuses() {
+    let scratch = tempfile::tempdir().unwrap();
+    let package = scratch.path().join("package");
+    let source = "fixtures/hf/bert-seqcls/src";
+    printed(&["convert", source, package.to_str().unwrap()]);
+    let read = |file: &str| -> Json {
+        serde_json::from_str(&fs::read_to_string(package.join(file)).unwrap()).unwrap()
+    };
+    let validator = |name: &str| {
+        let text = fs::read_to_string(folder().join(format!("{name}.schema.json"))).unwrap();
+        jsonschema::validator_for(&serde_json::from_str(&text).unwrap()).unwrap()
+    };
+    let (model, manifest, provenance) =
+        (read("model.json"), read("manifest.json"), read("source.json"));
+    let mut wrong = Vec::new();
+    for (name, good, places) in [
+        (
+            "model",
+            &model,
+            &[
+                ("/spec", r#""banana""#),
+                ("/conformance", r#""half""#),
+                ("/architecture", r#""of-tomorrow""#),
+                ("/hyperparameters/num_layers", r#""two""#),
+                ("/hyperparameters/norm_type", r#""batchnorm""#),
+                ("/hyperparameters/surplus", "1"),
+                ("/tokens/pad", r#""x""#),
+                ("/tokens/surplus", "1"),
+                ("/tokens/eos", "1"),
+                ("/ties", r#"[["a"]]"#),
+                ("/encodings", r#"{"a": 3}"#),
+                ("/encodings", r#"{"a": {"encoding": "zip", "shape": [1]}}"#),
+                ("/tasks/0/id", r#""telepathy""#),
+                ("/tasks/0/pool", r#""median""#),
+                ("/tasks/0/pool", "null"),
+                ("/tasks/0/problem", r#""hard""#),
+                ("/tasks/0/labels", "[]"),
+                ("/tasks/0/inputs/0/dtype", r#""F99""#),
+                ("/tasks/0/inputs/0/optional", "false"),
+                ("/history/0/op", r#""blessed""#),
+                ("/surplus", "1"),
+            ][..],
+        ),
+        (
+            "manifest",
+            &manifest,
+            &[
+                ("/schema", r#""llmstd.manifest/9""#),
+                ("/digests", "{}"),
+                ("/digests/weights", "null"),
+                ("/tensors/0/sha256", r#""xyz""#),
+                ("/tensors/0/name", r#""A b""#),
+                ("/tensors/0/dtype", r#""F99""#),
+                ("/files/0/path", r#""../x""#),
+                ("/files/0/path", r#""/x""#),
+                ("/files/0/role", r#""poem""#),
+                ("/dtypes/F99", r#"{"tensors": 1, "elements": 1, "bytes": 1}"#),
+            ][..],
+        ),
+        (
+            "source",
+            &provenance,
+            &[("/schema", r#""llmstd.source/9""#), ("/map/spec_hash", r#""xyz""#)][..],
+        ),
+    ] {
+        let validator = validator(name);
+        assert!(validator.is_valid(good), "{name}");
+        for (place, to) in places {
+            let mut bad = good.clone();
+            let (parent, key) = place.rsplit_once('/').unwrap();
+            let parent = bad.pointer_mut(parent).unwrap();
+            parent[key] = serde_json::from_str(to).unwrap();
+            if validator.is_valid(&bad) {
+                wrong.push(format!("{name}{place} = {to}"));
+            }
+        }
+        for member in good.as_object().unwrap().keys().filter(|_| name == "model") {
+            let mut bad = good.clone();
+            bad.as_object_mut().unwrap().remove(member);
+            if validator.is_valid(&bad) != (member == "architecture") {
+                wrong.push(format!("{name} without {member}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "let pass: {wrong:#?}");
 }

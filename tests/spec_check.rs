@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use llmstd::author::check::{acts, check};
+use llmstd::author::check::{acts, check, forms};
 use llmstd::spec::Spec;
 
 fn root() -> &'static Path {
@@ -276,14 +276,31 @@ fn a_draft_reads_the_checkpoint_it_is_made_from() {
     assert!(told.contains("the standard has \"gemma2\" already"), "{told}");
 }
 
+/// What tiny models say of it is for `sample.rs` to see.
 #[test]
 fn nothing_is_wrong_with_the_standard() {
-    let output = Command::new(env!("CARGO_BIN_EXE_llmstd"))
-        .args(["spec", "check", "spec/1.0"])
-        .current_dir(root())
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(text, "spec/1.0: nothing is wrong\n");
+    let spec = Spec::from_dir(&root().join("spec/1.0")).unwrap();
+    assert_eq!(forms(&spec), Vec::<String>::new());
+}
+
+#[test]
+fn the_command_says_what_is_wrong_or_that_nothing_is() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("spec");
+    small(&dir);
+    let run = || {
+        let output = Command::new(env!("CARGO_BIN_EXE_llmstd"))
+            .args(["spec", "check"])
+            .arg(&dir)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    // Of two architectures many roles are of neither.
+    let (code, text) = run();
+    assert_eq!(code, Some(1), "{text}");
+    let (last, problems) =
+        text.trim_end().rsplit_once('\n').map(|(rest, last)| (last, rest)).unwrap();
+    assert!(last.ends_with(&format!(": {} found", problems.lines().count())), "{text}");
+    assert!(problems.lines().all(|line| line.starts_with("roles: no architecture")), "{text}");
 }

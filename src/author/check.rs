@@ -16,8 +16,7 @@ use crate::spec::map::Map;
 
 /// What is wrong with the data files, one sentence each: file, key, what.
 pub fn check(spec: &Spec) -> Vec<String> {
-    let mut problems = spec.check();
-    problems.extend(spec.maps.values().flat_map(recipes));
+    let problems = forms(spec);
     if !problems.is_empty() {
         // What a model would say of a wrong file says nothing new.
         return problems;
@@ -26,6 +25,13 @@ pub fn check(spec: &Spec) -> Vec<String> {
     let maps = spec.maps.values().filter(|map| map.format != export::GGUF);
     let maps: Vec<&Map> = maps.collect();
     maps.into_par_iter().flat_map_iter(|map| acts(spec, map)).collect()
+}
+
+/// What the files say of themselves is wrong with them, without a model.
+pub fn forms(spec: &Spec) -> Vec<String> {
+    let mut problems = spec.check();
+    problems.extend(spec.maps.values().flat_map(recipes));
+    problems
 }
 
 fn at(map: &Map) -> String {

@@ -34,8 +34,9 @@ pub use self::write::write;
 /// The rows of heads that no hyperparameter tells of.
 const ROWS: u64 = 3;
 
-/// The most combinations of two changes that are tried for the rules that no single one reaches.
-const MAX_PAIRS: usize = 4_000;
+/// The most combinations of two changes that are tried for the rules that no single one reaches: of
+/// those of which the first says something that the conditions of such rules ask for, and of others.
+const MAX_PAIRS: [usize; 2] = [4_000, 500];
 
 /// A part of a mapping: a rule, and the words that its variables have.
 pub type Part = (usize, Vec<String>);
@@ -136,15 +137,16 @@ pub fn samples(spec: &Spec, map: &Map, start: Option<&Json>) -> Result<Vec<Sampl
                 None => tiny.keys.hparams.get(*name) != base.keys.hparams.get(*name),
             })
         };
-        useful.sort_by_key(|(change, tiny)| !says(change, tiny));
-        let all = useful
-            .iter()
-            .flat_map(|(first, tiny)| useful.iter().map(move |(second, _)| (first, tiny, second)));
+        let (near, far): (Vec<_>, Vec<_>) =
+            useful.iter().partition(|(change, tiny)| says(change, tiny));
         // Of two one may say nothing without the other.
-        let rest = useful
-            .iter()
-            .flat_map(|(first, tiny)| silent.iter().map(move |second| (first, tiny, second)));
-        let pairs = all.take(MAX_PAIRS).chain(rest.take(MAX_PAIRS));
+        let second = || useful.iter().map(|(change, _)| change).chain(&silent);
+        let pairs = [near, far].into_iter().zip(MAX_PAIRS).flat_map(|(first, n_most)| {
+            let pairs = first
+                .into_iter()
+                .flat_map(|(first, tiny)| second().map(move |second| (first, tiny, second)));
+            pairs.take(n_most)
+        });
         let mut is_whole = unused(spec, map, &covered).is_empty();
         for (first, tiny, second) in pairs.filter(|(first, _, second)| first.path != second.path) {
             if is_whole {

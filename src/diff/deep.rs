@@ -80,6 +80,8 @@ pub fn deepen(
         change.values = found.values;
         change.layout = found.layout;
     }
+    old_weights.source.check_unchanged()?;
+    new_weights.source.check_unchanged()?;
     diff.changes.append(&mut more);
     diff.deep = true;
     diff.judge();

@@ -6,7 +6,7 @@
 //!
 //! `mamba1`: `[x, z] = u Winᵀ`; `x = act(conv(x))`; `[δ, B, C] = x Wxᵀ`, of `dt_rank`, s and s
 //! dims, each normed by `inner_norm`; `Δ = softplus(δ Wdtᵀ + b)`, `[n, c]`. The state is `[c, s]`, A
-//! is `[c, s]`, D is `[c]`. The result is `(y ∘ act(z)) Woutᵀ`.
+//! is `[c, s]`, D is `[c]`. The result is `(y ∘ silu(z)) Woutᵀ`.
 //!
 //! `mamba2`: `[z, xBC, δ] = u Winᵀ`, of c, c + 2·groups·s and heads dims; `[x, B, C] =
 //! act(conv(xBC))`; `Δ = softplus(δ + dt_bias)`, clamped to `dt_min..dt_max`, `[n, heads]`. The state
@@ -190,7 +190,7 @@ impl Ssm {
             }
         }
         let gate = xz.slice(s![.., inner..]);
-        Zip::from(&mut y).and(gate).for_each(|y, &z| *y *= self.activation.of(z));
+        Zip::from(&mut y).and(gate).for_each(|y, &z| *y *= Activation::Silu.of(z));
         Ok(y)
     }
 

@@ -118,6 +118,7 @@ pub fn import(
         keys.hparams.insert("tie_embeddings".to_owned(), Value::Bool(tied));
     }
     planner.check_complete(&instances, &keys.hparams, &ties);
+    planner.blame_class(map, config);
     planner.plan_strays(map, &strays, config);
 
     let heads = planner.heads(map, tasks::class_of(map, config), &ties);
@@ -772,6 +773,19 @@ impl<'a> Planner<'a> {
                 }
             };
         if equal {
+            let is_half = matches!(tensor.dtype, DType::F16 | DType::BF16);
+            if is_half && matches!(made.recipe, Recipe::Sinusoid) {
+                let message = format!(
+                    "`{}` is stored as {} and is computed anew: where that is done in F32, it lacks \
+                     the rounding that the file has",
+                    tensor.name, tensor.dtype
+                );
+                self.findings.push(
+                    Diagnostic::note("P015", message)
+                        .tensor(&tensor.name)
+                        .help("no more than the model's other tensors lost by that dtype"),
+                );
+            }
             self.drop(tensor, why, WayBack::Made);
             return;
         }
@@ -880,6 +894,25 @@ impl<'a> Planner<'a> {
             }
         }
         self.errors.append(&mut errors);
+    }
+
+    /// Says first of a class that the mapping does not know that its tensors may be others.
+    fn blame_class(&mut self, map: &Map, config: &Json) {
+        let is_missing = |error: &Diagnostic| error.rule == "P008";
+        let Some(class) = tasks::class_of(map, config) else { return };
+        let known = map.tasks.iter().flat_map(|task| &task.class).chain(&map.base_classes);
+        let known: BTreeSet<&str> = known.map(String::as_str).collect();
+        if known.is_empty() || known.contains(class) || !self.errors.iter().any(is_missing) {
+            return;
+        }
+        let known = known.into_iter().collect::<Vec<_>>().join(", ");
+        let message = format!(
+            "the config names the class {class}, which the mapping {} does not know; tensors of those it \
+             knows are missing",
+            map.name
+        );
+        let finding = Diagnostic::error("P008", message).key("architectures");
+        self.errors.insert(0, finding.mismatch(format!("one of {known}"), class));
     }
 
     /// The heads that are there, with the rows of each one's projection.

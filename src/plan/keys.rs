@@ -12,7 +12,7 @@ use crate::package::{Hparams, Value};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
 use crate::spec::classes::Class;
-use crate::spec::expr::{Names, same};
+use crate::spec::expr::{Expr, Names, same};
 use crate::spec::hparams::{ProblemKind, StackNames};
 use crate::spec::map::{KeyRule, Map, Write};
 
@@ -34,7 +34,7 @@ pub struct Keys {
 pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, Vec<Diagnostic>> {
     let reader = Reader::of(spec, map, arch, config);
     let mut keys = Keys::default();
-    let mut findings = Vec::new();
+    let (mut findings, mut failed) = (Vec::new(), Vec::new());
     for rule in &map.keys {
         let name = rule.to.as_str();
         match reader.lookup(name) {
@@ -55,9 +55,15 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
                 }
                 keys.origins.insert(name.to_owned(), origin);
             }
-            Err(why) => findings.push(key_error(rule, &why)),
+            Err(why) => failed.push((rule, why)),
         }
     }
+    // What depends on a key that cannot be read says the same once more.
+    let causes: Vec<String> = failed.iter().map(|(_, why)| why.clone()).collect();
+    failed.retain(|(_, why)| {
+        !causes.iter().any(|cause| cause.len() < why.len() && why.ends_with(cause.as_str()))
+    });
+    findings.extend(failed.iter().map(|(rule, why)| key_error(rule, why)));
     for (name, fixed) in &arch.fixed {
         match keys.hparams.get(name) {
             None => {
@@ -127,9 +133,17 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
 
 fn key_error(rule: &KeyRule, why: &str) -> Diagnostic {
     let places = rule.from.join("`, `");
-    let looked = if places.is_empty() { String::new() } else { format!(" (read from `{places}`)") };
-    Diagnostic::error("P003", format!("`{}` cannot be had{looked}: {why}", rule.to))
-        .key(rule.to.clone())
+    // Names with a line in front are the mapping's own, and say nothing to anybody else.
+    let message = match (rule.to.starts_with('_'), places.is_empty()) {
+        (false, false) => format!("`{}` cannot be had (read from `{places}`): {why}", rule.to),
+        (false, true) => format!("`{}` cannot be had: {why}", rule.to),
+        (true, _) if why.starts_with("the config's") => why.to_owned(),
+        (true, false) => format!("the config's `{places}` cannot be read: {why}"),
+        (true, true) => format!("the config cannot be read: {why}"),
+    };
+    let key = if rule.to.starts_with('_') { rule.from.first() } else { None };
+    Diagnostic::error("P003", message)
+        .key(key.unwrap_or(&rule.to).clone())
         .help("add the key to the config; no value is guessed")
 }
 
@@ -218,7 +232,7 @@ impl<'a> Reader<'a> {
             return Ok(None);
         }
         if let Some(value) = &rule.value {
-            return Ok(Some((value.eval(self)?, format!("`{}`", value.text))));
+            return Ok(Some((value.eval(self)?, computed(value))));
         }
         let mut found: Found = None;
         let paths = self.paths(rule);
@@ -266,20 +280,59 @@ impl<'a> Reader<'a> {
                 each.eval(&names)
             };
             let entries = (0..count).map(entry).collect::<Result<Vec<_>, _>>()?;
-            return Ok(Some((Value::List(entries), format!("`{}`", each.text))));
+            return Ok(Some((Value::List(entries), computed(each))));
         }
         if let Some(otherwise) = &rule.otherwise {
-            return Ok(Some((otherwise.eval(self)?, format!("`{}`", otherwise.text))));
+            return Ok(Some((otherwise.eval(self)?, computed(otherwise))));
         }
+        let found = self.default(rule, &paths)?;
+        // A default is for a config that is silent: null is nothing, and not what nothing stands for.
+        let null = paths.iter().find(|path| lookup(self.config, path) == Some(&Json::Null));
+        let stands_for = |path: &&str| self.class.and_then(|class| class.default(path));
+        if let Some(path) = null
+            && let Some(default) = stands_for(path)
+            && !matches!(default, Value::Null | Value::Bool(false))
+        {
+            return Err(format!(
+                "the config's `{path}` is null, which has no meaning here; where the config is silent \
+                 it is {default}"
+            ));
+        }
+        Ok(Some(found))
+    }
+
+    /// What a key is where the config does not say it: the first listed default that holds, or else that
+    /// of the class. Of a token the class's comes before a listed one that there is none.
+    fn default(&self, rule: &KeyRule, paths: &[&str]) -> Result<(Value, String), String> {
+        let listed = self.listed_default(rule);
+        let is_class_first = rule.to.starts_with("tokens.");
+        match listed {
+            Some(found) if found.0 != Value::Null || !is_class_first => Ok(found),
+            listed => {
+                let found = self.class_default(rule, paths)?.or(listed);
+                found.ok_or_else(|| "it is not there, and no default is listed".to_owned())
+            }
+        }
+    }
+
+    fn listed_default(&self, rule: &KeyRule) -> Option<(Value, String)> {
         for default in &rule.defaults {
             if default.when.as_deref().is_none_or(|when| writer_is(self.config, when)) {
                 let origin = match &default.when {
                     Some(when) => format!("the default of {when}"),
                     None => "the default of the foreign class".to_owned(),
                 };
-                return Ok(Some((default.value.clone(), origin)));
+                return Some((default.value.clone(), origin));
             }
         }
+        None
+    }
+
+    fn class_default(
+        &self,
+        rule: &KeyRule,
+        paths: &[&str],
+    ) -> Result<Option<(Value, String)>, String> {
         // What a class does with a config that names it is known; another's silence is not.
         let named = |class: &Class<'_>| {
             self.config.get("model_type").and_then(Json::as_str) == Some(class.name)
@@ -291,7 +344,20 @@ impl<'a> Reader<'a> {
                 return Ok(Some((read_value(rule, raw, self)?, origin)));
             }
         }
-        Err("it is not there, and no default is listed".to_owned())
+        Ok(None)
+    }
+}
+
+/// Where a computed value comes from, for people: the keys that it is computed of.
+fn computed(expr: &Expr) -> String {
+    // Names with a line in front are the mapping's own.
+    let mut names: Vec<&str> = expr.names();
+    names.retain(|name| !name.starts_with('_') && *name != "i");
+    names.sort_unstable();
+    names.dedup();
+    match names.as_slice() {
+        [] => "what the mapping says".to_owned(),
+        names => format!("`{}`", names.join("`, `")),
     }
 }
 

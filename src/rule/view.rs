@@ -305,7 +305,8 @@ impl<'a> PackageView<'a> {
     /// Reads every byte of every file, for the rules that need them.
     ///
     /// # Errors
-    /// A tensor lies outside its file; what is known to do so is left out before.
+    /// A tensor lies outside its file, where what is known to do so is left out before; or a file
+    /// was changed meanwhile.
     pub fn read_bytes(&mut self, n_threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
         let mut jobs = Vec::new();
         let mut owners = Vec::new();
@@ -324,6 +325,7 @@ impl<'a> PackageView<'a> {
             owners.push((name.clone(), shard, tensors));
         }
         let scans = scan(&self.source, &jobs, n_threads, progress)?;
+        self.source.check_unchanged()?;
         for ((name, shard, tensors), scan) in owners.into_iter().zip(scans) {
             self.scans.insert(name.clone(), scan.sha256);
             if let Some(shard) = shard {

@@ -47,18 +47,39 @@ fn looks_special(text: &str) -> bool {
 pub(super) fn read(folder: &Folder) -> Result<Vec<Added>, Diagnostic> {
     let named: HashSet<&str> = folder.all_named().collect();
     let mut list: Vec<Added> = Vec::new();
-    let tokenizer = folder.tokenizer.as_ref().and_then(|json| json.get("added_tokens"));
-    for (index, entry) in tokenizer.and_then(Json::as_array).into_iter().flatten().enumerate() {
-        let key = format!("/added_tokens/{index}");
-        let id = entry.get("id").and_then(Json::as_u64);
-        list.push(added(id, entry, TOKENIZER_JSON, key, &named)?);
-    }
+    list.extend(of_tokenizer(folder, &named)?);
     let known: HashSet<u64> = list.iter().map(|token| token.id).collect();
     for token in settings(folder, &named)? {
         if !known.contains(&token.id) {
             list.push(token);
         }
     }
+    Ok(list)
+}
+
+/// The added tokens of `tokenizer.json`.
+fn of_tokenizer(folder: &Folder, named: &HashSet<&str>) -> Result<Vec<Added>, Diagnostic> {
+    let list = folder.tokenizer.as_ref().and_then(|json| json.get("added_tokens"));
+    let entries = list.and_then(Json::as_array).into_iter().flatten().enumerate();
+    let tokens = entries.map(|(index, entry)| {
+        let id = entry.get("id").and_then(Json::as_u64);
+        added(id, entry, TOKENIZER_JSON, format!("/added_tokens/{index}"), named)
+    });
+    tokens.collect()
+}
+
+/// The tokens that are added to those of a SentencePiece model, those that count last. The settings
+/// that transformers 5 writes have none: there `tokenizer.json` has them.
+pub(super) fn beside_model(
+    folder: &Folder,
+    named: &HashSet<&str>,
+) -> Result<Vec<Added>, Diagnostic> {
+    let settings = settings(folder, named)?;
+    if folder.settings.get("added_tokens_decoder").is_some() {
+        return Ok(settings);
+    }
+    let mut list = of_tokenizer(folder, named)?;
+    list.extend(settings);
     Ok(list)
 }
 

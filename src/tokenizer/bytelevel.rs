@@ -108,11 +108,14 @@ fn merges(merges: &Json, table: &Table) -> Result<Texts, Diagnostic> {
             malformed(TOKENIZER_JSON, &key, "a merge is two parts")
                 .mismatch("\"a b\" or [\"a\", \"b\"]", brief(merge))
         })?;
-        join(left, right, table).map_err(|part| {
+        let made = join(left, right, table).map_err(|part| {
             let key = format!("/model/merges/{index}");
             malformed(TOKENIZER_JSON, &key, "a merge joins tokens to a token")
                 .mismatch("a token", format!("{part:?}"))
         })?;
+        if made.is_none() {
+            continue;
+        }
         texts.push(format!("{} {}", left.replace(' ', "Ġ"), right.replace(' ', "Ġ")).as_bytes());
     }
     Ok(texts)
@@ -130,15 +133,18 @@ pub(super) fn pair(merge: &Json) -> Option<(&str, &str)> {
     }
 }
 
-/// The id of the token that two parts make.
+/// The id of the token that two parts make; `None` where one of the three has no row.
 ///
 /// # Errors
 /// One of the three is no token: its text.
-pub(super) fn join(left: &str, right: &str, table: &Table) -> Result<usize, String> {
-    let id = |part: &str| table.id(part).ok_or_else(|| part.to_owned());
-    id(left)?;
-    id(right)?;
-    id(&format!("{left}{right}"))
+pub(super) fn join(left: &str, right: &str, table: &Table) -> Result<Option<usize>, String> {
+    let id = |part: &str| match table.id(part) {
+        None if !table.is_beyond(part) => Err(part.to_owned()),
+        id => Ok(id),
+    };
+    let (left_id, right_id) = (id(left)?, id(right)?);
+    let made = id(&format!("{left}{right}"))?;
+    Ok(made.filter(|_| left_id.is_some() && right_id.is_some()))
 }
 
 /// Whether the merges of a `tokenizer.json` lead from its characters to each of its tokens: then it
@@ -186,10 +192,12 @@ fn merges_text(text: &str, table: &Table) -> Result<Texts, Diagnostic> {
             [] => {}
             _ if number == 0 && line.starts_with("#version") => {}
             [left, right] => {
-                join(left, right, table).map_err(|part| {
+                let made = join(left, right, table).map_err(|part| {
                     wrong("a merge joins tokens to a token", "a token", format!("{part:?}"))
                 })?;
-                texts.push(format!("{left} {right}").as_bytes());
+                if made.is_some() {
+                    texts.push(format!("{left} {right}").as_bytes());
+                }
             }
             _ => return Err(wrong("a merge is two parts", "a b", format!("{line:?}"))),
         }

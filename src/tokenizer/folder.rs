@@ -1,6 +1,6 @@
 //! The files of a tokenizer, read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::Value as Json;
 
@@ -89,11 +89,23 @@ impl Folder {
         [&self.settings, &self.special].into_iter().find_map(|file| content(file.get(name)?))
     }
 
-    /// Every token that the settings give a role.
+    /// Every token that the settings give a role. `extra_special_tokens` of transformers 5 also has
+    /// what was only added: a token of it counts where its own entry does not say that it is part
+    /// of texts.
     pub(super) fn all_named(&self) -> impl Iterator<Item = &str> {
+        let added = self.tokenizer.as_ref().and_then(|json| json.get("added_tokens"));
+        let added = added.and_then(Json::as_array).into_iter().flatten();
+        let decoder = self.settings.get("added_tokens_decoder").and_then(Json::as_object);
+        let entries = added.chain(decoder.into_iter().flat_map(|map| map.values()));
+        let plain = entries.filter(|entry| entry["special"] == false);
+        let plain: HashSet<&str> = plain.filter_map(content).collect();
         let entries = [&self.settings, &self.special].into_iter().filter_map(Json::as_object);
-        entries.flatten().flat_map(|(key, value)| -> Vec<&str> {
+        entries.flatten().flat_map(move |(key, value)| -> Vec<&str> {
             match value {
+                Json::Array(list) if key == "extra_special_tokens" => {
+                    let texts = list.iter().filter_map(content);
+                    texts.filter(|text| !plain.contains(text)).collect()
+                }
                 value if key.ends_with("_token") => content(value).into_iter().collect(),
                 Json::Array(list) if key.ends_with("_special_tokens") => {
                     list.iter().filter_map(content).collect()

@@ -126,6 +126,7 @@ fn keys(
         made.table.make_control(id);
     }
     made.table.check(made.file)?;
+    findings.extend(made.table.left_out(made.file));
 
     let mut keys = Keys { metadata: Metadata::default(), findings };
     let mut put =

@@ -53,12 +53,7 @@ pub(super) fn from_model(
         model.pieces = renumbered(model.pieces, moved);
     }
     let mut table = Table::new(rows);
-    let beyond = model.pieces.len().saturating_sub(rows);
-    if beyond != 0 {
-        let message = format!("{beyond} tokens have no row in the embedding and are left out");
-        findings.push(Diagnostic::warning(rule::APPROXIMATE, message).file(name));
-    }
-    for (id, piece) in model.pieces.iter().take(rows).enumerate() {
+    for (id, piece) in model.pieces.iter().enumerate() {
         // Looked for in texts as they come.
         let text = match piece.kind {
             USER_DEFINED => piece.text.replace(SPACE, " "),
@@ -68,7 +63,7 @@ pub(super) fn from_model(
         table.add(id as u64, token, name, "")?;
     }
     let named: HashSet<&str> = folder.all_named().collect();
-    for added in added::settings(folder, &named)? {
+    for added in added::beside_model(folder, &named)? {
         let id = usize::try_from(added.id).unwrap_or(usize::MAX);
         // Where scores are summed, the model knows best what its own pieces are.
         if !merges && table.get(id).is_some() {
@@ -77,14 +72,8 @@ pub(super) fn from_model(
         let mut token = added.token();
         // `added_tokens.json` says less than `added_tokens_decoder`, which replaces it.
         token.score = ADDED_SCORE;
-        if !table.replace(id, token) {
-            let message =
-                format!("the token {:?} has no row in the embedding and is left out", added.text);
-            findings.push(
-                Diagnostic::warning(rule::APPROXIMATE, message)
-                    .file(CONFIG)
-                    .mismatch(format!("an id below {rows}"), added.id),
-            );
+        if !table.replace(id, token.clone()) {
+            table.add(added.id, token, name, "")?;
         }
     }
     let ids = [("bos", model.bos), ("eos", model.eos), ("unk", model.unk), ("pad", model.pad)];
@@ -268,6 +257,7 @@ fn merged(model: &Json, rows: usize, added: &HashSet<u64>) -> Result<Table, Diag
             malformed(TOKENIZER_JSON, &key, "a merge joins tokens to a token")
                 .mismatch("a token", format!("{part:?}"))
         })?;
+        let Some(made) = made else { continue };
         let next = places.len();
         places.entry(made).or_insert(next);
     }

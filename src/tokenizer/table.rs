@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::folder::malformed;
+use super::rule;
 use super::sentencepiece::{CONTROL, UNUSED, USER_DEFINED};
 use crate::base::diagnostic::Diagnostic;
 use crate::metadata::{Array, Texts, Value};
@@ -22,11 +23,13 @@ pub(super) struct Token {
 pub(super) struct Table {
     rows: Vec<Option<Token>>,
     ids: HashMap<String, usize>,
+    /// Tokens whose ids are beyond the rows, which no model can be given.
+    beyond: HashMap<String, u64>,
 }
 
 impl Table {
     pub(super) fn new(rows: usize) -> Table {
-        Table { rows: vec![None; rows], ids: HashMap::new() }
+        Table { rows: vec![None; rows], ids: HashMap::new(), beyond: HashMap::new() }
     }
 
     pub(super) fn get(&self, id: usize) -> Option<&Token> {
@@ -45,10 +48,31 @@ impl Table {
         self.rows.iter_mut().flatten()
     }
 
-    /// Gives a row its token.
+    /// Whether a text is that of a token without a row.
+    pub(super) fn is_beyond(&self, text: &str) -> bool {
+        self.beyond.contains_key(text)
+    }
+
+    /// Tells of the tokens without a row, which are left out.
+    pub(super) fn left_out(&self, file: &str) -> Option<Diagnostic> {
+        let (text, id) = self.beyond.iter().min_by_key(|(_, id)| **id)?;
+        let message = match self.beyond.len() {
+            1 => format!("the token {text:?} has no row in the embedding and is left out"),
+            n => format!(
+                "{n} tokens, {text:?} the first, have no row in the embedding and are left out"
+            ),
+        };
+        let finding = Diagnostic::warning(rule::APPROXIMATE, message).file(file);
+        Some(finding.mismatch(format!("ids below {}", self.rows.len()), id).help(
+            "a text that has one becomes other ids than the tokenizer gives; is it the tokenizer that \
+             the model was trained with?",
+        ))
+    }
+
+    /// Gives a row its token; one without a row is left out.
     ///
     /// # Errors
-    /// There is no such row, or another token has it.
+    /// Another token has the row.
     pub(super) fn add(
         &mut self,
         id: u64,
@@ -56,13 +80,10 @@ impl Table {
         file: &str,
         key: &str,
     ) -> Result<(), Diagnostic> {
-        let rows = self.rows.len();
         let row = usize::try_from(id).ok().and_then(|id| self.rows.get_mut(id));
         let Some(row) = row else {
-            let message = format!("the token {:?} has no row in the embedding", token.text);
-            return Err(malformed(file, key, message)
-                .mismatch(format!("an id below {rows}"), id)
-                .help("take the tokenizer that the model was trained with"));
+            self.beyond.insert(token.text, id);
+            return Ok(());
         };
         match row {
             Some(other) if other.text != token.text => {

@@ -131,12 +131,6 @@ fn ids_that_contradict_each_other_are_refused() {
         4,
         "T001 the id of a token is a number file=tokenizer.json key=/model/vocab/a expected=0 or more found=-1",
     );
-    let beyond = tokenizer(json!({"a": 0, "b/c": 4}), json!([]), json!([]));
-    refused(
-        &[("tokenizer.json", &beyond)],
-        4,
-        "T001 the token \"b/c\" has no row in the embedding file=tokenizer.json key=/model/vocab/b~1c expected=an id below 4 found=4",
-    );
     let added = tokenizer(json!({"a": 0}), json!([]), json!([{"id": 0, "content": "<s>"}]));
     refused(
         &[("tokenizer.json", &added)],
@@ -193,6 +187,46 @@ fn merges_join_tokens_to_tokens() {
     assert!(pair(b"#version: 0.2\na b\n").is_ok());
     let findings = pair(b"#version: 0.2\na b\nb a\n").unwrap_err();
     assert_eq!(findings[0].bytes, Some([18, 21]));
+}
+
+#[test]
+fn a_token_without_a_row_is_left_out_and_told_of() {
+    let vocab = json!({"a": 0, "b": 1, "ab": 2, "aab": 4});
+    let added = json!([{"id": 5, "content": "[PAD]", "special": true}]);
+    let tokenizer = bytes_json(vocab, json!(["a b", "a ab"]), added);
+    let keys = convert(&[("tokenizer.json", &tokenizer)], 4).unwrap();
+    let tokens = json!({"array": {"string": ["a", "b", "ab", "[PAD3]"]}});
+    assert_eq!(value(&keys, "tokenizer.ggml.tokens"), tokens);
+    // Nothing merges what is not there.
+    assert_eq!(value(&keys, "tokenizer.ggml.merges"), json!({"array": {"string": ["a b"]}}));
+    let [finding] = keys.findings.as_slice() else { panic!("{:#?}", keys.findings) };
+    assert_eq!(finding.rule, "T003");
+    assert_eq!(
+        finding.message,
+        "2 tokens, \"aab\" the first, have no row in the embedding and are left out"
+    );
+}
+
+#[test]
+fn what_is_special_is_what_its_own_entry_says() {
+    let vocab = json!({"a": 0});
+    let added = json!([
+        {"id": 1, "content": "\u{2581}\u{2581}", "special": false},
+        {"id": 2, "content": "<tool>", "special": false},
+        {"id": 3, "content": "<end>", "special": true}
+    ]);
+    let tokenizer = bytes_json(vocab, json!([]), added);
+    let kinds = |settings: Json| {
+        let settings = settings.to_string().into_bytes();
+        let files: [(&str, &[u8]); 2] =
+            [("tokenizer.json", &tokenizer), ("tokenizer_config.json", &settings)];
+        value(&convert(&files, 4).unwrap(), "tokenizer.ggml.token_type")
+    };
+    let listed = json!(["\u{2581}\u{2581}", "<tool>", "<end>"]);
+    let plain = json!({"array": {"i32": [1, 4, 4, 3]}});
+    assert_eq!(kinds(json!({"extra_special_tokens": listed})), plain);
+    let all = json!({"array": {"i32": [1, 3, 3, 3]}});
+    assert_eq!(kinds(json!({"additional_special_tokens": listed})), all);
 }
 
 #[test]
@@ -279,6 +313,20 @@ fn pieces_keep_what_they_are() {
     assert_eq!(value(&keys, "tokenizer.ggml.eos_token_id"), Json::Null);
     let fewer = convert(&[("tokenizer.model", &model)], 3).unwrap();
     assert_eq!(fewer.findings[0].rule, "T003");
+    // Of settings without added tokens, as transformers 5 writes them, tokenizer.json has them.
+    let json = json!({"added_tokens": [{"id": 5, "content": "<end>", "special": true}]});
+    let json = json.to_string().into_bytes();
+    let with = |settings: &[u8]| {
+        let files: [(&str, &[u8]); 3] = [
+            ("tokenizer.model", &model),
+            ("tokenizer.json", &json),
+            ("tokenizer_config.json", settings),
+        ];
+        let keys = convert(&files, 6).unwrap();
+        value(&keys, "tokenizer.ggml.tokens")["array"]["string"][5].clone()
+    };
+    assert_eq!(with(b"{}"), "<end>");
+    assert_eq!(with(br#"{"added_tokens_decoder": {"5": {"content": "<own>"}}}"#), "<own>");
     // Merges, by `model_type`: spaces that the normalizer takes away stay.
     let merges: Vec<u8> = model.iter().copied().chain([0x12, 2, 0x18, 2]).collect();
     let keys = convert(&[("tokenizer.model", &merges)], 6).unwrap();

@@ -200,11 +200,34 @@ fn pairs<R: Real>(
 /// Whether every output is the oracle's.
 pub(crate) fn compare<R: Real>(spec: &Spec, fixture: &Fixture) -> Result<(), String> {
     let loaded = open(spec, &fixture.checkpoint)?;
+    let far = farthest::<R>(&loaded, fixture)?;
+    match far.iter().find(|far| far.relative.is_nan() || TOLERANCE < far.relative) {
+        Some(Far { name, by, scale, .. }) => {
+            Err(format!("{name} differs by {by:e} where the greatest is {scale}"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// How far one output is from the oracle's.
+pub(crate) struct Far {
+    pub(crate) name: String,
+    /// The greatest difference of two numbers; NaN if one is.
+    pub(crate) by: f64,
+    /// The oracle's greatest number.
+    pub(crate) scale: f64,
+    /// `by` in terms of `scale`.
+    pub(crate) relative: f64,
+}
+
+/// How far each output is from the oracle's.
+pub(crate) fn farthest<R: Real>(loaded: &Loaded, fixture: &Fixture) -> Result<Vec<Far>, String> {
     let inputs = inputs(&fixture.oracle["inputs"]);
     let class = fixture.oracle["architecture"].as_str().unwrap();
-    let found = outputs::<R>(&loaded, &inputs, class)?;
+    let found = outputs::<R>(loaded, &inputs, class)?;
     let wanted = fixture.oracle["outputs"].as_object().unwrap();
     assert!(!wanted.is_empty(), "{}", fixture.name);
+    let mut all = Vec::new();
     for (name, wanted) in wanted {
         // Closed: an output that nothing computes is a failure.
         let found = found.get(name).ok_or_else(|| format!("nothing computes {name}"))?;
@@ -213,14 +236,11 @@ pub(crate) fn compare<R: Real>(spec: &Spec, fixture: &Fixture) -> Result<(), Str
             return Err(format!("{name}: nothing to compare"));
         }
         let scale = pairs.iter().map(|(wanted, _)| wanted.abs()).fold(0.0, f64::max);
-        let far = pairs
+        let by = pairs
             .iter()
             .map(|(wanted, found)| (wanted - found).abs())
             .fold(0.0, |a: f64, b| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) });
-        let relative = far / scale.max(1e-30);
-        if relative.is_nan() || TOLERANCE < relative {
-            return Err(format!("{name} differs by {far:e} where the greatest is {scale}"));
-        }
+        all.push(Far { name: name.clone(), by, scale, relative: by / scale.max(1e-30) });
     }
-    Ok(())
+    Ok(all)
 }

@@ -240,8 +240,11 @@ fn edit_tensors(spec: &Spec, package: &Path, edit: &Edit) -> Result<()> {
     if found { Ok(()) } else { Err(bad(format!("{edit:?} finds nothing"))) }
 }
 
-/// Makes the manifest anew, so that what is wrong elsewhere is all that is wrong.
-pub(super) fn seal(package: &Path) -> Result<()> {
+/// Makes the manifest of a package anew, so that what is wrong elsewhere is all that is wrong.
+///
+/// # Errors
+/// `model.json` or a file of tensors cannot be read.
+pub fn seal(package: &Path) -> Result<()> {
     let model: Model = serde_json::from_slice(&read(&package.join(MODEL_FILE))?)
         .map_err(|err| bad(err.to_string()))?;
     let mut tensors: BTreeMap<String, TensorFacts> = BTreeMap::new();

@@ -22,6 +22,7 @@ use crate::folder;
 use crate::package::{Conformance, MODEL_FILE};
 use crate::spec::{Spec, conformance_file};
 
+pub use self::edit::seal;
 pub use self::own::Own;
 
 /// A program that answers requests.
