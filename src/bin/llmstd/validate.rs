@@ -1,6 +1,7 @@
 //! `llmstd validate`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -218,9 +219,9 @@ impl Policies {
             Policies { read: BTreeMap::new(), one: args.config.clone(), isolated: args.isolated };
         for input in found {
             let Some(path) = policies.path(&input.path) else { continue };
-            if !policies.read.contains_key(&path) {
-                let policy = Policy::read(&path, spec)?;
-                policies.read.insert(path, policy);
+            if let Entry::Vacant(place) = policies.read.entry(path) {
+                let policy = Policy::read(place.key(), spec)?;
+                place.insert(policy);
             }
         }
         Ok(policies)
