@@ -17,6 +17,7 @@ use crate::folder::{self, Opened};
 use crate::format;
 use crate::format::gguf::types::{Block, TYPES};
 use crate::metadata::Value;
+use crate::plan::dialect;
 use crate::plan::import::choose;
 use crate::spec::Spec;
 
@@ -162,13 +163,19 @@ fn described(opened: &mut Opened, spec: &Spec) -> Result<Described> {
     if format.is_some_and(|format| format.is_complete) {
         return Ok((None, BTreeMap::new()));
     }
-    let dialect = format.map_or("hf", |format| format.dialect);
+    let format = format.map_or("hf", |format| format.dialect);
     let Some(Json::Object(config)) = opened.json("config.json")? else {
         return Ok((None, BTreeMap::new()));
     };
     let json = Json::Object(config.clone());
     // What is not known is shown without an architecture; converting says why.
-    let map = choose(spec, dialect, &opened.checkpoint, &json, None, &mut Vec::new()).ok();
+    let translated = dialect::of(spec, format, &opened.checkpoint)
+        .and_then(|of| Some((of, dialect::read(of, &opened.checkpoint, &|_, _| Ok(true)).ok()?)));
+    let (format, checkpoint) = match &translated {
+        Some((dialect, translated)) => (dialect.of.as_str(), &translated.checkpoint),
+        None => (format, &opened.checkpoint),
+    };
+    let map = choose(spec, format, checkpoint, &json, None, &mut Vec::new()).ok();
     Ok((map.map(|map| map.arch.clone()), config.into_iter().collect()))
 }
 

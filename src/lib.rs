@@ -25,6 +25,8 @@
 //! | [`convert`] | the conversion: open, plan, execute, rename when whole |
 //! | [`run`] | what a model answers: any supported checkpoint through the reference forward |
 //! | [`validate`] | validation end to end: open, apply the rules, report |
+//! | [`verify`] | the bytes of a package held to a manifest |
+//! | [`policy`] | what a project asks of its models: `llmstd.toml`, waivers, baselines |
 //! | [`version`] | one side of a diff: any input in the terms of a manifest |
 //! | [`diff`] | what changed between two versions, and whom it breaks |
 //! | [`inspect`] | what a checkpoint is, from its headers |
@@ -67,6 +69,7 @@ pub mod manifest;
 pub mod metadata;
 pub mod package;
 pub mod plan;
+pub mod policy;
 pub mod report;
 pub mod rule;
 pub mod run;
@@ -74,4 +77,5 @@ pub mod schema;
 pub mod spec;
 pub mod tokenizer;
 pub mod validate;
+pub mod verify;
 pub mod version;

@@ -160,6 +160,22 @@ impl Semantics {
             tasks: model.tasks.clone(),
         }
     }
+
+    /// The `model.json` that says it, of a version of the standard; without its history.
+    pub fn model(&self, spec: &str) -> Model {
+        Model {
+            spec: spec.to_owned(),
+            requires: self.requires.clone(),
+            conformance: self.conformance,
+            architecture: self.architecture.clone(),
+            hyperparameters: self.hyperparameters.clone(),
+            tokens: self.tokens.clone(),
+            ties: self.ties.clone(),
+            encodings: self.encodings.clone(),
+            tasks: self.tasks.clone(),
+            history: Vec::new(),
+        }
+    }
 }
 
 /// What decides which ids a text becomes.

@@ -267,6 +267,10 @@ pub struct ForeignTensor {
     /// there, or with the mapping's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_as: Option<String>,
+    /// The axes of the file that the mapping reads it by, in its order, where that is another; what is
+    /// not named has one entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub axes: Option<Vec<usize>>,
 }
 
 impl ForeignTensor {

@@ -16,21 +16,25 @@ use crate::diff::Diff;
 use crate::inspect::Inspection;
 use crate::manifest::Manifest;
 use crate::package::{Model, Provenance};
+use crate::policy;
 use crate::run;
 use crate::spec::listing::{Checked, Export, Listing, Pages};
 use crate::spec::{Spec, schema};
 use crate::validate::Validation;
+use crate::verify::Verified;
 
 /// The names of the schemas, `model` for `model.schema.json`, with what they describe.
 pub fn all() -> Vec<(&'static str, Json)> {
     let spec = Spec::current();
     let mut all = vec![
+        ("baseline", of::<policy::baseline::Baseline>()),
         ("convert", of::<Report>()),
         ("diff", of::<Diff>()),
         ("explain", of::<Pages>()),
         ("inspect", of::<Inspection>()),
         ("manifest", of::<Manifest>()),
         ("model", of::<Model>()),
+        ("policy", of::<policy::file::File>()),
         ("refusal", of::<Refusal>()),
         ("run", of::<run::Report>()),
         ("source", of::<Provenance>()),
@@ -42,6 +46,7 @@ pub fn all() -> Vec<(&'static str, Json)> {
         ("spec-new-arch", of::<Draft>()),
         ("spec-tensors", of::<TensorList>()),
         ("validate", of::<Validation>()),
+        ("verify", of::<Verified>()),
     ];
     all.extend(schema::of_data_files());
     all.into_iter().map(|(name, schema)| (name, publish(&spec, name, schema))).collect()

@@ -1,5 +1,7 @@
 //! Validation of a package, or of a foreign checkpoint, end to end: open, apply the rules, report.
 
+pub mod below;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -13,7 +15,7 @@ use crate::checkpoint::{Checkpoint, Payload};
 use crate::convert::{self, Failure, Progress, Request};
 use crate::exec::scan;
 use crate::folder::{self, Opened};
-use crate::package::{Conformance, Model};
+use crate::package::{Conformance, MANIFEST_FILE, Model};
 use crate::plan::Tensors;
 use crate::plan::program::Output;
 use crate::rule::view::{Counted, PackageView, Stored, is_package};
@@ -45,6 +47,108 @@ pub struct Validation {
     pub passes: bool,
     /// Each input, in the order they were named.
     pub inputs: Vec<Input>,
+    /// What is wrong with policies and baselines themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicyFindings>,
+}
+
+/// What is wrong with a policy or a baseline: what it says and nothing fits.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct PolicyFindings {
+    /// The file.
+    pub path: String,
+    /// What was found.
+    pub findings: Vec<Diagnostic>,
+}
+
+/// A rule of the policy, and what came of it.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct PolicyCheck {
+    /// The rule's number.
+    pub rule: &'static str,
+    /// The rule's name.
+    pub name: &'static str,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Why it was not applied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<&'static str>,
+    /// How many findings it has.
+    pub findings: usize,
+}
+
+/// What an input holds, which policies are about.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+pub struct Contents {
+    /// How many plain tensors there are of each dtype.
+    pub dtypes: BTreeMap<String, u64>,
+    /// How many packed tensors there are of each encoding.
+    pub encodings: BTreeMap<String, u64>,
+    /// The bytes of all tensors.
+    pub bytes: u64,
+    /// The tasks that it serves.
+    pub tasks: Vec<String>,
+    /// The licences that are stated: at the head of `README.md`, or in the metadata.
+    pub licences: Vec<String>,
+    /// The digests of its manifest.
+    pub digests: BTreeMap<&'static str, String>,
+}
+
+impl Contents {
+    fn of(view: &PackageView<'_>) -> Contents {
+        let mut contents = Contents::default();
+        let encodings = view.model.good().map(|model| &model.encodings);
+        for tensor in &view.tensors {
+            contents.bytes = contents.bytes.saturating_add(tensor.len);
+            let entry = encodings.and_then(|encodings| encodings.get(&tensor.name));
+            let n = match entry {
+                Some(entry) => {
+                    let id = entry.get("encoding").and_then(serde_json::Value::as_str);
+                    contents.encodings.entry(id.unwrap_or("not known").to_owned()).or_default()
+                }
+                // A scale or a zero point belongs to its encoding.
+                None if view.whole_of(&tensor.name).is_some() => continue,
+                None => contents.dtypes.entry(tensor.dtype.name().to_owned()).or_default(),
+            };
+            *n += 1;
+        }
+        if let Some(model) = view.model.good() {
+            contents.tasks = model.tasks.iter().map(|task| task.id.clone()).collect();
+        }
+        if let Some(manifest) = view.manifest.good() {
+            let each = manifest.digests.each().into_iter();
+            contents.digests =
+                each.filter_map(|(name, digest)| Some((name, digest?.to_owned()))).collect();
+        }
+        let card = view.bytes(CARD_FILE).unwrap_or_default();
+        contents.licences = licences(&String::from_utf8_lossy(card));
+        contents
+    }
+}
+
+/// The model card, with its licence at the head.
+const CARD_FILE: &str = "README.md";
+
+/// The licences that the head of a model card states: `license: mit`, or a list.
+fn licences(card: &str) -> Vec<String> {
+    let mut lines = card.lines();
+    if lines.next().map(str::trim_end) != Some("---") {
+        return Vec::new();
+    }
+    let clean = |word: &str| word.trim().trim_matches(['"', '\'', '[', ']']).to_owned();
+    let head: Vec<&str> = lines.take_while(|line| line.trim_end() != "---").collect();
+    let mut found = Vec::new();
+    for (at, line) in head.iter().enumerate() {
+        let Some(said) = line.strip_prefix("license:") else { continue };
+        if said.trim().is_empty() {
+            let below = head[at + 1..].iter().map_while(|line| line.trim().strip_prefix("- "));
+            found.extend(below.map(clean));
+        } else {
+            found.extend(said.split(',').map(clean));
+        }
+    }
+    found.retain(|word| !word.is_empty());
+    found
 }
 
 /// The schema of [`Validation`].
@@ -102,6 +206,8 @@ pub struct Report {
     pub valid: bool,
     /// Whether nothing was found that the policy fails on; without a policy, whether it is valid.
     pub passes: bool,
+    /// The least level of a finding that fails.
+    pub fail_on: Level,
     /// What it is.
     pub kind: Kind,
     /// The architecture, where it says one.
@@ -124,6 +230,12 @@ pub struct Report {
     pub tensors: usize,
     /// What was checked.
     pub checks: Vec<Check>,
+    /// What it holds; absent where it is too damaged to tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contents: Option<Contents>,
+    /// What the policy asked of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policy: Vec<PolicyCheck>,
     /// What was found, by the rules of the standard and of the policy.
     pub findings: Vec<Diagnostic>,
     /// What was found and does not count.
@@ -160,6 +272,16 @@ impl Validation {
     ///
     /// An input is valid if it was checked and nothing is wrong with it.
     pub fn of(inputs: Vec<Input>) -> Validation {
+        Validation::with_policies(inputs, Vec::new(), Level::Error)
+    }
+
+    /// Puts inputs together, and what is wrong with the policies; a finding there of `fail_on` or
+    /// worse fails too.
+    pub fn with_policies(
+        inputs: Vec<Input>,
+        policies: Vec<PolicyFindings>,
+        fail_on: Level,
+    ) -> Validation {
         let all = |holds: fn(&Report) -> bool| {
             inputs.iter().all(|input| match &input.result {
                 InputResult::Report(report) => holds(report),
@@ -167,8 +289,10 @@ impl Validation {
                 InputResult::Skipped(_) => true,
             })
         };
-        let (valid, passes) = (all(|report| report.valid), all(|report| report.passes));
-        Validation { schema: SCHEMA, valid, passes, inputs }
+        let told = policies.iter().flat_map(|policy| &policy.findings);
+        let kept = told.map(|finding| finding.level).all(|level| level < fail_on);
+        let (valid, passes) = (all(|report| report.valid), all(|report| report.passes) && kept);
+        Validation { schema: SCHEMA, valid, passes, inputs, policies }
     }
 }
 
@@ -181,6 +305,8 @@ pub fn validate(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<Repor
     let metadata = path.metadata().map_err(|err| Error::io(path, "open", err))?;
     let report = if metadata.is_dir() && is_package(path, &folder::list(path)?) {
         validate_package(path, spec, options)?
+    } else if metadata.is_file() && is_manifest(path) {
+        validate_manifest(path, spec, options)?
     } else {
         validate_foreign(path, spec, options)?
     };
@@ -218,6 +344,26 @@ fn nothing_applied(path: &Path, report: &Report) -> Error {
     Error::unsupported(message).in_file(path)
 }
 
+/// Whether a file is a manifest, or was meant to be one.
+fn is_manifest(path: &Path) -> bool {
+    let is_json = path.extension().is_some_and(|end| end == "json");
+    let words = b"llmstd.manifest";
+    is_json
+        && (path.file_name().is_some_and(|name| name == MANIFEST_FILE)
+            || std::fs::read(path)
+                .is_ok_and(|text| text.windows(words.len()).any(|window| window == words)))
+}
+
+/// A manifest alone is held to what it says of a package that is elsewhere.
+fn validate_manifest(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<Report> {
+    let view = PackageView::of_manifest(spec, path)?;
+    let level = options.level.or(view.claimed()).unwrap_or(Conformance::Container);
+    let verdict = rule::verdict(&view, level, options.selection);
+    let mut report = report(Kind::Manifest, &view, level, verdict, Vec::new(), None, options);
+    report.claimed = view.claimed();
+    Ok(report)
+}
+
 fn validate_package(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<Report> {
     let mut view = PackageView::open(spec, path)?;
     if options.deep {
@@ -238,7 +384,7 @@ fn validate_package(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
     // What cannot be read claims nothing; its container is told of.
     let level = options.level.or(claimed).unwrap_or(Conformance::Container);
     let verdict = rule::verdict(&view, level, options.selection);
-    Ok(report(Kind::Package, &view, level, verdict, Vec::new(), options))
+    Ok(report(Kind::Package, &view, level, verdict, Vec::new(), None, options))
 }
 
 fn report(
@@ -247,6 +393,7 @@ fn report(
     level: Conformance,
     verdict: Verdict,
     planned: Vec<Diagnostic>,
+    stated: Option<String>,
     options: &Options<'_>,
 ) -> Report {
     let Verdict { checks, findings: found, mut reached } = verdict;
@@ -261,10 +408,15 @@ fn report(
     findings.extend(found);
     let applied = |check: &Check| level < check.level || check.outcome != Outcome::Skipped;
     let valid = findings.iter().all(|finding| finding.level != Level::Error);
+    let mut contents = Contents::of(view);
+    contents.licences.extend(stated);
     Report {
         valid,
         passes: valid,
+        fail_on: Level::Error,
         waived: Vec::new(),
+        policy: Vec::new(),
+        contents: Some(contents),
         kind,
         architecture: view.model.good().and_then(|model| model.architecture.clone()),
         level,
@@ -393,6 +545,10 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
     // What the conversion tells by rules that are applied here is not told twice.
     let mut planned = examined.findings;
     planned.retain(|finding| rule::rule(finding.rule).is_none_or(|rule| level < rule.level));
+    let stated = match opened.checkpoint.typed_metadata.get("general.license") {
+        Some(crate::metadata::Value::String(licence)) => Some(licence.to_string()),
+        _ => None,
+    };
     let mut unread = None;
     if options.deep {
         match foreign_census(&mut opened, options) {
@@ -409,7 +565,7 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
         view.count(census);
     }
     let verdict = rule::verdict(&view, level, options.selection);
-    Ok(report(Kind::Foreign, &view, level, verdict, planned, options))
+    Ok(report(Kind::Foreign, &view, level, verdict, planned, stated, options))
 }
 
 /// Reads the values of a foreign checkpoint that there is no plan for, and adds what the rules about
@@ -474,7 +630,10 @@ fn refused(
     Report {
         valid,
         passes: valid,
+        fail_on: Level::Error,
         waived: Vec::new(),
+        policy: Vec::new(),
+        contents: None,
         kind: Kind::Foreign,
         architecture: None,
         level,

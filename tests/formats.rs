@@ -64,6 +64,36 @@ fn tensorflow_checkpoints_read_as_tensorflow_reads_them() {
 }
 
 #[test]
+fn hdf5_files_of_every_age_read_as_h5py_reads_them() {
+    check_golden("keras");
+}
+
+#[test]
+fn groups_that_lie_in_themselves_and_files_that_end_early_are_refused() {
+    let whole = fs::read(fixtures().join("keras/old.h5")).unwrap();
+    let refused = |bytes: &[u8]| {
+        let scratch = tempfile::tempdir().unwrap();
+        fs::write(scratch.path().join("x.h5"), bytes).unwrap();
+        folder::open(&scratch.path().join("x.h5")).err().unwrap().message().to_owned()
+    };
+    let root: [u8; 8] = whole[64..72].try_into().unwrap();
+    let mut looped = whole.clone();
+    for at in (0..whole.len() - 24).filter(|&at| whole[at..].starts_with(b"SNOD")) {
+        looped[at + 16..at + 24].copy_from_slice(&root);
+    }
+    let err = refused(&looped);
+    assert!(err.ends_with("lies in itself"), "{err}");
+    // A tree of names whose child is itself.
+    let mut looped = whole.clone();
+    let tree = (0..whole.len()).find(|&at| whole[at..].starts_with(b"TREE\0")).unwrap();
+    looped[tree + 32..tree + 40].copy_from_slice(&(tree as u64).to_le_bytes());
+    let err = refused(&looped);
+    assert!(err.contains("a tree of names that leads into itself"), "{err}");
+    let err = refused(&whole[..whole.len() - 1]);
+    assert!(err.contains("says that it has"), "{err}");
+}
+
+#[test]
 fn a_saved_model_is_found_in_its_folder() {
     let opened = folder::open(&fixtures().join("tf/saved")).unwrap();
     assert_eq!(opened.weights, ["variables/variables.index"]);
@@ -141,6 +171,8 @@ fn damaged_files_are_refused_or_read_and_never_stop_the_program() {
         ("numpy", "cube.npy"),
         ("flax", "flax_model.msgpack"),
         ("flax", "chunk.msgpack"),
+        ("keras", "old.h5"),
+        ("keras", "new.h5"),
         ("tf/v2", "bert_model.ckpt.index"),
         ("tf/obj", "ckpt-1.index"),
     ] {

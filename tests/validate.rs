@@ -788,7 +788,7 @@ fn printed() -> BTreeSet<String> {
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
         let words = code.split('"').filter(|word| {
             word.len() == 4
-                && word.starts_with(['D', 'P', 'R', 'T', 'V'])
+                && word.starts_with(['D', 'L', 'P', 'R', 'T', 'V'])
                 && word[1..].bytes().all(|byte| byte.is_ascii_digit())
         });
         found.extend(words.map(str::to_owned));

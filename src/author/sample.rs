@@ -338,7 +338,7 @@ fn sample(
         }),
         tool: concat!("llmstd ", env!("CARGO_PKG_VERSION")).to_owned(),
         tensors: foreign
-            .map(|name| ForeignTensor { name, dtype: "F32".to_owned(), read_as: None })
+            .map(|name| ForeignTensor { name, dtype: "F32".to_owned(), read_as: None, axes: None })
             .collect(),
         copies: Vec::new(),
         dropped,

@@ -1,10 +1,10 @@
 //! What a person may have meant by a word that nobody knows.
 
 /// The known word that is the nearest to `wanted`, if it is near enough to have been meant: at most a
-/// third of its letters are others (Levenshtein).
+/// third of its letters are others (edits of a letter, and neighbours that change places).
 pub fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = wanted.to_lowercase();
-    let distance = |word: &&str| strsim::levenshtein(&wanted, &word.to_lowercase());
+    let distance = |word: &&str| strsim::osa_distance(&wanted, &word.to_lowercase());
     let nearest = known.into_iter().min_by_key(distance)?;
     (3 * distance(&nearest) <= wanted.chars().count().max(3)).then_some(nearest)
 }

@@ -20,10 +20,11 @@ use crate::package::{
 };
 use crate::plan::import::Import;
 use crate::plan::program::{Content, Make, Output, whole};
-use crate::plan::{self, Decode, Facts, Tensors, aliases, export, generic, import, typed};
+use crate::plan::{self, Decode, Facts, Tensors, aliases, dialect, export, generic, import, typed};
 use crate::rule::view::{PackageView, Stored};
 use crate::rule::{self, Selection};
 use crate::spec::Spec;
+use crate::spec::dialect::Dialect;
 
 /// Answers the planner's questions from the bytes.
 struct Bytes<'a>(&'a Source);
@@ -89,11 +90,12 @@ pub(crate) fn canonical(
 ) -> std::result::Result<Canonical, Failure> {
     let mut findings = Vec::new();
     let format = foreign_format(opened);
-    let (config, config_text) = match format {
+    let dialect = dialect::of(request.spec, format, &opened.checkpoint);
+    let (config, stored_config) = match format {
         export::GGUF => {
             (Some(typed::config(request.spec, &opened.checkpoint, &opened.source)), None)
         }
-        _ => opened.config()?.unzip(),
+        _ => config_of(opened, dialect)?.unzip(),
     };
     let files = opened.weights.iter().map(|name| {
         let len = opened.source.find(name).map_or(0, |file| opened.source.extent(file).len);
@@ -110,7 +112,7 @@ pub(crate) fn canonical(
         dropped: Vec::new(),
         losses: BTreeMap::new(),
         files: files.collect(),
-        config: config_text.map(|text| ForeignConfig { path: CONFIG_FILE.to_owned(), text }),
+        config: stored_config,
     };
     let mut model = Model {
         spec: request.spec.version.clone(),
@@ -135,6 +137,7 @@ pub(crate) fn canonical(
                 name: tensor.name.clone(),
                 dtype: tensor.dtype.name().to_owned(),
                 read_as: None,
+                axes: None,
             })
             .collect();
         let buffers = Tensors::default();
@@ -151,16 +154,34 @@ pub(crate) fn canonical(
             .help("put the model's config.json beside them, or keep names and bytes with --generic")
             .into());
     };
-    let mut logical = opened.logical()?;
-    let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
+    let mut translated = match dialect {
+        Some(dialect) => {
+            let facts = Bytes(&opened.source);
+            let same = |left: &Tensor, right: &Tensor| facts.equal(left, right);
+            Some(dialect::read(dialect, &opened.checkpoint, &same)?)
+        }
+        None => None,
+    };
+    let format = dialect.map_or(format, |dialect| dialect.of.as_str());
+    let mut logical = match translated {
+        Some(_) => None,
+        None => opened.logical()?,
+    };
+    let of_dialect = translated.as_ref().map(|translated| &translated.checkpoint);
+    let checkpoint = of_dialect.or(logical.as_ref()).unwrap_or(&opened.checkpoint);
     let map =
         import::choose(request.spec, format, checkpoint, &config, request.arch, &mut findings)?;
     if let Some(found) = aliases::find(request.spec, map, checkpoint, &config)? {
-        opened.rename(&found.names);
+        if let Some(translated) = &mut translated {
+            translated.rename(&found.names);
+        } else {
+            opened.rename(&found.names);
+            logical = opened.logical()?;
+        }
         opened.checkpoint.findings.push(found.note);
-        logical = opened.logical()?;
     }
-    let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
+    let of_dialect = translated.as_ref().map(|translated| &translated.checkpoint);
+    let checkpoint = of_dialect.or(logical.as_ref()).unwrap_or(&opened.checkpoint);
     let numbers = typed::with_numbers(map, checkpoint, &mut opened.source);
     let checkpoint = numbers.as_ref().unwrap_or(checkpoint);
     let facts = Bytes(&opened.source);
@@ -201,15 +222,23 @@ pub(crate) fn canonical(
     model.conformance = claim(opened, request.spec, &model, &tensors, &mut findings);
     provenance.tensors = foreign
         .into_iter()
-        .map(|tensor| match opened.renamed.get(&tensor.name) {
-            Some(name) => {
-                ForeignTensor { name: name.clone(), read_as: Some(tensor.name), ..tensor }
-            }
-            None => tensor,
+        .flat_map(|tensor| {
+            let of_dialect = translated.as_ref().and_then(|of| of.names.get(&tensor.name).cloned());
+            let renamed = || Some(vec![(opened.renamed.get(&tensor.name)?.clone(), None)]);
+            let Some(stored) = of_dialect.or_else(renamed) else { return vec![tensor] };
+            let stored = stored.into_iter().map(|(name, axes)| {
+                let read_as = Some(tensor.name.clone());
+                ForeignTensor { name, read_as, axes, ..tensor.clone() }
+            });
+            stored.collect()
         })
         .collect();
     provenance.copies = copies;
     provenance.dropped = dropped;
+    if let Some(translated) = translated {
+        findings.extend(dialect::told(&translated.aside));
+        provenance.dropped.extend(translated.aside);
+    }
     provenance.map = Some(used);
     let map = Some(format!("{}/{}", map.format, map.name));
     Ok(Canonical { tensors, buffers, model, provenance, map, findings })
@@ -238,6 +267,29 @@ pub(crate) fn canonical_or_decoded(
     canonical.findings.push(Diagnostic::note("P012", message).help(plan::DECODE_HELP));
     Ok(canonical)
 }
+
+/// The config that the mappings read, and the one that the files have.
+fn config_of(
+    opened: &mut Opened,
+    dialect: Option<&Dialect>,
+) -> Result<Option<(Json, ForeignConfig)>> {
+    let own = dialect.and_then(|dialect| dialect.config.as_ref());
+    let found = opened.config()?;
+    // Beside the config of the mappings' library its own says nothing new.
+    let says = found.as_ref().is_some_and(|(config, _)| config.get(MODEL_TYPE).is_some());
+    let Some(own) = own.filter(|own| !says && opened.has(&own.file)) else {
+        let stored = |text| ForeignConfig { path: CONFIG_FILE.to_owned(), text };
+        return Ok(found.map(|(config, text)| (config, stored(text))));
+    };
+    let (Some(config), Some(text)) = (opened.json(&own.file)?, opened.text(&own.file)?) else {
+        return Ok(None);
+    };
+    let config = own.ours(&config, &dialect::present(&opened.checkpoint));
+    Ok(Some((config, ForeignConfig { path: own.file.clone(), text })))
+}
+
+/// What a config names its family by.
+const MODEL_TYPE: &str = "model_type";
 
 /// What an input is that is no model by itself, and what to do with it.
 fn refused_input(opened: &mut Opened, config: Option<&Json>) -> Option<Diagnostic> {

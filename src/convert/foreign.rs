@@ -22,12 +22,14 @@ use crate::folder::sentence_transformers::{self, MODULES_FILE};
 use crate::folder::{CONFIG_FILE, Opened};
 use crate::format;
 use crate::metadata::Metadata;
-use crate::package::{METADATA_FILE, Model, Provenance, TENSORS_STEM, Task};
+use crate::package::{ForeignConfig, METADATA_FILE, Model, Provenance, TENSORS_STEM, Task};
 use crate::plan::export::Origin;
 use crate::plan::program::Output;
-use crate::plan::{self, Decode, Exactness, Step, Tensors, export, typed};
+use crate::plan::{self, Decode, Exactness, Step, Tensors, dialect, export, typed};
 use crate::spec::Spec;
+use crate::spec::dialect::Dialect;
 use crate::spec::expr::as_int;
+use crate::spec::hparams::StackNames;
 use crate::spec::map::Map;
 
 /// The files that say how a model embeds, for a source that says it otherwise.
@@ -226,7 +228,7 @@ pub(super) fn export_plan(
         kept = (foreign_format(opened) == export::GGUF)
             .then(|| opened.checkpoint.typed_metadata.clone());
     }
-    let source = provenance.as_ref().filter(|source| source.format == format);
+    let recorded = provenance.as_ref().filter(|source| source.format == format);
     let Some(architecture) = &model.architecture else {
         let tensors = generic_export(&canonical_tensors, provenance.as_ref(), request.plan)?;
         if format != export::GGUF {
@@ -251,14 +253,15 @@ pub(super) fn export_plan(
             map: None,
         });
     };
+    let dialect = request.spec.dialect_to_write(format, architecture);
+    let translated = recorded.filter(|_| dialect.is_some()).map(dialect::record);
+    let source = translated.as_ref().map(|(record, _)| record).or(recorded);
+    let format = dialect.map_or(format, |dialect| dialect.of.as_str());
     let maps = export_maps(request.spec, format, architecture, source)?;
     let origin = source.map(|provenance| {
         let config = match format {
             export::GGUF => kept.as_ref().map(typed::keys),
-            _ => provenance
-                .config
-                .as_ref()
-                .and_then(|config| serde_json::from_str(&config.text).ok()),
+            _ => provenance.config.as_ref().and_then(|config| origin_config(config, dialect)),
         };
         Origin { provenance, config }
     });
@@ -300,10 +303,30 @@ pub(super) fn export_plan(
         // What stands in those files is there once.
         carried.retain(|name| tokenizer.is_empty() || name != METADATA_FILE);
     }
+    let mut extra = None;
+    if let Some(dialect) = dialect {
+        let names = StackNames {
+            hparams: &model.hyperparameters,
+            tokens: Some(&model.tokens),
+            stack: None,
+            layer: None,
+        };
+        let stored = translated.as_ref().map(|(_, stored)| stored.clone()).unwrap_or_default();
+        exported.tensors = dialect::write(
+            request.spec,
+            dialect,
+            &names,
+            &exported.tensors,
+            &stored,
+            request.plan,
+        )?;
+        extra = dialect.config.as_ref().map(|of| (of.file.clone(), of.theirs(&exported.config)));
+    }
     let modules = match carried.iter().any(|name| name == MODULES_FILE) {
         true => Vec::new(),
         false => embedding_modules(&model),
     };
+    let modules = modules.into_iter().chain(extra).collect();
     Ok(ExportPlan {
         tensors: exported.tensors,
         config,
@@ -316,6 +339,15 @@ pub(super) fn export_plan(
         architecture: model.architecture.clone(),
         map: Some(format!("{}/{}", map.format, map.name)),
     })
+}
+
+/// The config of the source, in the words that the mappings read.
+fn origin_config(config: &ForeignConfig, dialect: Option<&Dialect>) -> Option<Json> {
+    let json = serde_json::from_str(&config.text).ok()?;
+    match dialect.and_then(|dialect| dialect.config.as_ref()) {
+        Some(own) if own.file == config.path => Some(own.ours(&json, &BTreeSet::new())),
+        _ => Some(json),
+    }
 }
 
 fn copy_checkpoint(checkpoint: &Checkpoint) -> Checkpoint {

@@ -25,9 +25,6 @@ impl fmt::Display for Known {
 const PAGE: &str =
     "fetch the file itself: a login, a licence to accept or a wrong link gives a page";
 
-/// For files of other frameworks that transformers reads.
-const LOAD: &str = "load it with its framework and save it as safetensors, then convert that";
-
 /// The kinds, the surest signs first.
 static KINDS: &[Known] = &[
     Known {
@@ -38,10 +35,10 @@ static KINDS: &[Known] = &[
     },
     Known { what: "an XML text, not weights", advice: PAGE, magic: &[(0, b"<?xml")], names: &[] },
     Known {
-        what: "an HDF5 file, as Keras and TensorFlow write it",
-        advice: LOAD,
-        magic: &[(0, b"\x89HDF\r\n\x1a\n")],
-        names: &[".h5", ".hdf5", ".keras"],
+        what: "an archive of Keras",
+        advice: "unpack it, as a zip archive, and name `model.weights.h5`",
+        magic: &[],
+        names: &[".keras"],
     },
     Known {
         what: "a file of a PyTorch distributed checkpoint (DCP, FSDP)",

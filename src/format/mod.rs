@@ -12,6 +12,7 @@ use crate::checkpoint::{Checkpoint, Payload};
 
 pub mod flax;
 pub mod gguf;
+pub mod keras;
 pub mod known;
 pub mod numpy;
 pub mod pickle;
@@ -26,6 +27,7 @@ pub static FORMATS: &[&Format] = &[
     &pytorch::FORMAT,
     &gguf::FORMAT,
     &tensorflow::FORMAT,
+    &keras::FORMAT,
     &flax::FORMAT,
     &numpy::FORMAT,
 ];

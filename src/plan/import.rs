@@ -134,6 +134,7 @@ pub fn import(
         name: tensor.name.clone(),
         dtype: tensor.dtype.name().to_owned(),
         read_as: None,
+        axes: None,
     });
     Ok(Import {
         tensors,

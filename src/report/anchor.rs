@@ -86,8 +86,11 @@ impl Anchors {
             return anchor(self.join(file), Some(line));
         }
         if let Some(key) = &finding.key {
-            for file in [MODEL_FILE, CONFIG_FILE] {
-                let pointers = [format!("/hyperparameters/{}", escape(key)), as_pointer(key)];
+            let name = escape(key.strip_prefix("hyperparameters.").unwrap_or(key));
+            let hyperparameter = format!("/hyperparameters/{name}");
+            let pointers = [as_pointer(key), format!("/model{hyperparameter}"), hyperparameter];
+            let own = self.own.clone();
+            for file in own.iter().map(String::as_str).chain([MODEL_FILE, CONFIG_FILE]) {
                 let Some(lines) = self.lines(file) else { continue };
                 let line = pointers.iter().find_map(|pointer| lines.pointers.get(pointer));
                 if let Some(&line) = line {
@@ -100,8 +103,8 @@ impl Anchors {
                 let line = *line;
                 return anchor(self.join(MANIFEST_FILE), Some(line));
             }
-            let is_text = self.is_text(file);
-            return anchor(self.join(file), is_text.then_some(1));
+            let line = self.is_text(file).then(|| self.line_at(file, finding.bytes));
+            return anchor(self.join(file), line);
         }
         let own = self.own.clone();
         let files = [MANIFEST_FILE, MODEL_FILE, CONFIG_FILE];
@@ -133,6 +136,15 @@ impl Anchors {
         let path = Path::new(file);
         let ends = path.extension().and_then(|end| end.to_str()).unwrap_or_default();
         ["json", "toml", "txt", "md", "py", "jinja", "yaml", "yml"].contains(&ends)
+    }
+
+    /// The line of a text file that some bytes begin in.
+    fn line_at(&self, file: &str, bytes: Option<[u64; 2]>) -> u64 {
+        let Some([start, _]) = bytes else { return 1 };
+        let inside = crate::rule::view::is_inside(file);
+        let text = inside.then(|| std::fs::read(self.folder.join(file)).ok()).flatten();
+        let before = text.into_iter().flatten().zip(0..start);
+        before.filter(|(byte, _)| *byte == b'\n').count() as u64 + 1
     }
 
     /// The lines of a JSON file of the input, if it is there and can be read.

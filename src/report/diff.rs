@@ -58,6 +58,7 @@ impl Report for Compared<'_> {
             facts.push(("concerns", concerns.join(", ")));
         }
         document.sections.push(Section {
+            fail_on: Level::Error,
             title,
             summary: document.headline.clone(),
             error: None,

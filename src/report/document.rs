@@ -29,8 +29,10 @@ pub struct Document {
 }
 
 /// One input, or one comparison.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Section {
+    /// The least level of a finding that fails.
+    pub fail_on: Level,
     /// Its path; of a comparison, both.
     pub title: String,
     /// What came of it, in one line.
@@ -120,7 +122,27 @@ impl Document {
     }
 }
 
+impl Default for Section {
+    fn default() -> Section {
+        Section {
+            fail_on: Level::Error,
+            title: String::new(),
+            summary: String::new(),
+            error: None,
+            facts: Vec::new(),
+            groups: Vec::new(),
+            checks: Vec::new(),
+        }
+    }
+}
+
 impl Section {
+    /// Whether something was found that fails, or it could not be done.
+    pub fn fails(&self) -> bool {
+        let counts = |group: &Group| group.waived.is_none() && self.fail_on <= group.level;
+        self.error.is_some() || self.groups.iter().any(counts)
+    }
+
     /// How many rules came out so.
     pub fn count(&self, outcome: Outcome) -> usize {
         self.checks.iter().filter(|check| check.outcome == outcome).count()

@@ -26,6 +26,13 @@ pub struct Alike {
     pub bytes: Option<[u64; 2]>,
     /// What the rule wants and what is there.
     pub mismatch: Option<(String, String)>,
+    /// The tensors.
+    pub tensors: Vec<String>,
+}
+
+/// Names that differ in numbers alone, as one.
+pub fn names<'a>(tensors: impl Iterator<Item = &'a String>) -> Vec<Folded> {
+    fold(tensors.map(|name| vec![printable(name)]))
 }
 
 /// Puts findings that are alike together, the worst first; else they stay in their order.
@@ -74,11 +81,7 @@ impl<'a> Group<'a> {
 
     /// The tensors, those that differ in numbers alone together.
     pub fn tensors(&self) -> Vec<Folded> {
-        fold(
-            self.findings
-                .iter()
-                .filter_map(|finding| Some(vec![printable(finding.tensor.as_ref()?)])),
-        )
+        names(self.findings.iter().filter_map(|finding| finding.tensor.as_ref()))
     }
 
     /// What the findings say, each thing once.
@@ -115,6 +118,7 @@ impl Alike {
         };
         let alone = kind.len() == 1;
         Alike {
+            tensors: kind.iter().filter_map(|finding| finding.tensor.clone()).collect(),
             message: printable(messages.first().map_or(&first.message, |one| &one.cells[0])),
             rows: kind.len(),
             file: file.map(|file| printable(&file)),

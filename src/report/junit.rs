@@ -9,7 +9,6 @@ use quick_xml::writer::Writer;
 use super::document::{Check, Document, Group, Section};
 use super::text::level;
 use super::{Context, Format, Report};
-use crate::base::diagnostic::Level;
 use crate::rule::Outcome;
 
 pub(super) static FORMAT: Format =
@@ -58,7 +57,7 @@ fn cases<'a>(section: &'a Section, document: &Document) -> Vec<(String, Case<'a>
     };
     let case = |rule: &str, check: Option<&'a Check>| {
         let groups = groups(rule);
-        let bad = groups.iter().filter(|one| one.level == Level::Error && one.waived.is_none());
+        let bad = groups.iter().filter(|one| section.fail_on <= one.level && one.waived.is_none());
         let bad: Vec<&Group> = bad.copied().collect();
         let case = match check.map(|check| (check.outcome, check.why.as_deref())) {
             _ if !bad.is_empty() => Case::Failed(bad),
@@ -134,7 +133,10 @@ fn suite<W: Write>(
                         let inner = |writer: &mut Writer<W>| {
                             let failure = writer.create_element("failure");
                             let failure = failure.with_attribute(("message", message.as_str()));
-                            let failure = failure.with_attribute(("type", "error"));
+                            let failure = failure.with_attribute((
+                                "type",
+                                groups.first().map_or("error", |one| level(one.level)),
+                            ));
                             failure.write_text_content(BytesText::new(&text)).map(|_| ())
                         };
                         element.write_inner_content(inner).map(|_| ())

@@ -21,7 +21,7 @@ fn render(report: &dyn Report, context: &Context<'_>) -> std::io::Result<String>
     if 1 < document.sections.len() {
         text.push_str("| | input | result |\n| --- | --- | --- |\n");
         for section in &document.sections {
-            let sign = sign_of(section);
+            let sign = if section.fails() { "❌" } else { "✅" };
             let (title, summary) = (code(&section.title), escape(&section.summary));
             let _ = writeln!(text, "| {sign} | {title} | {summary} |");
         }
@@ -40,13 +40,6 @@ fn render(report: &dyn Report, context: &Context<'_>) -> std::io::Result<String>
         let _ = writeln!(text, "_{n_cut} more inputs are not shown: a comment has a limit._");
     }
     Ok(text)
-}
-
-fn sign_of(section: &Section) -> &'static str {
-    let fails = section.groups.iter().any(|group| {
-        group.waived.is_none() && group.level == crate::base::diagnostic::Level::Error
-    });
-    if section.error.is_some() || fails { "❌" } else { "✅" }
 }
 
 fn section(section: &Section) -> String {

@@ -19,6 +19,7 @@ pub mod statistics;
 mod style;
 pub mod text;
 pub mod validate;
+mod verify;
 
 use std::path::PathBuf;
 

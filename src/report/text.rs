@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::group::groups;
+use super::group::{groups, names};
 use super::{Context, Format, Report, Style};
 use crate::base::diagnostic::{Diagnostic, Level};
 
@@ -46,7 +46,7 @@ pub fn findings(findings: &[Diagnostic], style: Style) -> String {
         let n_more = group.findings.len() - n_told;
         if n_more != 0 {
             let _ = writeln!(text, "  … and {n_more} more like it; -v shows all");
-            let names = group.tensors();
+            let names = names(alike.iter().skip(limit).flat_map(|kind| &kind.tensors));
             for name in names.iter().take(limit) {
                 let _ = writeln!(text, "    {}  ×{}", name.cells[0], name.rows);
             }

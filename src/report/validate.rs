@@ -9,8 +9,8 @@ use super::group::groups;
 use super::text::{counts, findings};
 use super::{Context, Report, pretty};
 use crate::base::diagnostic::Level;
-use crate::rule::{HIGHER_LEVEL, NEEDS_DEEP, NOT_SELECTED, Outcome};
-use crate::validate::{Input, InputResult, Kind, Report as OfInput, Validation};
+use crate::rule::{HIGHER_LEVEL, NEEDS_DEEP, NEEDS_FILES, NOT_SELECTED, Outcome};
+use crate::validate::{Input, InputResult, Kind, PolicyFindings, Report as OfInput, Validation};
 
 /// From this many inputs on, text ends with a table of them.
 const TABLE_FROM: usize = 3;
@@ -41,6 +41,9 @@ impl Report for Validation {
                 InputResult::Error(_) => {}
             }
         }
+        for policy in &self.policies {
+            text.push_str(&findings(&policy.findings, style));
+        }
         if TABLE_FROM <= self.inputs.len() {
             text.push_str(&table(self));
         }
@@ -66,6 +69,10 @@ impl Report for Validation {
                     Section { title, summary, error: Some(why.clone()), ..Section::default() }
                 }
             };
+            document.sections.push(section);
+        }
+        for policy in self.policies.iter().filter(|policy| !policy.findings.is_empty()) {
+            let section = of_policy(policy, &document, context);
             document.sections.push(section);
         }
         document.headline = headline(self, &document);
@@ -149,14 +156,36 @@ fn section(path: &str, title: String, report: &OfInput, document: &Document) -> 
         outcome: check.outcome,
         why: check.why.map(str::to_owned),
     });
+    let own = report.policy.iter().map(|check| Check {
+        rule: check.rule,
+        name: check.name,
+        level: "policy",
+        outcome: check.outcome,
+        why: check.why.map(str::to_owned),
+    });
     Section {
+        fail_on: report.fail_on,
         summary: summary(report),
         error: None,
         facts,
         groups: found,
-        checks: checks.collect(),
+        checks: checks.chain(own).collect(),
         title,
     }
+}
+
+/// What is wrong with a policy, told beside its file.
+fn of_policy(policy: &PolicyFindings, document: &Document, context: &Context<'_>) -> Section {
+    let title = shown(Path::new(&policy.path), &context.root);
+    let mut anchors = Anchors::new(Path::new(&policy.path), &title);
+    let found = groups(&policy.findings);
+    let mut all: Vec<Group> = found
+        .iter()
+        .map(|group| Group::of(group, document.name(group.rule()), &title, &mut anchors, None))
+        .collect();
+    Group::tell_apart(&mut all);
+    let summary = "what it says of findings that are known".to_owned();
+    Section { title, summary, groups: all, ..Section::default() }
 }
 
 /// Every rule, and what came of it.
@@ -164,16 +193,24 @@ fn checks(report: &OfInput) -> String {
     let mut table = plain_table();
     table.set_header(["rule", "name", "level", "outcome", "why"]);
     for check in &report.checks {
-        let outcome = match check.outcome {
-            Outcome::Pass => "pass",
-            Outcome::Fail => "fail",
-            Outcome::Skipped => "skipped",
-            Outcome::NotApplicable => "not applicable",
-        };
+        let outcome = word(check.outcome);
         let why = check.why.unwrap_or_default();
         table.add_row([check.rule, check.name, check.level.name(), outcome, why]);
     }
+    for check in &report.policy {
+        let why = check.why.unwrap_or_default();
+        table.add_row([check.rule, check.name, "policy", word(check.outcome), why]);
+    }
     format!("{}\n\n", table.trim_fmt())
+}
+
+fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Pass => "pass",
+        Outcome::Fail => "fail",
+        Outcome::Skipped => "skipped",
+        Outcome::NotApplicable => "not applicable",
+    }
 }
 
 /// One line for each input.
@@ -253,7 +290,7 @@ fn summary(report: &OfInput) -> String {
         n => skipped.push(format!("{n} skipped")),
     }
     // What was asked for and could not be done is no detail.
-    let known = [NOT_SELECTED, NEEDS_DEEP, HIGHER_LEVEL];
+    let known = [NOT_SELECTED, NEEDS_DEEP, HIGHER_LEVEL, NEEDS_FILES];
     let blocked = report.checks.iter().filter(|check| check.outcome == Outcome::Skipped);
     let mut why: Vec<&str> = blocked.filter_map(|check| check.why).collect();
     why.retain(|why| !known.contains(why));

@@ -54,7 +54,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::base::diagnostic::{Diagnostic, Level};
-use crate::package::{Conformance, MODEL_FILE};
+use crate::package::{Conformance, MANIFEST_FILE, MODEL_FILE};
 
 pub use self::view::PackageView;
 
@@ -228,6 +228,16 @@ pub const HIGHER_LEVEL: &str = "it belongs to a higher level";
 /// Why a rule about bytes was not applied where they were not read.
 pub const NEEDS_DEEP: &str = "it needs --deep";
 
+/// Why a rule about files was not applied to a manifest alone.
+pub const NEEDS_FILES: &str = "a manifest alone does not tell";
+
+/// The rules that a manifest is enough for: about itself, and about what it says of the model, the
+/// tensors and which files there are.
+const BY_MANIFEST: &[&str] = &[
+    "V103", "V104", "V112", "V116", "V117", "V201", "V202", "V203", "V204", "V205", "V206", "V207",
+    "V208", "V209", "V210", "V211", "V212", "V301", "V304", "V305", "V306", "V307",
+];
+
 /// Applies every rule of a level and of the levels below it.
 ///
 /// This is the one place that decides whether something keeps the standard.
@@ -241,6 +251,8 @@ pub fn verdict(view: &PackageView<'_>, level: Conformance, selection: &Selection
             Some(NOT_SELECTED)
         } else if level < rule.level {
             Some(HIGHER_LEVEL)
+        } else if view.is_alone() && !BY_MANIFEST.contains(&rule.id) {
+            Some(NEEDS_FILES)
         } else if rule.deep && !view.is_deep() {
             Some(NEEDS_DEEP)
         } else {
@@ -273,6 +285,12 @@ pub fn verdict(view: &PackageView<'_>, level: Conformance, selection: &Selection
             }
         }
         let (id, name) = (rule.id, rule.name);
+        if view.is_alone() {
+            // The manifest says what model.json said.
+            for finding in &mut found {
+                finding.file.take_if(|file| [MODEL_FILE, MANIFEST_FILE].contains(&file.as_str()));
+            }
+        }
         let findings = found.len();
         verdict.checks.push(Check { rule: id, name, level: rule.level, outcome, why, findings });
         verdict.findings.append(&mut found);

@@ -139,6 +139,7 @@ pub struct PackageView<'a> {
     scans: BTreeMap<String, [u8; 32]>,
     deep: bool,
     planned: bool,
+    alone: bool,
     expected: OnceCell<Result<Vec<Expected>, String>>,
     vocabularies: OnceCell<Vec<(String, Result<Vocabulary, Error>)>>,
 }
@@ -213,6 +214,7 @@ impl<'a> PackageView<'a> {
             scans: BTreeMap::new(),
             deep: false,
             planned: false,
+            alone: false,
             expected: OnceCell::new(),
             vocabularies: OnceCell::new(),
         };
@@ -248,9 +250,59 @@ impl<'a> PackageView<'a> {
             scans: BTreeMap::new(),
             deep: false,
             planned: true,
+            alone: false,
             expected: OnceCell::new(),
             vocabularies: OnceCell::new(),
         }
+    }
+
+    /// A manifest without its package: what it says of the model and its tensors.
+    ///
+    /// # Errors
+    /// The system refuses to open it.
+    pub fn of_manifest(spec: &'a Spec, path: &Path) -> Result<PackageView<'a>> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let mut source = Source::new(folder);
+        source.add(name)?;
+        let manifest = typed(&source, name, |manifest: &Manifest| schema(&manifest.schema, SCHEMA));
+        let (mut model, mut tensors, mut files) = (Part::Absent, Vec::new(), BTreeMap::new());
+        if let Part::Good(manifest) = &manifest {
+            if let Some(says) = &manifest.model {
+                model = Part::Good(says.model(&manifest.spec));
+            }
+            files.extend(manifest.files.iter().map(|file| (file.path.clone(), file.len)));
+            tensors.extend(manifest.tensors.iter().filter_map(|entry| {
+                Some(Stored {
+                    name: entry.name.clone(),
+                    dtype: DType::parse(&entry.dtype)?,
+                    shape: entry.shape.clone(),
+                    file: entry.file.clone().unwrap_or_default(),
+                    start: entry.start.unwrap_or_default(),
+                    len: entry.len,
+                })
+            }));
+        }
+        Ok(PackageView {
+            spec,
+            files,
+            outside: Vec::new(),
+            model,
+            manifest,
+            provenance: Part::Absent,
+            index: Part::Absent,
+            shards: Vec::new(),
+            tensors,
+            findings: Vec::new(),
+            census: Vec::new(),
+            source,
+            scans: BTreeMap::new(),
+            deep: false,
+            planned: false,
+            alone: true,
+            expected: OnceCell::new(),
+            vocabularies: OnceCell::new(),
+        })
     }
 
     fn read_shards(&mut self) {
@@ -395,6 +447,11 @@ impl<'a> PackageView<'a> {
     /// Whether this is no package yet.
     pub fn is_planned(&self) -> bool {
         self.planned
+    }
+
+    /// Whether this is a manifest without its package.
+    pub fn is_alone(&self) -> bool {
+        self.alone
     }
 
     /// The SHA-256 of a file, where every byte was read.

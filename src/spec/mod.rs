@@ -4,6 +4,7 @@
 pub mod arch;
 pub mod check;
 pub mod classes;
+pub mod dialect;
 pub mod dtypes;
 pub mod encodings;
 pub mod expr;
@@ -32,6 +33,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::package::Value;
 
 use self::arch::Arch;
+use self::dialect::Dialect;
 use self::hparams::Key;
 use self::map::Map;
 use self::roles::Role;
@@ -83,6 +85,8 @@ pub struct Spec {
     pub classes: BTreeMap<String, classes::Classes>,
     /// The architectures by id.
     pub archs: BTreeMap<String, Arch>,
+    /// The words of other programs for the names of mappings, in the order to try.
+    pub dialects: Vec<Dialect>,
     /// The mappings by format and name.
     pub maps: BTreeMap<(String, String), Map>,
     files: BTreeMap<String, String>,
@@ -96,6 +100,8 @@ struct SpecFile {
     #[serde(default)]
     features: Vec<String>,
     architectures: Vec<String>,
+    #[serde(default)]
+    dialects: Vec<String>,
     #[serde(default)]
     maps: BTreeMap<String, Vec<String>>,
 }
@@ -161,6 +167,12 @@ impl Spec {
             .par_iter()
             .map(|id| Ok((id.clone(), arch::resolve(id, &load)?)))
             .collect::<Result<_>>()?;
+        let dialects = head.dialects.iter().map(|id| {
+            let mut dialect: Dialect = parse(&files, &format!("dialect/{id}.toml"))?;
+            dialect.id.clone_from(id);
+            Ok(dialect)
+        });
+        let dialects = dialects.collect::<Result<_>>()?;
         let mut maps = BTreeMap::new();
         for (format, names) in &head.maps {
             let parsed = parse_below(&files, &format!("map/{format}/"));
@@ -201,6 +213,7 @@ impl Spec {
             encodings,
             classes,
             archs,
+            dialects,
             maps,
             files,
         })
@@ -214,6 +227,12 @@ impl Spec {
     /// The mapping of this format and name.
     pub fn map(&self, format: &str, name: &str) -> Option<&Map> {
         self.maps.get(&(format.to_owned(), name.to_owned()))
+    }
+
+    /// The dialect that models of an architecture are written in, in files of a format.
+    pub fn dialect_to_write(&self, format: &str, architecture: &str) -> Option<&Dialect> {
+        let writes = |of: &&Dialect| of.format == format && of.writes(architecture);
+        self.dialects.iter().find(writes)
     }
 
     /// The files it was read from, by path.

@@ -19,6 +19,8 @@ pub struct Role {
     pub shape: Vec<Option<Expr>>,
     /// Which rows are rotary pairs.
     pub rope: Option<Rope>,
+    /// Whether its rows are looked up, not multiplied with.
+    pub is_table: bool,
     /// What the tensor is, for people.
     pub about: String,
 }
@@ -70,6 +72,8 @@ struct RoleFile {
     shape: Vec<String>,
     rope: Option<RopeFile>,
     #[serde(default)]
+    table: bool,
+    #[serde(default)]
     about: String,
 }
 
@@ -105,7 +109,8 @@ pub(super) fn parse(text: &str) -> Result<Vec<Role>, String> {
                 return Err(format!("the role `{name}` stands twice"));
             }
             let template = Template::parse(&name)?;
-            roles.push(Role { template, shape, rope, about: role.about.clone() });
+            let (is_table, about) = (role.table, role.about.clone());
+            roles.push(Role { template, shape, rope, is_table, about });
         }
     }
     Ok(roles)

@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::{
-    SpecFile, arch, classes, dtypes, encodings, files, hparams, map, ops, pretokenizers, roles,
-    rules, tasks,
+    SpecFile, arch, classes, dialect, dtypes, encodings, files, hparams, map, ops, pretokenizers,
+    roles, rules, tasks,
 };
 use crate::encoding::layout::Layouts;
 
-/// The schema of each data file: `arch` and `map` stand for the files of these folders.
+/// The schema of each data file: `arch`, `dialect` and `map` stand for the files of these folders.
 pub fn of_data_files() -> Vec<(&'static str, Schema)> {
     vec![
         ("data-arch", of::<arch::ArchFile>()),
         ("data-classes", of::<BTreeMap<String, classes::Classes>>()),
+        ("data-dialect", of::<dialect::Dialect>()),
         ("data-dtypes", of::<dtypes::DTypesFile>()),
         ("data-encodings", of::<encodings::Encodings>()),
         ("data-files", of::<files::FilesFile>()),

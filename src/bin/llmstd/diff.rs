@@ -12,12 +12,12 @@ use llmstd::report::diff::Compared;
 use llmstd::version::{Options, Version};
 
 use crate::progress::Bar;
-use crate::{Global, output, report};
+use crate::{Global, git, output, report};
 
 /// Say what changed between two versions of a model, and whom it breaks
 ///
 /// Each side is a package, a manifest.json alone, or a foreign checkpoint, which is hashed in the
-/// standard's terms. The classes, each worse than the one before: identical, metadata, weights
+/// standard's terms; or either of them in a commit, git:REVISION:PATH. The classes, each worse than the one before: identical, metadata, weights
 /// (other values in the same structure), compatible, breaking.
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -25,16 +25,20 @@ Examples:
   llmstd diff ./model-v1 ./model-v2
   llmstd diff v1/manifest.json v2/manifest.json --fail-on weights
   llmstd diff ./bert-hf ./bert-package --deep
+  llmstd diff --against approved/manifest.json ./model
+  llmstd diff git:main:models/bert models/bert --report markdown=comment.md
 
 Exit status:
   0  the change is below the class of --fail-on
   1  it reaches that class
   2  the two could not be compared")]
 pub(crate) struct Args {
-    /// The old version
-    old: PathBuf,
-    /// The new version
-    new: PathBuf,
+    /// The old version and the new one; the new one alone with --against
+    #[arg(required = true, num_args = 1..=2, value_names = ["OLD", "NEW"])]
+    paths: Vec<PathBuf>,
+    /// The old version: a manifest that was kept, or any other
+    #[arg(long, value_name = "MANIFEST")]
+    against: Option<PathBuf>,
     /// Read the weights: hash them anew, and say how far changed values are apart
     #[arg(long)]
     deep: bool,
@@ -86,9 +90,19 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         progress: &bar,
     };
     let mut sides = Vec::with_capacity(2);
-    for path in [&args.old, &args.new] {
+    let paths = match (&args.against, args.paths.as_slice()) {
+        (None, [old, new]) | (Some(old), [new]) => [old, new],
+        (None, _) => anyhow::bail!("name two versions, the old and the new one, or --against"),
+        (Some(_), _) => anyhow::bail!("--against is the old version: name the new one alone"),
+    };
+    let places = [git::Side::of(paths[0])?, git::Side::of(paths[1])?];
+    for side in &places {
+        let path = &side.path;
         match Version::open(path, &options) {
-            Ok(subject) => sides.push(subject),
+            Ok(mut subject) => {
+                subject.label.clone_from(&side.label);
+                sides.push(subject);
+            }
             Err(Failure::Error(err)) => return Err(err.into()),
             Err(Failure::Findings(findings)) => {
                 return output::refuse_input(path, &findings, global);
@@ -109,5 +123,6 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let fail_on = args.fail_on.class();
     args.reports.write(&Compared { diff: &diff, fail_on }, &spec, global)?;
     let fails = fail_on <= diff.verdict.class;
+    drop(places);
     Ok(if fails { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

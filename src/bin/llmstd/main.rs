@@ -4,6 +4,7 @@ mod conformance;
 mod convert;
 mod diff;
 mod explain;
+mod git;
 mod inspect;
 mod interrupt;
 mod manifest;
@@ -13,6 +14,7 @@ mod report;
 mod run;
 mod spec;
 mod validate;
+mod verify;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -112,9 +114,15 @@ enum Command {
     Diff(diff::Args),
     Manifest(manifest::Args),
     Validate(validate::Args),
+    Verify(verify::Args),
     Run(run::Args),
     Spec(spec::Args),
     Explain(explain::Args),
+    /// Write the pages of the manual, one for each command
+    Man {
+        /// The folder they go to
+        folder: std::path::PathBuf,
+    },
     /// Print shell completions
     Completions {
         /// The shell
@@ -150,11 +158,12 @@ fn main() -> ExitCode {
         spec: cli.global.spec,
         interrupt,
     };
-    let has_every_form = matches!(cli.command, Command::Validate(_) | Command::Diff(_));
+    let has_every_form =
+        matches!(cli.command, Command::Validate(_) | Command::Diff(_) | Command::Verify(_));
     if !has_every_form && !["text", "json"].contains(&global.report.id) {
         let id = global.report.id;
         let err = anyhow::anyhow!(
-            "--format {id} is a form of validate and diff; here there are text and json"
+            "--format {id} is a form of validate, diff and verify; here there are text and json"
         );
         output::error(&err, &global);
         return ExitCode::from(2);
@@ -165,6 +174,8 @@ fn main() -> ExitCode {
         Command::Diff(args) => diff::run(&args, &global),
         Command::Manifest(args) => manifest::run(&args, &global),
         Command::Validate(args) => validate::run(&args, &global),
+        Command::Verify(args) => verify::run(&args, &global),
+        Command::Man { folder } => man(&folder).map(|()| ExitCode::SUCCESS),
         Command::Run(args) => run::run(&args, &global),
         Command::Explain(args) => explain::run(&args, &global),
         Command::Spec(args) => spec::run(&args, &global),
@@ -187,6 +198,16 @@ fn main() -> ExitCode {
             }
         },
     }
+}
+
+/// Writes a page for the program and one for each command.
+fn man(folder: &std::path::Path) -> anyhow::Result<()> {
+    use anyhow::Context as _;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    clap_mangen::generate_to(command, folder)
+        .with_context(|| format!("cannot write to {}", folder.display()))
 }
 
 #[cfg(test)]

@@ -1,0 +1,44 @@
+//! `llmstd verify`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use llmstd::verify::verify;
+
+use crate::progress::Bar;
+use crate::{Global, output, report};
+
+/// Hash every byte of a package again, and say which tensors are damaged
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  llmstd verify ./package
+  llmstd verify ./package --against approved/manifest.json
+
+Exit status:
+  0  every byte is as the manifest says
+  1  something is damaged, missing, or another one
+  2  it could not be verified")]
+pub(crate) struct Args {
+    /// A package
+    #[arg(value_name = "PACKAGE")]
+    path: PathBuf,
+    /// The manifest to hold it to, instead of its own
+    #[arg(long, value_name = "MANIFEST")]
+    against: Option<PathBuf>,
+    /// How many threads hash
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    reports: report::Args,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let spec = output::spec(global)?;
+    let bar = Bar::new(global);
+    let n_threads = output::n_threads(args.threads);
+    let verified = verify(&args.path, args.against.as_deref(), n_threads, &bar)?;
+    args.reports.write(&verified, &spec, global)?;
+    Ok(if verified.whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

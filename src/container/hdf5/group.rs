@@ -1,0 +1,140 @@
+//! The links of a group: a symbol table, or messages of its header.
+
+use std::collections::BTreeSet;
+
+use super::header::{LINK, LINK_INFO, Message, SYMBOL_TABLE, is_none};
+use super::{File, uint};
+use crate::base::cursor::Cursor;
+use crate::base::error::{Error, Result};
+
+/// A symbol that is a link to a name, not to an object.
+const SOFT_LINK: u32 = 2;
+
+/// Names and the objects they lead to.
+type Links = Vec<(String, u64)>;
+
+impl<'a> File<'a> {
+    /// The links of a group; `None` of what is no group.
+    pub(super) fn links(&mut self, messages: &[Message<'a>]) -> Result<Option<Links>> {
+        let mut links = Vec::new();
+        let mut is_group = false;
+        for message in messages {
+            match message.kind {
+                SYMBOL_TABLE => {
+                    is_group = true;
+                    let mut cursor = message.cursor();
+                    let (tree, heap) = (self.address(&mut cursor)?, self.address(&mut cursor)?);
+                    let names = self.heap(heap)?;
+                    self.symbols(tree, &names, None, &mut BTreeSet::new(), &mut links)?;
+                }
+                LINK => {
+                    is_group = true;
+                    links.extend(self.link(message)?);
+                }
+                LINK_INFO => {
+                    is_group = true;
+                    let mut cursor = message.cursor();
+                    cursor.take(1, "a version")?;
+                    let flags = cursor.u8("flags")?;
+                    cursor.take(if flags & 1 != 0 { 8 } else { 0 }, "an order")?;
+                    if !is_none(self.address(&mut cursor)?) {
+                        let message = "an HDF5 group whose links are in a fractal heap; \
+                                       `h5repack --high=1.8 IN OUT` writes it in the older way";
+                        return Err(Error::unsupported(message));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(is_group.then_some(links))
+    }
+
+    fn link(&self, message: &Message<'_>) -> Result<Option<(String, u64)>> {
+        let mut cursor = message.cursor();
+        let version = cursor.u8("the version of a link")?;
+        if version != 1 {
+            return Err(Error::malformed(message.at, format!("a link of version {version}")));
+        }
+        let flags = cursor.u8("flags")?;
+        let kind = if flags & 8 != 0 { cursor.u8("the kind of a link")? } else { 0 };
+        cursor.take(if flags & 4 != 0 { 8 } else { 0 }, "an order")?;
+        cursor.take(if flags & 0x10 != 0 { 1 } else { 0 }, "a character set")?;
+        let len = uint(&mut cursor, 1 << (flags & 3), "the length of a name")?;
+        let name = name(cursor.take(len, "a name")?, message.at)?;
+        // Links to names and to other files are not followed.
+        Ok(if kind == 0 { Some((name, self.address(&mut cursor)?)) } else { None })
+    }
+
+    /// The bytes of the names of a group.
+    fn heap(&self, address: u64) -> Result<Cursor<'a>> {
+        let mut cursor = self.at(address, "the names of a group")?;
+        if cursor.take(4, "a signature")? != b"HEAP" {
+            return Err(Error::malformed(address, "is no heap of names"));
+        }
+        cursor.take(4, "a version")?;
+        let len = self.length(&mut cursor)?;
+        self.length(&mut cursor)?;
+        let start = self.address(&mut cursor)?;
+        self.part(start, len, "the names of a group")
+    }
+
+    /// The symbols below a node of a tree.
+    fn symbols(
+        &mut self,
+        address: u64,
+        names: &Cursor<'a>,
+        above: Option<u8>,
+        seen: &mut BTreeSet<u64>,
+        links: &mut Links,
+    ) -> Result<()> {
+        self.count(address)?;
+        if !seen.insert(address) {
+            return Err(Error::malformed(address, "a tree of names that leads into itself"));
+        }
+        let mut cursor = self.at(address, "a tree of names")?;
+        match cursor.take(4, "a signature")? {
+            b"TREE" => {
+                let kind = cursor.u8("a kind")?;
+                let level = cursor.u8("a level")?;
+                if kind != 0 || above.is_some_and(|above| above <= level) {
+                    return Err(Error::malformed(address, "is no tree of names of this level"));
+                }
+                let n = cursor.u16_le("a count")?;
+                self.address(&mut cursor)?;
+                self.address(&mut cursor)?;
+                for _ in 0..n {
+                    self.length(&mut cursor)?;
+                    let child = self.address(&mut cursor)?;
+                    self.symbols(child, names, Some(level), seen, links)?;
+                }
+            }
+            b"SNOD" => {
+                cursor.take(2, "a version")?;
+                let n = cursor.u16_le("a count")?;
+                for _ in 0..n {
+                    let at = self.address(&mut cursor)?;
+                    let object = self.address(&mut cursor)?;
+                    let kind = cursor.u32_le("a kind")?;
+                    cursor.take(4 + 16, "padding")?;
+                    if kind == SOFT_LINK {
+                        continue;
+                    }
+                    let mut text = names.clone();
+                    text.take(at, "a name")?;
+                    let rest = text.take(text.left(), "a name")?;
+                    let len = rest.iter().position(|&byte| byte == 0).ok_or_else(|| {
+                        Error::malformed(address, "a name that does not end in its heap")
+                    })?;
+                    links.push((name(&rest[..len], address)?, object));
+                }
+            }
+            _ => return Err(Error::malformed(address, "is no tree of names")),
+        }
+        Ok(())
+    }
+}
+
+fn name(bytes: &[u8], at: u64) -> Result<String> {
+    let text = std::str::from_utf8(bytes).ok().filter(|name| !name.is_empty());
+    text.map(str::to_owned).ok_or_else(|| Error::malformed(at, "a name that is no text"))
+}

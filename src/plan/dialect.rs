@@ -1,0 +1,237 @@
+//! Checkpoints with the names of other programs, brought to the names that mappings read, and back:
+//! nothing is moved, only what is said of where elements are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::layout::Layout;
+use super::ops::TensorExpr;
+use super::{Options, Step, Tensors};
+use crate::base::diagnostic::Diagnostic;
+use crate::checkpoint::{Checkpoint, Payload, Tensor, View, row_major_strides};
+use crate::package::{Dropped, Provenance, WayBack};
+use crate::spec::Spec;
+use crate::spec::dialect::{Dialect, Kind};
+use crate::spec::hparams::StackNames;
+
+/// A checkpoint in the terms of a mapping.
+pub struct Translated {
+    /// Its tensors, under the names of the mapping.
+    pub checkpoint: Checkpoint,
+    /// What the files say, by the names of the mapping.
+    pub names: BTreeMap<String, Vec<Stored>>,
+    /// What is no part of the model.
+    pub aside: Vec<Dropped>,
+}
+
+impl Translated {
+    /// Gives tensors other names, by those that they have.
+    pub fn rename(&mut self, names: &BTreeMap<String, String>) {
+        for tensor in &mut self.checkpoint.tensors {
+            let Some(name) = names.get(&tensor.name) else { continue };
+            let old = std::mem::replace(&mut tensor.name, name.clone());
+            if let Some(stored) = self.names.remove(&old) {
+                self.names.insert(name.clone(), stored);
+            }
+        }
+    }
+}
+
+/// What a file says of a tensor: its name, and for each axis of the mapping the one of the file, where
+/// the order is another.
+pub type Stored = (String, Option<Vec<usize>>);
+
+/// The dialect of a checkpoint's names, where mappings of another format read them.
+pub fn of<'s>(spec: &'s Spec, format: &str, checkpoint: &Checkpoint) -> Option<&'s Dialect> {
+    let present = present(checkpoint);
+    spec.dialects.iter().find(|dialect| dialect.fits(format, &present))
+}
+
+/// The names of a checkpoint.
+pub fn present(checkpoint: &Checkpoint) -> BTreeSet<&str> {
+    checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect()
+}
+
+/// Brings a checkpoint to the terms of the mappings. A tensor that is stored under several names is
+/// read once; `same` tells whether two tensors hold the same bytes.
+///
+/// # Errors
+/// Two tensors of different values become one.
+pub fn read(
+    dialect: &Dialect,
+    checkpoint: &Checkpoint,
+    same: &dyn Fn(&Tensor, &Tensor) -> crate::base::error::Result<bool>,
+) -> Result<Translated, Diagnostic> {
+    let mut names: BTreeMap<String, Vec<Stored>> = BTreeMap::new();
+    let mut firsts: BTreeMap<String, &Tensor> = BTreeMap::new();
+    let (mut tensors, mut aside) = (Vec::new(), Vec::new());
+    for tensor in &checkpoint.tensors {
+        if let Some(why) = dialect.aside(&tensor.name) {
+            aside.push(Dropped {
+                name: tensor.name.clone(),
+                dtype: tensor.dtype.name().to_owned(),
+                shape: tensor.shape.clone(),
+                why: why.to_owned(),
+                back: WayBack::Lost,
+            });
+            continue;
+        }
+        let spoken = dialect.ours(&tensor.name, &tensor.shape);
+        let stored = (tensor.name.clone(), spoken.axes.clone());
+        names.entry(spoken.name.clone()).or_default().push(stored);
+        if let Some(first) = firsts.get(&spoken.name) {
+            check_copy(dialect, first, tensor, &spoken.name, same)?;
+            continue;
+        }
+        firsts.insert(spoken.name.clone(), tensor);
+        let tensor = match &spoken.axes {
+            Some(axes) => permuted(tensor, axes),
+            None => tensor.clone(),
+        };
+        tensors.push(Tensor { name: spoken.name, ..tensor });
+    }
+    let checkpoint = Checkpoint { format: checkpoint.format, tensors, ..Checkpoint::default() };
+    Ok(Translated { checkpoint, names, aside })
+}
+
+/// Checks that a second tensor of a name holds what the first does.
+fn check_copy(
+    dialect: &Dialect,
+    first: &Tensor,
+    second: &Tensor,
+    name: &str,
+    same: &dyn Fn(&Tensor, &Tensor) -> crate::base::error::Result<bool>,
+) -> Result<(), Diagnostic> {
+    let alike = first.dtype == second.dtype && first.shape == second.shape;
+    let is_same = if alike { same(first, second) } else { Ok(false) };
+    let why = match is_same {
+        Ok(true) => return Ok(()),
+        Ok(false) => "hold different values".to_owned(),
+        Err(err) => format!("cannot be compared: {err}"),
+    };
+    let message = format!(
+        "`{}` and `{}` are both `{name}` in {}, and {why}",
+        first.name, second.name, dialect.about
+    );
+    Err(Diagnostic::error("P020", message).tensor(&second.name).help("remove the wrong one"))
+}
+
+/// What is told of tensors that are left aside: one note for all of one reason.
+pub fn told(aside: &[Dropped]) -> Vec<Diagnostic> {
+    let reasons: BTreeSet<&str> = aside.iter().map(|dropped| dropped.why.as_str()).collect();
+    let notes = reasons.into_iter().map(|why| {
+        let of: Vec<&Dropped> = aside.iter().filter(|dropped| dropped.why == why).collect();
+        let message = format!("{} tensors are left aside, as `{}`: {why}", of.len(), of[0].name);
+        Diagnostic::note("P015", message)
+    });
+    notes.collect()
+}
+
+/// A tensor with its axes in another order; those that are not named have one entry.
+fn permuted(tensor: &Tensor, axes: &[usize]) -> Tensor {
+    let pick = |of: &[u64]| -> Vec<u64> {
+        axes.iter().filter_map(|&axis| of.get(axis).copied()).collect()
+    };
+    let view = |view: &View| View { strides: pick(&view.strides), ..view.clone() };
+    let payload = match &tensor.payload {
+        Payload::Range(storage) => Payload::View(View {
+            storage: *storage,
+            offset: 0,
+            strides: pick(&row_major_strides(&tensor.shape)),
+            big_endian: false,
+        }),
+        Payload::View(of) => Payload::View(view(of)),
+        Payload::Tiles(tiles) => {
+            let mut tiles = tiles.clone();
+            for tile in &mut tiles {
+                (tile.at, tile.shape) = (pick(&tile.at), pick(&tile.shape));
+                tile.data = view(&tile.data);
+            }
+            Payload::Tiles(tiles)
+        }
+        other @ (Payload::Parts(_) | Payload::Unreadable(_)) => other.clone(),
+    };
+    Tensor { shape: pick(&tensor.shape), payload, ..tensor.clone() }
+}
+
+/// The record of a source in the terms of the mappings, and the names that its files have by those.
+pub fn record(source: &Provenance) -> (Provenance, BTreeMap<String, Vec<Stored>>) {
+    let mut record = source.clone();
+    let mut names: BTreeMap<String, Vec<Stored>> = BTreeMap::new();
+    for tensor in &mut record.tensors {
+        if let Some(ours) = tensor.read_as.take() {
+            let theirs = std::mem::replace(&mut tensor.name, ours.clone());
+            names.entry(ours).or_default().push((theirs, tensor.axes.take()));
+        }
+    }
+    (record, names)
+}
+
+/// Brings what is written in the terms of a mapping to those of the dialect. `names` are those that
+/// the source had.
+///
+/// # Errors
+/// A tensor cannot be written so.
+pub fn write(
+    spec: &Spec,
+    dialect: &Dialect,
+    hparams: &StackNames<'_>,
+    exported: &Tensors,
+    names: &BTreeMap<String, Vec<Stored>>,
+    options: Options,
+) -> Result<Tensors, Diagnostic> {
+    let mut written = Tensors { inputs: exported.inputs.clone(), ..Tensors::default() };
+    for step in &exported.steps {
+        // Buffers that a recipe makes are of the mappings' own library.
+        let Some((expr, dtype)) = exported.exprs.get(&step.name).cloned() else { continue };
+        let rank = expr.layout.shape.len();
+        let stored = match names.get(&step.name) {
+            Some(stored) => stored.clone(),
+            None => {
+                let canonical = step.from.first().map_or("", String::as_str);
+                let role = spec.role(canonical);
+                let stack = role.as_ref().and_then(|role| role.stack.as_deref());
+                let stack = StackNames { stack: stack.or(hparams.stack), ..*hparams };
+                let kind = match &role {
+                    Some(role) if role.role.is_table => Kind::Table,
+                    _ if is_norm(canonical) => Kind::Norm,
+                    _ => Kind::Map,
+                };
+                let spoken = dialect.theirs(&step.name, rank, kind, &stack);
+                vec![(spoken.name, spoken.axes)]
+            }
+        };
+        for (name, axes) in stored {
+            let expr = match axes {
+                Some(axes) => back(expr.clone(), &axes).map_err(|why| {
+                    Diagnostic::error("P010", format!("`{name}`: {why}")).tensor(&name)
+                })?,
+                None => expr.clone(),
+            };
+            let step = Step { name: name.clone(), ..step.clone() };
+            written.write(&name, expr, dtype, options, step)?;
+        }
+    }
+    Ok(written)
+}
+
+/// Whether a canonical tensor is of a norm.
+fn is_norm(name: &str) -> bool {
+    let module = name.rsplit_once('.').map_or("", |(module, _)| module);
+    let module = module.rsplit('.').next().unwrap_or_default();
+    module == "norm" || module.ends_with("_norm")
+}
+
+/// The axes in the order of the dialect.
+fn back(expr: TensorExpr, axes: &[usize]) -> Result<TensorExpr, String> {
+    let n = axes.iter().max().map_or(0, |axis| axis + 1);
+    // The axes that have one entry come first, then are put where they belong.
+    let single: Vec<usize> = (0..n).filter(|axis| !axes.contains(axis)).collect();
+    let layout = single.iter().fold(expr.layout, |layout, _| Layout::insert_axis(layout, 0));
+    let order: Vec<usize> = (0..n)
+        .map(|theirs| match axes.iter().position(|&axis| axis == theirs) {
+            Some(ours) => single.len() + ours,
+            None => single.iter().position(|&axis| axis == theirs).unwrap_or(0),
+        })
+        .collect();
+    Ok(TensorExpr { layout: layout.transpose(&order)?, kernels: expr.kernels })
+}

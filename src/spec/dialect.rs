@@ -1,0 +1,279 @@
+//! Dialects: the names that other programs have for the tensors of a mapping. A dialect says how such
+//! names, the order of their axes and the config beside them become those that the mappings of another
+//! format read, and back; so no mapping has to be written again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value as Json;
+
+use super::expr::{Expr, Names};
+
+/// The names of one program or library.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Dialect {
+    /// Its id, the name of its file.
+    #[serde(skip)]
+    pub id: String,
+    /// The format of the files: several dialects may have one.
+    pub format: String,
+    /// The format whose mappings read what the names become.
+    pub of: String,
+    /// Whose names these are, for people.
+    pub about: String,
+    /// Names of which one is in every checkpoint; none where the format alone decides.
+    #[serde(default)]
+    signs: Vec<String>,
+    /// The architectures that are written in it; all where there are none.
+    #[serde(default)]
+    architectures: Vec<String>,
+    /// What stands between the segments of a name, the one to write first; the others may cut
+    /// segments further.
+    separators: Vec<String>,
+    /// What may stand behind a name and is no part of it.
+    #[serde(default)]
+    suffix: String,
+    /// In a segment, what stands before this is no part of it.
+    label: Option<String>,
+    /// How many segments in front are no part of a name, but for the last.
+    #[serde(default)]
+    skip: usize,
+    /// The config that its programs write.
+    pub config: Option<ConfigFile>,
+    #[serde(default, rename = "piece")]
+    pieces: Vec<Piece>,
+    #[serde(default, rename = "aside")]
+    asides: Vec<Aside>,
+}
+
+/// A config with words of its own.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigFile {
+    /// Its name.
+    pub file: String,
+    /// Its keys, each with the one that the mappings read.
+    keys: Vec<[String; 2]>,
+    /// What it leaves unsaid, by a tensor that is there.
+    #[serde(default)]
+    values: Vec<Unsaid>,
+}
+
+/// What a config leaves unsaid.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Unsaid {
+    /// The tensor by which a model is told.
+    sign: String,
+    /// The entries.
+    values: BTreeMap<String, Json>,
+}
+
+/// Segments of names that are spelled otherwise.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Piece {
+    /// The segments in the dialect; `{n}` is a number.
+    theirs: String,
+    /// The segments of the mappings, with dots.
+    ours: String,
+    /// Whether nothing follows.
+    #[serde(default)]
+    end: bool,
+    /// Whether nothing follows and nothing stands in front.
+    #[serde(default)]
+    whole: bool,
+    /// The tensors that are written so.
+    kind: Option<Kind>,
+    /// The models that are written so.
+    when: Option<Expr>,
+    /// By the number of their axes: for each of ours the one of theirs. Those that are not named
+    /// have one entry.
+    #[serde(default)]
+    axes: BTreeMap<String, Vec<usize>>,
+}
+
+/// Tensors that are no part of a model.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Aside {
+    /// The ends of their names.
+    ends: Vec<String>,
+    /// Why.
+    why: String,
+}
+
+/// What a tensor is to the module that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Rows that are looked up.
+    Table,
+    /// Of a norm.
+    Norm,
+    /// Of anything else: a linear map, a convolution.
+    Map,
+}
+
+/// A name in other words, and the order of its axes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spoken {
+    /// The name.
+    pub name: String,
+    /// For each axis in our order the one in theirs, where that is another.
+    pub axes: Option<Vec<usize>>,
+}
+
+/// Which way names are brought.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Ours,
+    Theirs,
+}
+
+impl Dialect {
+    /// Whether a checkpoint of the format with these tensors has names of this dialect.
+    pub fn fits(&self, format: &str, present: &BTreeSet<&str>) -> bool {
+        let is_there = |sign: &String| present.contains(sign.as_str());
+        self.format == format && (self.signs.is_empty() || self.signs.iter().any(is_there))
+    }
+
+    /// Whether models of an architecture are written in it.
+    pub fn writes(&self, architecture: &str) -> bool {
+        self.architectures.is_empty() || self.architectures.iter().any(|id| id == architecture)
+    }
+
+    /// Why a tensor is no part of the model, if it is none.
+    pub fn aside(&self, name: &str) -> Option<&str> {
+        let name = name.strip_suffix(&self.suffix).unwrap_or(name);
+        let fits = |end: &String| match end.strip_prefix(&self.separators[0]) {
+            Some(_) => name.ends_with(end.as_str()),
+            None => name == end,
+        };
+        let aside = self.asides.iter().find(|aside| aside.ends.iter().any(fits));
+        aside.map(|aside| aside.why.as_str())
+    }
+
+    /// The name that the mappings have for a tensor of these dimensions.
+    pub fn ours(&self, name: &str, shape: &[u64]) -> Spoken {
+        let name = name.strip_suffix(&self.suffix).unwrap_or(name);
+        let (first, others) =
+            self.separators.split_first().map_or(("/", &[][..]), |(of, rest)| (of, rest));
+        let mut segments: Vec<&str> = name.split(first).filter(|part| !part.is_empty()).collect();
+        if let Some(label) = &self.label {
+            for segment in &mut segments {
+                *segment = segment.rsplit_once(label.as_str()).map_or(*segment, |(_, name)| name);
+            }
+        }
+        segments.drain(..self.skip.min(segments.len().saturating_sub(1)));
+        for other in others {
+            segments = segments.iter().flat_map(|segment| segment.split(other.as_str())).collect();
+        }
+        let (segments, axes) = self.rewrite(&segments, Way::Ours, &|_| true);
+        let axes = axes.and_then(|axes| axes.get(&shape.len().to_string()));
+        let axes = axes.filter(|axes| {
+            let left = (0..shape.len()).filter(|axis| !axes.contains(axis));
+            axes.iter().all(|axis| *axis < shape.len()) && left.into_iter().all(|at| shape[at] == 1)
+        });
+        Spoken { name: segments.join("."), axes: axes.cloned() }
+    }
+
+    /// The name that the dialect has for a tensor of `rank` axes of the mappings.
+    pub fn theirs(&self, name: &str, rank: usize, kind: Kind, names: &dyn Names) -> Spoken {
+        let segments: Vec<&str> = name.split('.').collect();
+        let fits = |piece: &Piece| {
+            piece.kind.is_none_or(|of| of == kind)
+                && piece.when.as_ref().is_none_or(|when| when.eval_bool(names) == Ok(true))
+        };
+        let (segments, axes) = self.rewrite(&segments, Way::Theirs, &fits);
+        let axes = axes.and_then(|axes| axes.values().find(|axes| axes.len() == rank));
+        let name = segments.join(&self.separators[0]) + &self.suffix;
+        Spoken { name, axes: axes.cloned() }
+    }
+
+    /// Puts the words of one side in place of those of the other; the axes are those of the piece
+    /// that the name ends with.
+    fn rewrite<'d>(
+        &'d self,
+        segments: &[&str],
+        way: Way,
+        fits: &dyn Fn(&Piece) -> bool,
+    ) -> (Vec<String>, Option<&'d BTreeMap<String, Vec<usize>>>) {
+        let (mut at, mut done, mut axes) = (0, Vec::new(), None);
+        'segments: while at < segments.len() {
+            for piece in self.pieces.iter().filter(|piece| fits(piece)) {
+                let theirs = (piece.theirs.as_str(), self.separators[0].as_str());
+                let (from, to) = match way {
+                    Way::Ours => (theirs, (piece.ours.as_str(), ".")),
+                    Way::Theirs => ((piece.ours.as_str(), "."), theirs),
+                };
+                let pattern: Vec<&str> = from.0.split(from.1).collect();
+                let left = &segments[at..];
+                let is_placed = (!piece.whole || at == 0)
+                    && (!(piece.end || piece.whole) || left.len() == pattern.len());
+                let Some(number) = Some(left).filter(|_| is_placed).and_then(|left| {
+                    let left = left.get(..pattern.len())?;
+                    matches(&pattern, left)
+                }) else {
+                    continue;
+                };
+                let text = to.0.replace("{n}", number.unwrap_or_default());
+                done.extend(text.split(to.1).map(str::to_owned));
+                at += pattern.len();
+                axes = Some(&piece.axes);
+                continue 'segments;
+            }
+            done.push(segments[at].to_owned());
+            at += 1;
+            axes = None;
+        }
+        (done, axes)
+    }
+}
+
+/// Whether segments are as a pattern has them, and the number in them, if there is one.
+fn matches<'s>(pattern: &[&str], segments: &[&'s str]) -> Option<Option<&'s str>> {
+    let mut number = None;
+    for (pattern, segment) in pattern.iter().zip(segments) {
+        let Some((before, after)) = pattern.split_once("{n}") else {
+            if pattern != segment {
+                return None;
+            }
+            continue;
+        };
+        let digits = segment.strip_prefix(before)?.strip_suffix(after)?;
+        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        number = Some(digits);
+    }
+    Some(number)
+}
+
+impl ConfigFile {
+    /// The config that the mappings read, of a model with these tensors.
+    pub fn ours(&self, config: &Json, present: &BTreeSet<&str>) -> Json {
+        let Json::Object(entries) = config else { return config.clone() };
+        let mut ours = serde_json::Map::new();
+        for (key, value) in entries {
+            let known = self.keys.iter().find(|[theirs, _]| theirs == key);
+            ours.insert(known.map_or(key, |[_, ours]| ours).clone(), value.clone());
+        }
+        let unsaid = self.values.iter().filter(|unsaid| present.contains(unsaid.sign.as_str()));
+        for (key, value) in unsaid.flat_map(|unsaid| &unsaid.values) {
+            ours.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        Json::Object(ours)
+    }
+
+    /// The config that the programs of the dialect read.
+    pub fn theirs(&self, config: &Json) -> Json {
+        let keys = self
+            .keys
+            .iter()
+            .filter_map(|[theirs, ours]| Some((theirs.clone(), config.get(ours)?.clone())));
+        Json::Object(keys.collect())
+    }
+}
