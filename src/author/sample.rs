@@ -137,15 +137,22 @@ pub fn samples(spec: &Spec, map: &Map, start: Option<&Json>) -> Result<Vec<Sampl
                 None => tiny.keys.hparams.get(*name) != base.keys.hparams.get(*name),
             })
         };
+        // Of a rule without a condition the architecture says when it acts: any change may matter.
+        let is_open = unused_rules(spec, map, &covered).any(|rule| rule.when.is_none());
         let (near, far): (Vec<_>, Vec<_>) =
             useful.iter().partition(|(change, tiny)| says(change, tiny));
         // Of two one may say nothing without the other.
-        let second = || useful.iter().map(|(change, _)| change).chain(&silent);
-        let pairs = [near, far].into_iter().zip(MAX_PAIRS).flat_map(|(first, n_most)| {
-            let pairs = first
-                .into_iter()
-                .flat_map(|(first, tiny)| second().map(move |second| (first, tiny, second)));
-            pairs.take(n_most)
+        let n_most = if is_open { [MAX_PAIRS[0]; 2] } else { MAX_PAIRS };
+        let pairs = [near, far].into_iter().zip(n_most).flat_map(|(firsts, n_most)| {
+            let with_silent: Vec<_> = firsts
+                .iter()
+                .flat_map(|(first, tiny)| silent.iter().map(move |second| (first, tiny, second)))
+                .take(n_most)
+                .collect();
+            let with_useful = firsts.into_iter().flat_map(|(first, tiny)| {
+                useful.iter().map(move |(second, _)| (first, tiny, second))
+            });
+            with_silent.into_iter().chain(with_useful.take(n_most))
         });
         let mut is_whole = unused(spec, map, &covered).is_empty();
         for (first, tiny, second) in pairs.filter(|(first, _, second)| first.path != second.path) {
