@@ -38,14 +38,15 @@
 //! in `tokenizer_config.json`, or that of the key in `tokenizer.gguf`; all spellings give one digest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
-use crate::base::canonical_json;
-use crate::base::hex;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::{canonical_json, hex, json as text};
 use crate::checkpoint::{DType, n_elements};
 use crate::format;
 use crate::format::gguf;
@@ -398,6 +399,28 @@ pub fn needs_text(path: &str) -> bool {
 }
 
 impl Manifest {
+    /// Reads a manifest file; `None` if the file is something else.
+    ///
+    /// # Errors
+    /// It cannot be read, is no JSON, or does not keep the schema that it names.
+    pub fn read(path: &Path) -> Result<Option<Manifest>> {
+        let bytes = std::fs::read(path).map_err(|err| Error::io(path, "read", err))?;
+        // The common case in one pass; what is wrong with another file is said by the strict parser.
+        if let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes)
+            && manifest.schema == SCHEMA
+        {
+            return Ok(Some(manifest));
+        }
+        let value = text::parse(&bytes, 0).map_err(|err| err.in_file(path))?;
+        if value.get("schema").and_then(Json::as_str) != Some(SCHEMA) {
+            return Ok(None);
+        }
+        let malformed = |err: serde_json::Error| {
+            Error::new(ErrorKind::Malformed, err.to_string()).in_file(path)
+        };
+        serde_json::from_value(value).map(Some).map_err(malformed)
+    }
+
     /// Makes the manifest of a model.
     pub fn build(facts: ManifestInput<'_>) -> Manifest {
         let encodings = facts.model.map(|model| &model.encodings);

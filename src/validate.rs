@@ -12,7 +12,7 @@ use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Extent;
 use crate::checkpoint::{Checkpoint, Payload};
-use crate::convert::{self, Failure, Progress, Request};
+use crate::convert::{self, Failure, Progress, Request, Silent};
 use crate::exec::scan;
 use crate::folder::{self, Opened};
 use crate::package::{Conformance, MANIFEST_FILE, Model};
@@ -34,6 +34,13 @@ pub struct Options<'a> {
     pub n_threads: usize,
     /// Reports progress.
     pub progress: &'a dyn Progress,
+}
+
+impl<'a> Options<'a> {
+    /// Headers and JSON, at the level that is claimed, on one thread.
+    pub fn new(selection: &'a Selection) -> Options<'a> {
+        Options { level: None, deep: false, selection, n_threads: 1, progress: &Silent }
+    }
 }
 
 /// What validation says of one or more inputs.

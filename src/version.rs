@@ -15,14 +15,13 @@ use sha2::{Digest, Sha256};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::hex;
-use crate::base::json;
 use crate::base::source::Source;
 use crate::checkpoint::{Payload, n_elements};
-use crate::convert::{self, Failure, Progress, Request};
+use crate::convert::{self, Failure, Progress, Request, Silent};
 use crate::exec::compare::digests;
 use crate::folder::{self, CONFIG_FILE, Opened};
 use crate::manifest::{
-    FileEntry, FileFacts, FileRole, Manifest, ManifestInput, SCHEMA, TensorFacts, needs_text,
+    FileEntry, FileFacts, FileRole, Manifest, ManifestInput, TensorFacts, needs_text,
 };
 use crate::package::{BUFFERS_FILE, MANIFEST_FILE, MODEL_FILE, SOURCE_FILE};
 use crate::plan::{self, Tensors};
@@ -43,6 +42,13 @@ pub struct Options<'a> {
     pub n_threads: usize,
     /// Reports progress.
     pub progress: &'a dyn Progress,
+}
+
+impl<'a> Options<'a> {
+    /// What the config and the manifest say, on one thread.
+    pub fn new(spec: &'a Spec) -> Options<'a> {
+        Options { spec, arch: None, generic: false, rehash: false, n_threads: 1, progress: &Silent }
+    }
 }
 
 /// What an input is.
@@ -109,7 +115,7 @@ impl Version {
         let label = path.display().to_string();
         if path.extension().is_some_and(|end| end == "json")
             && path.is_file()
-            && let Some(manifest) = read_manifest(path)?
+            && let Some(manifest) = Manifest::read(path)?
         {
             return Ok(Version::of_manifest(&label, trusted(manifest, path)?));
         }
@@ -119,7 +125,7 @@ impl Version {
             // another thing.
             Err(err) if path.is_dir() => {
                 let file = path.join(MANIFEST_FILE);
-                let Some(manifest) = read_manifest(&file).ok().flatten() else {
+                let Some(manifest) = Manifest::read(&file).ok().flatten() else {
                     return Err(err.into());
                 };
                 if has_weights(path, &manifest) {
@@ -179,24 +185,6 @@ fn is_lfs_pointer(path: &Path) -> bool {
     read.is_ok() && head.starts_with(b"version https://git-lfs")
 }
 
-/// A manifest file; `None` if the file is something else.
-fn read_manifest(path: &Path) -> Result<Option<Manifest>> {
-    let text = std::fs::read(path).map_err(|err| Error::io(path, "read", err))?;
-    // The common case in one pass; what is wrong with another file is said by the strict parser.
-    if let Ok(manifest) = serde_json::from_slice::<Manifest>(&text)
-        && manifest.schema == SCHEMA
-    {
-        return Ok(Some(manifest));
-    }
-    let value = json::parse(&text, 0).map_err(|err| err.in_file(path))?;
-    if value.get("schema").and_then(serde_json::Value::as_str) != Some(SCHEMA) {
-        return Ok(None);
-    }
-    let malformed =
-        |err: serde_json::Error| Error::new(ErrorKind::Malformed, err.to_string()).in_file(path);
-    serde_json::from_value(value).map(Some).map_err(malformed)
-}
-
 /// A manifest stands for weights that nobody looks at, so it has to be right in itself.
 fn trusted(manifest: Manifest, path: &Path) -> Result<Manifest> {
     let contradictions = manifest.contradictions();
@@ -214,7 +202,7 @@ fn trusted(manifest: Manifest, path: &Path) -> Result<Manifest> {
 fn package(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Version, Failure> {
     let model = convert::read_model(&mut opened)?;
     let known = match opened.has(MANIFEST_FILE) && !options.rehash {
-        true => read_manifest(&opened.source.place(MANIFEST_FILE))?,
+        true => Manifest::read(&opened.source.place(MANIFEST_FILE))?,
         false => None,
     };
     let tensors = convert::generic_copies(&opened.checkpoint)?;

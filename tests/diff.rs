@@ -27,8 +27,7 @@ fn package(spec: &Spec, from: &Path, to: &Path, max_shard_bytes: Option<u64>) {
 }
 
 fn open(spec: &Spec, path: &Path, rehash: bool) -> Version {
-    let options =
-        Options { spec, arch: None, generic: false, rehash, n_threads: 1, progress: &Silent };
+    let options = Options { rehash, ..Options::new(spec) };
     match Version::open(path, &options) {
         Ok(subject) => subject,
         Err(Failure::Error(err)) => panic!("{err}"),
@@ -506,14 +505,7 @@ fn folders_without_weights_and_stale_manifests() {
 
     // A manifest that someone edited does not stand for anything.
     edit_json(&light.join("manifest.json"), |m| m["tensors"][0]["shape"] = json!([1]));
-    let options = Options {
-        spec: &spec,
-        arch: None,
-        generic: false,
-        rehash: false,
-        n_threads: 1,
-        progress: &Silent,
-    };
+    let options = Options::new(&spec);
     assert!(Version::open(&light, &options).is_err());
 
     let stale = temp.path().join("stale");

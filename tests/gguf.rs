@@ -276,14 +276,7 @@ fn a_file_is_its_package_and_its_keys_are_compared() {
     let at = |name: &str| scratch.path().join(name);
     run(&Request::new(spec, &at("a.gguf"), "gguf"), &root().join("hf/llama-tied/src")).unwrap();
     run(&Request::new(spec, &at("std"), "std"), &at("a.gguf")).unwrap();
-    let options = version::Options {
-        spec,
-        arch: None,
-        generic: false,
-        rehash: false,
-        n_threads: 1,
-        progress: &Silent,
-    };
+    let options = version::Options::new(spec);
     let compare = |old: &str, new: &str| {
         let open = |name: &str| match Version::open(&at(name), &options) {
             Ok(subject) => subject,

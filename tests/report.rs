@@ -235,13 +235,7 @@ fn rendered(id: &str, findings: &[Diagnostic]) -> String {
     let root = Path::new("/reports");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/hf/llama-tied/src");
     let selection = Selection::default();
-    let options = Options {
-        level: None,
-        deep: false,
-        selection: &selection,
-        n_threads: 1,
-        progress: &llmstd::convert::Silent,
-    };
+    let options = Options::new(&selection);
     let mut report = validate(&source, &spec, &options).unwrap();
     report.findings = findings.to_vec();
     (report.valid, report.passes) = (false, false);

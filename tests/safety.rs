@@ -365,20 +365,6 @@ impl llmstd::convert::Progress for Writer {
     fn end(&self) {}
 }
 
-fn options<'a>(
-    spec: &'a llmstd::spec::Spec,
-    progress: &'a dyn llmstd::convert::Progress,
-) -> llmstd::version::Options<'a> {
-    llmstd::version::Options {
-        spec,
-        arch: None,
-        generic: false,
-        rehash: true,
-        n_threads: 1,
-        progress,
-    }
-}
-
 #[test]
 fn what_changes_while_it_is_checked_or_compared_is_not_judged() {
     use llmstd::rule::Selection;
@@ -388,21 +374,20 @@ fn what_changes_while_it_is_checked_or_compared_is_not_judged() {
     let spec = Spec::current();
     let scratch = tempfile::tempdir().unwrap();
     let at = |name: &str| scratch.path().join(name);
-    let (selection, silent) = (Selection::default(), llmstd::convert::Silent);
+    let selection = Selection::default();
+    let plain = || version::Options { rehash: true, ..version::Options::new(&spec) };
     let validated = |path: &Path, weights: &str| {
         let progress = Writer(path.join(weights));
         let options = validate::Options {
-            level: None,
             deep: true,
-            selection: &selection,
-            n_threads: 1,
             progress: &progress,
+            ..validate::Options::new(&selection)
         };
         validate::validate(path, &spec, &options).unwrap_err().to_string()
     };
     let opened = |path: &Path, weights: &str| {
         let progress = Writer(path.join(weights));
-        match version::Version::open(path, &options(&spec, &progress)) {
+        match version::Version::open(path, &version::Options { progress: &progress, ..plain() }) {
             Err(llmstd::convert::Failure::Error(err)) => err.to_string(),
             _ => panic!("it is refused"),
         }
@@ -418,8 +403,7 @@ fn what_changes_while_it_is_checked_or_compared_is_not_judged() {
     said.push(opened(&at("source1"), "model.safetensors"));
     let narrow = ["std1", "narrow", "--dtype", "bf16", "--lossy"];
     done(scratch.path(), &narrow);
-    let open =
-        |name: &str| version::Version::open(&at(name), &options(&spec, &silent)).ok().unwrap();
+    let open = |name: &str| version::Version::open(&at(name), &plain()).ok().unwrap();
     let (old, new) = (open("std1"), open("narrow"));
     let mut compared = diff::compare(&old, &new, &spec);
     let progress = Writer(at("narrow/model.safetensors"));
@@ -428,4 +412,47 @@ fn what_changes_while_it_is_checked_or_compared_is_not_judged() {
     for message in said {
         assert!(message.contains("model.safetensors: changed while it was read"), "{message}");
     }
+}
+
+#[test]
+fn nothing_is_made_of_a_package_whose_bytes_are_not_those_of_its_manifest() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/hf/gpt2-lmhead/src");
+    // Tensors that are copied as they lie, and such as are turned on the way.
+    for (source, tensor) in [(demo(), "mlp.down_proj.weight"), (fixture, "attn.o_proj.weight")] {
+        let scratch = tempfile::tempdir().unwrap();
+        copy(&source, &scratch.path().join("source"));
+        done(scratch.path(), &["source", "package"]);
+        let at = |name: &str| scratch.path().join("package").join(name);
+        let read = |name: &str| fs::read(at(name)).unwrap();
+        let manifest: serde_json::Value = serde_json::from_slice(&read("manifest.json")).unwrap();
+        let entries = manifest["tensors"].as_array().unwrap();
+        let found = entries.iter().find(|entry| entry["name"].as_str().unwrap().ends_with(tensor));
+        let entry = found.unwrap();
+        let good = read("model.safetensors");
+        let mut bytes = good.clone();
+        bytes[entry["start"].as_u64().unwrap() as usize + 5] ^= 1;
+        fs::write(at("model.safetensors"), bytes).unwrap();
+        let why = format!("the bytes of `{}` are not those", entry["name"].as_str().unwrap());
+        for to in ["std", "hf", "gguf", "safetensors"] {
+            refused(scratch.path(), &["package", "out", "--to", to], &why);
+        }
+        fs::write(at("model.safetensors"), good).unwrap();
+        done(scratch.path(), &["package", "out", "--to", "hf"]);
+    }
+}
+
+#[test]
+fn a_file_that_the_manifest_says_otherwise_is_carried_and_told_of() {
+    let scratch = tempfile::tempdir().unwrap();
+    copy(&demo(), &scratch.path().join("source"));
+    done(scratch.path(), &["source", "package"]);
+    let output = done(scratch.path(), &["package", "plain", "--to", "hf"]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("V121"));
+    let path = scratch.path().join("package/tokenizer.json");
+    let text = fs::read_to_string(&path).unwrap() + " ";
+    fs::write(&path, text).unwrap();
+    let output = done(scratch.path(), &["package", "out", "--to", "hf"]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("warning[V121]: tokenizer.json is not the file"), "{told}");
+    refused(scratch.path(), &["package", "none", "--to", "hf", "--strict"], "error[V121]");
 }

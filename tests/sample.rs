@@ -62,13 +62,8 @@ fn there_and_back(spec: &Spec, map: &Map, sample: &sample::Sample) -> Result<(),
     let foreign = tensors(&at("foreign"));
     run(spec, &at("foreign"), &at("std"), "std")?;
     let selection = Selection::default();
-    let options = Options {
-        level: Some(Conformance::Schema),
-        deep: true,
-        selection: &selection,
-        n_threads: 1,
-        progress: &Silent,
-    };
+    let options =
+        Options { level: Some(Conformance::Schema), deep: true, ..Options::new(&selection) };
     let report = validate(&at("std"), spec, &options).map_err(|err| err.to_string())?;
     if !report.valid {
         return Err(format!("not valid: {:?}", report.findings));

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use llmstd::author::conformance::seal;
 use llmstd::base::diagnostic::Level;
-use llmstd::convert::{self, Request, Silent};
+use llmstd::convert::{self, Request};
 use llmstd::folder;
 use llmstd::rule::Selection;
 use llmstd::spec::Spec;
@@ -138,13 +138,7 @@ fn respell(model: &mut Json, random: &mut Random) -> Option<&'static str> {
 
 fn errors(spec: &Spec, package: &Path) -> BTreeSet<&'static str> {
     let selection = Selection::default();
-    let options = Options {
-        level: None,
-        deep: false,
-        selection: &selection,
-        n_threads: 1,
-        progress: &Silent,
-    };
+    let options = Options::new(&selection);
     let report = validate(package, spec, &options).unwrap();
     let errors = report.findings.iter().filter(|finding| finding.level == Level::Error);
     errors.map(|finding| finding.rule).collect()

@@ -650,13 +650,7 @@ fn rules_are_selected_and_ignored_by_number_or_its_beginning() {
     let found = |select: &[&str], ignore: &[&str]| {
         let own = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
         let selection = Selection { select: own(select), ignore: own(ignore) };
-        let options = Options {
-            level: None,
-            deep: false,
-            selection: &selection,
-            n_threads: 1,
-            progress: &Silent,
-        };
+        let options = Options::new(&selection);
         let report = validate(&package, &SPEC, &options).unwrap();
         report.findings.iter().map(|finding| finding.rule).collect::<Vec<_>>()
     };

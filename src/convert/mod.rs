@@ -5,6 +5,7 @@ mod check;
 mod destination;
 mod foreign;
 pub(crate) mod gguf;
+mod intact;
 mod package;
 mod safetensors;
 mod verify;
@@ -336,7 +337,7 @@ fn write_tensors(
         write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM, "safetensors");
     report.findings.extend(check::shard_size(request.max_shard_bytes, &tensors.outputs, &shards)?);
     let container = Container::Safetensors(metadata);
-    Ok(write_shards(opened, request, folder, tensors, &shards, container, hash_files, report)?)
+    write_shards(opened, request, folder, tensors, &shards, container, hash_files, report)
 }
 
 #[allow(clippy::too_many_arguments)] // What a file is made of.
@@ -349,7 +350,7 @@ fn write_shards(
     container: Container<'_>,
     hash_files: bool,
     report: &mut Report,
-) -> Result<Written> {
+) -> std::result::Result<Written, Failure> {
     request.progress.begin("converting", tensors.n_bytes());
     let advance = |n_bytes| request.progress.advance(n_bytes);
     let options = write::Options {
@@ -382,6 +383,8 @@ fn write_shards(
         }
     }
     report.loss = total;
+    intact::tensors(opened, request, tensors, &written)?;
+    report.findings.extend(intact::files(opened, &report.carried)?);
     Ok(written)
 }
 

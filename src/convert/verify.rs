@@ -108,7 +108,7 @@ pub(super) fn verify_same(
 }
 
 /// The tensors of a file as they are stored.
-fn whole_tensors(checkpoint: &Checkpoint) -> Result<Tensors> {
+pub(super) fn whole_tensors(checkpoint: &Checkpoint) -> Result<Tensors> {
     let mut tensors = Tensors::default();
     for tensor in checkpoint.stored() {
         let (inputs, output) = whole(tensor, tensors.inputs.len())?;

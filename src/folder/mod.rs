@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use serde_json::Value as Json;
 
 mod choose;
+mod index;
+mod modules;
 pub mod sentence_transformers;
 
 pub use self::choose::shard_number;
 use self::choose::{Choice, NOT_WEIGHTS, check_no_extra_shard, choose, ending};
+use self::index::read_index;
+use self::modules::{lay_out, read_modules};
 use self::sentence_transformers::MODULES_FILE;
-use crate::base::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::json;
 use crate::base::source::Source;
@@ -138,15 +142,7 @@ fn open_any(path: &Path, wanted: Option<&'static Format>, links: Links) -> Resul
         let mut checkpoint = Checkpoint::default();
         let weights = read_index(&mut source, &name, wanted, &mut checkpoint)?;
         let files = list(&parent)?;
-        return Ok(Opened {
-            path: path.to_owned(),
-            source,
-            checkpoint,
-            is_package: false,
-            files,
-            weights,
-            renamed: BTreeMap::new(),
-        });
+        return Ok(Opened::new(path, source, checkpoint, files, weights));
     }
     let file = source.add_path(path)?;
     let mut checkpoint = read_file(&mut source, file, wanted)?;
@@ -165,26 +161,10 @@ fn open_any(path: &Path, wanted: Option<&'static Format>, links: Links) -> Resul
             Some(FolderFile { name: name.clone(), len })
         });
         let files = files.collect();
-        return Ok(Opened {
-            path: path.to_owned(),
-            source,
-            checkpoint,
-            is_package: false,
-            files,
-            weights,
-            renamed: BTreeMap::new(),
-        });
+        return Ok(Opened::new(path, source, checkpoint, files, weights));
     }
     let files = list(&parent)?;
-    Ok(Opened {
-        path: path.to_owned(),
-        source,
-        checkpoint,
-        is_package: false,
-        files,
-        weights,
-        renamed: BTreeMap::new(),
-    })
+    Ok(Opened::new(path, source, checkpoint, files, weights))
 }
 
 fn open_folder(
@@ -228,52 +208,7 @@ fn open_folder(
         read_modules(&mut source, &files, &mut checkpoint, &mut weights)?;
     }
     note_others(&files, &weights, &mut checkpoint);
-    Ok(Opened {
-        path: path.to_owned(),
-        source,
-        checkpoint,
-        is_package,
-        files,
-        weights,
-        renamed: BTreeMap::new(),
-    })
-}
-
-/// Lays out a folder of the first releases of sentence-transformers as later ones write it: there the
-/// transformer lies in a folder of its own, as the other modules do.
-fn lay_out(
-    source: &mut Source,
-    files: Vec<FolderFile>,
-    checkpoint: &mut Checkpoint,
-) -> Result<Vec<FolderFile>> {
-    let has = |name: &str| files.iter().any(|file| file.name == name);
-    let has_weights = |file: &FolderFile| {
-        !file.name.contains('/') && format::of_ending(ending(&file.name)).is_some()
-    };
-    if !has(MODULES_FILE) || files.iter().any(has_weights) {
-        return Ok(files);
-    }
-    let mut here = source.again();
-    let id = here.add(MODULES_FILE)?;
-    let listed = json::parse(here.bytes(id), 0).map_err(|err| err.in_file(here.path(id)))?;
-    let Some((home, listed)) = sentence_transformers::at_home(&listed) else { return Ok(files) };
-    if !has(&format!("{home}/{CONFIG_FILE}")) {
-        return Ok(files);
-    }
-    let text = serde_json::to_string_pretty(&listed).expect("it was JSON") + "\n";
-    let replaced = BTreeMap::from([(MODULES_FILE.to_owned(), text.clone().into_bytes())]);
-    source.lay_out(&home, replaced);
-    let message =
-        format!("the transformer lies in `{home}`; its files are read as the folder's own");
-    checkpoint.findings.push(Diagnostic::note("R017", message).file(MODULES_FILE));
-    let mut laid: BTreeMap<String, u64> = BTreeMap::new();
-    let below = format!("{home}/");
-    let (of_home, rest): (Vec<_>, Vec<_>) =
-        files.into_iter().partition(|file| file.name.starts_with(&below));
-    laid.extend(rest.into_iter().map(|file| (file.name, file.len)));
-    laid.extend(of_home.into_iter().map(|file| (file.name[below.len()..].to_owned(), file.len)));
-    laid.insert(MODULES_FILE.to_owned(), text.len() as u64);
-    Ok(laid.into_iter().map(|(name, len)| FolderFile { name, len }).collect())
+    Ok(Opened { is_package, ..Opened::new(path, source, checkpoint, files, weights) })
 }
 
 fn read_part(
@@ -338,154 +273,6 @@ fn join_parts(entries: &serde_json::Map<String, Json>, checkpoint: &mut Checkpoi
         None => (!taken.contains(&at)).then(|| tensor.clone()),
     });
     checkpoint.tensors = joined.collect();
-}
-
-/// Reads every shard that an index names, and holds the two against each other.
-fn read_index(
-    source: &mut Source,
-    name: &str,
-    wanted: Option<&'static Format>,
-    checkpoint: &mut Checkpoint,
-) -> Result<Vec<String>> {
-    let index_file = source.add(name)?;
-    let path = source.path(index_file).to_owned();
-    let index = json::parse(source.bytes(index_file), 0).map_err(|err| err.in_file(&path))?;
-    let malformed = |message: String| Error::new(ErrorKind::Malformed, message).in_file(&path);
-    let Some(Json::Object(map)) = index.get("weight_map") else {
-        return Err(malformed(
-            "a shard index has an object `weight_map`; there is none".to_owned(),
-        ));
-    };
-    // Flax joins the keys of a tree by slashes in an index.
-    let is_tree = name.contains(".msgpack.index.");
-    let spelled = |tensor: &str| if is_tree { tensor.replace('/', ".") } else { tensor.to_owned() };
-    let map: BTreeMap<String, &Json> =
-        map.iter().map(|(tensor, file)| (spelled(tensor), file)).collect();
-    let mut by_file: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (tensor, file) in &map {
-        let file = file.as_str().ok_or_else(|| {
-            malformed(format!("`weight_map` gives `{tensor}` {file}, where a file name should be"))
-        })?;
-        by_file.entry(file).or_default().insert(tensor);
-    }
-    let mut weights = Vec::new();
-    let mut copies: Vec<(String, Tensor)> = Vec::new();
-    for (file, tensors) in by_file {
-        if !file.contains("..") && !source.place(file).exists() {
-            let n = tensors.len();
-            let message = format!(
-                "the index puts {n} tensors in the shard `{file}`, and there is no such file: fetch \
-                 it, or write the index anew for the shards that are there"
-            );
-            return Err(Error::new(ErrorKind::Io, message).in_file(&path));
-        }
-        let id =
-            source.add(file).map_err(|err| err.context(&format!("shard `{file}` of the index")))?;
-        let part = read_file(source, id, wanted)?;
-        let present: BTreeSet<&str> =
-            part.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-        let finding = |message: String, tensor: &str| {
-            Diagnostic::warning("R016", message).file(name).tensor(tensor).help(
-                "the files count; write the index anew, or take the shards from their source again",
-            )
-        };
-        for missing in tensors.difference(&present) {
-            let message = format!("the index puts `{missing}` in `{file}`, which does not have it");
-            checkpoint.findings.push(finding(message, missing));
-        }
-        for extra in present.difference(&tensors).filter(|extra| !map.contains_key(**extra)) {
-            let message =
-                format!("`{file}` has `{extra}`, which the index does not list; it is read");
-            checkpoint.findings.push(finding(message, extra));
-        }
-        // A second copy, where the index names another file.
-        let mut part = part;
-        let (own, second): (Vec<Tensor>, Vec<Tensor>) =
-            part.tensors.into_iter().partition(|tensor| {
-                map.get(&tensor.name).is_none_or(|place| place.as_str() == Some(file))
-            });
-        part.tensors = own;
-        copies.extend(second.into_iter().map(|tensor| (file.to_owned(), tensor)));
-        append(checkpoint, part, file)?;
-        weights.push(file.to_owned());
-    }
-    for (file, copy) in copies {
-        let first = checkpoint.tensors.iter().find(|tensor| tensor.name == copy.name);
-        let same = first.is_some_and(|first| same_bytes(source, first, &copy));
-        let which = if same { "the same values" } else { "other values" };
-        let place = map.get(&copy.name).and_then(|place| place.as_str()).unwrap_or_default();
-        let message = format!(
-            "`{}` lies in `{place}`, where the index puts it, and with {which} in `{file}`",
-            copy.name
-        );
-        let level = if same { Level::Warning } else { Level::Error };
-        checkpoint.findings.push(
-            Diagnostic::new("R016", level, message).file(name).tensor(&copy.name).help(
-                "readers differ in which copy they take: remove the wrong one from its shard",
-            ),
-        );
-        if first.is_none() {
-            checkpoint.tensors.push(copy);
-        }
-    }
-    let claimed = index.get("metadata").and_then(|metadata| metadata.get("total_size"));
-    let total: u64 = checkpoint.tensors.iter().filter_map(crate::checkpoint::Tensor::n_bytes).sum();
-    if let Some(claimed) = claimed
-        && claimed.as_u64().is_some_and(|claimed| claimed != total)
-    {
-        checkpoint.findings.push(
-            Diagnostic::warning(
-                "R013",
-                format!("`total_size` of {name} is {claimed}, the tensors have {total} bytes"),
-            )
-            .file(name)
-            .mismatch(total, claimed),
-        );
-    }
-    Ok(weights)
-}
-
-/// Whether two tensors of files are alike to the last byte.
-fn same_bytes(source: &Source, left: &Tensor, right: &Tensor) -> bool {
-    let bytes = |tensor: &Tensor| match &tensor.payload {
-        Payload::Range(extent) => source.slice(*extent).ok(),
-        _ => None,
-    };
-    let (of_left, of_right) = (bytes(left), bytes(right));
-    left.dtype == right.dtype
-        && left.shape == right.shape
-        && of_left.is_some()
-        && of_left == of_right
-}
-
-/// Reads the weights of the modules that follow a transformer, which lie in folders of their own.
-fn read_modules(
-    source: &mut Source,
-    files: &[FolderFile],
-    checkpoint: &mut Checkpoint,
-    weights: &mut Vec<String>,
-) -> Result<()> {
-    if !files.iter().any(|file| file.name == MODULES_FILE) {
-        return Ok(());
-    }
-    let id = source.add(MODULES_FILE)?;
-    let listed = json::parse(source.bytes(id), 0).map_err(|err| err.in_file(source.path(id)))?;
-    for (index, path) in sentence_transformers::dense_paths(&listed).iter().enumerate() {
-        let names =
-            sentence_transformers::DENSE_WEIGHTS.iter().map(|name| format!("{path}/{name}"));
-        let found = names.into_iter().find(|name| files.iter().any(|file| file.name == *name));
-        let Some(name) = found else { continue };
-        let id = source.add(&name)?;
-        let mut part = read_file(source, id, None)?;
-        for tensor in &mut part.tensors {
-            tensor.name = sentence_transformers::dense_name(index + 1, &tensor.name);
-        }
-        // The container is that of the transformer.
-        part.format = checkpoint.format;
-        append(checkpoint, part, &name)?;
-        weights.push(name);
-    }
-    Ok(())
 }
 
 fn append(checkpoint: &mut Checkpoint, part: Checkpoint, file: &str) -> Result<()> {
@@ -574,6 +361,25 @@ fn walk(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<FolderFile>) 
 }
 
 impl Opened {
+    /// A checkpoint that is no package, under the names of its files.
+    fn new(
+        path: &Path,
+        source: Source,
+        checkpoint: Checkpoint,
+        files: Vec<FolderFile>,
+        weights: Vec<String>,
+    ) -> Opened {
+        Opened {
+            path: path.to_owned(),
+            source,
+            checkpoint,
+            is_package: false,
+            files,
+            weights,
+            renamed: BTreeMap::new(),
+        }
+    }
+
     /// Gives stored tensors other names, by their old ones.
     pub fn rename(&mut self, names: &BTreeMap<String, String>) {
         for tensor in &mut self.checkpoint.tensors {

@@ -177,6 +177,30 @@ pub fn is_package(folder: &Path, files: &[FolderFile]) -> bool {
 }
 
 impl<'a> PackageView<'a> {
+    /// Nothing that was read of a source.
+    fn empty(spec: &'a Spec, source: Source) -> PackageView<'a> {
+        PackageView {
+            spec,
+            files: BTreeMap::new(),
+            outside: Vec::new(),
+            model: Part::Absent,
+            manifest: Part::Absent,
+            provenance: Part::Absent,
+            index: Part::Absent,
+            shards: Vec::new(),
+            tensors: Vec::new(),
+            findings: Vec::new(),
+            census: Vec::new(),
+            source,
+            scans: BTreeMap::new(),
+            deep: false,
+            planned: false,
+            alone: false,
+            expected: OnceCell::new(),
+            vocabularies: OnceCell::new(),
+        }
+    }
+
     /// Reads a package as far as it can be read: headers and JSON.
     ///
     /// # Errors
@@ -195,7 +219,6 @@ impl<'a> PackageView<'a> {
             }
         }
         let mut view = PackageView {
-            spec,
             model: typed(&source, MODEL_FILE, |_| Ok(())),
             manifest: typed(&source, MANIFEST_FILE, |manifest: &Manifest| {
                 schema(&manifest.schema, SCHEMA)
@@ -206,17 +229,7 @@ impl<'a> PackageView<'a> {
             index: json_part(&source, &index_file()),
             files: files.into_iter().map(|file| (file.name, file.len)).collect(),
             outside,
-            shards: Vec::new(),
-            tensors: Vec::new(),
-            findings: Vec::new(),
-            census: Vec::new(),
-            source,
-            scans: BTreeMap::new(),
-            deep: false,
-            planned: false,
-            alone: false,
-            expected: OnceCell::new(),
-            vocabularies: OnceCell::new(),
+            ..PackageView::empty(spec, source)
         };
         view.read_shards();
         Ok(view)
@@ -235,24 +248,11 @@ impl<'a> PackageView<'a> {
             let _ = source.add(&file.name);
         }
         PackageView {
-            spec,
             files: files.into_iter().map(|file| (file.name, file.len)).collect(),
-            outside: Vec::new(),
             model: Part::Good(model),
-            manifest: Part::Absent,
-            provenance: Part::Absent,
-            index: Part::Absent,
-            shards: Vec::new(),
             tensors,
-            findings: Vec::new(),
-            census: Vec::new(),
-            source,
-            scans: BTreeMap::new(),
-            deep: false,
             planned: true,
-            alone: false,
-            expected: OnceCell::new(),
-            vocabularies: OnceCell::new(),
+            ..PackageView::empty(spec, source)
         }
     }
 
@@ -284,24 +284,12 @@ impl<'a> PackageView<'a> {
             }));
         }
         Ok(PackageView {
-            spec,
             files,
-            outside: Vec::new(),
             model,
             manifest,
-            provenance: Part::Absent,
-            index: Part::Absent,
-            shards: Vec::new(),
             tensors,
-            findings: Vec::new(),
-            census: Vec::new(),
-            source,
-            scans: BTreeMap::new(),
-            deep: false,
-            planned: false,
             alone: true,
-            expected: OnceCell::new(),
-            vocabularies: OnceCell::new(),
+            ..PackageView::empty(spec, source)
         })
     }
 

@@ -16,7 +16,6 @@ use crate::base::error::Result;
 use crate::base::hex;
 use crate::base::json::parse;
 use crate::checkpoint::DType;
-use crate::convert::Silent;
 use crate::folder;
 use crate::forward::{Inputs, Planned, Weights};
 use crate::manifest::{content_leaf, leaf};
@@ -105,13 +104,7 @@ impl Own<'_> {
         level: Option<Conformance>,
     ) -> std::result::Result<validate::Report, String> {
         let selection = Selection::default();
-        let options = validate::Options {
-            level,
-            deep: true,
-            selection: &selection,
-            n_threads: 1,
-            progress: &Silent,
-        };
+        let options = validate::Options { level, deep: true, ..validate::Options::new(&selection) };
         validate::validate(package, self.spec, &options).map_err(|err| err.to_string())
     }
 
