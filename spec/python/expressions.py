@@ -52,7 +52,7 @@ def same(a, b):
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(same, a, b))
     if is_number(a) and is_number(b):
-        return float(a) == float(b)
+        return a == b if isinstance(a, int) and isinstance(b, int) else float(a) == float(b)
     return type(a) is type(b) and a == b
 
 
@@ -81,14 +81,26 @@ def fits(x):
 def power(x, n):
     x, n = float(x), float(n)
     if n in (0.5, -0.5):
-        root = math.sqrt(x)
-        return root if n > 0 else 1.0 / root
+        root = math.sqrt(x) if x >= 0 else math.nan
+        return root if n > 0 else inverse(root)
     if n == math.floor(n) and abs(n) <= 64:
         product = 1.0
         for _ in range(int(abs(n))):
             product *= x
-        return product if n >= 0 else 1.0 / product
-    return f32(x**n)
+        return product if n >= 0 else inverse(product)
+    if x < 0 and n != math.floor(n) and math.isfinite(n):
+        return math.nan
+    try:
+        return f32(x**n)
+    except OverflowError:
+        return -math.inf if x < 0 and n % 2 == 1 else math.inf
+    except ZeroDivisionError:
+        return inverse(x) if n % 2 == 1 else math.inf
+
+
+def inverse(x):
+    """1 / x as IEEE 754 has it."""
+    return 1.0 / x if x else math.copysign(math.inf, x)
 
 
 class Parser:
@@ -189,7 +201,8 @@ def call(name, args):
         return -(-a // b) if a >= 0 and b > 0 else fail("no value")
     if name in ("min", "max"):
         a, b = map(number, args)
-        return a if (a <= b) == (name == "min") else b
+        exact = isinstance(a, int) and isinstance(b, int)
+        return a if (a <= b if exact else float(a) <= float(b)) == (name == "min") else b
     if name == "sqrt":
         x = float(number(args[0]))
         return math.sqrt(x) if x >= 0 else math.nan

@@ -38,6 +38,7 @@ class Refused(Exception):
 EVENTS = ("convert", "cast", "decode", "repack", "migrate")
 BITS = {row["name"]: row["bits"] for row in table("dtypes.toml")["dtype"]}
 FILES = table("files.toml")["file"]
+COUNTS = {row["name"] for row in table("hparams.toml")["key"] if row["type"] in ("count", "counts")}
 
 
 # ---- JSON ---------------------------------------------------------------------------------------------------------
@@ -52,7 +53,12 @@ def parse_json(data):
     def constant(word):
         raise ValueError(f"{word} is no JSON")
 
-    return json.loads(data.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+    def real(text):
+        return x if math.isfinite(x := float(text)) else constant(text)
+
+    value = json.loads(data.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant, parse_float=real)
+    json.dumps(value, ensure_ascii=False).encode("utf-8")  # Refuses a surrogate that stands alone.
+    return value
 
 
 def number_text(x):
@@ -112,7 +118,7 @@ def leaves(name, dtype, shape, sha256):
 
 # ---- names and their order ----------------------------------------------------------------------------------------
 
-SEGMENT = re.compile(r"[a-z][a-z0-9_]{0,62}|0|[1-9][0-9]*")
+SEGMENT = re.compile(r"[a-z][a-z0-9_]{0,62}|0|[1-9][0-9]{0,8}")
 
 
 def is_name(name):
@@ -242,12 +248,15 @@ class Package:
         self.files = {}
         for root, folders, names in os.walk(folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
+            here = os.path.relpath(root, folder).replace(os.sep, "/")
+            if here.count("/") > 2 or any(os.path.islink(os.path.join(root, name)) for name in folders):
+                raise Refused("V111", f"{here} lies too deep, or has a link to a folder")
             for name in names:
                 if not name.startswith("."):
                     path = os.path.join(root, name)
                     inside = os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)
-                    if not inside:
-                        raise Refused("V111", f"{name} leads out of the folder")
+                    if not inside or not os.path.exists(path) or any("\ud800" <= c <= "\udfff" for c in name):
+                        raise Refused("V111", f"{name!r} leads out of the folder or to nothing, or is not UTF-8")
                     self.files[os.path.relpath(path, folder).replace(os.sep, "/")] = path
         self.model = self._json("model.json", "V102")
         self._check_model()
@@ -313,6 +322,10 @@ class Package:
     def _check_spelling(self):
         """Keys of stacks: as KEY where there is one stack, or one value for all."""
         hparams, stacks = self.model["hyperparameters"], stacks_of(self.model.get("architecture"))
+        ids = [hparams[key] for key in hparams if key in COUNTS or key.partition(".")[2] in COUNTS]
+        for value in ids + list(self.model["tokens"].values()):
+            if any(isinstance(one, float) for one in (value if isinstance(value, list) else [value])):
+                raise Refused("V124", f"{value} is no integer")
         for key, value in hparams.items():
             stack, _, rest = key.partition(".")
             if stack not in ("encoder", "decoder"):
@@ -409,6 +422,7 @@ class Package:
             "interface": {"tasks": model["tasks"], "tokens": model["tokens"]} if model["tasks"] or model["tokens"] else None,
             "template": {"templates": templates} if templates else None,
         }
+        self.documents = documents
         found = {n: d and digest({"digest": f"llmstd.{n}.v1", **d}) for n, d in documents.items()}
         found["model"] = digest({"digest": "llmstd.model.v1", "spec": model["spec"].split(".")[0], **found})
         self.hashes = hashes
@@ -449,6 +463,10 @@ class Package:
         if digests != manifest.get("digests"):
             wrong = [name for name, value in digests.items() if value != manifest["digests"].get(name)]
             raise Refused("V104", f"digests do not follow from the bytes: {wrong}")
+        repeated = {"templates": (self.documents["template"] or {}).get("templates"), "tokenizer": self.documents["tokenizer"]}
+        for member, document in repeated.items():
+            if canonical(manifest.get(member) or document) != canonical(document):
+                raise Refused("V104", f"{member} is not that of the files")
 
     def _check_entries(self):
         listed, census = set(), {}
@@ -470,6 +488,9 @@ class Package:
             raise Refused("V107", "the manifest does not list every tensor")
         if census != self.manifest.get("dtypes"):
             raise Refused("V104", "the census does not follow")
+        paths = [entry["path"] for entry in self.manifest["files"]]
+        if paths != sorted(set(paths), key=str.encode):
+            raise Refused("V105", "files are not listed once each, sorted by the bytes of their paths")
         for entry in self.manifest["files"]:
             path = entry["path"]
             if not is_inside(path):
@@ -490,6 +511,9 @@ def answer(request):
             package = Package(request["package"])
         except Refused as refused:
             return {"refused": [refused.rule]}
+        except (KeyError, TypeError, ValueError, AttributeError, AssertionError, struct.error, OSError) as err:
+            # A member is missing or of another type: the schemas of spec/1.0/schema say which.
+            return {"refused": ["V103"], "why": repr(err)}
         return {"digests": package.digests(), "tensors": package.order, "sha256": package.hashes}
     if do == "values":
         values = np.ascontiguousarray(Package(request["package"]).tensor(request["tensor"]), np.float32)

@@ -4,7 +4,7 @@ use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
 use crate::rule::{Checked, PackageView, Rule, view::is_inside};
 
-/// A file of the manifest is missing, or has another length.
+/// A file of the manifest is missing, has another length, or is listed twice or out of order.
 pub(super) static RULE: Rule = Rule {
     id: "V105",
     name: "listed-file",
@@ -15,7 +15,21 @@ pub(super) static RULE: Rule = Rule {
 };
 
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    for file in &view.manifest()?.files {
+    let files = &view.manifest()?.files;
+    for pair in files.windows(2).filter(|pair| pair[1].path <= pair[0].path) {
+        let (first, second) = (&pair[0].path, &pair[1].path);
+        let message = match first == second {
+            true => format!("the manifest lists {second} twice"),
+            false => format!("the manifest lists {second} behind {first}"),
+        };
+        found.push(
+            RULE.finding(message)
+                .file(second)
+                .mismatch("each path once, sorted by its bytes", second)
+                .help("`llmstd manifest` makes a true manifest"),
+        );
+    }
+    for file in files {
         match view.files.get(&file.path) {
             _ if !is_inside(&file.path) => {} // V111 tells of it.
             Some(len) if *len == file.len => {}

@@ -9,7 +9,7 @@ use crate::package::{Conformance, MANIFEST_FILE};
 use crate::rule::view::{index_file, is_inside};
 use crate::rule::{Checked, PackageView, Rule};
 
-/// A path of the package leads out of its folder.
+/// A path of the package leads out of its folder, or where nobody looks.
 pub(super) static RULE: Rule = Rule {
     id: "V111",
     name: "path-outside",

@@ -1,8 +1,6 @@
 //! V115 executable-file.
 
 use crate::base::diagnostic::{Diagnostic, Level};
-use crate::format::pytorch;
-use crate::manifest::FileRole;
 use crate::package::Conformance;
 use crate::rule::{Checked, PackageView, Rule};
 
@@ -30,13 +28,16 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     Ok(())
 }
 
+/// What a zip archive begins with.
+const ZIP: &[u8] = b"PK\x03\x04";
+
 fn danger(name: &str, head: &[u8]) -> Option<&'static str> {
     let lower = name.to_ascii_lowercase();
     let end = lower.rsplit_once('.').map_or("", |(_, end)| end);
     match end {
         "pkl" | "pickle" | "joblib" | "dill" => return Some("a pickle"),
-        "exe" | "dylib" | "bat" | "ps1" | "jar" | "wasm" => return Some("a program"),
-        _ if FileRole::of(name) == FileRole::Code => return Some("a program"),
+        "exe" | "dylib" | "so" | "dll" | "bat" | "ps1" | "sh" | "py" | "pyc" | "ipynb" | "js"
+        | "jar" | "wasm" => return Some("a program"),
         _ => {}
     }
     if head.starts_with(b"\x7fELF") || head.starts_with(b"#!") {
@@ -45,6 +46,6 @@ fn danger(name: &str, head: &[u8]) -> Option<&'static str> {
     // Documents and tokenizers may begin with any byte; only what claims to be weights is asked.
     let is_weights = matches!(end, "bin" | "pt" | "pth" | "ckpt");
     // Protocols 2 to 5 begin so; older ones have no mark.
-    let is_pickle = matches!(head, [0x80, 2..=5, ..]) || pytorch::probe(head);
+    let is_pickle = matches!(head, [0x80, 2..=5, ..]) || head.starts_with(ZIP);
     (is_weights && is_pickle).then_some("a pickle")
 }

@@ -18,7 +18,7 @@ use crate::base::source::{FileId, Source};
 use crate::checkpoint::{Checkpoint, DType, Encoding, Payload};
 use crate::encoding::layout::{self, LAYOUTS};
 use crate::exec::scan::{FileScan, Job, Piece, Values, scan};
-use crate::folder::{self, FolderFile};
+use crate::folder::{self, FolderFile, Survey};
 use crate::format::safetensors;
 use crate::manifest::{Manifest, SCHEMA};
 use crate::package::{
@@ -206,9 +206,12 @@ impl<'a> PackageView<'a> {
     /// # Errors
     /// The system refuses to list the folder or to open a file.
     pub fn open(spec: &'a Spec, folder: &Path) -> Result<PackageView<'a>> {
-        let files = folder::list(folder)?;
+        let Survey { mut files, odd } = folder::survey(folder)?;
+        files.retain(|file| !odd.iter().any(|(name, _)| *name == file.name));
         let mut source = Source::inside(folder);
-        let mut outside = Vec::new();
+        let odd =
+            odd.into_iter().map(|(name, what)| (name, Error::new(ErrorKind::Malformed, what)));
+        let mut outside: Vec<(String, Error)> = odd.collect();
         for file in &files {
             match source.add(&file.name) {
                 Ok(_) => {}

@@ -3,12 +3,20 @@
 
 use super::Spec;
 use super::arch::Arch;
-use super::expr::same;
+use super::expr::{as_int, same};
 use super::hparams::StackNames;
 use crate::package::{Hparams, Model, Value};
 
 /// The task whose outputs may be scaled to length 1.
 const EMBEDDING: &str = "embedding";
+
+/// Ids as integers, however their numbers are spelled.
+fn integers(value: Value) -> Value {
+    match value {
+        Value::List(ids) => Value::List(ids.into_iter().map(integers).collect()),
+        value => as_int(&value).map_or(value, Value::Int),
+    }
+}
 
 impl Spec {
     /// A model in the normal form.
@@ -17,6 +25,9 @@ impl Spec {
             model.hyperparameters = self.normal_hparams(arch, &model.hyperparameters);
         }
         model.tokens.retain(|_, id| *id != Value::Null);
+        for id in model.tokens.values_mut() {
+            *id = integers(id.clone());
+        }
         if let Some(eos) = model.tokens.get_mut("eos")
             && matches!(eos, Value::Int(_))
         {
@@ -56,6 +67,11 @@ impl Spec {
         hparams: &Hparams,
         as_one: impl Fn(&[(&String, &Value)]) -> bool,
     ) -> Hparams {
+        let normal = |(name, value): (&String, &Value)| {
+            let value = value.clone();
+            (name.clone(), self.key(name).map_or(value.clone(), |key| key.normal(value)))
+        };
+        let hparams: &Hparams = &hparams.iter().map(normal).collect();
         let mut spelled = hparams.clone();
         for key in self.keys.iter().filter(|key| key.per_stack) {
             let of_stack = |stack: &'_ str| format!("{stack}.{}", key.name);

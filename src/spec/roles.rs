@@ -242,8 +242,9 @@ pub fn grammar_problem(name: &str) -> Option<String> {
             return Some("it has an empty part between dots".to_owned());
         }
         if segment.bytes().next().is_some_and(|byte| byte.is_ascii_digit()) {
-            return (!is_index(segment))
-                .then(|| format!("`{segment}` is no index: digits without a leading zero"));
+            return (!is_index(segment)).then(|| {
+                format!("`{segment}` is no index: at most 9 digits without a leading zero")
+            });
         }
         (!is_ident(segment)).then(|| {
             format!("`{segment}` is no identifier: a lower-case letter, then letters, digits, `_`")
