@@ -665,3 +665,102 @@ fn sinusoids_in_half_precision_are_told() {
     let told = succeeds(&["convert", text(&half), text(&std)]);
     assert!(told.contains(&format!("`{table}` is stored as BF16 and is computed anew")), "{told}");
 }
+
+#[test]
+fn a_tensor_beside_the_model_that_gguf_has_no_place_for_is_told_of() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, mut tensors) = sample(scratch.path(), "llama");
+    tensors.0.push(("my.stray".to_owned(), "F32".to_owned(), vec![1], vec![0; 4]));
+    tensors.write(&folder.join("model.safetensors"));
+    let std = scratch.path().join("std");
+    succeeds(&["convert", text(&folder), text(&std)]);
+    for source in [&folder, &std] {
+        let file = scratch.path().join("x.gguf");
+        let told = succeeds(&["convert", text(source), text(&file)]);
+        let said = "warning[P006]: `my.stray` stands beside the model";
+        assert_eq!(told.matches("my.stray").count(), 1, "{told}");
+        assert!(told.contains(said) && told.contains("left out of gguf"), "{told}");
+        fs::remove_file(&file).unwrap();
+        fails(&["convert", text(source), text(&file), "--strict"]);
+        assert!(!file.exists());
+    }
+    // The format of the source has a place for it.
+    let back = scratch.path().join("back");
+    let told = succeeds(&["convert", text(&std), text(&back), "--to", "hf", "--strict"]);
+    assert!(Tensors::read(&back.join("model.safetensors")).names().contains(&"my.stray"), "{told}");
+}
+
+#[test]
+fn a_file_that_is_named_has_nothing_to_do_with_other_folders() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, _) = sample(scratch.path(), "llama");
+    let other = folder.join("tokenized");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("tokenizer.json"), "{}").unwrap();
+    let (file, out) = (folder.join("model.safetensors"), folder.join("out"));
+    let told = succeeds(&["convert", text(&file), text(&out)]);
+    assert!(!told.contains("P041"), "{told}");
+    // What lies in the folder of the source is no part of it.
+    succeeds(&["convert", text(&file), text(&out), "--force"]);
+    let told = fails(&["convert", text(&file), text(&out)]);
+    assert!(told.contains("--force"), "{told}");
+    // The words are those of the file, not of its folder.
+    let told = succeeds(&["convert", text(&folder), text(&scratch.path().join("std"))]);
+    assert!(told.contains("tokenized/tokenizer.json is not carried over"), "{told}");
+    assert!(!told.contains("out/model.json is not carried over, and"), "{told}");
+}
+
+#[test]
+fn names_of_any_length_and_number_are_looked_through_quickly() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, tensors) = sample(scratch.path(), "llama");
+    let config = folder.join("config.json");
+    let typed = fs::read_to_string(&config).unwrap();
+    let mut untyped: Value = serde_json::from_str(&typed).unwrap();
+    untyped.as_object_mut().unwrap().remove("model_type");
+    untyped.as_object_mut().unwrap().remove("architectures");
+    let empty = |name: String| (name, "F32".to_owned(), vec![0], Vec::new());
+    let mut long = tensors.clone();
+    long.0.push(empty(".".repeat(1_000_000)));
+    let mut many = tensors;
+    many.0.extend((0..50_000).map(|n| empty(format!("a.{n}.x"))));
+    for tensors in [&long, &many] {
+        tensors.write(&folder.join("model.safetensors"));
+        for config_text in [&typed, &untyped.to_string()] {
+            fs::write(&config, config_text).unwrap();
+            let out = scratch.path().join("out");
+            let args = ["convert", text(&folder), text(&out), "--dry-run", "-q"];
+            // A search that grows with the square takes hours.
+            let mut child = Command::new(env!("CARGO_BIN_EXE_llmstd"))
+                .args(args)
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            let begin = std::time::Instant::now();
+            while child.try_wait().unwrap().is_none() {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                if 180 < begin.elapsed().as_secs() {
+                    child.kill().unwrap();
+                    panic!("it does not end");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn outputs_are_compared_where_there_is_something_to_compare() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, mut tensors) = sample(scratch.path(), "llama");
+    let (file, out) = (scratch.path().join("x.safetensors"), scratch.path().join("out"));
+    let told = fails(&["convert", text(&folder), text(&file), "--check-outputs"]);
+    assert!(told.contains("error[P030]: --check-outputs has no effect"), "{told}");
+    tensors.0[0].3[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    tensors.0.iter_mut().for_each(|tensor| {
+        tensor.3[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    tensors.write(&folder.join("model.safetensors"));
+    let told = fails(&["convert", text(&folder), text(&out), "--check-outputs"]);
+    assert!(told.contains("the source itself computes NaN"), "{told}");
+    assert!(!told.contains("report") && !out.exists(), "{told}");
+}

@@ -67,6 +67,14 @@ pub(super) fn flags(
             return Err(useless(flag, why, "leave out one of the two"));
         }
     }
+    if request.check_outputs
+        && request.to == super::SAFETENSORS
+        && super::safetensors::is_file(request)
+    {
+        let why = "it computes with the config of what was written, and one file has none";
+        let help = "name a folder, which the config goes into; or leave it out";
+        return Err(useless("--check-outputs", why, help));
+    }
     if request.n_threads == 0 {
         return Err(useless("--threads 0", "no thread does no work", "say 1 or more"));
     }

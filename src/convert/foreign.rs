@@ -24,6 +24,7 @@ use crate::format;
 use crate::metadata::Metadata;
 use crate::package::{ForeignConfig, METADATA_FILE, Model, Provenance, TENSORS_STEM, Task};
 use crate::plan::export::Origin;
+use crate::plan::import::STRAY;
 use crate::plan::program::Output;
 use crate::plan::{self, Decode, Exactness, Step, Tensors, dialect, export, typed};
 use crate::spec::Spec;
@@ -290,6 +291,9 @@ pub(super) fn export_plan(
     }
     let mut exported = exported?;
     findings.extend(exported.findings.iter().cloned());
+    if source.is_none() {
+        leave_out_strays(provenance.as_ref(), format, &mut findings);
+    }
     let (mut config, mut keys, mut tokenizer) = (None, None, Vec::new());
     if format == export::GGUF {
         let kept = kept.filter(|_| source.is_some());
@@ -339,6 +343,23 @@ pub(super) fn export_plan(
         architecture: model.architecture.clone(),
         map: Some(format!("{}/{}", map.format, map.name)),
     })
+}
+
+/// Tells of tensors beside the model, for which a format that the source is not of has no place.
+fn leave_out_strays(provenance: Option<&Provenance>, format: &str, findings: &mut Vec<Diagnostic>) {
+    let dropped = provenance.into_iter().flat_map(|source| &source.dropped);
+    for stray in dropped.filter(|dropped| dropped.why == STRAY) {
+        // What the way in said of them is of packages.
+        findings.retain(|found| {
+            found.rule != "P006" || found.tensor.as_ref().is_none_or(|name| *name != stray.name)
+        });
+        let message = format!(
+            "`{}` stands beside the model, which is whole without it, and is left out of {format}",
+            stray.name
+        );
+        let finding = Diagnostic::warning("P006", message).tensor(&stray.name);
+        findings.push(finding.help("a package keeps its bytes; nothing computes with them"));
+    }
 }
 
 /// The config of the source, in the words that the mappings read.

@@ -511,7 +511,7 @@ fn left_behind(left: &[String]) -> Vec<Diagnostic> {
     const WORDS: &[&str] = &["token", "vocab", "merges", "bpe", "template"];
     const ENDS: &[&str] = &[".spm", ".model", ".jinja"];
     let of_text = |name: &&String| {
-        let lower = name.to_lowercase();
+        let lower = name.rsplit('/').next().unwrap_or_default().to_lowercase();
         is_tokenizer_file(name)
             || WORDS.iter().any(|word| lower.contains(word))
             || ENDS.iter().any(|end| lower.ends_with(end))

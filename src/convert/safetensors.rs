@@ -20,13 +20,18 @@ use crate::folder::{CONFIG_FILE, Opened};
 use crate::package::TENSORS_STEM;
 use crate::plan::{Decode, Exactness, Step, Tensors, export};
 
+/// Whether one file is written, and no folder.
+pub(super) fn is_file(request: &Request<'_>) -> bool {
+    request.destination.extension().is_some_and(|end| end == SAFETENSORS)
+}
+
 /// Writes one file, or, where the destination is no `.safetensors` name, a folder with the files
 /// beside the weights.
 pub(super) fn write(
     opened: &mut Opened,
     request: &Request<'_>,
 ) -> std::result::Result<Report, Failure> {
-    let is_file = request.destination.extension().is_some_and(|end| end == SAFETENSORS);
+    let is_file = is_file(request);
     let decoded = match request.plan.decode {
         Decode::Nothing => None,
         _ => opened.logical()?,

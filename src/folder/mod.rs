@@ -13,7 +13,7 @@ pub mod sentence_transformers;
 pub use self::choose::shard_number;
 use self::choose::{Choice, NOT_WEIGHTS, check_no_extra_shard, choose, ending};
 use self::index::read_index;
-use self::modules::{lay_out, read_modules};
+use self::modules::{beside, lay_out, listed, read_modules};
 use self::sentence_transformers::MODULES_FILE;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
@@ -141,7 +141,7 @@ fn open_any(path: &Path, wanted: Option<&'static Format>, links: Links) -> Resul
     if name.ends_with(".index.json") {
         let mut checkpoint = Checkpoint::default();
         let weights = read_index(&mut source, &name, wanted, &mut checkpoint)?;
-        let files = list(&parent)?;
+        let files = beside(&source, list(&parent)?)?;
         return Ok(Opened::new(path, source, checkpoint, files, weights));
     }
     let file = source.add_path(path)?;
@@ -163,7 +163,7 @@ fn open_any(path: &Path, wanted: Option<&'static Format>, links: Links) -> Resul
         let files = files.collect();
         return Ok(Opened::new(path, source, checkpoint, files, weights));
     }
-    let files = list(&parent)?;
+    let files = beside(&source, list(&parent)?)?;
     Ok(Opened::new(path, source, checkpoint, files, weights))
 }
 
@@ -429,9 +429,8 @@ impl Opened {
         if !self.has(MODULES_FILE) {
             return Vec::new();
         }
-        let mut source = self.source.again();
-        let json = source.add(MODULES_FILE).and_then(|id| json::parse(source.bytes(id), 0));
-        json.map(|json| sentence_transformers::folders(&json)).unwrap_or_default()
+        let listed = listed(&self.source);
+        listed.map(|json| sentence_transformers::folders(&json)).unwrap_or_default()
     }
 
     /// The name that the files have for a tensor.

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value as Json;
+
 use super::choose::ending;
 use super::sentence_transformers::{self, MODULES_FILE};
 use super::{CONFIG_FILE, FolderFile, append};
@@ -12,6 +14,30 @@ use crate::base::json;
 use crate::base::source::Source;
 use crate::checkpoint::Checkpoint;
 use crate::format::{self, read_file};
+
+/// The files that may belong to a weight file that was named by itself: those of its folder, and those of
+/// the modules that the folder lists. What lies in other folders is of other models.
+pub(super) fn beside(source: &Source, files: Vec<FolderFile>) -> Result<Vec<FolderFile>> {
+    let mut folders = vec![TEMPLATES.to_owned()];
+    if files.iter().any(|file| file.name == MODULES_FILE) {
+        folders.extend(sentence_transformers::folders(&listed(source)?));
+    }
+    let belongs = |file: &FolderFile| match file.name.rsplit_once('/') {
+        None => true,
+        Some((folder, _)) => folders.iter().any(|of| of.trim_end_matches('/') == folder),
+    };
+    Ok(files.into_iter().filter(belongs).collect())
+}
+
+/// What `modules.json` lists.
+pub(super) fn listed(source: &Source) -> Result<Json> {
+    let mut source = source.again();
+    let id = source.add(MODULES_FILE)?;
+    json::parse(source.bytes(id), 0).map_err(|err| err.in_file(source.path(id)))
+}
+
+/// The folder of further chat templates.
+const TEMPLATES: &str = "additional_chat_templates";
 
 /// Lays out a folder of the first releases of sentence-transformers as later ones write it: there the
 /// transformer lies in a folder of its own, as the other modules do.
@@ -27,10 +53,9 @@ pub(super) fn lay_out(
     if !has(MODULES_FILE) || files.iter().any(has_weights) {
         return Ok(files);
     }
-    let mut here = source.again();
-    let id = here.add(MODULES_FILE)?;
-    let listed = json::parse(here.bytes(id), 0).map_err(|err| err.in_file(here.path(id)))?;
-    let Some((home, listed)) = sentence_transformers::at_home(&listed) else { return Ok(files) };
+    let Some((home, listed)) = sentence_transformers::at_home(&listed(source)?) else {
+        return Ok(files);
+    };
     if !has(&format!("{home}/{CONFIG_FILE}")) {
         return Ok(files);
     }
@@ -60,8 +85,7 @@ pub(super) fn read_modules(
     if !files.iter().any(|file| file.name == MODULES_FILE) {
         return Ok(());
     }
-    let id = source.add(MODULES_FILE)?;
-    let listed = json::parse(source.bytes(id), 0).map_err(|err| err.in_file(source.path(id)))?;
+    let listed = listed(source)?;
     for (index, path) in sentence_transformers::dense_paths(&listed).iter().enumerate() {
         let names =
             sentence_transformers::DENSE_WEIGHTS.iter().map(|name| format!("{path}/{name}"));

@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 use super::import::backing;
 use super::{keys, names};
 use crate::base::diagnostic::Diagnostic;
+use crate::base::limits::Backing;
 use crate::checkpoint::Checkpoint;
 use crate::format::wrappers::{MODULE, PARTS, without_parts};
 use crate::spec::Spec;
@@ -85,13 +86,6 @@ pub fn find(
     let present: BTreeSet<&str> =
         checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     let n_before = names::n_known(map, &present, &names, backing(checkpoint));
-    let spells = map.spells.iter().map(|spell| (spell.theirs.as_str(), spell.ours.as_str()));
-    let aliases: Vec<(&str, &str)> = map
-        .aliases
-        .iter()
-        .map(|Alias { theirs, ours }| (theirs.as_str(), ours.as_str()))
-        .chain(spells)
-        .collect();
     if n_before == present.len() {
         return Ok(None);
     }
@@ -106,7 +100,7 @@ pub fn find(
         };
         bare.iter().filter(is_known).count()
     };
-    let plain = Change { aliases, ..Change::default() };
+    let plain = Change { aliases: words(map), ..Change::default() };
     let mut best = (count(&plain), plain.clone());
     let scored = |parts: &'static [&'static str], prefix: String| {
         let change = Change { parts, prefix, ..plain.clone() };
@@ -160,6 +154,46 @@ pub fn find(
     finish(map, checkpoint, &present, &known, change, n_before, &names)
 }
 
+/// The most bytes of a name that is known, in whatever words.
+fn longest(change: &Change<'_>, known: &BTreeSet<String>) -> usize {
+    let shorter =
+        change.aliases.iter().map(|(theirs, ours)| theirs.len().saturating_sub(ours.len()));
+    known.iter().map(String::len).max().unwrap_or(0).saturating_add(shorter.sum())
+}
+
+/// How many names [`may_know`] looks at.
+const MAX_ASKED: usize = 64;
+
+/// Whether a mapping may know every name of a checkpoint, under whatever prefix and in whatever words:
+/// asked of some names, so that most mappings are passed over quickly.
+pub(super) fn may_know(
+    map: &Map,
+    present: &BTreeSet<&str>,
+    names: &StackNames<'_>,
+    backing: Backing,
+) -> bool {
+    let step = present.len().div_ceil(MAX_ASKED).max(1);
+    let asked: BTreeSet<&str> = present.iter().copied().step_by(step).collect();
+    let known = names::known_under_any_prefix(map, &asked, names, backing);
+    let change = Change { aliases: words(map), ..Change::default() };
+    let longest = longest(&change, &known);
+    let is_known = |name: &str| {
+        let starts = name.rmatch_indices('.').map(|(at, _)| at + 1).chain([0]);
+        let mut ends = starts.map(|at| &name[at..]).take_while(|end| end.len() <= longest);
+        ends.any(|end| known.contains(end) || known.contains(&change.spelled(end)))
+    };
+    asked.iter().all(|name| {
+        [&[], PARTS, ALL_PARTS].iter().any(|parts| is_known(&without_parts(name, parts)))
+    })
+}
+
+/// The words of other programs, and the mapping's own for them.
+fn words(map: &Map) -> Vec<(&str, &str)> {
+    let aliases = map.aliases.iter().map(|Alias { theirs, ours }| (theirs.as_str(), ours.as_str()));
+    let spells = map.spells.iter().map(|spell| (spell.theirs.as_str(), spell.ours.as_str()));
+    aliases.chain(spells).collect()
+}
+
 /// What the names of most tensors may have in front of names that are known.
 fn prefixes(
     change: &Change<'_>,
@@ -167,10 +201,15 @@ fn prefixes(
     known: &BTreeSet<String>,
 ) -> Vec<String> {
     let mut votes: BTreeMap<String, usize> = BTreeMap::new();
+    let longest = longest(change, known);
     for name in present {
         let name = change.unwrapped(name);
-        for (at, _) in name.match_indices('.') {
+        // From behind: names are as long as somebody likes, and what is known of them is short.
+        for (at, _) in name.rmatch_indices('.') {
             let rest = &name[at + 1..];
+            if longest < rest.len() {
+                break;
+            }
             if known.contains(rest) || known.contains(&change.spelled(rest)) {
                 *votes.entry(name[..=at].to_owned()).or_default() += 1;
             }

@@ -2,6 +2,8 @@
 
 mod stray;
 
+pub use self::stray::STRAY;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
@@ -236,7 +238,7 @@ pub fn choose<'a>(
     if let (Some((path, word)), None) = (stated, arch) {
         let whole: Vec<&str> = maps
             .iter()
-            .filter(|map| knows_all(spec, map, checkpoint, config).is_some())
+            .filter(|map| knows_all(spec, map, &present, checkpoint, config).is_some())
             .map(|map| map.arch.as_str())
             .collect();
         let of_class: Vec<&str> =
@@ -274,7 +276,7 @@ pub fn choose<'a>(
     }
     let mut fitting: Vec<(&Map, bool)> = maps
         .iter()
-        .filter_map(|map| Some((*map, knows_all(spec, map, checkpoint, config)?)))
+        .filter_map(|map| Some((*map, knows_all(spec, map, &present, checkpoint, config)?)))
         .collect();
     if 1 < fitting.len() && fitting.iter().any(|(_, claims)| *claims) {
         fitting.retain(|(_, claims)| *claims);
@@ -297,16 +299,24 @@ pub fn choose<'a>(
 }
 
 /// Whether a mapping knows every tensor, and then whether it claims such a config for itself.
-fn knows_all(spec: &Spec, map: &Map, checkpoint: &Checkpoint, config: &Json) -> Option<bool> {
-    let present: BTreeSet<&str> =
-        checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+fn knows_all(
+    spec: &Spec,
+    map: &Map,
+    present: &BTreeSet<&str>,
+    checkpoint: &Checkpoint,
+    config: &Json,
+) -> Option<bool> {
     let arch = spec.arch(&map.arch).expect("checked when it is read");
     let keys = keys::read(spec, map, arch, config).ok()?;
     let stack = arch.stacks.first().map(String::as_str);
     let names =
         StackNames { hparams: &keys.hparams, tokens: Some(&keys.tokens), stack, layer: None };
+    let backing = backing(checkpoint);
+    if !super::aliases::may_know(map, present, &names, backing) {
+        return None;
+    }
     let claims = map.claims_untyped.as_ref().is_some_and(|when| when.eval_bool(&names) == Ok(true));
-    let knows = names::n_known(map, &present, &names, backing(checkpoint)) == present.len();
+    let knows = names::n_known(map, present, &names, backing) == present.len();
     let is_whole = || {
         // Names of other programs and of older versions, as they will be read.
         let aliases = super::aliases::find(spec, map, checkpoint, config);

@@ -131,6 +131,9 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
     if findings.is_empty() { Ok(keys) } else { Err(findings) }
 }
 
+/// Why a key has no value that nobody has stated.
+const NOT_THERE: &str = "it is not there, and no default is listed";
+
 fn key_error(rule: &KeyRule, why: &str) -> Diagnostic {
     let places = rule.from.join("`, `");
     // Names with a line in front are the mapping's own, and say nothing to anybody else.
@@ -142,9 +145,12 @@ fn key_error(rule: &KeyRule, why: &str) -> Diagnostic {
         (true, true) => format!("the config cannot be read: {why}"),
     };
     let key = if rule.to.starts_with('_') { rule.from.first() } else { None };
-    Diagnostic::error("P003", message)
-        .key(key.unwrap_or(&rule.to).clone())
-        .help("add the key to the config; no value is guessed")
+    Diagnostic::error("P003", message).key(key.unwrap_or(&rule.to).clone()).help(
+        match why.ends_with(NOT_THERE) {
+            true => "add the key to the config; no value is guessed",
+            false => "correct the config; no value is guessed",
+        },
+    )
 }
 
 /// Follows a path with dots into a JSON object.
@@ -310,7 +316,7 @@ impl<'a> Reader<'a> {
             Some(found) if found.0 != Value::Null || !is_class_first => Ok(found),
             listed => {
                 let found = self.class_default(rule, paths)?.or(listed);
-                found.ok_or_else(|| "it is not there, and no default is listed".to_owned())
+                found.ok_or_else(|| NOT_THERE.to_owned())
             }
         }
     }

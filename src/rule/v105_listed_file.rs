@@ -1,6 +1,7 @@
 //! V105 listed-file.
 
 use crate::base::diagnostic::{Diagnostic, Level};
+use crate::manifest::FileEntry;
 use crate::package::Conformance;
 use crate::rule::{Checked, PackageView, Rule, view::is_inside};
 
@@ -16,7 +17,10 @@ pub(super) static RULE: Rule = Rule {
 
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let files = &view.manifest()?.files;
-    for pair in files.windows(2).filter(|pair| pair[1].path <= pair[0].path) {
+    let is_out = |pair: &&[FileEntry]| {
+        pair[1].path <= pair[0].path && pair.iter().all(|file| is_inside(&file.path))
+    };
+    for pair in files.windows(2).filter(is_out) {
         let (first, second) = (&pair[0].path, &pair[1].path);
         let message = match first == second {
             true => format!("the manifest lists {second} twice"),

@@ -396,18 +396,22 @@ impl Spec {
                 {
                     continue;
                 }
-                let mut keys = constraint.holds.names();
-                keys.dedup();
-                let said = keys
-                    .iter()
-                    .filter_map(|key| Some(format!("{key} = {}", brief(&names.value(key).ok()?))));
+                let keys = constraint.holds.names();
+                let mut said: Vec<String> = Vec::new();
+                for key in &keys {
+                    let Ok(value) = names.value(key) else { continue };
+                    let text = format!("{key} = {}", brief(&value));
+                    if !said.contains(&text) {
+                        said.push(text);
+                    }
+                }
                 let key = keys.first().copied().unwrap_or_default();
                 let own = format!("{stack}.{key}");
                 let problem = Problem {
                     key: if hparams.contains_key(&own) { own } else { key.to_owned() },
                     kind: ProblemKind::Constraint,
                     expected: format!("{}: {}", constraint.holds.text, constraint.about),
-                    found: said.collect::<Vec<_>>().join(", "),
+                    found: said.join(", "),
                 };
                 // What stacks share is told once.
                 if !problems.contains(&problem) {

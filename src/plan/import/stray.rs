@@ -17,7 +17,8 @@ use crate::plan::tasks;
 use crate::spec::map::Map;
 
 /// Why a stray is no canonical tensor.
-const STRAY: &str = "no rule of the mapping reads it";
+/// Why a tensor stands beside the model.
+pub const STRAY: &str = "no rule of the mapping reads it";
 
 impl<'a> Planner<'a> {
     /// The error of a tensor that no rule reads.
