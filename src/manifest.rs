@@ -46,6 +46,7 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::Source;
 use crate::base::{canonical_json, hex, json as text};
 use crate::checkpoint::{DType, n_elements};
 use crate::format;
@@ -404,14 +405,16 @@ impl Manifest {
     /// # Errors
     /// It cannot be read, is no JSON, or does not keep the schema that it names.
     pub fn read(path: &Path) -> Result<Option<Manifest>> {
-        let bytes = std::fs::read(path).map_err(|err| Error::io(path, "read", err))?;
+        let mut source = Source::new("");
+        let file = source.add_path(path)?;
+        let bytes = source.bytes(file);
         // The common case in one pass; what is wrong with another file is said by the strict parser.
-        if let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes)
+        if let Ok(manifest) = serde_json::from_slice::<Manifest>(bytes)
             && manifest.schema == SCHEMA
         {
             return Ok(Some(manifest));
         }
-        let value = text::parse(&bytes, 0).map_err(|err| err.in_file(path))?;
+        let value = text::parse(bytes, 0).map_err(|err| err.in_file(path))?;
         if value.get("schema").and_then(Json::as_str) != Some(SCHEMA) {
             return Ok(None);
         }
@@ -419,6 +422,21 @@ impl Manifest {
             Error::new(ErrorKind::Malformed, err.to_string()).in_file(path)
         };
         serde_json::from_value(value).map(Some).map_err(malformed)
+    }
+
+    /// The manifest, which stands for weights that nobody looks at, so that it has to be right in itself.
+    ///
+    /// # Errors
+    /// What it derives does not follow from its entries.
+    pub fn trusted(self, path: &Path) -> Result<Manifest> {
+        let contradictions = self.contradictions();
+        let Some((place, wanted, said)) = contradictions.first() else { return Ok(self) };
+        let message = format!(
+            "contradicts itself in {} places; the first is {place}: {said}, where its entries give \
+             {wanted}. It was edited by hand; `llmstd manifest` makes a true one",
+            contradictions.len()
+        );
+        Err(Error::new(ErrorKind::Malformed, message).in_file(path))
     }
 
     /// Makes the manifest of a model.

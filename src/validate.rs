@@ -66,6 +66,15 @@ pub struct PolicyFindings {
     pub path: String,
     /// What was found.
     pub findings: Vec<Diagnostic>,
+    /// The least level that fails.
+    pub fail_on: Level,
+}
+
+impl PolicyFindings {
+    /// Whether nothing was found that fails.
+    pub fn passes(&self) -> bool {
+        self.findings.iter().all(|finding| finding.level < self.fail_on)
+    }
 }
 
 /// A rule of the policy, and what came of it.
@@ -279,16 +288,12 @@ impl Validation {
     ///
     /// An input is valid if it was checked and nothing is wrong with it.
     pub fn of(inputs: Vec<Input>) -> Validation {
-        Validation::with_policies(inputs, Vec::new(), Level::Error)
+        Validation::with_policies(inputs, Vec::new())
     }
 
     /// Puts inputs together, and what is wrong with the policies; a finding there of `fail_on` or
     /// worse fails too.
-    pub fn with_policies(
-        inputs: Vec<Input>,
-        policies: Vec<PolicyFindings>,
-        fail_on: Level,
-    ) -> Validation {
+    pub fn with_policies(inputs: Vec<Input>, policies: Vec<PolicyFindings>) -> Validation {
         let all = |holds: fn(&Report) -> bool| {
             inputs.iter().all(|input| match &input.result {
                 InputResult::Report(report) => holds(report),
@@ -296,8 +301,7 @@ impl Validation {
                 InputResult::Skipped(_) => true,
             })
         };
-        let told = policies.iter().flat_map(|policy| &policy.findings);
-        let kept = told.map(|finding| finding.level).all(|level| level < fail_on);
+        let kept = policies.iter().all(PolicyFindings::passes);
         let (valid, passes) = (all(|report| report.valid), all(|report| report.passes) && kept);
         Validation { schema: SCHEMA, valid, passes, inputs, policies }
     }

@@ -15,11 +15,14 @@ use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::hex;
 use crate::base::source::{Extent, FileId, Source};
+use crate::checkpoint::DType;
 use crate::convert::Progress;
 use crate::exec::hash::Hash;
 use crate::manifest::{FileRole, Manifest, TensorEntry};
 use crate::package::MANIFEST_FILE;
-use crate::rule::view::is_inside;
+use crate::rule::PackageView;
+use crate::rule::view::{Stored, is_inside};
+use crate::spec::Spec;
 
 /// The schema of [`Verified`].
 pub const SCHEMA: &str = "llmstd.verify/1";
@@ -63,34 +66,49 @@ enum What<'a> {
 }
 
 /// Holds the files of a package to a manifest: its own, or one that stands elsewhere. Where the
-/// tensors lie in other files than that one says, its own tells where.
+/// tensors lie in other files than that one says, the headers of those tell where.
 ///
 /// # Errors
 /// The manifest is none or contradicts itself, or a file cannot be read.
 pub fn verify(
     folder: &Path,
     against: Option<&Path>,
+    spec: &Spec,
     n_threads: usize,
     progress: &dyn Progress,
 ) -> Result<Verified> {
     let own_path = folder.join(MANIFEST_FILE);
     let path = against.unwrap_or(&own_path);
-    let manifest = read(path)?;
-    let own = match against {
-        Some(_) => read(&own_path).ok(),
-        None => None,
+    let none = || Error::new(ErrorKind::Malformed, "is no manifest").in_file(path);
+    let manifest = Manifest::read(path)?.ok_or_else(none)?.trusted(path)?;
+    // Of the tensors whose files are not there.
+    let is_here = |file: &String| folder.join(file).is_file();
+    let place = |entry: &TensorEntry| {
+        let file = entry.file.clone().filter(is_here)?;
+        Some(Stored {
+            name: entry.name.clone(),
+            dtype: DType::parse(&entry.dtype)?,
+            shape: entry.shape.clone(),
+            file,
+            start: entry.start?,
+            len: entry.len,
+        })
     };
+    let mut places: BTreeMap<String, Stored> = BTreeMap::new();
+    if manifest.tensors.iter().any(|entry| place(entry).is_none()) {
+        let stored = PackageView::open(spec, folder)?.tensors;
+        places.extend(stored.into_iter().map(|tensor| (tensor.name.clone(), tensor)));
+    }
+    let found_in = |entry: &TensorEntry| place(entry).or_else(|| places.get(&entry.name).cloned());
+    // Other shards of the same tensors are no damage.
+    let repacked = manifest.tensors.iter().all(|entry| found_in(entry).is_some());
     let mut found = Vec::new();
     let mut source = Source::inside(folder);
     let mut files: BTreeMap<String, Option<FileId>> = BTreeMap::new();
     let mut jobs = Vec::new();
-    // Other shards of the same tensors are no damage.
-    let packed = |file: &str| folder.join(file).is_file();
-    let repacked = own.is_some()
-        && manifest.files.iter().any(|file| file.role == FileRole::Tensors && !packed(&file.path));
     let mut n_files = 0;
     for file in &manifest.files {
-        if repacked && file.role == FileRole::Tensors {
+        if repacked && file.role == FileRole::Tensors && !is_here(&file.path) {
             continue;
         }
         let Some(id) = open(&mut source, &mut files, &file.path, &mut found) else { continue };
@@ -106,18 +124,22 @@ pub fn verify(
         }
         jobs.push(Job { extent, wanted: &file.sha256, what: What::File(&file.path) });
     }
-    let places: BTreeMap<&str, &TensorEntry> =
-        own.iter().flat_map(|own| &own.tensors).map(|entry| (entry.name.as_str(), entry)).collect();
     for entry in &manifest.tensors {
-        let place = places.get(entry.name.as_str()).copied().unwrap_or(entry);
-        if (&place.dtype, &place.shape) != (&entry.dtype, &entry.shape) {
-            let told = |entry: &TensorEntry| format!("{} {:?}", entry.dtype, entry.shape);
+        let Some(place) = found_in(entry) else {
+            let message = format!("`{}` is not in the package", entry.name);
+            let finding = Diagnostic::error("V120", message).tensor(&entry.name);
+            found.push(finding.help(AGAIN));
+            continue;
+        };
+        if (place.dtype.name(), &place.shape) != (entry.dtype.as_str(), &entry.shape) {
             let message = format!("`{}` is another tensor", entry.name);
             let finding = Diagnostic::error("V120", message).tensor(&entry.name);
-            found.push(finding.mismatch(told(entry), told(place)).help(AGAIN));
+            let wanted = format!("{} {:?}", entry.dtype, entry.shape);
+            let is = format!("{} {:?}", place.dtype, place.shape);
+            found.push(finding.mismatch(wanted, is).help(AGAIN));
             continue;
         }
-        let (Some(file), Some(start)) = (&place.file, place.start) else { continue };
+        let (file, start) = (&place.file, place.start);
         let Some(id) = open(&mut source, &mut files, file, &mut found) else { continue };
         let extent = Extent { file: id, start, len: place.len };
         if source.slice(extent).is_err() {
@@ -156,20 +178,6 @@ pub fn verify(
 }
 
 const AGAIN: &str = "get the file again; nothing can be mended in place";
-
-/// A manifest that is right in itself.
-fn read(path: &Path) -> Result<Manifest> {
-    let text = std::fs::read(path).map_err(|err| Error::io(path, "read", err))?;
-    let malformed = |message: String| Error::new(ErrorKind::Malformed, message).in_file(path);
-    let manifest: Manifest =
-        serde_json::from_slice(&text).map_err(|err| malformed(format!("is no manifest: {err}")))?;
-    match manifest.contradictions().first() {
-        None => Ok(manifest),
-        Some((place, wanted, said)) => Err(malformed(format!(
-            "contradicts itself at {place}: {said}, where its entries give {wanted}; it proves nothing"
-        ))),
-    }
-}
 
 /// Opens a file once; tells if it is not there.
 fn open(

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::base::diagnostic::Diagnostic;
-use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::error::Result;
 use crate::base::hex;
 use crate::base::source::Source;
 use crate::checkpoint::{Payload, n_elements};
@@ -117,7 +117,7 @@ impl Version {
             && path.is_file()
             && let Some(manifest) = Manifest::read(path)?
         {
-            return Ok(Version::of_manifest(&label, trusted(manifest, path)?));
+            return Ok(Version::of_manifest(&label, manifest.trusted(path)?));
         }
         let opened = match folder::open(path) {
             Ok(opened) => opened,
@@ -131,7 +131,7 @@ impl Version {
                 if has_weights(path, &manifest) {
                     return Err(err.into());
                 }
-                let mut version = Version::of_manifest(&label, trusted(manifest, &file)?);
+                let mut version = Version::of_manifest(&label, manifest.trusted(&file)?);
                 let message =
                     format!("the weights are not at hand ({err}); manifest.json stands for them");
                 version.findings.push(Diagnostic::note("D001", message).file(MANIFEST_FILE));
@@ -183,18 +183,6 @@ fn is_lfs_pointer(path: &Path) -> bool {
     let mut head = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(64).read_to_end(&mut head));
     read.is_ok() && head.starts_with(b"version https://git-lfs")
-}
-
-/// A manifest stands for weights that nobody looks at, so it has to be right in itself.
-fn trusted(manifest: Manifest, path: &Path) -> Result<Manifest> {
-    let contradictions = manifest.contradictions();
-    let Some((place, wanted, said)) = contradictions.first() else { return Ok(manifest) };
-    let message = format!(
-        "contradicts itself in {} places; the first is {place}: {said}, where its entries give \
-         {wanted}. It was edited by hand; `llmstd manifest` makes a true one",
-        contradictions.len()
-    );
-    Err(Error::new(ErrorKind::Malformed, message).in_file(path))
 }
 
 /// A package. Everything but the hashes of the weights is read anew, so that a package that was

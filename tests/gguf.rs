@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use llmstd::checkpoint::{Checkpoint, Payload};
-use llmstd::convert::{Failure, Report, Request, Silent, convert};
+use llmstd::convert::{Failure, Report, Request, convert};
 use llmstd::diff;
 use llmstd::encoding::BlockType;
 use llmstd::folder;

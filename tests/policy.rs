@@ -128,9 +128,12 @@ fn a_policy_is_found_upward_and_the_command_line_stands_over_it() {
     let (status, json) = project.validate(&args);
     // What breaks the standard still does; the project does not fail on it.
     assert_eq!((status, &json["passes"], &json["valid"]), (0, &true.into(), &false.into()));
-    // The nearest file counts, and sections the later over the earlier.
-    project.write("bad/llmstd.toml", "");
-    assert_eq!(project.validate(&["bad"]).0, 1);
+    // What a model brings with it is no policy; else the nearest file counts, and sections the later
+    // over the earlier.
+    project.write("bad/llmstd.toml", "[[waiver]]\nrule = 'V'\nreason = 'trust me'\n");
+    let (status, json) = project.validate(&["bad"]);
+    // An unlisted file, and nothing is waived.
+    assert_eq!((status, rules(&json)), (0, vec!["V106"]));
     fs::remove_file(project.at("bad/llmstd.toml")).unwrap();
     project.write(
         "llmstd.toml",
@@ -288,6 +291,63 @@ fn a_baseline_is_written_kept_and_outgrown() {
     assert_eq!(rules_of(&json["policies"][0]["findings"]), ["L003", "L003"]);
     project.write("ci/base.json", "{\"schema\": \"x\", \"findings\": []}");
     assert!(project.refused(&["bad", "--baseline", "ci/base.json"]).contains("is no baseline"));
+}
+
+#[test]
+fn what_no_rule_looked_for_is_not_gone() {
+    let project = Project::new();
+    let path = project.at("good/model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(path, bytes).unwrap();
+    let (status, _) = project.validate(&["good", "--deep", "--write-baseline", "base.json"]);
+    assert_eq!(status, 0);
+    assert!(project.read("base.json").contains("V122"));
+    let told = |args: &[&str]| {
+        let (_, json) = project.validate(args);
+        let policies = json["policies"].as_array().cloned().unwrap_or_default();
+        policies.iter().map(|one| rules_of(&one["findings"]).len()).sum::<usize>()
+    };
+    assert_eq!(told(&["good", "--baseline", "base.json", "--deep"]), 0);
+    assert_eq!(told(&["good", "--baseline", "base.json"]), 0);
+    project.write("llmstd.toml", "[[waiver]]\nrule = 'V12'\nreason = 'known'\n");
+    assert_eq!(told(&["good"]), 0);
+    assert_eq!(told(&["good", "--deep"]), 0);
+}
+
+#[test]
+fn what_a_policy_fails_on_counts_for_itself_and_in_every_form() {
+    let project = Project::new();
+    let stale = "[[waiver]]\nrule = 'V105'\nreason = 'old'\n";
+    for (folder, text) in [("a", "fail-on = 'warning'\n".to_owned()), ("b", stale.to_owned())] {
+        fs::create_dir_all(project.at(folder)).unwrap();
+        for entry in fs::read_dir(project.at("good")).unwrap() {
+            let entry = entry.unwrap();
+            let to = project.at(&format!("{folder}/m/{}", entry.file_name().to_str().unwrap()));
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(entry.path(), to).unwrap();
+        }
+        project.write(&format!("{folder}/llmstd.toml"), &text);
+    }
+    // What one policy fails on is not asked of what another says.
+    assert_eq!(project.validate(&["a/m", "b/m"]).0, 0);
+    project.write("b/llmstd.toml", &format!("fail-on = 'warning'\n{stale}"));
+    assert_eq!(project.validate(&["b/m"]).0, 1);
+    let junit = project.run(&["validate", "b/m", "--format", "junit"]);
+    let junit = String::from_utf8(junit.stdout).unwrap();
+    assert!(junit.contains("failures=\"1\""), "{junit}");
+}
+
+#[test]
+fn a_result_is_printed_though_a_report_cannot_be_written() {
+    let project = Project::new();
+    let args = ["validate", "good", "--report", "sarif=no/such/x", "--report", "json=ok.json"];
+    let output = project.run(&args);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("keeps level full"));
+    assert!(project.at("ok.json").is_file());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write no/such/x"));
 }
 
 #[test]

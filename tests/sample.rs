@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use llmstd::author::sample;
-use llmstd::convert::{Failure, Report, Request, Silent, convert};
+use llmstd::convert::{Failure, Report, Request, convert};
 use llmstd::folder;
 use llmstd::package::Conformance;
 use llmstd::rule::Selection;

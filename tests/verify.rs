@@ -120,6 +120,35 @@ fn a_package_is_held_to_a_manifest_that_was_kept() {
     let last = fs::read(&shards[1]).unwrap().len() - 1;
     flip(&shards[1], last);
     assert_eq!(against("sharded").0, 1);
+    flip(&shards[1], last);
+    // Two tensors that have exchanged their names in the header of a shard.
+    let good = fs::read(&shards[0]).unwrap();
+    let len = u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
+    let header = String::from_utf8(good[8..8 + len].to_vec()).unwrap();
+    let (one, other) = ("layers.0.attn.q_proj", "layers.0.attn.o_proj");
+    assert!(header.contains(one) && header.contains(other), "{header}");
+    let header = header.replace(one, "-").replace(other, one).replace('-', other);
+    fs::write(&shards[0], [&good[..8], header.as_bytes(), &good[8 + len..]].concat()).unwrap();
+    let (status, report) = against("sharded");
+    let named: Vec<&str> = report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|one| one["tensor"].as_str())
+        .collect();
+    assert_eq!((status, named.len()), (1, 2), "{report}");
+    fs::write(&shards[0], &good).unwrap();
+    // A manifest of a source has no places: the headers of the package have them.
+    let output = run(folder, &["manifest", &demo("v1"), "--format", "json"]);
+    fs::write(folder.join("planned.json"), output.stdout).unwrap();
+    fs::remove_file(folder.join("sharded/manifest.json")).unwrap();
+    let planned = || json(folder, &["verify", "sharded", "--against", "planned.json"]);
+    let (_, report) = planned();
+    assert_eq!(report["tensors"], 29, "{report}");
+    flip(&shards[1], last);
+    let (status, report) = planned();
+    assert_eq!(status, 1);
+    assert!(report["findings"].to_string().contains("V120"), "{report}");
     // A manifest that was edited proves nothing.
     let text = fs::read_to_string(folder.join("kept.json")).unwrap();
     fs::write(folder.join("kept.json"), text.replacen("[99,24]", "[24,99]", 1)).unwrap();

@@ -9,3 +9,4 @@ pub mod json;
 pub mod limits;
 pub mod near;
 pub mod source;
+pub mod terminal;

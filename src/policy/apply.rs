@@ -93,16 +93,17 @@ impl<'a> Run<'a> {
             }
             findings.push(finding.file(&file).key(format!("/waiver/{index}")));
         }
-        PolicyFindings { path: self.policy.path.display().to_string(), findings }
+        let fail_on = self.policy.base_rules().fail_on.unwrap_or(Level::Error);
+        PolicyFindings { path: self.policy.path.display().to_string(), findings, fail_on }
     }
 }
 
-/// Whether a rule was looked at: one that was not cannot show that a waiver is needed.
-fn was_applied(rule: &str, report: &Report) -> bool {
+/// Whether a rule, or all that begin so, were looked at: one that was not cannot show that a waiver is needed.
+pub(super) fn was_applied(rule: &str, report: &Report) -> bool {
     let standard = report.checks.iter().map(|check| (check.rule, check.outcome));
     let own = report.policy.iter().map(|check| (check.rule, check.outcome));
     let mut named = standard.chain(own).filter(|(id, _)| id.starts_with(rule)).peekable();
-    named.peek().is_none() || named.any(|(_, outcome)| outcome != Outcome::Skipped)
+    named.peek().is_none() || named.all(|(_, outcome)| outcome != Outcome::Skipped)
 }
 
 fn fits(waiver: &Waiver, finding: &Diagnostic) -> bool {
@@ -140,7 +141,7 @@ pub fn apply(
 }
 
 /// What a baseline has that is not found any more.
-pub fn stale(path: &Path, baseline: &Ledger) -> PolicyFindings {
+pub fn stale(path: &Path, baseline: &Ledger, fail_on: Level) -> PolicyFindings {
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let findings = baseline.gone().map(|known| {
         let message = format!(
@@ -152,5 +153,6 @@ pub fn stale(path: &Path, baseline: &Ledger) -> PolicyFindings {
             .key(format!("{} {}", known.input, known.fingerprint))
             .help("write the baseline anew with --write-baseline")
     });
-    PolicyFindings { path: path.display().to_string(), findings: findings.collect() }
+    let (path, findings) = (path.display().to_string(), findings.collect());
+    PolicyFindings { path, findings, fail_on }
 }

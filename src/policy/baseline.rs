@@ -1,12 +1,13 @@
 //! What was found once and is not to be told again: a file that is committed and gets shorter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::apply::was_applied;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::hex;
@@ -46,7 +47,8 @@ pub struct Known {
 pub struct Ledger {
     folder: std::path::PathBuf,
     left: BTreeMap<(String, String), (Known, usize)>,
-    seen: Vec<String>,
+    /// What was looked for: what no rule looked for is not gone.
+    looked: BTreeSet<(String, String)>,
 }
 
 /// What a finding is known by.
@@ -115,7 +117,7 @@ impl Ledger {
             let (key, count) = ((known.input.clone(), known.fingerprint.clone()), known.count);
             left.insert(key, (known, count));
         }
-        Ok(Ledger { folder: folder(path), left, seen: Vec::new() })
+        Ok(Ledger { folder: folder(path), left, looked: BTreeSet::new() })
     }
 
     /// Moves the findings that are known to those that do not count.
@@ -133,12 +135,15 @@ impl Ledger {
                 None => report.findings.push(finding),
             }
         }
-        self.seen.push(input);
+        let known = self.left.iter().filter(|(_, (known, _))| known.input == input);
+        let looked = known.filter(|(_, (known, _))| was_applied(&known.rule, report));
+        self.looked.extend(looked.map(|(key, _)| key.clone()));
     }
 
-    /// What is in the baseline, of the inputs that were looked at, and is not found any more.
+    /// What is in the baseline, of the inputs and rules that were looked at, and is not found any more.
     pub(super) fn gone(&self) -> impl Iterator<Item = &Known> {
-        let left = self.left.values().filter(|(_, left)| *left != 0).map(|(known, _)| known);
-        left.filter(|known| self.seen.contains(&known.input))
+        let left =
+            self.left.iter().filter(|(key, (_, left))| *left != 0 && self.looked.contains(*key));
+        left.map(|(_, (known, _))| known)
     }
 }

@@ -63,9 +63,11 @@ impl Policy {
         Ok(Policy { path: path.to_owned(), folder, file, waivers_at })
     }
 
-    /// The policy file of the nearest folder at or above an input.
+    /// The policy file of the nearest folder that an input lies in. A model does not bring its own: what
+    /// a folder that is an input holds itself does not count.
     pub fn find(input: &Path) -> Option<PathBuf> {
         let absolute = std::path::absolute(input).ok()?;
+        let absolute = absolute.parent()?;
         let candidates = absolute.ancestors().map(|folder| folder.join(POLICY_FILE));
         candidates.filter(|file| file.is_file()).map(|file| shorter(file, input)).next()
     }

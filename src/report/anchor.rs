@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::base::diagnostic::Diagnostic;
+use crate::base::source::Source;
 use crate::folder::CONFIG_FILE;
 use crate::package::{MANIFEST_FILE, MODEL_FILE};
 
@@ -44,7 +45,10 @@ const NAMING: &[&str] =
     &[MANIFEST_FILE, MODEL_FILE, "model.safetensors.index.json", "pytorch_model.bin.index.json"];
 
 /// Longer files are not searched: no review shows them.
-const MAX_LEN: u64 = 64 << 20;
+const MAX_LEN: usize = 64 << 20;
+
+/// What nests deeper has no lines: no file of ours does.
+const MAX_DEPTH: usize = 64;
 
 impl Anchors {
     /// For the input at `path`, which reports call `shown`.
@@ -141,20 +145,20 @@ impl Anchors {
     /// The line of a text file that some bytes begin in.
     fn line_at(&self, file: &str, bytes: Option<[u64; 2]>) -> u64 {
         let Some([start, _]) = bytes else { return 1 };
-        let inside = crate::rule::view::is_inside(file);
-        let text = inside.then(|| std::fs::read(self.folder.join(file)).ok()).flatten();
-        let before = text.into_iter().flatten().zip(0..start);
-        before.filter(|(byte, _)| *byte == b'\n').count() as u64 + 1
+        let mut source = Source::inside(&self.folder);
+        let text = source.add(file).map(|id| source.bytes(id)).unwrap_or_default();
+        let before = text.iter().zip(0..start);
+        before.filter(|(byte, _)| **byte == b'\n').count() as u64 + 1
     }
 
     /// The lines of a JSON file of the input, if it is there and can be read.
     fn lines(&mut self, file: &str) -> Option<&Lines> {
-        let path = self.folder.join(file);
+        let folder = &self.folder;
         let entry = self.lines.entry(file.to_owned()).or_insert_with(|| {
-            let inside = crate::rule::view::is_inside(file) && file.ends_with(".json");
-            let len = path.metadata().ok().filter(|_| inside)?.len();
-            let text = (len <= MAX_LEN).then(|| std::fs::read(&path).ok())??;
-            Some(Lines::of(&text))
+            let mut source = Source::inside(folder);
+            let id = file.ends_with(".json").then(|| source.add(file).ok()).flatten()?;
+            let text = source.bytes(id);
+            (text.len() <= MAX_LEN).then(|| Lines::of(text))
         });
         entry.as_ref()
     }
@@ -187,6 +191,7 @@ impl Lines {
         while let Some(&byte) = text.get(at) {
             match byte {
                 b'\n' => line += 1,
+                b'{' | b'[' if MAX_DEPTH <= stack.len() => return lines,
                 b'{' | b'[' => {
                     if let Some(Frame::Array(_)) = stack.last() {
                         lines.pointers.insert(pointer(&stack), line);
@@ -272,6 +277,7 @@ mod tests {
             assert_eq!(lines.pointers[pointer], line, "{pointer}");
         }
         assert_eq!(lines.names.len(), 1);
+        assert!(Lines::of("[".repeat(200_000).as_bytes()).pointers.len() <= MAX_DEPTH);
         // Cut anywhere, it ends.
         for end in 0..text.len() {
             Lines::of(&text.as_bytes()[..end]);

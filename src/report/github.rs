@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::document::Group;
 use super::{Context, Format, Report};
 use crate::base::diagnostic::Level;
+use crate::base::terminal::tame;
 
 pub(super) static FORMAT: Format =
     Format { id: "github", about: "annotations of GitHub Actions", render };
@@ -21,7 +22,7 @@ fn render(report: &dyn Report, context: &Context<'_>) -> std::io::Result<String>
         }
     }
     let _ = writeln!(text, "{}", plain(&document.headline));
-    Ok(text)
+    Ok(tame(&text, false))
 }
 
 fn line(group: &Group) -> String {

@@ -32,7 +32,7 @@ pub struct Alike {
 
 /// Names that differ in numbers alone, as one.
 pub fn names<'a>(tensors: impl Iterator<Item = &'a String>) -> Vec<Folded> {
-    fold(tensors.map(|name| vec![printable(name)]))
+    fold(tensors.map(|name| vec![name.clone()]))
 }
 
 /// Puts findings that are alike together, the worst first; else they stay in their order.
@@ -76,7 +76,7 @@ impl<'a> Group<'a> {
     pub fn help(&self) -> Option<String> {
         let first = self.first().help.as_ref()?;
         let all = fold(self.findings.iter().filter_map(|one| Some(vec![one.help.clone()?])));
-        Some(printable(all.first().map_or(first, |help| &help.cells[0])))
+        Some(all.first().map_or(first, |help| &help.cells[0]).to_owned())
     }
 
     /// The tensors, those that differ in numbers alone together.
@@ -119,21 +119,11 @@ impl Alike {
         let alone = kind.len() == 1;
         Alike {
             tensors: kind.iter().filter_map(|finding| finding.tensor.clone()).collect(),
-            message: printable(messages.first().map_or(&first.message, |one| &one.cells[0])),
+            message: messages.first().map_or(&first.message, |one| &one.cells[0]).clone(),
             rows: kind.len(),
-            file: file.map(|file| printable(&file)),
+            file,
             bytes: first.bytes.filter(|_| alone),
-            mismatch: first
-                .expected
-                .as_deref()
-                .map(printable)
-                .zip(first.found.as_deref().map(printable)),
+            mismatch: first.expected.clone().zip(first.found.clone()),
         }
     }
-}
-
-/// Text of a model without what would steer a terminal.
-fn printable(text: &str) -> String {
-    let letter = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
-    text.chars().map(letter).collect()
 }

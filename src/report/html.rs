@@ -5,7 +5,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::document::{Document, Group, Section};
 use super::text::level;
 use super::{Context, Format, Report};
-use crate::rule::Outcome;
+use crate::base::terminal::tame;
 
 pub(super) static FORMAT: Format =
     Format { id: "html", about: "one page that stands alone", render };
@@ -16,7 +16,7 @@ const STYLE: &str = include_str!("html.css");
 const OPEN: usize = 3;
 
 fn render(report: &dyn Report, context: &Context<'_>) -> std::io::Result<String> {
-    Ok(page(&report.document(context)).into_string() + "\n")
+    Ok(tame(&page(&report.document(context)).into_string(), false) + "\n")
 }
 
 fn page(document: &Document) -> Markup {
@@ -162,7 +162,7 @@ fn checks(section: &Section, index: usize) -> Markup {
                                 th scope="row" { (check.rule) }
                                 td { (check.name) }
                                 td { (check.level) }
-                                td { (outcome(check.outcome)) }
+                                td { (check.outcome.word()) }
                                 td { (check.why.as_deref().unwrap_or_default()) }
                             }
                         }
@@ -170,14 +170,5 @@ fn checks(section: &Section, index: usize) -> Markup {
                 }
             }
         }
-    }
-}
-
-fn outcome(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Pass => "passed",
-        Outcome::Fail => "failed",
-        Outcome::Skipped => "skipped",
-        Outcome::NotApplicable => "not applicable",
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::document::{Group, Section};
 use super::text::level;
 use super::{Context, Format, Report};
+use crate::base::terminal::tame;
 use crate::rule::Outcome;
 
 pub(super) static FORMAT: Format =
@@ -19,11 +20,21 @@ fn render(report: &dyn Report, context: &Context<'_>) -> std::io::Result<String>
     let mut text = format!("### {sign} llmstd {}\n\n", document.command);
     let _ = writeln!(text, "{}\n", escape(&document.headline));
     if 1 < document.sections.len() {
+        let mut n_rows_cut = 0;
         text.push_str("| | input | result |\n| --- | --- | --- |\n");
         for section in &document.sections {
             let sign = if section.fails() { "❌" } else { "✅" };
             let (title, summary) = (code(&section.title), escape(&section.summary));
-            let _ = writeln!(text, "| {sign} | {title} | {summary} |");
+            let row = format!("| {sign} | {title} | {summary} |\n");
+            // Half of a comment is for what was found.
+            if MAX_LEN / 2 < text.len() + row.len() {
+                n_rows_cut += 1;
+            } else {
+                text.push_str(&row);
+            }
+        }
+        if n_rows_cut != 0 {
+            let _ = writeln!(text, "| | {n_rows_cut} more | not shown: a comment has a limit |");
         }
         text.push('\n');
     }
@@ -39,7 +50,7 @@ fn render(report: &dyn Report, context: &Context<'_>) -> std::io::Result<String>
     if n_cut != 0 {
         let _ = writeln!(text, "_{n_cut} more inputs are not shown: a comment has a limit._");
     }
-    Ok(text)
+    Ok(tame(&text, false))
 }
 
 fn section(section: &Section) -> String {
@@ -129,5 +140,5 @@ fn html(text: &str) -> String {
 
 /// Text as code, also in a table.
 fn code(text: &str) -> String {
-    format!("<code>{}</code>", html(text).replace('|', "&#124;").replace('`', "&#96;"))
+    format!("<code>{}</code>", escape(text))
 }

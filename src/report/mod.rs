@@ -90,3 +90,10 @@ pub struct Context<'a> {
 fn pretty<T: Serialize>(value: &T) -> serde_json::Result<String> {
     Ok(format!("{}\n", serde_json::to_string_pretty(value)?))
 }
+
+/// An empty table without lines.
+pub fn table() -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table
+}

@@ -11,7 +11,6 @@ use super::document::{Document, Group};
 use super::text::level;
 use super::{Context, Format, Report, pretty};
 use crate::base::diagnostic::Level;
-use crate::rule::Outcome;
 
 pub(super) static FORMAT: Format =
     Format { id: "sarif", about: "SARIF 2.1.0, for code scanning", render };
@@ -144,12 +143,7 @@ fn uri(path: &str) -> String {
 
 fn section(section: &super::document::Section) -> Json {
     let checks = section.checks.iter().map(|check| {
-        let outcome = match check.outcome {
-            Outcome::Pass => "pass",
-            Outcome::Fail => "fail",
-            Outcome::Skipped => "skipped",
-            Outcome::NotApplicable => "not-applicable",
-        };
+        let outcome = check.outcome;
         json!({ "rule": check.rule, "outcome": outcome, "why": check.why })
     });
     let checks: Vec<Json> = checks.collect();

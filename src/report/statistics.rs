@@ -17,8 +17,7 @@ pub fn text(document: &Document) -> String {
     }
     let mut rows: Vec<_> = rules.into_iter().collect();
     rows.sort_by_key(|(_, (n, _))| std::cmp::Reverse(*n));
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
+    let mut table = super::table();
     table.set_header(["findings", "rule", "name", "level"]);
     for ((rule, level), (n, name)) in rows {
         table.add_row([&n.to_string(), rule, name, level]);

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::group::{groups, names};
 use super::{Context, Format, Report, Style};
 use crate::base::diagnostic::{Diagnostic, Level};
+use crate::base::terminal::tame;
 
 pub(super) static FORMAT: Format = Format { id: "text", about: "for people", render };
 
@@ -13,7 +14,7 @@ fn render(report: &dyn Report, context: &Context<'_>) -> std::io::Result<String>
     if context.statistics {
         text.push_str(&super::statistics::text(&report.document(context)));
     }
-    Ok(text)
+    Ok(tame(&text, context.style.color))
 }
 
 /// Things of one kind that are shown before the others are counted.

@@ -7,7 +7,7 @@ use super::anchor::Anchors;
 use super::document::{Check, Document, Group, Section, shown};
 use super::group::groups;
 use super::text::{counts, findings};
-use super::{Context, Report, pretty};
+use super::{Context, Report, pretty, table};
 use crate::base::diagnostic::Level;
 use crate::rule::{HIGHER_LEVEL, NEEDS_DEEP, NEEDS_FILES, NOT_SELECTED, Outcome};
 use crate::validate::{Input, InputResult, Kind, PolicyFindings, Report as OfInput, Validation};
@@ -45,7 +45,7 @@ impl Report for Validation {
             text.push_str(&findings(&policy.findings, style));
         }
         if TABLE_FROM <= self.inputs.len() {
-            text.push_str(&table(self));
+            text.push_str(&inputs(self));
         }
         text
     }
@@ -185,37 +185,28 @@ fn of_policy(policy: &PolicyFindings, document: &Document, context: &Context<'_>
         .collect();
     Group::tell_apart(&mut all);
     let summary = "what it says of findings that are known".to_owned();
-    Section { title, summary, groups: all, ..Section::default() }
+    Section { title, summary, groups: all, fail_on: policy.fail_on, ..Section::default() }
 }
 
 /// Every rule, and what came of it.
 fn checks(report: &OfInput) -> String {
-    let mut table = plain_table();
+    let mut table = table();
     table.set_header(["rule", "name", "level", "outcome", "why"]);
     for check in &report.checks {
-        let outcome = word(check.outcome);
+        let outcome = check.outcome.word();
         let why = check.why.unwrap_or_default();
         table.add_row([check.rule, check.name, check.level.name(), outcome, why]);
     }
     for check in &report.policy {
         let why = check.why.unwrap_or_default();
-        table.add_row([check.rule, check.name, "policy", word(check.outcome), why]);
+        table.add_row([check.rule, check.name, "policy", check.outcome.word(), why]);
     }
     format!("{}\n\n", table.trim_fmt())
 }
 
-fn word(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Pass => "pass",
-        Outcome::Fail => "fail",
-        Outcome::Skipped => "skipped",
-        Outcome::NotApplicable => "not applicable",
-    }
-}
-
 /// One line for each input.
-fn table(validation: &Validation) -> String {
-    let mut table = plain_table();
+fn inputs(validation: &Validation) -> String {
+    let mut table = table();
     table.set_header(["input", "result", "level", "errors", "warnings", "notes", "waived"]);
     for Input { path, result } in &validation.inputs {
         let row: [String; 6] = match result {
@@ -236,12 +227,6 @@ fn table(validation: &Validation) -> String {
         table.add_row(std::iter::once(path.clone()).chain(row));
     }
     format!("\n{}\n", table.trim_fmt())
-}
-
-fn plain_table() -> comfy_table::Table {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table
 }
 
 /// What came of one input, in a line.

@@ -207,6 +207,18 @@ pub enum Outcome {
     NotApplicable,
 }
 
+impl Outcome {
+    /// As people read it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Outcome::Pass => "passed",
+            Outcome::Fail => "failed",
+            Outcome::Skipped => "skipped",
+            Outcome::NotApplicable => "not applicable",
+        }
+    }
+}
+
 /// What all rules say of one view.
 #[derive(Clone, Debug)]
 pub struct Verdict {

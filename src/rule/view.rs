@@ -70,6 +70,7 @@ pub struct ScannedTensor {
 }
 
 /// A tensor of a package.
+#[derive(Clone, Debug)]
 pub struct Stored {
     /// Its name.
     pub name: String,

@@ -45,6 +45,11 @@ pub fn below(folder: &Path) -> Result<Vec<Found>> {
         if !entry.file_type().is_dir() {
             continue;
         }
+        if entry.depth() == MAX_DEPTH {
+            let why = format!("it lies {MAX_DEPTH} folders deep, and is not looked into");
+            found.push(Found { path: entry.path().to_owned(), nothing: Some(why) });
+            continue;
+        }
         let here = inputs_of(entry.path())?;
         if !here.is_empty() {
             // Its subfolders belong to it, but for a folder of many models.

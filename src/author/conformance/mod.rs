@@ -6,7 +6,6 @@ mod files;
 mod own;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -439,12 +438,4 @@ fn convert_to(
     let request = Request { generic, max_shard_bytes, ..Request::new(spec, package, "std") };
     let opened = folder::open(source).map_err(|err: Error| err.to_string())?;
     convert::convert(opened, &request).map(drop).map_err(refusal)
-}
-
-/// Removes what a course left in its scratch folder.
-///
-/// # Errors
-/// The system refuses.
-pub fn clean(scratch: &Path) -> Result<()> {
-    fs::remove_dir_all(scratch).map_err(|err| Error::io(scratch, "remove", err))
 }

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 
 use anyhow::Context as _;
@@ -66,30 +65,12 @@ impl Drop for Program {
     }
 }
 
-/// A folder that goes when the work ends.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> anyhow::Result<Scratch> {
-        let name = format!("llmstd-conformance-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Scratch(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = conformance::clean(&self.0);
-    }
-}
-
 pub(crate) fn run(reader: Option<&str>, global: &Global) -> anyhow::Result<ExitCode> {
     let spec = output::spec(global)?;
-    let scratch = Scratch::new()?;
+    let scratch = tempfile::tempdir().context("cannot make a scratch folder")?;
     let results = match reader {
-        None => conformance::run(&spec, &mut Own::new(&spec), &scratch.0)?,
-        Some(command) => conformance::run(&spec, &mut Program::start(command)?, &scratch.0)?,
+        None => conformance::run(&spec, &mut Own::new(&spec), scratch.path())?,
+        Some(command) => conformance::run(&spec, &mut Program::start(command)?, scratch.path())?,
     };
     match global.format {
         Format::Json => output::print_json(&results)?,

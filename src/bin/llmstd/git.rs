@@ -32,9 +32,15 @@ impl Side {
             bail!("{label}: write git:REVISION:PATH, as git:main:models/bert");
         };
         let folder = tempfile::tempdir().context("cannot make a scratch folder")?;
-        let inside = inside.trim_end_matches('/');
-        let listing = git(&["ls-tree", "-r", "-z", revision, "--", inside])
-            .with_context(|| format!("cannot list {label}"))?;
+        // As git spells paths; `.` is the folder that this runs in.
+        let parts = inside.split('/').filter(|part| !["", "."].contains(part));
+        let inside = parts.collect::<Vec<_>>().join("/");
+        ensure!(!inside.split('/').any(|part| part == ".."), "{label}: leads out of the commit");
+        let mut args = vec!["ls-tree", "-r", "-z", revision];
+        if !inside.is_empty() {
+            args.extend(["--", &inside]);
+        }
+        let listing = git(&args).with_context(|| format!("cannot list {label}"))?;
         let mut is_file = false;
         let mut n_files = 0;
         for entry in listing.split(|byte| *byte == 0).filter(|entry| !entry.is_empty()) {
@@ -47,25 +53,28 @@ impl Side {
                 continue;
             }
             is_file |= name == inside;
-            let relative = match name.strip_prefix(inside).map(|rest| rest.trim_start_matches('/'))
-            {
-                Some("") | None => Path::new(name).file_name().map(PathBuf::from),
-                Some(rest) => Some(PathBuf::from(rest)),
+            let below = match inside.as_str() {
+                "" => Some(name),
+                _ if is_file => name.rsplit('/').next(),
+                folder => name.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/')),
             };
-            let relative = relative.context("git lists what is not known")?;
+            let relative = PathBuf::from(below.context("git lists what was not asked for")?);
             let normal = |part: Component<'_>| matches!(part, Component::Normal(_));
             ensure!(relative.components().all(normal), "{label}: {name} leads out of the folder");
             let to = folder.path().join(&relative);
             if let Some(parent) = to.parent() {
                 std::fs::create_dir_all(parent).context("cannot make a scratch folder")?;
             }
-            let bytes = git(&["cat-file", "blob", object])?;
-            std::fs::write(&to, bytes).with_context(|| format!("cannot write {}", to.display()))?;
+            let cannot = || format!("cannot write {}", to.display());
+            let file = std::fs::File::create(&to).with_context(cannot)?;
+            let mut blob = Command::new("git");
+            blob.args(["cat-file", "blob", object]).stdout(file);
+            ran(blob.output().context("cannot run git")?)?;
             n_files += 1;
         }
         ensure!(n_files != 0, "{label}: the commit has nothing there");
         let path = match is_file {
-            true => folder.path().join(Path::new(inside).file_name().unwrap_or_default()),
+            true => folder.path().join(Path::new(&inside).file_name().unwrap_or_default()),
             false => folder.path().to_owned(),
         };
         Ok(Side { path, label, _kept: Some(folder) })
@@ -73,7 +82,11 @@ impl Side {
 }
 
 fn git(args: &[&str]) -> anyhow::Result<Vec<u8>> {
-    let output = Command::new("git").args(args).output().context("cannot run git")?;
+    ran(Command::new("git").args(args).output().context("cannot run git")?)
+}
+
+/// What git printed, if it did what it was asked to.
+fn ran(output: std::process::Output) -> anyhow::Result<Vec<u8>> {
     if !output.status.success() {
         bail!("git: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

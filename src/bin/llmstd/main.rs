@@ -141,6 +141,7 @@ fn main() -> ExitCode {
                 && std::io::IsTerminal::is_terminal(&std::io::stdout())
         }
     };
+    output::set_colors(color);
     let interrupt = match interrupt::watch() {
         Ok(interrupt) => interrupt,
         Err(err) => {

@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     match global.format {
-        Format::Json => output::print(&subject.manifest.to_text())?,
+        Format::Json => output::print_data(&subject.manifest.to_text())?,
         Format::Text => output::print(&text(&subject))?,
     }
     Ok(ExitCode::SUCCESS)

@@ -4,16 +4,40 @@ use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use llmstd::base::diagnostic::{Diagnostic, Level, Refusal};
+use llmstd::base::terminal::tame;
 use llmstd::spec::Spec;
 use serde::Serialize;
 
 use crate::{Format, Global};
 
-/// Prints a result. A reader that went away is no error.
+/// Whether text is coloured; what else would steer a terminal is of a model, and is never printed.
+static HAS_COLORS: AtomicBool = AtomicBool::new(false);
+
+/// Says whether text is coloured.
+pub(crate) fn set_colors(has_colors: bool) {
+    HAS_COLORS.store(has_colors, Ordering::Relaxed);
+}
+
+fn tamed(text: &str) -> String {
+    tame(text, HAS_COLORS.load(Ordering::Relaxed))
+}
+
+/// Prints beside the result. If even that cannot be printed, there is nobody to tell.
+fn tell(text: &str) {
+    let _ = io::stderr().lock().write_all(tamed(text).as_bytes());
+}
+
+/// Prints a result for people. A reader that went away is no error.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    print_data(&tamed(text))
+}
+
+/// Prints a result for programs, as it is. A reader that went away is no error.
+pub(crate) fn print_data(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -24,14 +48,13 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 /// Prints a result as JSON.
 pub(crate) fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(value).context("cannot print the result")?;
-    print(&format!("{text}\n"))
+    print_data(&format!("{text}\n"))
 }
 
 /// Says something that is not a result.
 pub(crate) fn hint(text: &str, global: &Global) {
     if !global.quiet {
-        // If even the hint cannot be printed, there is nobody to tell.
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        tell(&format!("{text}\n"));
     }
 }
 
@@ -42,7 +65,7 @@ pub(crate) fn error(err: &anyhow::Error, global: &Global) {
         let label = if index == 0 { paint("error", "31", global) } else { "  cause".to_owned() };
         text.push_str(&format!("{label}: {cause}\n"));
     }
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    tell(&text);
 }
 
 /// Findings as text: what, where, what to do; alike ones in one entry.
@@ -55,7 +78,7 @@ pub(crate) fn warn(findings: &[Diagnostic], global: &Global) {
     let least = if global.quiet { Level::Warning } else { Level::Note };
     let told: Vec<Diagnostic> =
         findings.iter().filter(|finding| least <= finding.level).cloned().collect();
-    let _ = io::stderr().lock().write_all(self::findings(&told, global).as_bytes());
+    tell(&self::findings(&told, global));
 }
 
 /// Findings that kept the work from being done, and the exit code for them.
@@ -73,8 +96,7 @@ fn report_findings(findings: &[Diagnostic], global: &Global) -> anyhow::Result<(
     if global.format == Format::Json {
         return print_json(&Refusal::new(findings.to_vec()));
     }
-    let text = self::findings(findings, global);
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    tell(&self::findings(findings, global));
     Ok(())
 }
 
@@ -111,12 +133,7 @@ pub(crate) fn spec(global: &Global) -> anyhow::Result<Spec> {
     })
 }
 
-/// An empty table without lines.
-pub(crate) fn table() -> comfy_table::Table {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table
-}
+pub(crate) use llmstd::report::table;
 
 /// Bytes for people.
 pub(crate) fn size(n_bytes: u64) -> String {

@@ -1,6 +1,7 @@
 //! Where reports go, and in which form.
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use llmstd::report::{Context, FORMATS, Format, Report, format};
@@ -64,16 +65,34 @@ impl Args {
             statistics: self.statistics,
         };
         let plain = llmstd::report::Style { color: false, ..global.style() };
-        for ReportTo { format, file } in &self.report {
-            put(file, &(format.render)(report, &context(plain))?)?;
-        }
-        match &self.output {
+        // A file that cannot be written does not keep the result from the others.
+        let printed = match &self.output {
             Some(file) => put(file, &(global.report.render)(report, &context(plain))?),
-            None => output::print(&(global.report.render)(report, &context(global.style()))?),
-        }
+            None => output::print_data(&(global.report.render)(report, &context(global.style()))?),
+        };
+        let written = self
+            .report
+            .iter()
+            .map(|ReportTo { format, file }| put(file, &(format.render)(report, &context(plain))?));
+        let written: Vec<anyhow::Result<()>> = written.collect();
+        written.into_iter().fold(printed, anyhow::Result::and)
     }
 }
 
-fn put(file: &std::path::Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+/// Writes a text under a name, which it has when it is whole.
+pub(crate) fn put(file: &Path, text: &str) -> anyhow::Result<()> {
+    let cannot = || format!("cannot write {}", file.display());
+    // What is there and is no file, a pipe or a terminal, is written to.
+    if file.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return std::fs::write(file, text).with_context(cannot);
+    }
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // Less the umask.
+    let whole = builder.tempfile_in(folder.unwrap_or(Path::new(".")));
+    let mut whole = whole.with_context(cannot)?;
+    whole.write_all(text.as_bytes()).with_context(cannot)?;
+    whole.persist(file).with_context(cannot)?;
+    Ok(())
 }

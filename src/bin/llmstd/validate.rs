@@ -6,7 +6,6 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use llmstd::base::diagnostic::Level;
 use llmstd::package::Conformance;
 use llmstd::policy::apply::{Run, apply, stale};
@@ -180,15 +179,23 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
             _ => None,
         });
         let text = Baseline::of(path, reports).to_text();
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        report::put(path, &text)?;
     }
     let mut told: Vec<_> = runs.iter().map(Run::findings).collect();
-    told.extend(args.baseline.as_ref().zip(baseline.as_ref()).map(|(path, one)| stale(path, one)));
-    told.retain(|policy| !policy.findings.is_empty());
     let fail_on = args.fail_on.map(Level::from);
-    let fail_on =
-        fail_on.or_else(|| policies.read.values().find_map(|one| one.base_rules().fail_on));
-    let validation = Validation::with_policies(inputs, told, fail_on.unwrap_or(Level::Error));
+    // A baseline is that of all inputs: the strictest of their policies counts.
+    let strictest = policies.read.values().filter_map(|one| one.base_rules().fail_on).min();
+    let of_baseline = fail_on.or(strictest).unwrap_or(Level::Error);
+    let known = args.baseline.as_ref().zip(baseline.as_ref());
+    told.extend(known.map(|(path, one)| stale(path, one, of_baseline)));
+    told.retain(|policy| !policy.findings.is_empty());
+    if let Some(fail_on) = fail_on {
+        told.iter_mut().for_each(|policy| policy.fail_on = fail_on);
+    }
+    for path in policies.read.keys() {
+        output::hint(&format!("by the policy {}", path.display()), global);
+    }
+    let validation = Validation::with_policies(inputs, told);
     for input in &validation.inputs {
         if let InputResult::Error(err) = &input.result {
             output::error(&anyhow::anyhow!("{err}"), global);

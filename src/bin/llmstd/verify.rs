@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let spec = output::spec(global)?;
     let bar = Bar::new(global);
     let n_threads = output::n_threads(args.threads);
-    let verified = verify(&args.path, args.against.as_deref(), n_threads, &bar)?;
+    let verified = verify(&args.path, args.against.as_deref(), &spec, n_threads, &bar)?;
     args.reports.write(&verified, &spec, global)?;
     Ok(if verified.whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
