@@ -27,7 +27,7 @@ use crate::checkpoint::{Checkpoint, Payload, Tensor};
 /// The format for the registry.
 pub static FORMAT: Format = Format {
     id: "dcp",
-    name: "PyTorch distributed checkpoints",
+    name: "PyTorch DCP",
     endings: &["metadata", "distcp"],
     singles: &[METADATA_FILE],
     probe,
