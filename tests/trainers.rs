@@ -233,7 +233,9 @@ fn a_hostile_pickle_is_refused_by_name() {
     let run = scratch.path().join("ranks");
     copy(&fixture("ranks-fsdp2"), &run);
     let file = run.join("model_world_size_2_rank_1.pt");
-    patch(&file, b"ctorch.distributed.tensor\nDTensor\n", b"cposix\nsystem                     \n");
+    let class = b"ctorch.distributed.tensor\nDTensor\n";
+    let call = format!("{:<width$}\n", "cposix\nsystem", width = class.len() - 1);
+    patch(&file, class, call.as_bytes());
     let err = refused(&run);
     let wanted = "model_world_size_2_rank_1.pt: the pickle calls `posix.system";
     assert!(err.contains(wanted), "{err}");
