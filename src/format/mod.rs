@@ -15,6 +15,7 @@ pub mod gguf;
 pub mod keras;
 pub mod known;
 pub mod numpy;
+pub mod onnx;
 pub mod pickle;
 pub mod pytorch;
 pub mod safetensors;
@@ -30,6 +31,7 @@ pub static FORMATS: &[&Format] = &[
     &keras::FORMAT,
     &flax::FORMAT,
     &numpy::FORMAT,
+    &onnx::FORMAT,
 ];
 
 /// A format of files that hold tensors.
