@@ -151,7 +151,7 @@ pub(crate) fn canonical(
                        architecture they are of";
         return Err(Diagnostic::error("P001", message)
             .file(CONFIG_FILE)
-            .help("put the model's config.json beside them, or keep names and bytes with --generic")
+            .help("put the model's config.json beside them, name its folder with --config, or keep names and bytes with --generic")
             .into());
     };
     let mut translated = match dialect {

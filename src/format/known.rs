@@ -41,12 +41,6 @@ static KINDS: &[Known] = &[
         names: &[".keras"],
     },
     Known {
-        what: "a file of a PyTorch distributed checkpoint (DCP, FSDP)",
-        advice: "join the shards with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pt`, then convert that",
-        magic: &[],
-        names: &[".distcp"],
-    },
-    Known {
         what: "a file of elements of an ONNX graph",
         advice: "name the `.onnx` file beside it, which says what they are",
         magic: &[],

@@ -10,6 +10,7 @@ use crate::base::source::{FileId, Source};
 use crate::checkpoint::tiles::prove_cover;
 use crate::checkpoint::{Checkpoint, Payload};
 
+pub mod dcp;
 pub mod flax;
 pub mod gguf;
 pub mod keras;
@@ -18,6 +19,7 @@ pub mod numpy;
 pub mod onnx;
 pub mod pickle;
 pub mod pytorch;
+pub mod ranks;
 pub mod safetensors;
 pub mod tensorflow;
 pub mod wrappers;
@@ -25,6 +27,7 @@ pub mod wrappers;
 /// The formats that are read, those first that a folder with several is read as.
 pub static FORMATS: &[&Format] = &[
     &safetensors::FORMAT,
+    &dcp::FORMAT,
     &pytorch::FORMAT,
     &gguf::FORMAT,
     &tensorflow::FORMAT,
