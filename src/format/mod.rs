@@ -5,6 +5,7 @@
 //! from others, what a message names and what `--from` takes, all follow from it: a format is one
 //! file here and one line there.
 
+use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{FileId, Source};
 use crate::checkpoint::tiles::prove_cover;
@@ -167,4 +168,13 @@ pub fn read_file(
         }
     }
     Ok(checkpoint)
+}
+
+/// Of a tensor whose file says only that its elements have two bytes.
+fn taken_for_bf16(name: &str) -> Diagnostic {
+    let message =
+        format!("the file says of the elements of `{name}` that they have two bytes, and no more");
+    Diagnostic::note("R030", message)
+        .tensor(name)
+        .help("they are taken for bfloat16, which libraries without a word for it store so")
 }

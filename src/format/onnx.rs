@@ -37,9 +37,9 @@ pub static FORMAT: Format = Format {
 /// The keys of the fields of a `ModelProto`, of which one comes first.
 const KEYS: &[u8] = &[0x08, 0x12, 0x1a, 0x22, 0x28, 0x32, 0x3a, 0x42, 0x72];
 /// How a finding is told that speaks of what the graph says of its tensors.
-const GRAPH: &str = "R030";
+const GRAPH: &str = "R034";
 /// How a finding is told that speaks of quantized graphs.
-const QUANTIZED: &str = "R031";
+const QUANTIZED: &str = "R035";
 /// Operators that compute with integers in the place of weights.
 const QUANTIZING: &[&str] = &[
     "MatMulInteger",
