@@ -88,7 +88,14 @@ pub(super) static EMPTY: Rule = of_container("V404", "empty-file", Level::Error,
 pub(super) static REMOTE_CODE: Rule =
     of_container("V405", "remote-code", Level::Warning, |view, found| {
         for (name, classes) in auto_maps(view) {
-            let listed: Vec<&str> = classes.iter().map(String::as_str).collect();
+            // What is missing cannot run, and is told of by rule V407.
+            let is_there = |class: &&String| {
+                module_of(class).is_none_or(|module| view.around.files.contains_key(&module))
+            };
+            let listed: Vec<&str> = classes.iter().filter(is_there).map(String::as_str).collect();
+            if listed.is_empty() {
+                continue;
+            }
             found.push(
                 REMOTE_CODE
                     .finding(format!(
@@ -116,6 +123,9 @@ pub(super) static CODE_FILE: Rule =
                 .is_some_and(|(_, end)| ENDS.contains(&end.to_ascii_lowercase().as_str()))
         };
         let names: Vec<&String> = view.around.files.keys().filter(is_code).collect();
+        if !auto_maps(view).is_empty() {
+            return Err(NotChecked::NotApplicable("rule V405 tells which of the programs are run"));
+        }
         if let Some(first) = names.first() {
             let listed: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
             found.push(
@@ -135,13 +145,8 @@ pub(super) static MISSING_CODE: Rule = of_container(
     Level::Warning,
     |view, found| {
         for (name, classes) in auto_maps(view) {
-            // `owner/repository--module.Class` lies elsewhere.
-            let local = classes.iter().filter(|class| !class.contains("--"));
-            let modules: BTreeSet<String> = local
-                .filter_map(|class| {
-                    Some(format!("{}.py", class.rsplit_once('.')?.0.replace('.', "/")))
-                })
-                .collect();
+            let modules: BTreeSet<String> =
+                classes.iter().filter_map(|class| module_of(class)).collect();
             for module in modules.iter().filter(|module| !view.around.files.contains_key(*module)) {
                 found.push(
                     MISSING_CODE
@@ -359,6 +364,13 @@ fn may_be_pickle(name: &str, bytes: &[u8]) -> bool {
         }
         _ => false,
     }
+}
+
+/// The file of the folder that a class of `auto_map` is in; `owner/repository--module.Class` lies
+/// elsewhere.
+fn module_of(class: &str) -> Option<String> {
+    let (module, _) = class.rsplit_once('.').filter(|_| !class.contains("--"))?;
+    Some(format!("{}.py", module.replace('.', "/")))
 }
 
 /// What `auto_map` of each config names, in the order of the file.

@@ -6,6 +6,7 @@ use serde_json::Value as Json;
 
 use super::v41_generation::NO_TABLE;
 use crate::base::diagnostic::Level;
+use crate::package::Conformance;
 use crate::rule::tokenizer_file::TokenizerFile;
 use crate::rule::{NotChecked, PackageView, Rule, TOKENS};
 
@@ -334,8 +335,9 @@ pub(super) static FEW: Rule =
 const SMALL: u64 = 512;
 
 /// The pooling is of another width than the model.
-pub(super) static POOLING: Rule =
-    Rule::around("V432", "pooling-width", Level::Warning, |view, found| {
+pub(super) static POOLING: Rule = Rule {
+    level: Conformance::Schema,
+    ..Rule::around("V432", "pooling-width", Level::Warning, |view, found| {
         let hidden =
             view.size("hidden_size").ok_or(NotChecked::Blocked("there is no complete plan"))?;
         let is_pooling = |name: &&String| name.ends_with("_Pooling/config.json");
@@ -360,11 +362,13 @@ pub(super) static POOLING: Rule =
             }
         }
         if looked { Ok(()) } else { Err(NotChecked::NotApplicable("there is no pooling module")) }
-    });
+    })
+};
 
 /// Sound is cut into another number of bands than the model takes.
-pub(super) static BANDS: Rule =
-    Rule::around("V433", "feature-size", Level::Warning, |view, found| {
+pub(super) static BANDS: Rule = Rule {
+    level: Conformance::Schema,
+    ..Rule::around("V433", "feature-size", Level::Warning, |view, found| {
         const FILE: &str = "preprocessor_config.json";
         let config = view.python_json(FILE);
         let size = config.as_ref().and_then(|config| config.get("feature_size")?.as_u64());
@@ -382,7 +386,8 @@ pub(super) static BANDS: Rule =
             );
         }
         Ok(())
-    });
+    })
+};
 
 pub(super) fn tokenizer<'v>(view: &'v PackageView<'_>) -> Result<&'v TokenizerFile, NotChecked> {
     if !view.files.contains_key(TOKENIZER) {
