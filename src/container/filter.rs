@@ -117,9 +117,13 @@ fn inflate(stream: impl Read, most: u64) -> Result<Vec<u8>> {
     // The buffer grows with what comes out, not with what is claimed.
     let mut bytes = Vec::new();
     let mut stream = stream.take(most.saturating_add(1));
-    stream
-        .read_to_end(&mut bytes)
-        .map_err(|err| Error::new(ErrorKind::Malformed, format!("damaged: {err}")))?;
+    stream.read_to_end(&mut bytes).map_err(|err| match err.kind() {
+        std::io::ErrorKind::OutOfMemory => {
+            let message = format!("the memory does not hold the {most} bytes that it becomes");
+            Error::new(ErrorKind::Limit, message)
+        }
+        _ => Error::new(ErrorKind::Malformed, format!("damaged: {err}")),
+    })?;
     if most < bytes.len() as u64 {
         let message = format!("more than the {most} bytes that its elements take");
         return Err(Error::new(ErrorKind::Malformed, message));

@@ -151,7 +151,7 @@ pub(crate) fn canonical(
                        architecture they are of";
         return Err(Diagnostic::error("P001", message)
             .file(CONFIG_FILE)
-            .help("put the model's config.json beside them, or keep names and bytes with --generic")
+            .help("put the model's config.json beside them, name its folder with --config, or keep names and bytes with --generic")
             .into());
     };
     let mut translated = match dialect {
@@ -293,8 +293,7 @@ const MODEL_TYPE: &str = "model_type";
 
 /// What an input is that is no model by itself, and what to do with it.
 fn refused_input(opened: &mut Opened, config: Option<&Json>) -> Option<Diagnostic> {
-    let two_copies = |found: &&Diagnostic| found.rule == "R016" && found.level == Level::Error;
-    if let Some(found) = opened.checkpoint.findings.iter().find(two_copies) {
+    if let Some(found) = super::check::two_of_one_name(&opened.checkpoint.findings) {
         return Some(found.clone());
     }
     let weights = opened.weights.clone();

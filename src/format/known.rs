@@ -41,12 +41,6 @@ static KINDS: &[Known] = &[
         names: &[".keras"],
     },
     Known {
-        what: "a file of a PyTorch distributed checkpoint (DCP, FSDP)",
-        advice: "join the shards with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pt`, then convert that",
-        magic: &[],
-        names: &[".distcp"],
-    },
-    Known {
         what: "an ONNX graph, whose tensors have lost their names",
         advice: "convert the checkpoint that it was exported from",
         magic: &[],

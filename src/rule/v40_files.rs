@@ -175,7 +175,7 @@ pub(super) static PICKLE: Rule = of_container(
             looked = true;
             let globals = pytorch::globals(bytes);
             let of_level = |level: Level| {
-                let of_level = globals.named.iter().filter(move |global| global.level == level);
+                let of_level = globals.iter().filter(move |global| global.level == level);
                 of_level.map(|Global { name, .. }| name.as_str()).collect::<Vec<&str>>()
             };
             let calls = of_level(Level::Error);

@@ -372,7 +372,7 @@ pub(super) static BANDS: Rule = Rule {
         const FILE: &str = "preprocessor_config.json";
         let config = view.python_json(FILE);
         let size = config.as_ref().and_then(|config| config.get("feature_size")?.as_u64());
-        let (Some(size), Some(bands)) = (size, view.size("num_mel_bins")) else {
+        let (Some(size), Some(bands)) = (size, view.size("audio.mel_bins")) else {
             return Err(NotChecked::NotApplicable("no sound is cut into bands"));
         };
         if size != bands {
