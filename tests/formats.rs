@@ -69,6 +69,11 @@ fn hdf5_files_of_every_age_read_as_h5py_reads_them() {
 }
 
 #[test]
+fn graphs_read_as_onnx_reads_them() {
+    check_golden("onnx");
+}
+
+#[test]
 fn groups_that_lie_in_themselves_and_files_that_end_early_are_refused() {
     let whole = fs::read(fixtures().join("keras/old.h5")).unwrap();
     let refused = |bytes: &[u8]| {
@@ -176,6 +181,9 @@ fn damaged_files_are_refused_or_read_and_never_stop_the_program() {
         ("keras", "new.h5"),
         ("tf/v2", "bert_model.ckpt.index"),
         ("tf/obj", "ckpt-1.index"),
+        ("onnx", "dtypes.onnx"),
+        ("onnx", "beside.onnx"),
+        ("names/albert/onnx", "model.onnx"),
     ] {
         let scratch = tempfile::tempdir().unwrap();
         for entry in fs::read_dir(fixtures().join(folder)).unwrap() {

@@ -50,6 +50,15 @@ pub enum Filter {
     Crc32(u32),
     /// So many bytes before the others are no elements.
     Skip(u64),
+    /// The bytes are numbers of protocol buffers; of each the low bytes, so many, count.
+    Varints(u64),
+    /// The bytes hold integers of so many bits, the first in the low ones; each becomes a byte.
+    Unpack {
+        /// 1, 2 or 4.
+        bits: u8,
+        /// Whether the highest bit is a sign.
+        signed: bool,
+    },
 }
 
 /// Why boxes are not the whole of a tensor, each once.
@@ -223,6 +232,8 @@ impl fmt::Display for Filter {
             Filter::Fletcher32 => "fletcher32",
             Filter::Crc32(_) => "crc32",
             Filter::Skip(_) => "skip",
+            Filter::Varints(_) => "varints",
+            Filter::Unpack { .. } => "unpack",
         })
     }
 }

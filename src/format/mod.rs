@@ -17,6 +17,7 @@ pub mod gguf;
 pub mod keras;
 pub mod known;
 pub mod numpy;
+pub mod onnx;
 pub mod pickle;
 pub mod pytorch;
 pub mod ranks;
@@ -34,6 +35,7 @@ pub static FORMATS: &[&Format] = &[
     &keras::FORMAT,
     &flax::FORMAT,
     &numpy::FORMAT,
+    &onnx::FORMAT,
 ];
 
 /// A format of files that hold tensors.
