@@ -5,6 +5,7 @@
 //! from others, what a message names and what `--from` takes, all follow from it: a format is one
 //! file here and one line there.
 
+use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{FileId, Source};
 use crate::checkpoint::tiles::prove_cover;
@@ -16,6 +17,7 @@ pub mod gguf;
 pub mod keras;
 pub mod known;
 pub mod numpy;
+pub mod onnx;
 pub mod pickle;
 pub mod pytorch;
 pub mod ranks;
@@ -34,6 +36,7 @@ pub static FORMATS: &[&Format] = &[
     &keras::FORMAT,
     &flax::FORMAT,
     &numpy::FORMAT,
+    &onnx::FORMAT,
 ];
 
 /// A format of files that hold tensors.
@@ -166,4 +169,13 @@ pub fn read_file(
         }
     }
     Ok(checkpoint)
+}
+
+/// Of a tensor whose file says only that its elements have two bytes.
+fn taken_for_bf16(name: &str) -> Diagnostic {
+    let message =
+        format!("the file says of the elements of `{name}` that they have two bytes, and no more");
+    Diagnostic::note("R030", message)
+        .tensor(name)
+        .help("they are taken for bfloat16, which libraries without a word for it store so")
 }

@@ -65,3 +65,6 @@ pub fn without_parts(name: &str, parts: &[&str]) -> String {
     }
     name.split_inclusive('.').filter(|of| !parts.contains(of)).collect()
 }
+
+/// The segment by which sentence-transformers has the transformer of a model.
+pub const INNER_MODEL: &str = "auto_model.";
