@@ -216,7 +216,7 @@ fn chunked(path: &str, pairs: &[(Value<'_>, Value<'_>)], extent: Extent) -> Resu
 }
 
 /// A dtype by the name that NumPy and `ml_dtypes` give it.
-fn dtype(name: &str) -> Option<DType> {
+pub(super) fn dtype(name: &str) -> Option<DType> {
     Some(match name {
         "bool" => DType::Bool,
         "uint8" => DType::U8,

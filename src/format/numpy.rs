@@ -200,7 +200,7 @@ fn array(name: &str, bytes: &[u8], base: u64) -> Result<Array> {
 }
 
 /// The dtype of a `descr`, and whether its high byte comes first.
-fn dtype(descr: &str) -> Result<(DType, bool), String> {
+pub(super) fn dtype(descr: &str) -> Result<(DType, bool), String> {
     let kind = descr.trim_start_matches(['<', '>', '|', '=']);
     let dtype = match kind {
         "b1" | "?" => DType::Bool,
