@@ -188,6 +188,11 @@ fn version_3(json: &Json) -> Result<Array, String> {
 }
 
 impl Array {
+    /// The dimensions of what is packed as one.
+    fn packed(&self) -> &[u64] {
+        self.inner.as_ref().map_or(&self.chunk, |(inner, _)| inner)
+    }
+
     /// Takes the codecs that made bytes of elements, first to last.
     fn codecs(&mut self, codecs: &[Json]) -> Result<(), String> {
         for codec in codecs {
@@ -208,7 +213,7 @@ impl Array {
 /// Holds dimensions against each other.
 fn checked(array: Array) -> Result<Array, String> {
     let Array { shape, chunk, dtype, .. } = &array;
-    let inner = array.inner.as_ref().map_or(chunk, |(inner, _)| inner);
+    let inner = array.packed();
     let divides = |(of, by): (&u64, &u64)| *by != 0 && of.is_multiple_of(*by);
     if chunk.len() != shape.len()
         || inner.len() != shape.len()
@@ -265,6 +270,16 @@ impl Reader<'_> {
             if !next(&mut place, &counts) {
                 break;
             }
+        }
+        // What is not packed has as many bytes as its elements.
+        let short = tiles.iter().find(|tile| {
+            let len = n_elements(self.array.packed()).and_then(|n| self.array.dtype.n_bytes(n));
+            let is_empty = tile.data.strides.iter().all(|stride| *stride == 0);
+            tile.coding.is_none() && !is_empty && Some(tile.data.storage.len) != len
+        });
+        if let Some(short) = short {
+            let why = format!("its chunk at {:?} has {} bytes", short.at, short.data.storage.len);
+            return Ok(Err(why));
         }
         Ok(match absent {
             Some(key) if !self.fills => Err(format!("its chunk `{key}` is not there")),
