@@ -185,6 +185,26 @@ impl Tensor {
         }
     }
 
+    /// Its elements as a view of one storage.
+    ///
+    /// # Errors
+    /// They do not lie in one; or why they cannot be had.
+    pub fn view(&self) -> Result<View, String> {
+        match &self.payload {
+            Payload::Range(storage) => Ok(View {
+                storage: *storage,
+                offset: 0,
+                strides: row_major_strides(&self.shape),
+                big_endian: false,
+            }),
+            Payload::View(view) => Ok(view.clone()),
+            Payload::Unreadable(reason) => Err(reason.clone()),
+            Payload::Tiles(_) | Payload::Parts(_) => {
+                Err("its elements lie in several places".to_owned())
+            }
+        }
+    }
+
     /// The extents of files that its elements are read from, in no order that means anything.
     pub fn extents(&self) -> Vec<Extent> {
         match &self.payload {

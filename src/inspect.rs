@@ -13,7 +13,7 @@ use crate::base::source::Extent;
 use crate::checkpoint::tiles::Tile;
 use crate::checkpoint::{Payload, StoredPart, Tensor, n_elements};
 use crate::convert::read_model;
-use crate::folder::{self, Opened};
+use crate::folder::{self, How, Opened};
 use crate::format;
 use crate::format::gguf::types::{Block, TYPES};
 use crate::metadata::Value;
@@ -108,7 +108,15 @@ pub struct InspectedTensor {
 /// # Errors
 /// It cannot be read.
 pub fn inspect(path: &Path, spec: &Spec) -> Result<Inspection> {
-    let mut opened = folder::open(path)?;
+    inspect_as(path, &How::default(), spec)
+}
+
+/// As [`inspect`], with what is to be known beside the path.
+///
+/// # Errors
+/// It cannot be read.
+pub fn inspect_as(path: &Path, how: &How<'_>, spec: &Spec) -> Result<Inspection> {
+    let mut opened = folder::open_as(path, how)?;
     let (architecture, config) = described(&mut opened, spec)?;
     let logical = opened.logical()?;
     let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use llmstd::base::hex;
-use llmstd::checkpoint::{Checkpoint, DType, Tensor};
+use llmstd::checkpoint::{Checkpoint, DType, Payload, Tensor};
 use llmstd::exec::compare::digest;
 use llmstd::folder::{self, Opened};
 use llmstd::format::{self, FORMATS};
@@ -69,6 +69,11 @@ fn hdf5_files_of_every_age_read_as_h5py_reads_them() {
 }
 
 #[test]
+fn graphs_read_as_onnx_reads_them() {
+    check_golden("onnx");
+}
+
+#[test]
 fn groups_that_lie_in_themselves_and_files_that_end_early_are_refused() {
     let whole = fs::read(fixtures().join("keras/old.h5")).unwrap();
     let refused = |bytes: &[u8]| {
@@ -96,7 +101,8 @@ fn groups_that_lie_in_themselves_and_files_that_end_early_are_refused() {
 #[test]
 fn a_saved_model_is_found_in_its_folder() {
     let opened = folder::open(&fixtures().join("tf/saved")).unwrap();
-    assert_eq!(opened.weights, ["variables/variables.index"]);
+    let files = ["variables/variables.index", "variables/variables.data-00000-of-00001"];
+    assert_eq!(opened.weights, files);
     assert_eq!(opened.checkpoint.tensors.len(), 5);
 }
 
@@ -175,6 +181,9 @@ fn damaged_files_are_refused_or_read_and_never_stop_the_program() {
         ("keras", "new.h5"),
         ("tf/v2", "bert_model.ckpt.index"),
         ("tf/obj", "ckpt-1.index"),
+        ("onnx", "dtypes.onnx"),
+        ("onnx", "beside.onnx"),
+        ("names/albert/onnx", "model.onnx"),
     ] {
         let scratch = tempfile::tempdir().unwrap();
         for entry in fs::read_dir(fixtures().join(folder)).unwrap() {
@@ -211,4 +220,53 @@ fn elements_of_another_folder_are_not_read() {
         .unwrap();
     let err = folder::open(scratch.path()).err().unwrap();
     assert!(err.message().contains("x.data-00000-of-00001"), "{err}");
+}
+
+#[test]
+fn what_is_easily_taken_for_something_else_is_not() {
+    let opened = folder::open(&fixtures().join("odd.h5")).unwrap();
+    let why =
+        |name: &str| match &opened.checkpoint.tensors.iter().find(|tensor| tensor.name == name) {
+            Some(Tensor { payload: Payload::Unreadable(why), .. }) => why.as_str(),
+            other => panic!("{name}: {other:?}"),
+        };
+    assert!(why("bias").starts_with("its numbers of 32 bits have 8 of exponent (bias 100)"));
+    assert_eq!(why("narrow"), "its integers are 16 bits of 32 from 8 on");
+    assert_eq!(why("words"), "its elements are words of a list");
+    assert_eq!(why("external"), "is a link into another file");
+    let told: Vec<(&str, &str)> = opened
+        .checkpoint
+        .findings
+        .iter()
+        .map(|finding| (finding.rule, finding.message.as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("R014", "`soft` is a link to another name, and is left aside"),
+            (
+                "R030",
+                "the file says of the elements of `opaque` that they have two bytes, and no more"
+            ),
+        ]
+    );
+}
+
+#[test]
+fn arrays_behind_the_first_and_members_without_their_ending_are_told_of() {
+    let scratch = tempfile::tempdir().unwrap();
+    let one = fs::read(fixtures().join("numpy/cube.npy")).unwrap();
+    let two = scratch.path().join("two.npy");
+    fs::write(&two, [one.as_slice(), &one].concat()).unwrap();
+    let findings = folder::open(&two).unwrap().checkpoint.findings;
+    assert_eq!(findings[0].rule, "R008");
+    assert!(
+        findings[0].message.ends_with("bytes follow the array `two`, and NumPy reads it alone")
+    );
+
+    let path = fixtures().join("members.npz");
+    let checkpoint = folder::open(&path).unwrap().checkpoint;
+    let names: Vec<&str> = checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(checkpoint.findings[0].message, "`notes.txt` is no array, and is left aside");
 }

@@ -397,7 +397,7 @@ fn every_mapping_has_a_reference() {
         );
         tried.insert(report.unwrap_or_else(|why| panic!("{name}: {why}")).map.unwrap());
     }
-    let maps = spec.maps.values().filter(|map| map.format == "gguf");
+    let maps = spec.maps_of("gguf");
     let untried: Vec<_> = maps
         .map(|map| format!("gguf/{}", map.name))
         .filter(|name| std::env::var("CASE").is_err() && !tried.contains(name))

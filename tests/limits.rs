@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -125,7 +126,8 @@ impl Sweep<'_> {
                     let what = format!("{}: {place} = {value}", folder.display());
                     let start = Instant::now();
                     let spec = self.spec;
-                    let answer = std::panic::catch_unwind(|| ask(spec, folder, question));
+                    let answer =
+                        std::panic::catch_unwind(AssertUnwindSafe(|| ask(spec, folder, question)));
                     let took = start.elapsed();
                     assert!(answer.is_ok(), "{what} panics");
                     assert!(took < PATIENCE, "{what} takes {took:?}");

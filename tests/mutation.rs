@@ -203,7 +203,7 @@ fn a_mapping_with_one_thing_wrong_is_noticed() {
     let mut all: BTreeMap<String, Places<'_>> = BTreeMap::new();
     for (key, fixtures) in &of_map {
         let models: Vec<Hparams> = fixtures.iter().map(|(_, hparams)| hparams.clone()).collect();
-        for mutation in mutations(&spec, &spec.maps[key], &models) {
+        for mutation in mutations(&spec, spec.maps.get(key).unwrap(), &models) {
             all.entry(mutation.what).or_default().push((key, mutation.rules));
         }
     }

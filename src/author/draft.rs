@@ -93,7 +93,7 @@ pub fn draft(
     }
     let names: Vec<String> =
         checkpoint.tensors.iter().map(|tensor| pattern(&tensor.name)).collect();
-    let candidates = spec.maps.values().filter(|map| map.format == format);
+    let candidates = spec.maps_of(format);
     let candidates =
         candidates.filter(|map| from.is_none_or(|from| map.name == from || map.arch == from));
     let mut covers: Vec<Cover<'_>> = candidates.map(|map| cover(map, &names, config)).collect();
@@ -154,7 +154,7 @@ fn draft_from(input: &Input<'_>, best: &Cover<'_>) -> Result<Draft> {
     texts.insert(format!("arch/{name}.toml"), files::arch(name, arch, &guesses, &idle));
     let text = files::map(name, best, config, &guesses, &idle, &unread);
     texts.insert(format!("map/{format}/{name}.toml"), text);
-    let listed = spec.files().get("spec.toml").map_or("", String::as_str);
+    let listed = spec.files().get("spec.toml").map_or("", |text| text);
     texts.insert("spec.toml".to_owned(), files::spec(listed, format, name));
 
     let findings = findings(spec, &texts, format, name, checkpoint, config)?;
@@ -184,8 +184,8 @@ fn findings(
     config: &Json,
 ) -> Result<Vec<Diagnostic>> {
     let mut all = spec.files().clone();
-    all.extend(texts.clone());
-    let drafted = Spec::from_files(all)?;
+    all.extend(texts.iter().map(|(path, text)| (path.clone(), text.clone().into())));
+    let drafted = Spec::checked(all)?;
     let map = drafted.map(format, name).ok_or_else(|| {
         Error::new(ErrorKind::Malformed, "spec.toml has no place for the mapping".to_owned())
     })?;

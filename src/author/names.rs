@@ -283,7 +283,7 @@ fn drop_names(drop: &DropRule) -> DropNames {
 /// # Errors
 /// There is none, or there are several.
 pub fn find<'a>(spec: &'a Spec, format: &str, name: &str) -> Result<&'a Map, String> {
-    let of_format = || spec.maps.values().filter(|map| map.format == format);
+    let of_format = || spec.maps_of(format);
     if of_format().next().is_none() {
         let formats: BTreeSet<&str> = spec.maps.keys().map(|(format, _)| format.as_str()).collect();
         let formats: Vec<&str> = formats.into_iter().collect();

@@ -339,7 +339,7 @@ fn sample(
         map: Some(MapUsed {
             name: map.name.clone(),
             revision: map.revision,
-            spec_hash: spec.hash.clone(),
+            spec_hash: spec.hash().to_owned(),
             prefix: choices.prefix,
             spellings: Vec::new(),
         }),

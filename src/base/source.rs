@@ -155,8 +155,9 @@ impl Source {
         }
     }
 
-    /// Looks names up in the folder `home` first, and takes these bytes for the files of these names.
-    pub fn lay_out(&mut self, home: &str, replaced: BTreeMap<String, Vec<u8>>) {
+    /// Looks names up in the folder `home` first, a path below the root or an absolute one, and takes
+    /// these bytes for the files of these names.
+    pub fn lay_out(&mut self, home: &Path, replaced: BTreeMap<String, Vec<u8>>) {
         self.layout = Arc::new(Layout { home: Some(home.into()), replaced });
     }
 
@@ -217,7 +218,9 @@ impl Source {
         let canonical_root =
             root.canonicalize().map_err(|err| Error::io(root, "open the folder", err))?;
         let target = path.canonicalize().map_err(|err| Error::io(&path, "open", err))?;
-        if target.starts_with(&canonical_root) {
+        let home = self.layout.home.as_ref().and_then(|home| root.join(home).canonicalize().ok());
+        let is_home = home.as_ref().is_some_and(|home| target.starts_with(home));
+        if target.starts_with(&canonical_root) || is_home {
             return Ok(None);
         }
         // A Hugging Face cache keeps models--x/snapshots/<commit>/<file> as links to

@@ -50,6 +50,15 @@ pub enum Filter {
     Crc32(u32),
     /// So many bytes before the others are no elements.
     Skip(u64),
+    /// The bytes are numbers of protocol buffers; of each the low bytes, so many, count.
+    Varints(u64),
+    /// The bytes hold integers of so many bits, the first in the low ones; each becomes a byte.
+    Unpack {
+        /// 1, 2 or 4.
+        bits: u8,
+        /// Whether the highest bit is a sign.
+        signed: bool,
+    },
 }
 
 /// Why boxes are not the whole of a tensor, each once.
@@ -67,6 +76,8 @@ pub enum Fault {
 
 /// Tiles that no cut through the whole separates are compared each with each up to this many.
 const MAX_IRREGULAR: usize = 4096;
+/// How often a tile is sorted at the average.
+const MAX_SORTS: usize = 64;
 
 /// Proves that tiles hold every element of a tensor once.
 ///
@@ -91,7 +102,7 @@ pub fn prove_cover(shape: &[u64], tiles: &[Tile]) -> Result<(), Fault> {
             some.push(index);
         }
     }
-    disjoint(tiles, some, 0)?;
+    disjoint(tiles, some)?;
     let n = n_elements(shape).unwrap_or(u64::MAX);
     if filled == n { Ok(()) } else { Err(Fault::Missing(n.saturating_sub(filled))) }
 }
@@ -131,36 +142,37 @@ pub fn boxes_of_run(shape: &[u64], start: u64, len: u64) -> Option<Vec<RunBox>> 
 
 /// Cuts the tiles apart along one dimension after the other, as long as a cut separates some; what
 /// is left together is compared each with each.
-fn disjoint(tiles: &[Tile], mut group: Vec<usize>, n_whole: usize) -> Result<(), Fault> {
-    let mut n_whole = n_whole;
-    // The dimensions are gone through in turn; after as many without a cut there is none.
-    let mut axis = 0;
-    while 1 < group.len() {
-        let n_axes = tiles[group[0]].at.len();
-        if n_axes <= n_whole {
-            return each_with_each(tiles, &group);
-        }
-        let end = |index: usize| tiles[index].at[axis] + tiles[index].shape[axis];
-        group.sort_by_key(|&index| (tiles[index].at[axis], Reverse(end(index))));
+fn disjoint(tiles: &[Tile], all: Vec<usize>) -> Result<(), Fault> {
+    let n_all = all.len();
+    // A grid is cut once along each dimension. Where a cut takes away a tile or two each time, as
+    // from a staircase, the work would grow with the square of their number.
+    let mut work = n_all.saturating_mul(MAX_SORTS).saturating_add(MAX_IRREGULAR * MAX_SORTS);
+    let mut groups = vec![all];
+    while let Some(mut group) = groups.pop() {
+        let n_axes = group.first().map_or(0, |&first| tiles[first].at.len());
         let mut pieces: Vec<Vec<usize>> = Vec::new();
-        let mut reached = 0;
-        for &index in &group {
-            if pieces.is_empty() || reached <= tiles[index].at[axis] {
-                pieces.push(Vec::new());
+        for axis in 0..n_axes {
+            work = work.checked_sub(group.len()).ok_or(Fault::TooIrregular(n_all))?;
+            let end = |index: usize| tiles[index].at[axis] + tiles[index].shape[axis];
+            group.sort_by_key(|&index| (tiles[index].at[axis], Reverse(end(index))));
+            pieces.clear();
+            let mut reached = 0;
+            for &index in &group {
+                if pieces.is_empty() || reached <= tiles[index].at[axis] {
+                    pieces.push(Vec::new());
+                }
+                reached = reached.max(end(index));
+                pieces.last_mut().expect("just pushed").push(index);
             }
-            reached = reached.max(end(index));
-            pieces.last_mut().expect("just pushed").push(index);
+            if 1 < pieces.len() {
+                break;
+            }
         }
-        if pieces.len() == 1 {
-            (n_whole, axis) = (n_whole + 1, (axis + 1) % n_axes);
-            continue;
+        if pieces.len() < 2 {
+            each_with_each(tiles, &group)?;
+        } else {
+            groups.extend(pieces.into_iter().filter(|piece| 1 < piece.len()));
         }
-        // Each piece is smaller, and there is one level for each halving at the worst of a chain
-        // of cuts: pieces of one tile end at once.
-        for piece in pieces.into_iter().filter(|piece| 1 < piece.len()) {
-            disjoint(tiles, piece, 0)?;
-        }
-        return Ok(());
     }
     Ok(())
 }
@@ -220,6 +232,8 @@ impl fmt::Display for Filter {
             Filter::Fletcher32 => "fletcher32",
             Filter::Crc32(_) => "crc32",
             Filter::Skip(_) => "skip",
+            Filter::Varints(_) => "varints",
+            Filter::Unpack { .. } => "unpack",
         })
     }
 }
@@ -284,6 +298,21 @@ mod tests {
         }
         assert_eq!(boxes_of_run(&shape, 59, 2), None);
         assert_eq!(boxes_of_run(&[], 0, 1), Some(vec![(vec![], vec![], 0)]));
+    }
+
+    #[test]
+    fn a_staircase_is_cut_or_refused_in_time() {
+        // Each step is an L of two boxes around the rest, so that a cut takes away one.
+        let stairs = |n: u64| {
+            let boxes = (0..n)
+                .flat_map(|i| [(vec![i, i], vec![1, n - i]), (vec![i + 1, i], vec![n - i - 1, 1])]);
+            let boxes: Vec<(Vec<u64>, Vec<u64>)> = boxes.collect();
+            let boxes: Vec<(&[u64], &[u64])> =
+                boxes.iter().map(|(a, b)| (&a[..], &b[..])).collect();
+            prove_cover(&[n, n], &tiles(&boxes))
+        };
+        assert_eq!(stairs(100), Ok(()));
+        assert!(matches!(stairs(100_000), Err(Fault::TooIrregular(_))));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use flate2::read::{DeflateDecoder, GzDecoder, ZlibDecoder};
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::tiles::{Coding, Filter};
+use crate::container::protobuf::numbers;
 
 /// How many bytes a checksum takes behind those it is of.
 const CHECKSUM_LEN: usize = 4;
@@ -90,12 +91,56 @@ fn undo(step: Filter, bytes: Cow<'_, [u8]>, most: u64) -> Result<Cow<'_, [u8]>> 
                 }
             })
         }
+        Filter::Varints(width) => varints(&bytes, width, most).map(Cow::Owned),
+        Filter::Unpack { bits, signed } => unpack(&bytes, bits, signed, most).map(Cow::Owned),
         Filter::Crc32(stored) => {
             let mut crc = Crc::new();
             crc.update(&bytes);
             if crc.sum() == stored { Ok(bytes) } else { Err(wrong(crc.sum(), stored)) }
         }
     }
+}
+
+/// The low bytes of numbers, each of which fits in so many with a sign or without.
+fn varints(bytes: &[u8], width: u64, most: u64) -> Result<Vec<u8>> {
+    let malformed = |message: String| Error::new(ErrorKind::Malformed, message);
+    let width = usize::try_from(width).ok().filter(|width| (1..=8).contains(width));
+    let width = width.ok_or_else(|| malformed("elements of so many bytes".to_owned()))?;
+    let mut all = Vec::new();
+    for number in numbers(bytes, 0) {
+        let number = number.map_err(|err| malformed(err.message().to_owned()))?;
+        let signed = number.cast_signed();
+        let unused = 64 - 8 * width;
+        let fits = (number << unused) >> unused == number || (signed << unused) >> unused == signed;
+        if !fits {
+            return Err(malformed(format!("the number {signed} does not fit in {width} bytes")));
+        }
+        if most < (all.len() + width) as u64 {
+            return Err(malformed(format!("more than the {most} bytes that its elements take")));
+        }
+        all.extend_from_slice(&number.to_le_bytes()[..width]);
+    }
+    Ok(all)
+}
+
+/// Integers of a few bits, a byte each. What passes the elements is the rest of the last byte.
+fn unpack(bytes: &[u8], bits: u8, signed: bool, most: u64) -> Result<Vec<u8>> {
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let places = usize::from(8 / bits.clamp(1, 8));
+    if bytes.len() != most.div_ceil(places) {
+        let message = format!("{} bytes for {most} integers of {bits} bits", bytes.len());
+        return Err(Error::new(ErrorKind::Malformed, message));
+    }
+    let unused = 8 - u32::from(bits.clamp(1, 8));
+    let mut all = Vec::with_capacity(most);
+    for (byte, place) in bytes.iter().flat_map(|byte| (0..places).map(move |place| (byte, place))) {
+        let high = (byte >> (place * usize::from(bits))) << unused;
+        let value =
+            if signed { (high.cast_signed() >> unused).cast_unsigned() } else { high >> unused };
+        all.push(value);
+    }
+    all.truncate(most);
+    Ok(all)
 }
 
 /// The bytes before a checksum, and it.
@@ -117,9 +162,13 @@ fn inflate(stream: impl Read, most: u64) -> Result<Vec<u8>> {
     // The buffer grows with what comes out, not with what is claimed.
     let mut bytes = Vec::new();
     let mut stream = stream.take(most.saturating_add(1));
-    stream
-        .read_to_end(&mut bytes)
-        .map_err(|err| Error::new(ErrorKind::Malformed, format!("damaged: {err}")))?;
+    stream.read_to_end(&mut bytes).map_err(|err| match err.kind() {
+        std::io::ErrorKind::OutOfMemory => {
+            let message = format!("the memory does not hold the {most} bytes that it becomes");
+            Error::new(ErrorKind::Limit, message)
+        }
+        _ => Error::new(ErrorKind::Malformed, format!("damaged: {err}")),
+    })?;
     if most < bytes.len() as u64 {
         let message = format!("more than the {most} bytes that its elements take");
         return Err(Error::new(ErrorKind::Malformed, message));
@@ -181,6 +230,26 @@ mod tests {
         assert_eq!(refused(n), format!("1048576 bytes when decoded, the elements take {n}"));
         let coding = Coding { steps: vec![Filter::Zstd], len: 4 };
         assert!(decode(&coding, b"no zstd").is_err());
+    }
+
+    #[test]
+    fn numbers_become_elements_of_their_width() {
+        let decoded = |steps: Vec<Filter>, len, bytes: &[u8]| {
+            decode(&Coding { steps, len }, bytes).map(Cow::into_owned)
+        };
+        // 1, 300, -2.
+        let list = [1, 0xac, 2, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+        let found = decoded(vec![Filter::Varints(2)], 6, &list).unwrap();
+        assert_eq!(found, [1, 0, 0x2c, 1, 0xfe, 0xff]);
+        let err = decoded(vec![Filter::Varints(1)], 3, &list).unwrap_err();
+        assert_eq!(err.message(), "varints: the number 300 does not fit in 1 bytes");
+        let err = decoded(vec![Filter::Varints(2)], 4, &list).unwrap_err();
+        assert!(err.message().contains("more than the 4 bytes"), "{err}");
+        let signed = Filter::Unpack { bits: 4, signed: true };
+        assert_eq!(decoded(vec![signed], 3, &[0xe1, 0x03]).unwrap(), [1, 0xfe, 3]);
+        let plain = Filter::Unpack { bits: 2, signed: false };
+        assert_eq!(decoded(vec![plain], 5, &[0b11_10_01_00, 2]).unwrap(), [0, 1, 2, 3, 2]);
+        assert!(decoded(vec![plain], 9, &[0, 0]).is_err());
     }
 
     #[test]

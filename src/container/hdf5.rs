@@ -12,6 +12,7 @@ mod header;
 
 use std::collections::BTreeSet;
 
+use self::group::Target;
 use self::header::{Layout, Message};
 use crate::base::cursor::Cursor;
 use crate::base::error::{Error, Result};
@@ -24,6 +25,10 @@ pub const SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
 const MAX_DEPTH: usize = 64;
 /// Objects of a file, chunks of a dataset, blocks of a header: more are no checkpoint.
 const MAX_OBJECTS: usize = 1 << 20;
+/// Messages of all headers, each time that one is read: an object has less than ten.
+const MAX_MESSAGES: usize = 1 << 24;
+/// The bytes of all names and paths together.
+const MAX_NAMES_LEN: usize = 256 << 20;
 /// An address that says that there is none.
 const UNDEFINED: u64 = u64::MAX;
 
@@ -43,6 +48,8 @@ pub struct Dataset {
 pub struct Elements {
     /// Their type.
     pub dtype: DType,
+    /// Whether the file says no more of the type than how many bytes an element has.
+    pub is_opaque: bool,
     /// Whether the high byte comes first.
     pub big_endian: bool,
     /// Where they are.
@@ -84,17 +91,29 @@ struct File<'a> {
     /// The bytes of an address and of a length.
     widths: [u8; 2],
     n_objects: usize,
+    n_messages: usize,
+    /// The bytes of the names that were read.
+    len_names: usize,
 }
 
-/// Reads all datasets, in the order of the groups. `bytes` are the whole file.
+/// What a file holds.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// The datasets, in the order of the groups.
+    pub datasets: Vec<Dataset>,
+    /// The paths that are links to other paths, which are not followed.
+    pub links: Vec<String>,
+}
+
+/// Reads what there is from headers alone. `bytes` are the whole file.
 ///
 /// # Errors
 /// The file is damaged, or made in a way that nothing here reads.
-pub fn read(bytes: &[u8]) -> Result<Vec<Dataset>> {
+pub fn read(bytes: &[u8]) -> Result<Contents> {
     let (mut file, root) = superblock(bytes)?;
-    let mut datasets = Vec::new();
-    file.walk(root, "", &mut Vec::new(), &mut datasets)?;
-    Ok(datasets)
+    let mut contents = Contents::default();
+    file.walk(root, "", &mut Vec::new(), &mut contents)?;
+    Ok(contents)
 }
 
 fn superblock(bytes: &[u8]) -> Result<(File<'_>, u64)> {
@@ -103,7 +122,8 @@ fn superblock(bytes: &[u8]) -> Result<(File<'_>, u64)> {
         return Err(Error::malformed(0, "does not begin with the signature of HDF5"));
     }
     let version = cursor.u8("the version of the superblock")?;
-    let mut file = File { bytes, base: 0, widths: [8, 8], n_objects: 0 };
+    let mut file =
+        File { bytes, base: 0, widths: [8, 8], n_objects: 0, n_messages: 0, len_names: 0 };
     match version {
         0 | 1 => {
             cursor.take(4, "versions")?;
@@ -171,9 +191,23 @@ impl<'a> File<'a> {
 
     /// Counts one more of what a file may have many of.
     fn count(&mut self, at: u64) -> Result<()> {
-        self.n_objects += 1;
+        self.count_all(at, 1)
+    }
+
+    /// Counts as many more.
+    fn count_all(&mut self, at: u64, n: usize) -> Result<()> {
+        self.n_objects = self.n_objects.saturating_add(n);
         if MAX_OBJECTS < self.n_objects {
             return Err(Error::limit(at, format!("more than {MAX_OBJECTS} objects")));
+        }
+        Ok(())
+    }
+
+    /// Counts the bytes of one more name.
+    fn count_name(&mut self, at: u64, len: usize) -> Result<()> {
+        self.len_names = self.len_names.saturating_add(len);
+        if MAX_NAMES_LEN < self.len_names {
+            return Err(Error::limit(at, format!("names of more than {MAX_NAMES_LEN} bytes")));
         }
         Ok(())
     }
@@ -183,7 +217,7 @@ impl<'a> File<'a> {
         address: u64,
         path: &str,
         above: &mut Vec<u64>,
-        datasets: &mut Vec<Dataset>,
+        contents: &mut Contents,
     ) -> Result<()> {
         self.count(address)?;
         if MAX_DEPTH < above.len() {
@@ -197,7 +231,7 @@ impl<'a> File<'a> {
         let links = self.links(&messages)?;
         let Some(links) = links else {
             if messages.iter().any(|message| message.kind == header::DATASPACE) {
-                datasets.push(self.dataset(path, &messages)?);
+                contents.datasets.push(self.dataset(path, &messages)?);
             }
             return Ok(());
         };
@@ -209,7 +243,15 @@ impl<'a> File<'a> {
                 return Err(Error::malformed(address, message));
             }
             let path = if path.is_empty() { name } else { format!("{path}/{name}") };
-            self.walk(target, &path, above, datasets)?;
+            self.count_name(address, path.len())?;
+            match target {
+                Target::Object(target) => self.walk(target, &path, above, contents)?,
+                Target::Name => contents.links.push(path),
+                Target::Elsewhere(why) => {
+                    let dataset = Dataset { path, shape: Vec::new(), elements: Err(why) };
+                    contents.datasets.push(dataset);
+                }
+            }
         }
         above.pop();
         Ok(())
@@ -224,10 +266,10 @@ impl<'a> File<'a> {
             (Some(kind), Some(layout)) => {
                 let kind = header::datatype(kind).map_err(about)?;
                 match kind {
-                    Ok((dtype, big_endian)) => {
+                    Ok(header::Type { dtype, is_opaque, big_endian }) => {
                         let filters = find(header::FILTERS);
                         let place = self.place(layout, filters, &shape, dtype).map_err(about)?;
-                        place.map(|place| Elements { dtype, big_endian, place })
+                        place.map(|place| Elements { dtype, is_opaque, big_endian, place })
                     }
                     Err(why) => Err(why),
                 }
@@ -259,7 +301,7 @@ impl<'a> File<'a> {
                 Ok(Place::Whole(offset, len))
             }
             Layout::Other(why) => Err(why),
-            Layout::Chunked { address, shape: chunk, width, index } => {
+            Layout::Chunked { address, shape: chunk, width, index, plain_edges } => {
                 if chunk.len() != shape.len() || Some(width) != dtype.n_bytes(1) {
                     let message = format!("chunks of {chunk:?} of {width} bytes in {shape:?}");
                     return Err(Error::malformed(layout.at, message));
@@ -276,7 +318,8 @@ impl<'a> File<'a> {
                     return Ok(Err(why.clone()));
                 }
                 let filters: Vec<Filter> = filters.into_iter().flatten().collect();
-                let chunks = chunks::Chunks { shape, chunk: &chunk, width, filters: &filters };
+                let filters = &filters;
+                let chunks = chunks::Chunks { shape, chunk: &chunk, width, filters, plain_edges };
                 match self.chunks(&chunks, address, &index)? {
                     Ok(chunks) => Ok(Place::Chunks { shape: chunk, chunks }),
                     Err(why) => Err(why),

@@ -8,6 +8,8 @@ use crate::base::error::{Error, ErrorKind, Result};
 
 /// How deep values may lie in each other.
 const MAX_DEPTH: usize = 64;
+/// Values of a file: a few for each tensor.
+const MAX_VALUES: usize = 1 << 20;
 
 /// A value.
 #[derive(Clone, Debug)]
@@ -56,7 +58,7 @@ impl<'a> Value<'a> {
 /// The bytes end early, go on behind it, or lie deeper in each other than is followed.
 pub fn read(bytes: &[u8], base: u64) -> Result<Value<'_>> {
     let mut cursor = Cursor::new(bytes, base);
-    let value = value(&mut cursor, 0)?;
+    let value = value(&mut cursor, 0, &mut 0)?;
     if !cursor.is_empty() {
         let message = format!("{} bytes follow the value", cursor.left());
         return Err(Error::malformed(cursor.offset(), message));
@@ -64,8 +66,13 @@ pub fn read(bytes: &[u8], base: u64) -> Result<Value<'_>> {
     Ok(value)
 }
 
-fn value<'a>(cursor: &mut Cursor<'a>, depth: usize) -> Result<Value<'a>> {
+/// `n_values` counts those that were read.
+fn value<'a>(cursor: &mut Cursor<'a>, depth: usize, n_values: &mut usize) -> Result<Value<'a>> {
     let at = cursor.offset();
+    *n_values += 1;
+    if MAX_VALUES < *n_values {
+        return Err(Error::limit(at, format!("more than {MAX_VALUES} values")));
+    }
     if MAX_DEPTH < depth {
         let message = format!("values lie more than {MAX_DEPTH} deep in each other");
         return Err(Error::limit(at, message));
@@ -74,8 +81,8 @@ fn value<'a>(cursor: &mut Cursor<'a>, depth: usize) -> Result<Value<'a>> {
     let int = |n: u64| Value::Int(i128::from(n));
     Ok(match first {
         0x00..=0x7f => int(u64::from(first)),
-        0x80..=0x8f => map(cursor, u64::from(first & 0x0f), depth)?,
-        0x90..=0x9f => array(cursor, u64::from(first & 0x0f), depth)?,
+        0x80..=0x8f => map(cursor, u64::from(first & 0x0f), depth, n_values)?,
+        0x90..=0x9f => array(cursor, u64::from(first & 0x0f), depth, n_values)?,
         0xa0..=0xbf => Value::Str(cursor.take(u64::from(first & 0x1f), "a text")?),
         0xc0 => Value::Nil,
         0xc2 => Value::Bool(false),
@@ -105,11 +112,11 @@ fn value<'a>(cursor: &mut Cursor<'a>, depth: usize) -> Result<Value<'a>> {
         }
         0xdc | 0xdd => {
             let n = uint(cursor, if first == 0xdc { 2 } else { 4 })?;
-            array(cursor, n, depth)?
+            array(cursor, n, depth, n_values)?
         }
         0xde | 0xdf => {
             let n = uint(cursor, if first == 0xde { 2 } else { 4 })?;
-            map(cursor, n, depth)?
+            map(cursor, n, depth, n_values)?
         }
         0xe0..=0xff => Value::Int(i128::from(first.cast_signed())),
         0xc1 => return Err(Error::malformed(at, "byte 0xc1 begins no value")),
@@ -128,18 +135,28 @@ fn ext<'a>(cursor: &mut Cursor<'a>, len: u64) -> Result<Value<'a>> {
     Ok(Value::Ext(kind, cursor.take(len, "an extension")?, at))
 }
 
-fn array<'a>(cursor: &mut Cursor<'a>, n: u64, depth: usize) -> Result<Value<'a>> {
+fn array<'a>(
+    cursor: &mut Cursor<'a>,
+    n: u64,
+    depth: usize,
+    n_values: &mut usize,
+) -> Result<Value<'a>> {
     let mut items = Vec::new();
     for _ in 0..n {
-        items.push(value(cursor, depth + 1)?);
+        items.push(value(cursor, depth + 1, n_values)?);
     }
     Ok(Value::Array(items))
 }
 
-fn map<'a>(cursor: &mut Cursor<'a>, n: u64, depth: usize) -> Result<Value<'a>> {
+fn map<'a>(
+    cursor: &mut Cursor<'a>,
+    n: u64,
+    depth: usize,
+    n_values: &mut usize,
+) -> Result<Value<'a>> {
     let mut pairs = Vec::new();
     for _ in 0..n {
-        pairs.push((value(cursor, depth + 1)?, value(cursor, depth + 1)?));
+        pairs.push((value(cursor, depth + 1, n_values)?, value(cursor, depth + 1, n_values)?));
     }
     Ok(Value::Map(pairs))
 }
@@ -305,6 +322,11 @@ mod tests {
         ] {
             assert!(read(bytes, 0).is_err(), "{bytes:?}");
         }
+        // A list of so many nils in as many bytes.
+        let mut many = vec![0xdd, 1, 0, 0, 0];
+        many.resize(5 + (1 << 24), 0xc0);
+        let err = read(&many, 0).unwrap_err();
+        assert_eq!(err.message(), "more than 1048576 values");
         let err = read(&[0x91; 10_000], 0).unwrap_err();
         assert_eq!(err.message(), "values lie more than 64 deep in each other");
     }

@@ -56,16 +56,29 @@ pub fn varint(cursor: &mut Cursor<'_>, what: &str) -> Result<u64> {
 /// # Errors
 /// The bytes are no message.
 pub fn fields(bytes: &[u8], base: u64) -> Result<Vec<(u64, Field<'_>)>> {
-    let mut cursor = Cursor::new(bytes, base);
-    let mut fields = Vec::new();
-    while !cursor.is_empty() {
-        let at = cursor.offset();
-        let key = varint(&mut cursor, "the key of a field")?;
+    walk(bytes, base).collect()
+}
+
+/// As [`fields`], one after the other; nothing is kept.
+pub fn walk(bytes: &[u8], base: u64) -> Walk<'_> {
+    Walk { cursor: Cursor::new(bytes, base) }
+}
+
+/// A walk over the fields of a message; after an error there is none.
+pub struct Walk<'a> {
+    cursor: Cursor<'a>,
+}
+
+impl<'a> Walk<'a> {
+    fn field(&mut self) -> Result<(u64, Field<'a>)> {
+        let at = self.cursor.offset();
+        let cursor = &mut self.cursor;
+        let key = varint(cursor, "the key of a field")?;
         let value = match key & 7 {
-            0 => Field::Varint(varint(&mut cursor, "a number")?),
+            0 => Field::Varint(varint(cursor, "a number")?),
             1 => Field::Fixed64(cursor.u64_le("a number")?),
             2 => {
-                let len = varint(&mut cursor, "the length of a field")?;
+                let len = varint(cursor, "the length of a field")?;
                 let at = cursor.offset();
                 Field::Bytes(cursor.take(len, "a field")?, at)
             }
@@ -74,9 +87,38 @@ pub fn fields(bytes: &[u8], base: u64) -> Result<Vec<(u64, Field<'_>)>> {
                 return Err(Error::malformed(at, format!("a field of the wire type {wire}")));
             }
         };
-        fields.push((key >> 3, value));
+        Ok((key >> 3, value))
     }
-    Ok(fields)
+}
+
+impl<'a> Iterator for Walk<'a> {
+    type Item = Result<(u64, Field<'a>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.cursor.is_empty() {
+            return None;
+        }
+        let field = self.field();
+        if field.is_err() {
+            self.cursor = Cursor::new(&[], self.cursor.offset());
+        }
+        Some(field)
+    }
+}
+
+/// The numbers of a packed list of varints, one after the other.
+pub fn numbers(bytes: &[u8], base: u64) -> impl Iterator<Item = Result<u64>> {
+    let mut cursor = Cursor::new(bytes, base);
+    std::iter::from_fn(move || {
+        if cursor.is_empty() {
+            return None;
+        }
+        let number = varint(&mut cursor, "a number");
+        if number.is_err() {
+            cursor = Cursor::new(&[], cursor.offset());
+        }
+        Some(number)
+    })
 }
 
 /// Adds a number of one to ten bytes.

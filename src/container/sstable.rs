@@ -18,6 +18,8 @@ const FOOTER_LEN: usize = 48;
 const MAGIC: u64 = 0xdb47_7524_8b80_fb57;
 /// A block that is compressed becomes no longer than this; TensorFlow writes 256 KiB.
 const MAX_BLOCK_LEN: u64 = 64 << 20;
+/// All keys together are no longer than this: a million tensors take a third of it.
+const MAX_KEYS_LEN: u64 = 256 << 20;
 /// Keys are no longer than this.
 const MAX_KEY_LEN: u64 = 64 << 10;
 
@@ -46,14 +48,15 @@ pub fn read(bytes: &[u8]) -> Result<Entries> {
     let index = handle(&mut cursor)?;
     let mut entries: Entries = Vec::new();
     let mut seen = 0u64;
-    for (_, value, at) in block(bytes, index)? {
+    let mut room = MAX_KEYS_LEN;
+    for (_, value, at) in block(bytes, index, &mut room)? {
         let place = handle(&mut Cursor::new(&value, at))?;
         // Blocks lie one behind the other; a table that names one twice never ends.
         if place.0 < seen {
             return Err(Error::malformed(at, "a block lies before the one that it comes after"));
         }
         seen = place.0.saturating_add(place.1);
-        for entry in block(bytes, place)? {
+        for entry in block(bytes, place, &mut room)? {
             if entries.last().is_some_and(|(last, ..)| entry.0 <= *last) {
                 return Err(Error::malformed(entry.2, "two keys are the same, or out of order"));
             }
@@ -67,7 +70,8 @@ fn handle(cursor: &mut Cursor<'_>) -> Result<(u64, u64)> {
     Ok((varint(cursor, "the place of a block")?, varint(cursor, "the length of a block")?))
 }
 
-fn block(bytes: &[u8], (start, len): (u64, u64)) -> Result<Entries> {
+/// The entries of a block; `room` is how long keys may still be.
+fn block(bytes: &[u8], (start, len): (u64, u64), room: &mut u64) -> Result<Entries> {
     let outside = || Error::malformed(start, format!("a block of {len} bytes passes the end"));
     let from = usize::try_from(start).map_err(|_| outside())?;
     let rest = bytes.get(from..).ok_or_else(outside)?;
@@ -82,8 +86,8 @@ fn block(bytes: &[u8], (start, len): (u64, u64)) -> Result<Entries> {
         return Err(Error::malformed(start, message));
     }
     match kind {
-        0 => entries(stored, start),
-        1 => entries(&unsnap(stored, start)?, start),
+        0 => entries(stored, start, room),
+        1 => entries(&unsnap(stored, start)?, start, room),
         kind => Err(Error::unsupported(format!("a block of the compression {kind}")).at(start)),
     }
 }
@@ -93,7 +97,7 @@ pub fn mask(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-fn entries(block: &[u8], base: u64) -> Result<Entries> {
+fn entries(block: &[u8], base: u64, room: &mut u64) -> Result<Entries> {
     let short = || Error::malformed(base, "a block ends before its restarts");
     let tail = block.len().checked_sub(4).ok_or_else(short)?;
     let n = u32::from_le_bytes(block[tail..].try_into().expect("four bytes"));
@@ -109,9 +113,14 @@ fn entries(block: &[u8], base: u64) -> Result<Entries> {
         let shared = usize::try_from(shared).ok().and_then(|shared| last.get(..shared));
         let shared = shared
             .ok_or_else(|| Error::malformed(at, "a key shares more than the last one has"))?;
-        if MAX_KEY_LEN < own.saturating_add(shared.len() as u64) {
+        let key_len = own.saturating_add(shared.len() as u64);
+        if MAX_KEY_LEN < key_len {
             return Err(Error::limit(at, format!("a key of more than {MAX_KEY_LEN} bytes")));
         }
+        let left = room.checked_sub(key_len);
+        *room = left.ok_or_else(|| {
+            Error::limit(at, format!("keys of more than {MAX_KEYS_LEN} bytes together"))
+        })?;
         let key = [shared, cursor.take(own, "a key")?].concat();
         let at = cursor.offset();
         entries.push((key, cursor.take(len, "a value")?.to_vec(), at));

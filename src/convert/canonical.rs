@@ -16,7 +16,7 @@ use crate::folder::{CONFIG_FILE, FolderFile, Opened};
 use crate::manifest::is_tokenizer_file;
 use crate::package::{
     Conformance, DenseStep, ForeignConfig, ForeignFile, ForeignTensor, Hparams, MANIFEST_FILE,
-    MODEL_FILE, Model, Provenance, SOURCE_SCHEMA, Task, Value,
+    MODEL_FILE, Model, Provenance, SOURCE_SCHEMA, Task, Value, WayBack,
 };
 use crate::plan::import::Import;
 use crate::plan::program::{Content, Make, Output, whole};
@@ -151,7 +151,7 @@ pub(crate) fn canonical(
                        architecture they are of";
         return Err(Diagnostic::error("P001", message)
             .file(CONFIG_FILE)
-            .help("put the model's config.json beside them, or keep names and bytes with --generic")
+            .help("put the model's config.json beside them, name its folder with --config, or keep names and bytes with --generic")
             .into());
     };
     let mut translated = match dialect {
@@ -237,6 +237,9 @@ pub(crate) fn canonical(
     provenance.dropped = dropped;
     if let Some(translated) = translated {
         findings.extend(dialect::told(&translated.aside));
+        // What a recipe makes is of the mappings' own library: a dialect writes none of it.
+        let made = provenance.dropped.iter_mut().filter(|of| of.back == WayBack::Made);
+        made.for_each(|dropped| dropped.back = WayBack::Lost);
         provenance.dropped.extend(translated.aside);
     }
     provenance.map = Some(used);
@@ -293,8 +296,7 @@ const MODEL_TYPE: &str = "model_type";
 
 /// What an input is that is no model by itself, and what to do with it.
 fn refused_input(opened: &mut Opened, config: Option<&Json>) -> Option<Diagnostic> {
-    let two_copies = |found: &&Diagnostic| found.rule == "R016" && found.level == Level::Error;
-    if let Some(found) = opened.checkpoint.findings.iter().find(two_copies) {
+    if let Some(found) = super::check::two_of_one_name(&opened.checkpoint.findings) {
         return Some(found.clone());
     }
     let weights = opened.weights.clone();

@@ -19,6 +19,9 @@ pub(super) fn before_writing(
     request: &Request<'_>,
 ) -> std::result::Result<(), Failure> {
     strict(&report.findings, request)?;
+    if let Some(found) = two_of_one_name(&report.findings) {
+        return Err(found.clone().into());
+    }
     match report.free_disk {
         Some(free) if free < report.needed_disk() && !request.dry_run => {
             let needed = report.needed_disk();
@@ -31,6 +34,12 @@ pub(super) fn before_writing(
         }
         _ => Ok(()),
     }
+}
+
+/// What a reader found where two tensors of a checkpoint have one name, and only one of them is kept.
+pub(super) fn two_of_one_name(findings: &[Diagnostic]) -> Option<&Diagnostic> {
+    let rules = ["R006", "R016"];
+    findings.iter().find(|found| rules.contains(&found.rule) && found.level == Level::Error)
 }
 
 /// Refuses warnings, where none is allowed.

@@ -374,7 +374,7 @@ fn export_maps<'a>(
     if let Some(map) = used.and_then(|used| spec.map(format, &used.name)) {
         return Ok(vec![map]);
     }
-    let maps = spec.maps.values().filter(|map| map.format == format && map.arch == architecture);
+    let maps = spec.maps_to(format, architecture);
     let mut maps: Vec<&Map> = maps.collect();
     // A mapping named like its architecture is the plainest.
     maps.sort_by_key(|map| map.name != architecture);

@@ -523,6 +523,7 @@ fn report(
 /// result may serve otherwise without it, and of all others together.
 fn left_behind(left: &[String]) -> Vec<Diagnostic> {
     const WORDS: &[&str] = &["token", "vocab", "merges", "bpe", "template"];
+    const MAX_NAMED: usize = 12;
     const ENDS: &[&str] = &[".spm", ".model", ".jinja"];
     let of_text = |name: &&String| {
         let lower = name.rsplit('/').next().unwrap_or_default().to_lowercase();
@@ -541,8 +542,13 @@ fn left_behind(left: &[String]) -> Vec<Diagnostic> {
         })
         .collect();
     if !others.is_empty() {
-        let names: Vec<&str> = others.into_iter().map(String::as_str).collect();
-        let message = format!("not carried over: {}", names.join(", "));
+        // The report lists them all.
+        let names: Vec<&str> = others.iter().map(|name| name.as_str()).take(MAX_NAMED).collect();
+        let more = match others.len().saturating_sub(MAX_NAMED) {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        let message = format!("not carried over: {}{more}", names.join(", "));
         findings.push(Diagnostic::note("P041", message));
     }
     findings

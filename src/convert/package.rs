@@ -68,7 +68,8 @@ fn record(model: &mut Model, request: &Request<'_>, first: Option<&str>) {
     let decode = (request.plan.decode != Decode::Nothing).then_some("decode");
     let cast = request.plan.dtype.is_some().then_some("cast");
     for op in [first, decode, cast].into_iter().flatten() {
-        let mut details = BTreeMap::from([("spec_hash".to_owned(), request.spec.hash.clone())]);
+        let mut details =
+            BTreeMap::from([("spec_hash".to_owned(), request.spec.hash().to_owned())]);
         if let Some(dtype) = request.plan.dtype.filter(|_| op == "cast") {
             details.insert("dtype".to_owned(), dtype.name().to_owned());
         }

@@ -49,7 +49,10 @@ impl<'a> Coded<'a> {
 
 /// What is decoded of the storages of one output, the latest last.
 #[derive(Default)]
-pub(super) struct Decoded(Mutex<Vec<(Extent, Arc<Vec<u8>>)>>);
+pub(super) struct Decoded(Mutex<Vec<(Key, Arc<Vec<u8>>)>>);
+
+/// The same bytes of a file may be decoded in several ways.
+type Key = (Extent, Coding);
 
 impl Decoded {
     /// The decoded bytes of a storage.
@@ -60,7 +63,8 @@ impl Decoded {
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut kept = lock();
-            if let Some(at) = kept.iter().position(|(extent, _)| *extent == coded.extent) {
+            let same = |(extent, coding): &Key| *extent == coded.extent && coding == coded.coding;
+            if let Some(at) = kept.iter().position(|(key, _)| same(key)) {
                 let found = kept.remove(at);
                 let bytes = Arc::clone(&found.1);
                 kept.push(found);
@@ -82,12 +86,34 @@ impl Decoded {
                 })
                 .count();
         kept.drain(..n_dropped);
-        kept.push((coded.extent, Arc::clone(&bytes)));
+        kept.push(((coded.extent, coded.coding.clone()), Arc::clone(&bytes)));
         Ok(bytes)
     }
 
     /// Gives back what was decoded.
     pub(super) fn release(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::source::Source;
+    use crate::checkpoint::tiles::Filter;
+
+    #[test]
+    fn the_same_bytes_are_decoded_in_each_way_that_is_asked_for() {
+        let source = Source::from_bytes("x", &[1, 2, 3, 4]);
+        let extent = source.extent(source.files().next().unwrap());
+        let decoded = Decoded::default();
+        let of = |width| {
+            let coding = Coding { steps: vec![Filter::Shuffle(width)], len: 4 };
+            let coded = Coded::new("x", Path::new("x"), extent, &[1, 2, 3, 4], &coding);
+            decoded.of(&coded).unwrap().to_vec()
+        };
+        assert_eq!(of(2), [1, 3, 2, 4]);
+        assert_eq!(of(4), [1, 2, 3, 4]);
+        assert_eq!(of(2), [1, 3, 2, 4]);
     }
 }

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use super::FolderFile;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::format::{FORMATS, Format, known};
+use crate::format::{self, FORMATS, Format, known};
 use crate::package;
 
 /// Files that have the endings of weights and are none: of trainers, and of packages.
-pub(super) const NOT_WEIGHTS: &[&str] = &[
+const NOT_WEIGHTS: &[&str] = &[
     package::METADATA_FILE,
     "training_args.bin",
     "optimizer.bin",
@@ -20,6 +20,17 @@ pub(super) const NOT_WEIGHTS: &[&str] = &[
     "rng_state.pth",
     "random_states_0.pkl",
 ];
+
+/// The starts of names of files that trainers write for each rank beside the weights.
+const NOT_WEIGHTS_STARTS: &[&str] = &["rng_state_", "random_states_"];
+
+/// Whether a file of the folder itself can be weights, by its name.
+pub(super) fn is_weights(name: &str) -> bool {
+    !name.contains('/')
+        && format::of_ending(ending(name)).is_some()
+        && !NOT_WEIGHTS.contains(&name)
+        && !NOT_WEIGHTS_STARTS.iter().any(|start| name.starts_with(start))
+}
 
 pub(super) enum Choice {
     Index(String),
@@ -54,11 +65,8 @@ pub(super) fn choose(
         if let Some(index) = plain.or(indexes.first()) {
             return Ok(Choice::Index((**index).to_string()));
         }
-        let candidates: Vec<&str> = top
-            .iter()
-            .copied()
-            .filter(|name| ending(name) == end && !NOT_WEIGHTS.contains(name))
-            .collect();
+        let candidates: Vec<&str> =
+            top.iter().copied().filter(|name| ending(name) == end && is_weights(name)).collect();
         let shards: Vec<Shard<'_>> = candidates.iter().filter_map(|name| shard(name)).collect();
         if let Some(first) = shards.first() {
             let kin: Vec<&Shard<'_>> =

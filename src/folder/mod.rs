@@ -9,18 +9,21 @@ mod choose;
 mod index;
 mod modules;
 pub mod sentence_transformers;
+mod trainer;
 
 pub use self::choose::shard_number;
-use self::choose::{Choice, NOT_WEIGHTS, check_no_extra_shard, choose, ending};
+use self::choose::{Choice, check_no_extra_shard, choose, is_weights};
 use self::index::read_index;
 use self::modules::{beside, lay_out, listed, read_modules};
 use self::sentence_transformers::MODULES_FILE;
+use self::trainer::beside_config;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::json;
 use crate::base::source::Source;
 use crate::checkpoint::{Checkpoint, Payload, StoredPart, Tensor};
 use crate::encoding::layout::{self, LAYOUTS, Stored};
+use crate::format::dcp::METADATA_FILE;
 use crate::format::{self, Format, gguf, read_file};
 use crate::package;
 
@@ -69,7 +72,20 @@ const MAX_TEXT_LEN: u64 = 256 << 20;
 /// # Errors
 /// There is nothing, or more than one thing, that can be read; or what is there is damaged.
 pub fn open(path: &Path) -> Result<Opened> {
-    open_with(path, None, Links::Follow)
+    open_as(path, &How::default())
+}
+
+/// What is to be known of an input beside its path.
+#[derive(Clone, Copy, Default)]
+pub struct How<'h> {
+    /// The format that is read, where a folder has several.
+    pub format: Option<&'static Format>,
+    /// What is done with links that lead out.
+    pub links: Links,
+    /// The folder in which the config and the tokenizer are, where they are not beside the weights.
+    pub config: Option<&'h Path>,
+    /// Which of the steps that a trainer left is read: the name of its folder, or its number.
+    pub step: Option<&'h str>,
 }
 
 /// What is done with links that lead out of the folder that was named.
@@ -87,7 +103,24 @@ pub enum Links {
 /// # Errors
 /// As [`open`]; or a link leads out of the folder, and those are refused.
 pub fn open_with(path: &Path, wanted: Option<&'static Format>, links: Links) -> Result<Opened> {
-    let mut opened = open_any(path, wanted, links)?;
+    open_as(path, &How { format: wanted, links, ..How::default() })
+}
+
+/// As [`open`], with what is to be known beside the path.
+///
+/// # Errors
+/// As [`open`]; or a link leads out of the folder, and those are refused; or what was asked for is not
+/// there, or is for another kind of input.
+pub fn open_as(path: &Path, how: &How<'_>) -> Result<Opened> {
+    let links = how.links;
+    let mut opened = open_any(path, how)?;
+    if how.config.is_some()
+        && (opened.is_package
+            || format::find(opened.checkpoint.format).is_some_and(|format| format.is_complete))
+    {
+        let message = "has its config in itself: --config has no effect, leave it out";
+        return Err(Error::unsupported(message).in_file(path));
+    }
     let mut out = Vec::new();
     for file in &opened.files {
         if let Ok(Some(target)) = opened.source.leads_out(&file.name) {
@@ -118,15 +151,16 @@ pub fn open_with(path: &Path, wanted: Option<&'static Format>, links: Links) -> 
 /// The most links that a finding shows.
 const MAX_SHOWN_LINKS: usize = 5;
 
-fn open_any(path: &Path, wanted: Option<&'static Format>, links: Links) -> Result<Opened> {
-    let new_source = |root: &Path| match links {
+fn open_any(path: &Path, how: &How<'_>) -> Result<Opened> {
+    let wanted = how.format;
+    let new_source = |root: &Path| match how.links {
         Links::Follow => Source::new(root),
         Links::Refuse => Source::inside(root),
     };
     let metadata = path.metadata().map_err(|err| Error::io(path, "open", err))?;
     if metadata.is_dir() {
         let files = list(path)?;
-        return open_folder(path, new_source(path), files, wanted);
+        return open_folder(path, new_source(path), files, how);
     }
     if !metadata.is_file() {
         let message = "is neither a file nor a folder";
@@ -142,11 +176,13 @@ fn open_any(path: &Path, wanted: Option<&'static Format>, links: Links) -> Resul
         let mut checkpoint = Checkpoint::default();
         let weights = read_index(&mut source, &name, wanted, &mut checkpoint)?;
         let files = beside(&source, list(&parent)?)?;
+        let files = with_config(&mut source, files, how)?;
         return Ok(Opened::new(path, source, checkpoint, files, weights));
     }
     let file = source.add_path(path)?;
     let mut checkpoint = read_file(&mut source, file, wanted)?;
     let mut weights = vec![name];
+    add_read(&source, &mut weights);
     let format = format::find(checkpoint.format);
     if let Some(split) = format.and_then(|format| format.split.as_ref()) {
         weights = (split.names)(&weights[0], &checkpoint).map_err(|err| err.in_file(path))?;
@@ -164,19 +200,51 @@ fn open_any(path: &Path, wanted: Option<&'static Format>, links: Links) -> Resul
         return Ok(Opened::new(path, source, checkpoint, files, weights));
     }
     let files = beside(&source, list(&parent)?)?;
+    let files = with_config(&mut source, files, how)?;
     Ok(Opened::new(path, source, checkpoint, files, weights))
+}
+
+/// The files of an input, with those of the folder that its config is in.
+fn with_config(
+    source: &mut Source,
+    files: Vec<FolderFile>,
+    how: &How<'_>,
+) -> Result<Vec<FolderFile>> {
+    let Some(folder) = how.config else { return Ok(files) };
+    let found = beside_config(list(folder)?);
+    if !found.iter().any(|file| file.name == CONFIG_FILE) {
+        let message = format!("has no {CONFIG_FILE}: --config names the folder of one");
+        return Err(Error::new(ErrorKind::Io, message).in_file(folder));
+    }
+    let home = std::path::absolute(folder).map_err(|err| Error::io(folder, "find", err))?;
+    source.lay_out(&home, BTreeMap::new());
+    let all = files.into_iter().chain(found).map(|file| (file.name, file.len));
+    let all: BTreeMap<String, u64> = all.collect();
+    Ok(all.into_iter().map(|(name, len)| FolderFile { name, len }).collect())
 }
 
 fn open_folder(
     path: &Path,
     mut source: Source,
     files: Vec<FolderFile>,
-    wanted: Option<&'static Format>,
+    how: &How<'_>,
 ) -> Result<Opened> {
-    let mut checkpoint = Checkpoint::default();
-    let files = lay_out(&mut source, files, &mut checkpoint)?;
+    let wanted = how.format;
     let has = |name: &str| files.iter().any(|file| file.name == name);
     let is_package = has(package::MODEL_FILE) && is_model_file(path)?;
+    if !is_package && let Some(mut run) = trainer::find(&source, path, &files, wanted, how.step)? {
+        let files = match how.config {
+            Some(_) => with_config(&mut source, files, how)?,
+            None => run.lay_out(&mut source, files),
+        };
+        let (mut checkpoint, mut weights) = run.read(&mut source, &files)?;
+        add_read(&source, &mut weights);
+        note_others(&files, &weights, &mut checkpoint);
+        return Ok(Opened::new(path, source, checkpoint, files, weights));
+    }
+    let mut checkpoint = Checkpoint::default();
+    let files = lay_out(&mut source, files, &mut checkpoint)?;
+    let files = with_config(&mut source, files, how)?;
     let weights = match choose(path, &files, wanted)? {
         Choice::Index(name) => {
             let weights = read_index(&mut source, &name, wanted, &mut checkpoint)?;
@@ -198,7 +266,9 @@ fn open_folder(
                     }
                 }
             }
-            names
+            let mut weights = names;
+            add_read(&source, &mut weights);
+            weights
         }
     };
     let mut weights = weights;
@@ -209,6 +279,15 @@ fn open_folder(
     }
     note_others(&files, &weights, &mut checkpoint);
     Ok(Opened { is_package, ..Opened::new(path, source, checkpoint, files, weights) })
+}
+
+/// Adds the files that reading others added: those that have the elements.
+fn add_read(source: &Source, weights: &mut Vec<String>) {
+    let known: BTreeSet<&str> = weights.iter().map(String::as_str).collect();
+    let added = source.files().map(|file| source.name(file));
+    let added: Vec<String> =
+        added.filter(|name| !known.contains(name)).map(str::to_owned).collect();
+    weights.extend(added);
 }
 
 fn read_part(
@@ -297,12 +376,7 @@ fn note_others(files: &[FolderFile], weights: &[String], checkpoint: &mut Checkp
     let others: Vec<&str> = files
         .iter()
         .map(|file| file.name.as_str())
-        .filter(|name| {
-            format::of_ending(ending(name)).is_some()
-                && !weights.iter().any(|weight| weight == name)
-                && !name.contains('/')
-                && !NOT_WEIGHTS.contains(name)
-        })
+        .filter(|name| is_weights(name) && !weights.iter().any(|weight| weight == name))
         .collect();
     if !others.is_empty() {
         checkpoint.findings.push(
@@ -358,7 +432,7 @@ fn walk(folder: &Path, prefix: &str, depth: usize, survey: &mut Survey) -> Resul
             }
         };
         // Repositories and download caches keep their own files in hidden folders.
-        if name.starts_with('.') {
+        if name.starts_with('.') && name != METADATA_FILE {
             continue;
         }
         let name = format!("{prefix}{name}");

@@ -61,7 +61,7 @@ pub(super) fn lay_out(
     }
     let text = serde_json::to_string_pretty(&listed).expect("it was JSON") + "\n";
     let replaced = BTreeMap::from([(MODULES_FILE.to_owned(), text.clone().into_bytes())]);
-    source.lay_out(&home, replaced);
+    source.lay_out(home.as_ref(), replaced);
     let message =
         format!("the transformer lies in `{home}`; its files are read as the folder's own");
     checkpoint.findings.push(Diagnostic::note("R017", message).file(MODULES_FILE));

@@ -38,6 +38,9 @@ const SCALAR: i8 = 3;
 /// The key of a map that is an array in pieces.
 const CHUNKED: &str = "__msgpack_chunked_array__";
 
+/// What JAX has at most, and NumPy from version 2 on.
+const MAX_RANK: usize = 64;
+
 fn probe(head: &[u8], name: &str) -> Probe {
     // A map whose first key is text.
     let is_map = matches!(
@@ -119,6 +122,7 @@ fn array(bytes: &[u8], at: u64, extent: Extent) -> Result<Array> {
     };
     let shape: Option<Vec<u64>> = shape.iter().map(Value::as_u64).collect();
     let shape = shape.ok_or_else(|| malformed("a dimension is no number"))?;
+    refuse_rank(&shape, at)?;
     let name = dtype.as_str().ok_or_else(|| malformed("the name of the dtype is no text"))?;
     let dtype = self::dtype(name)
         .ok_or_else(|| format!("its elements are of the dtype {name:?}, which nothing here reads"));
@@ -144,6 +148,14 @@ impl Array {
     }
 }
 
+/// Refuses arrays of more dimensions than NumPy and JAX have.
+fn refuse_rank(shape: &[u64], at: u64) -> Result<()> {
+    match shape.len() {
+        0..=MAX_RANK => Ok(()),
+        rank => Err(Error::malformed(at, format!("an array of {rank} dimensions"))),
+    }
+}
+
 /// The numbered entries of a map, in the order of their numbers.
 fn numbered<'v, 'a>(value: &'v Value<'a>) -> Option<Vec<&'v Value<'a>>> {
     let Value::Map(pairs) = value else { return None };
@@ -165,6 +177,7 @@ fn chunked(path: &str, pairs: &[(Value<'_>, Value<'_>)], extent: Extent) -> Resu
     let shape = find("shape").and_then(|dims| dims.into_iter().map(Value::as_u64).collect());
     let shape: Vec<u64> =
         shape.ok_or_else(|| malformed("an array in pieces has a `shape` of numbers"))?;
+    refuse_rank(&shape, extent.start)?;
     let chunks = find("chunks").ok_or_else(|| {
         malformed("an array in pieces has `chunks`, numbered from 0 on without a gap")
     })?;

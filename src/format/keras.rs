@@ -3,6 +3,7 @@
 //! A tensor's name is its path in the file: the group of a layer, and the name of a variable.
 
 use super::{Format, Probe};
+use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 use crate::base::source::{Extent, FileId, Source};
 use crate::checkpoint::tiles::{Coding, Tile};
@@ -21,27 +22,36 @@ pub static FORMAT: Format = Format {
     ..Format::DEFAULT
 };
 
+/// Chunks of so many bytes are read whatever the dataset has.
+const MIN_CHUNK_LEN: u64 = 64 << 20;
+
 fn probe(head: &[u8], _: &str) -> Probe {
     if head.starts_with(hdf5::SIGNATURE) { Probe::Sure } else { Probe::No }
 }
 
 fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
     let extent = source.extent(file);
-    let datasets = hdf5::read(source.bytes(file));
-    let datasets = datasets.map_err(|err| err.in_file(source.path(file)))?;
-    let tensors = datasets.into_iter().map(|dataset| tensor(dataset, extent)).collect();
-    Ok(Checkpoint { format: FORMAT.id, tensors, ..Checkpoint::default() })
-}
-
-fn tensor(dataset: Dataset, file: Extent) -> Tensor {
-    let Dataset { path, shape, elements } = dataset;
-    let (dtype, payload) = match elements {
-        Ok(Elements { dtype, big_endian, place }) => {
-            (dtype, payload(&shape, dtype, big_endian, place, file))
-        }
-        Err(why) => (DType::Unknown, Payload::Unreadable(why)),
-    };
-    Tensor { name: path, dtype, shape, encoding: None, payload }
+    let contents = hdf5::read(source.bytes(file));
+    let contents = contents.map_err(|err| err.in_file(source.path(file)))?;
+    let mut checkpoint = Checkpoint { format: FORMAT.id, ..Checkpoint::default() };
+    for path in contents.links {
+        let message = format!("`{path}` is a link to another name, and is left aside");
+        checkpoint.findings.push(Diagnostic::note("R014", message).file(source.name(file)));
+    }
+    for Dataset { path, shape, elements } in contents.datasets {
+        let (dtype, payload) = match elements {
+            Ok(Elements { dtype, is_opaque, big_endian, place }) => {
+                if is_opaque {
+                    let finding = super::taken_for_bf16(&path);
+                    checkpoint.findings.push(finding.file(source.name(file)));
+                }
+                (dtype, payload(&shape, dtype, big_endian, place, extent))
+            }
+            Err(why) => (DType::Unknown, Payload::Unreadable(why)),
+        };
+        checkpoint.tensors.push(Tensor { name: path, dtype, shape, encoding: None, payload });
+    }
+    Ok(checkpoint)
 }
 
 fn payload(shape: &[u64], dtype: DType, big_endian: bool, place: Place, file: Extent) -> Payload {
@@ -61,7 +71,14 @@ fn payload(shape: &[u64], dtype: DType, big_endian: bool, place: Place, file: Ex
             }
         }
         Place::Chunks { shape: chunk, chunks } => {
-            let len = n_elements(&chunk).and_then(|n| dtype.n_bytes(n)).unwrap_or(u64::MAX);
+            let bytes = |dims: &[u64]| n_elements(dims).and_then(|n| dtype.n_bytes(n));
+            let len = bytes(&chunk).unwrap_or(u64::MAX);
+            // A chunk is decoded as a whole: one that is far larger than all elements is a trap.
+            let most = bytes(shape).unwrap_or(u64::MAX).saturating_mul(16).max(MIN_CHUNK_LEN);
+            if most < len {
+                let why = format!("has chunks of {len} bytes for {shape:?} of {dtype}");
+                return Payload::Unreadable(why);
+            }
             let tiles = chunks.into_iter().map(|of| {
                 // At the edge a chunk is as long as elsewhere, and passes the dataset.
                 let inside = of.at.iter().zip(shape).zip(&chunk);

@@ -41,16 +41,16 @@ static KINDS: &[Known] = &[
         names: &[".keras"],
     },
     Known {
-        what: "a file of a PyTorch distributed checkpoint (DCP, FSDP)",
-        advice: "join the shards with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pt`, then convert that",
+        what: "a file of elements of an ONNX graph",
+        advice: "name the `.onnx` file beside it, which says what they are",
         magic: &[],
-        names: &[".distcp"],
+        names: &[".onnx_data", ".onnx.data"],
     },
     Known {
-        what: "an ONNX graph, whose tensors have lost their names",
-        advice: "convert the checkpoint that it was exported from",
-        magic: &[],
-        names: &[".onnx", ".onnx_data", ".ort"],
+        what: "a graph of ONNX Runtime",
+        advice: "convert the ONNX graph that it was made of, or the checkpoint before that",
+        magic: &[(4, b"ORTM")],
+        names: &[".ort"],
     },
     Known {
         what: "a TensorFlow Lite model",

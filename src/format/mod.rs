@@ -5,18 +5,22 @@
 //! from others, what a message names and what `--from` takes, all follow from it: a format is one
 //! file here and one line there.
 
+use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{FileId, Source};
 use crate::checkpoint::tiles::prove_cover;
 use crate::checkpoint::{Checkpoint, Payload};
 
+pub mod dcp;
 pub mod flax;
 pub mod gguf;
 pub mod keras;
 pub mod known;
 pub mod numpy;
+pub mod onnx;
 pub mod pickle;
 pub mod pytorch;
+pub mod ranks;
 pub mod safetensors;
 pub mod tensorflow;
 pub mod wrappers;
@@ -24,12 +28,14 @@ pub mod wrappers;
 /// The formats that are read, those first that a folder with several is read as.
 pub static FORMATS: &[&Format] = &[
     &safetensors::FORMAT,
+    &dcp::FORMAT,
     &pytorch::FORMAT,
     &gguf::FORMAT,
     &tensorflow::FORMAT,
     &keras::FORMAT,
     &flax::FORMAT,
     &numpy::FORMAT,
+    &onnx::FORMAT,
 ];
 
 /// A format of files that hold tensors.
@@ -154,4 +160,13 @@ pub fn read_file(
         }
     }
     Ok(checkpoint)
+}
+
+/// Of a tensor whose file says only that its elements have two bytes.
+fn taken_for_bf16(name: &str) -> Diagnostic {
+    let message =
+        format!("the file says of the elements of `{name}` that they have two bytes, and no more");
+    Diagnostic::note("R030", message)
+        .tensor(name)
+        .help("they are taken for bfloat16, which libraries without a word for it store so")
 }

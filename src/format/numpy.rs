@@ -16,6 +16,7 @@ use flate2::read::DeflateDecoder;
 
 use super::{Format, Probe};
 use crate::base::cursor::Cursor;
+use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, Result};
 use crate::base::source::{Extent, FileId, Source};
 use crate::checkpoint::tiles::{Coding, Filter, Tile};
@@ -45,28 +46,51 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
     let extent = source.extent(file);
     let bytes = source.bytes(file);
     let mut checkpoint = Checkpoint { format: FORMAT.id, ..Checkpoint::default() };
+    let findings = &mut checkpoint.findings;
     let read = match bytes.starts_with(LOCAL_SIGNATURE) {
-        true => members(bytes, extent),
+        true => members(bytes, extent, findings),
         false => {
             let name = source.name(file).rsplit('/').next().unwrap_or_default();
             let name = name.strip_suffix(".npy").unwrap_or(name);
-            array(name, bytes, 0).map(|array| vec![array.plain(name, extent)])
+            array(name, bytes, 0).map(|array| {
+                findings.extend(array.noticed(name, array.left));
+                vec![array.plain(name, extent)]
+            })
         }
     };
+    for finding in findings {
+        finding.file.get_or_insert_with(|| source.name(file).to_owned());
+    }
     checkpoint.tensors = read.map_err(|err| err.in_file(source.path(file)))?;
     Ok(checkpoint)
 }
 
-fn members(bytes: &[u8], extent: Extent) -> Result<Vec<Tensor>> {
+fn members(bytes: &[u8], extent: Extent, findings: &mut Vec<Diagnostic>) -> Result<Vec<Tensor>> {
     let zip = Zip::read(bytes)?;
-    let tensors = zip.members().iter().filter_map(|member| {
-        let name = member.name.strip_suffix(".npy")?;
-        Some(self::member(name, member, bytes, extent))
-    });
-    tensors.collect()
+    let mut tensors = Vec::new();
+    for member in zip.members().iter().filter(|member| !member.name.ends_with('/')) {
+        match member.name.strip_suffix(".npy") {
+            Some(name) => tensors.push(self::member(name, member, bytes, extent, findings)?),
+            // NumPy goes by the first bytes, not by the name.
+            None => match self::member(&member.name, member, bytes, extent, findings) {
+                Ok(tensor) => tensors.push(tensor),
+                Err(_) => {
+                    let message = format!("`{}` is no array, and is left aside", member.name);
+                    findings.push(Diagnostic::note("R014", message));
+                }
+            },
+        }
+    }
+    Ok(tensors)
 }
 
-fn member(name: &str, member: &Member, bytes: &[u8], extent: Extent) -> Result<Tensor> {
+fn member(
+    name: &str,
+    member: &Member,
+    bytes: &[u8],
+    extent: Extent,
+    findings: &mut Vec<Diagnostic>,
+) -> Result<Tensor> {
     let end = member.start.checked_add(member.packed_len);
     let packed = end.and_then(|end| extent.part(member.start, end));
     let packed = packed.ok_or_else(|| {
@@ -76,7 +100,11 @@ fn member(name: &str, member: &Member, bytes: &[u8], extent: Extent) -> Result<T
     let stored = bytes.get(start..).unwrap_or_default();
     let stored = &stored[..stored.len().min(usize::try_from(packed.len).unwrap_or(usize::MAX))];
     match member.method {
-        Method::Stored => Ok(array(name, stored, packed.start)?.plain(name, packed)),
+        Method::Stored => {
+            let array = array(name, stored, packed.start)?;
+            findings.extend(array.noticed(name, array.left));
+            Ok(array.plain(name, packed))
+        }
         Method::Deflated => {
             let mut head = Vec::new();
             let most = MAX_HEADER_LEN + 12;
@@ -84,6 +112,7 @@ fn member(name: &str, member: &Member, bytes: &[u8], extent: Extent) -> Result<T
                 Error::malformed(packed.start, format!("cannot inflate `{name}`: {err}"))
             })?;
             let array = array(name, &head, packed.start)?;
+            findings.extend(array.noticed(name, array.n_bytes.unwrap_or(0)));
             let taken = array.n_bytes.and_then(|n| n.checked_add(array.start));
             if array.unreadable.is_none() && taken != Some(member.len) {
                 let message = format!(
@@ -108,6 +137,8 @@ fn member(name: &str, member: &Member, bytes: &[u8], extent: Extent) -> Result<T
 /// What a header says.
 struct Array {
     dtype: DType,
+    /// Whether the file says no more of the dtype than how many bytes an element has.
+    is_opaque: bool,
     big_endian: bool,
     fortran: bool,
     shape: Vec<u64>,
@@ -153,6 +184,7 @@ fn array(name: &str, bytes: &[u8], base: u64) -> Result<Array> {
         let message = "its header is no dictionary of `descr`, `fortran_order` and `shape`";
         return Err(about(Error::malformed(at, message)));
     };
+    let is_opaque = descr.as_deref().is_some_and(|descr| descr.contains('V'));
     let (dtype, big_endian, unreadable) = match descr {
         Some(descr) => match dtype(&descr) {
             Ok((dtype, big_endian)) => (dtype, big_endian, None),
@@ -165,7 +197,8 @@ fn array(name: &str, bytes: &[u8], base: u64) -> Result<Array> {
         return Err(about(Error::malformed(at, format!("{shape:?} has more bytes than 2^64"))));
     }
     let left = cursor.left();
-    Ok(Array { dtype, big_endian, fortran, shape, start, n_bytes, unreadable, left })
+    let is_opaque = is_opaque && dtype == DType::BF16;
+    Ok(Array { dtype, is_opaque, big_endian, fortran, shape, start, n_bytes, unreadable, left })
 }
 
 /// The kinds of numbers, with the bytes that one takes.
@@ -207,6 +240,21 @@ fn dtype(descr: &str) -> Result<(DType, bool), String> {
 }
 
 impl Array {
+    /// What there is to say of it, where its file has `left` bytes for its elements.
+    fn noticed(&self, name: &str, left: u64) -> impl Iterator<Item = Diagnostic> {
+        let opaque = self.is_opaque.then(|| super::taken_for_bf16(name));
+        opaque.into_iter().chain(self.trailing(name, left))
+    }
+
+    /// What follows the elements, of which there are `left` bytes, and no program reads.
+    fn trailing(&self, name: &str, left: u64) -> Option<Diagnostic> {
+        let n = left.checked_sub(self.n_bytes?).filter(|&n| n != 0 && self.unreadable.is_none())?;
+        let message = format!("{n} bytes follow the array `{name}`, and NumPy reads it alone");
+        let help = "where several arrays were saved into one file, read them one by one with \
+                    numpy.load and save them with numpy.savez";
+        Some(Diagnostic::warning("R008", message).tensor(name).help(help))
+    }
+
     fn strides(&self) -> Vec<u64> {
         if !self.fortran {
             return row_major_strides(&self.shape);

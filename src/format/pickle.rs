@@ -13,6 +13,8 @@ use std::collections::HashMap;
 use crate::base::cursor::Cursor;
 use crate::base::error::{Error, Result};
 
+mod graph;
+
 /// The longest pickle that is read. Those of the largest checkpoints take some 100 MB, nearly
 /// all of it optimizer state and tokenizers.
 pub const MAX_LEN: u64 = 256 << 20;
@@ -163,6 +165,12 @@ impl<'a> Pickle<'a> {
     /// Every node, the unused ones too, in the order of their opcodes.
     pub fn nodes(&self) -> &[Node<'a>] {
         &self.nodes
+    }
+
+    /// The places of all nodes.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        // The machine keeps the number of nodes far below 2^32.
+        (0..u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)).map(NodeId)
     }
 
     /// The offset of the first string that is not UTF-8.

@@ -15,7 +15,9 @@
 //! Spec: `torch/serialization.py`, `torch/_utils.py` and `torch/storage.py` of torch 2.15.
 
 mod archive;
-mod names;
+pub(crate) mod dtensor;
+pub(crate) mod names;
+pub mod object;
 mod state_dict;
 mod storage;
 mod stream;
@@ -27,9 +29,9 @@ use super::{Format, Probe};
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, Result};
 use crate::base::source::{FileId, Source};
-use crate::checkpoint::{Checkpoint, Payload, Tensor};
+use crate::checkpoint::{Checkpoint, DType, Payload, Tensor};
 use crate::container::zip;
-use crate::format::pickle::{Node, NodeId, Pickle};
+use crate::format::pickle::{Node, Pickle};
 
 /// The ids of this reader's findings; each has a page under `spec/1.0/rules`.
 mod rule {
@@ -155,6 +157,7 @@ fn interpret(
         );
     }
     state_dict::read(pickle, storages, &mut checkpoint)?;
+    dtensor::describe(pickle, &mut checkpoint.metadata);
     report_tensors(&checkpoint.tensors, &mut checkpoint.findings);
     checkpoint.findings.extend(storages.find_never_written(source, &checkpoint.tensors));
     Ok(checkpoint)
@@ -205,6 +208,7 @@ const KNOWN_GLOBALS: &[(&str, &[&str])] = &[
     ("collections", &["OrderedDict", "defaultdict", "Counter", "deque"]),
     ("copy_reg", &["_reconstructor"]),
     ("copyreg", &["_reconstructor"]),
+    ("pathlib", &["*"]),
     ("numpy", &["dtype", "ndarray"]),
     ("numpy._core.multiarray", &["scalar", "_reconstruct"]),
     ("numpy.core.multiarray", &["scalar", "_reconstruct"]),
@@ -213,6 +217,23 @@ const KNOWN_GLOBALS: &[(&str, &[&str])] = &[
     ("torch._tensor", &["_rebuild_from_type_v2"]),
     ("torch._utils", &["*"]),
     ("torch.autograd.variable", &["Variable"]),
+    ("torch.distributed._mesh_layout", &["*"]),
+    ("torch.distributed._shard.metadata", &["*"]),
+    ("torch.distributed._shard.sharded_tensor.api", &["*"]),
+    ("torch.distributed._shard.sharded_tensor.metadata", &["*"]),
+    ("torch.distributed._shard.sharded_tensor.shard", &["*"]),
+    ("torch.distributed._shard.sharding_spec.api", &["*"]),
+    ("torch.distributed._shard.sharding_spec.chunk_sharding_spec", &["*"]),
+    ("torch.distributed._tensor.api", &["DTensor"]),
+    ("torch.distributed._tensor.placement_types", &["*"]),
+    ("torch.distributed.checkpoint.filesystem", &["_StorageInfo"]),
+    ("torch.distributed.checkpoint.metadata", &["*"]),
+    ("torch.distributed.device_mesh", &["DeviceMesh"]),
+    ("torch.distributed.remote_device", &["_remote_device"]),
+    ("torch.distributed.tensor", &["DTensor"]),
+    ("torch.distributed.tensor._api", &["DTensor"]),
+    ("torch.distributed.tensor._dtensor_spec", &["*"]),
+    ("torch.distributed.tensor.placement_types", &["*"]),
     ("torch.jit._pickle", &["*"]),
     ("torch.nn.parameter", &["Parameter", "Buffer"]),
     ("torch.serialization", &["_get_layout"]),
@@ -279,7 +300,8 @@ fn level_of(module: &str, name: &str) -> Option<Level> {
     Some(if matches!(top, "torch" | "__torch__") { Level::Note } else { Level::Warning })
 }
 
-fn report_globals(pickle: &Pickle<'_>, findings: &mut Vec<Diagnostic>) {
+/// Reports the classes and functions that a pickle names and that are not known.
+pub(crate) fn report_globals(pickle: &Pickle<'_>, findings: &mut Vec<Diagnostic>) {
     let mut seen = BTreeSet::new();
     let mut n_more = 0u64;
     for node in pickle.nodes() {
@@ -325,6 +347,11 @@ fn report_globals(pickle: &Pickle<'_>, findings: &mut Vec<Diagnostic>) {
     }
 }
 
+/// The dtype that a constant of torch is.
+pub(crate) fn dtype(module: &str, name: &str) -> Option<DType> {
+    storage::dtype(module, name).map(|class| class.dtype)
+}
+
 /// Reports bytes behind the last one that belongs to anything.
 fn report_trailing(what: &str, start: u64, end: u64, findings: &mut Vec<Diagnostic>) {
     if start < end {
@@ -337,21 +364,11 @@ fn report_trailing(what: &str, start: u64, end: u64, findings: &mut Vec<Diagnost
     }
 }
 
-/// The module and name of what an object calls; sees through the ids of classes in old streams,
-/// `('module', class, source file, source)`.
-fn class_of<'p>(pickle: &'p Pickle<'_>, callable: NodeId) -> Option<(&'p str, &'p str)> {
-    let Node::Persistent(id) = pickle.node(callable) else { return pickle.global(callable) };
-    match pickle.sequence(*id)? {
-        [kind, class, ..] if pickle.text(*kind) == Some("module") => pickle.global(*class),
-        _ => None,
-    }
-}
-
 /// The most bytes of a name that a message or a comparison takes.
 const MAX_QUOTED: usize = 200;
 
 /// Quotes a name of the file for a message, cut to a length that fits one.
-fn quote(name: &str) -> String {
+pub(crate) fn quote(name: &str) -> String {
     let shown = cut(name);
     let dots = if shown.len() < name.len() { "…" } else { "" };
     format!("`{}{dots}`", shown.escape_debug())
@@ -363,7 +380,7 @@ fn quote_global(module: &str, name: &str) -> String {
 }
 
 /// The start of a text, which may be as long as the file.
-fn cut(text: &str) -> &str {
+pub(crate) fn cut(text: &str) -> &str {
     text.get(..text.floor_char_boundary(MAX_QUOTED)).unwrap_or(text)
 }
 

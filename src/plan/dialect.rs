@@ -65,7 +65,8 @@ pub fn read(
     let mut firsts: BTreeMap<String, &Tensor> = BTreeMap::new();
     let (mut tensors, mut aside) = (Vec::new(), Vec::new());
     for tensor in &checkpoint.tensors {
-        if let Some(why) = dialect.aside(&tensor.name) {
+        let float_axes = tensor.dtype.is_float().then_some(tensor.shape.len());
+        if let Some(why) = dialect.aside(&tensor.name, float_axes) {
             aside.push(Dropped {
                 name: tensor.name.clone(),
                 dtype: tensor.dtype.name().to_owned(),

@@ -25,7 +25,7 @@ use crate::spec::Spec;
 use crate::spec::arch::Arch;
 use crate::spec::expr::{Names, as_float, as_int};
 use crate::spec::hparams::StackNames;
-use crate::spec::map::{MakeRule, Map};
+use crate::spec::map::{Head, MakeRule, Map};
 
 /// Why tensors of what is quantized while a model runs are no canonical ones.
 const RUNTIME: &str = "says how activations are quantized, which are not here";
@@ -148,7 +148,7 @@ pub fn import(
         map: MapUsed {
             name: map.name.clone(),
             revision: map.revision,
-            spec_hash: spec.hash.clone(),
+            spec_hash: spec.hash().to_owned(),
             prefix: choices.prefix,
             spellings: choices.spellings,
         },
@@ -177,31 +177,16 @@ pub fn choose<'a>(
     arch: Option<&str>,
     findings: &mut Vec<Diagnostic>,
 ) -> Result<&'a Map, Diagnostic> {
-    let maps: Vec<&Map> = spec
-        .maps
-        .values()
-        .filter(|map| map.format == format && arch.is_none_or(|arch| map.arch == arch))
-        .collect();
-    if maps.is_empty() {
-        let of_format = spec.maps.values().filter(|map| map.format == format);
-        let arch = arch.unwrap_or_default();
-        let meant = did_you_mean(arch, of_format.map(|map| map.arch.as_str()));
-        return Err(Diagnostic::error(
-            "P001",
-            format!("there is no {format} mapping for the architecture {arch:?}{meant}"),
-        )
-        .help("`llmstd spec list` shows the architectures"));
-    }
-    let says = |map: &&&Map| {
-        !map.matches.is_empty()
-            && map.matches.iter().all(|(path, words)| {
+    let says = |head: &Head| {
+        !head.matches.is_empty()
+            && head.matches.iter().all(|(path, words)| {
                 let stated = keys::lookup(config, path);
                 stated.is_some_and(|stated| match stated {
                     Json::String(word) => words.contains(word),
                     other => words.contains(&other.to_string()),
                 })
             })
-            && map.when.as_ref().is_none_or(|when| {
+            && head.when.as_ref().is_none_or(|when| {
                 let names = |name: &str| match name.strip_prefix("config.") {
                     Some(path) => keys::stated(config, path),
                     None => Err(format!("`{name}` is nothing of the config")),
@@ -209,7 +194,9 @@ pub fn choose<'a>(
                 when.eval_bool(&names) == Ok(true)
             })
     };
-    let mut fitting: Vec<&Map> = maps.iter().filter(says).copied().collect();
+    let leads = |head: &Head| arch.is_none_or(|arch| head.arch == arch);
+    let mut fitting: Vec<&Map> =
+        spec.maps_chosen(format, |head| leads(head) && says(head)).collect();
     let most = fitting.iter().map(|map| map.matches.len()).max().unwrap_or(0);
     fitting.retain(|map| map.matches.len() == most);
     match fitting.as_slice() {
@@ -223,6 +210,17 @@ pub fn choose<'a>(
             .help("choose one with --arch"));
         }
         [] => {}
+    }
+    let maps: Vec<&Map> = spec.maps_chosen(format, leads).collect();
+    if maps.is_empty() {
+        let of_format = spec.maps_of(format);
+        let arch = arch.unwrap_or_default();
+        let meant = did_you_mean(arch, of_format.map(|map| map.arch.as_str()));
+        return Err(Diagnostic::error(
+            "P001",
+            format!("there is no {format} mapping for the architecture {arch:?}{meant}"),
+        )
+        .help("`llmstd spec list` shows the architectures"));
     }
     // What mappings of the format are chosen by, and the config's word for it.
     let paths: BTreeSet<&String> = maps.iter().flat_map(|map| map.matches.keys()).collect();

@@ -30,7 +30,7 @@ pub fn config(spec: &Spec, checkpoint: &Checkpoint, source: &Source) -> Json {
     let shapes = checkpoint.tensors.iter();
     let shapes = shapes.map(|tensor| (tensor.name.as_str(), tensor.logical_shape()));
     add_shapes(&mut config, shapes);
-    let maps = spec.maps.values().filter(|map| map.format == GGUF);
+    let maps = spec.maps_of(GGUF);
     let paths = maps.flat_map(|map| map.keys.iter().flat_map(|key| &key.from));
     let asked: BTreeSet<&str> = paths.filter_map(|path| path.strip_prefix("values.")).collect();
     let vectors = checkpoint.tensors.iter().filter(|tensor| asked.contains(tensor.name.as_str()));

@@ -37,7 +37,7 @@ impl Spec {
         }
         for map in self.maps.values() {
             let at = format!("map/{}/{}", map.format, map.name);
-            let arch = &self.archs[&map.arch];
+            let arch = self.arch(&map.arch).expect("mappings lead to what there is");
             problems.extend(rule::check(self, map).into_iter().map(|why| format!("{at}: {why}")));
             problems.extend(names::of_map(self, map));
             for key in &map.keys {

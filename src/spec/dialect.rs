@@ -100,7 +100,15 @@ struct Piece {
 #[serde(deny_unknown_fields)]
 struct Aside {
     /// The ends of their names.
+    #[serde(default)]
     ends: Vec<String>,
+    /// The starts of their names.
+    #[serde(default)]
+    starts: Vec<String>,
+    /// The number of segments of their names.
+    segments: Option<usize>,
+    /// The most axes that one of floating-point numbers has; one with more is a weight.
+    float_axes: Option<usize>,
     /// Why.
     why: String,
 }
@@ -150,14 +158,23 @@ impl Dialect {
         self.architectures.is_empty() || self.architectures.iter().any(|id| id == architecture)
     }
 
-    /// Why a tensor is no part of the model, if it is none.
-    pub fn aside(&self, name: &str) -> Option<&str> {
+    /// Why a tensor is no part of the model, if it is none; `float_axes` are the axes of one of
+    /// floating-point numbers.
+    pub fn aside(&self, name: &str, float_axes: Option<usize>) -> Option<&str> {
         let name = name.strip_suffix(&self.suffix).unwrap_or(name);
         let fits = |end: &String| match end.strip_prefix(&self.separators[0]) {
             Some(_) => name.ends_with(end.as_str()),
             None => name == end,
         };
-        let aside = self.asides.iter().find(|aside| aside.ends.iter().any(fits));
+        let begins = |start: &String| name.starts_with(start.as_str());
+        let n_segments = name.split(self.separators[0].as_str()).count();
+        let aside = self.asides.iter().find(|aside| {
+            let named = aside.ends.iter().any(fits)
+                || aside.starts.iter().any(begins)
+                || aside.segments == Some(n_segments);
+            let is_weight = float_axes.zip(aside.float_axes).is_some_and(|(has, most)| most < has);
+            named && !is_weight
+        });
         aside.map(|aside| aside.why.as_str())
     }
 

@@ -102,7 +102,7 @@ impl Spec {
             // After the heading.
             let about = text.split("\n\n").nth(1).unwrap_or_default().trim().to_owned();
             let (rule, name) = (rule.to_owned(), name.to_owned());
-            Some(Page { rule, name, about, text: Some(text.clone()) })
+            Some(Page { rule, name, about, text: Some(text.to_string()) })
         });
         pages.collect()
     }
@@ -111,7 +111,7 @@ impl Spec {
     pub fn export(&self) -> Export {
         let mut data = BTreeMap::new();
         let mut schemas = BTreeMap::new();
-        for (path, text) in &self.files {
+        for (path, text) in self.files.iter() {
             let name =
                 path.strip_prefix("schema/").and_then(|name| name.strip_suffix(".schema.json"));
             if let (Some(name), Ok(schema)) = (name, serde_json::from_str(text)) {
@@ -125,7 +125,7 @@ impl Spec {
         Export {
             schema: "llmstd.spec-export/1",
             version: self.version.clone(),
-            hash: self.hash.clone(),
+            hash: self.hash().to_owned(),
             data,
             schemas,
             rules: self.pages(),
@@ -149,7 +149,7 @@ impl Spec {
         Listing {
             schema: "llmstd.spec-list/1",
             version: self.version.clone(),
-            hash: self.hash.clone(),
+            hash: self.hash().to_owned(),
             architectures: architectures.collect(),
             tasks: self.tasks.iter().map(|task| task.id.clone()).collect(),
         }

@@ -68,6 +68,17 @@ pub struct Map {
     pub words: BTreeMap<String, toml::Table>,
 }
 
+/// By what a mapping is chosen.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// The architecture it leads to.
+    pub arch: String,
+    /// Which values of the foreign config choose it: all of one line must hold.
+    pub matches: BTreeMap<String, Vec<String>>,
+    /// Of several mappings that the foreign config chooses by the same values, which one.
+    pub when: Option<Expr>,
+}
+
 /// Another spelling of the ends of names, decided once for a file.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -440,6 +451,13 @@ pub(super) struct MapFile {
     task: Vec<TaskRule>,
 }
 
+/// The table that a file begins with.
+#[derive(Clone, Deserialize)]
+pub(super) struct HeadFile {
+    #[serde(default)]
+    map: MapHead,
+}
+
 #[derive(Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct MapHead {
@@ -589,6 +607,47 @@ struct DefaultFile {
     value: toml::Value,
 }
 
+/// What the files say of a mapping before they say what it does.
+///
+/// # Errors
+/// A file is missing, does not keep the form, or they extend each other in a circle.
+pub(super) fn resolve_head(
+    format: &str,
+    name: &str,
+    load: &dyn Fn(&str) -> Result<HeadFile>,
+) -> Result<Head> {
+    fn arch(
+        format: &str,
+        name: &str,
+        load: &dyn Fn(&str) -> Result<HeadFile>,
+        depth: usize,
+    ) -> Result<String> {
+        if MAX_EXTENDS < depth {
+            let why = "mappings extend each other too deep, or in a circle";
+            return Err(bad(&format!("map/{format}/{name}.toml"), why));
+        }
+        let file = load(name)?.map;
+        if !file.arch.is_empty() {
+            return Ok(file.arch);
+        }
+        let mut found = String::new();
+        for parent in &file.extends {
+            let of_parent = arch(format, parent, load, depth + 1)?;
+            if !of_parent.is_empty() {
+                found = of_parent;
+            }
+        }
+        Ok(found)
+    }
+    let head = load(name)?.map;
+    let arch = arch(format, name, load, 0)?;
+    Ok(Head { arch, matches: words_of(head.matches), when: head.when })
+}
+
+fn words_of(matches: BTreeMap<String, Words>) -> BTreeMap<String, Vec<String>> {
+    matches.into_iter().map(|(path, words)| (path, words.into_vec())).collect()
+}
+
 pub(super) fn resolve(
     format: &str,
     name: &str,
@@ -684,7 +743,7 @@ fn merge(
     }
     map.revision = head.revision.unwrap_or(1);
     // A family is never recognised by what recognises the one it extends.
-    map.matches = head.matches.into_iter().map(|(path, words)| (path, words.into_vec())).collect();
+    map.matches = words_of(head.matches);
     map.claims_untyped = head.claims_untyped;
     map.when = head.when;
     map.vector_dtype = head.vector_dtype.map(|name| name.0).or(map.vector_dtype);

@@ -10,6 +10,7 @@ pub mod encodings;
 pub mod expr;
 pub mod files;
 pub mod hparams;
+mod lazy;
 pub mod listing;
 pub mod map;
 mod normal;
@@ -21,10 +22,11 @@ pub mod schema;
 pub mod tasks;
 pub mod template;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
-use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -35,6 +37,8 @@ use crate::package::Value;
 use self::arch::Arch;
 use self::dialect::Dialect;
 use self::hparams::Key;
+use self::lazy::Parsed;
+pub use self::lazy::{Files, Lazy, Table};
 use self::map::Map;
 use self::roles::Role;
 use self::tasks::TaskType;
@@ -57,8 +61,6 @@ pub struct Spec {
     pub version: String,
     /// Features of later minor versions that are understood.
     pub features: Vec<String>,
-    /// SHA-256 over its files that decide what is written, in hex.
-    pub hash: String,
     /// The canonical tensor names, in order.
     pub roles: Vec<Role>,
     /// The hyperparameters.
@@ -78,18 +80,21 @@ pub struct Spec {
     /// The files beside the tensors.
     pub beside: Vec<files::FileRole>,
     /// How GGUF calls tokenizers.
-    pub pretokenizers: pretokenizers::Pretokenizers,
+    pub pretokenizers: Lazy<pretokenizers::Pretokenizers>,
     /// How quantized tensors are packed.
     pub encodings: encodings::Encodings,
     /// The config classes of foreign libraries by format.
-    pub classes: BTreeMap<String, classes::Classes>,
+    pub classes: Lazy<BTreeMap<String, classes::Classes>>,
     /// The architectures by id.
-    pub archs: BTreeMap<String, Arch>,
+    pub archs: Table<String, Arch>,
     /// The words of other programs for the names of mappings, in the order to try.
-    pub dialects: Vec<Dialect>,
+    pub dialects: Lazy<Vec<Dialect>>,
     /// The mappings by format and name.
-    pub maps: BTreeMap<(String, String), Map>,
-    files: BTreeMap<String, String>,
+    pub maps: Table<(String, String), Map>,
+    /// By what the mappings are chosen, by format and name.
+    heads: Table<(String, String), map::Head>,
+    files: Arc<Files>,
+    hash: OnceLock<String>,
     role_index: roles::RoleIndex,
 }
 
@@ -114,10 +119,10 @@ impl Spec {
     pub fn embedded(version: &str) -> Result<Spec> {
         let minor: Vec<&str> = version.splitn(3, '.').take(2).collect();
         let prefix = format!("{}/", minor.join("."));
-        let files: BTreeMap<String, String> = EMBEDDED
+        let files: Files = EMBEDDED
             .iter()
             .filter_map(|(name, text)| {
-                Some((name.strip_prefix(&prefix)?.to_owned(), (*text).to_owned()))
+                Some((name.strip_prefix(&prefix)?.to_owned(), Cow::Borrowed(*text)))
             })
             .collect();
         if files.is_empty() {
@@ -137,12 +142,32 @@ impl Spec {
     /// # Errors
     /// A file is missing, cannot be read, or does not keep the form.
     pub fn from_dir(dir: &Path) -> Result<Spec> {
-        let mut files = BTreeMap::new();
+        let mut files = Files::new();
         read_dir(dir, "", &mut files)?;
-        Spec::from_files(files).map_err(|err| err.in_file(dir))
+        Spec::checked(files).map_err(|err| err.in_file(dir))
     }
 
-    pub(crate) fn from_files(files: BTreeMap<String, String>) -> Result<Spec> {
+    /// A standard from files that are not known to be good: all of them are read at once.
+    ///
+    /// # Errors
+    /// A file is missing or does not keep the form.
+    pub(crate) fn checked(files: Files) -> Result<Spec> {
+        let spec = Spec::from_files(files)?;
+        spec.pretokenizers.check()?;
+        spec.classes.check()?;
+        spec.dialects.check()?;
+        spec.archs.read_all()?;
+        spec.heads.read_all()?;
+        spec.maps.read_all()?;
+        for map in spec.maps.values().filter(|map| !spec.archs.contains_key(&map.arch)) {
+            let why = format!("there is no architecture {:?}", map.arch);
+            return Err(bad(&format!("map/{}/{}.toml", map.format, map.name), &why));
+        }
+        Ok(spec)
+    }
+
+    /// A standard from files of which those that are large or many are read when they are asked for.
+    fn from_files(files: Files) -> Result<Spec> {
         let head: SpecFile = parse(&files, "spec.toml")?;
         let roles =
             roles::parse(file(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why))?;
@@ -152,53 +177,29 @@ impl Spec {
         let dtypes: dtypes::DTypesFile = parse(&files, "dtypes.toml")?;
         let rules: rules::RulesFile = parse(&files, "rules.toml")?;
         let beside: files::FilesFile = parse(&files, "files.toml")?;
-        let pretokenizers = parse(&files, "pretokenizers.toml")?;
-        let classes = parse(&files, "classes.toml")?;
         let encodings = encodings::Encodings::parse(file(&files, "encodings.toml")?)
             .map_err(|why| bad("encodings.toml", &why))?;
         let (keys, witnesses, constraints) =
             hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
 
-        // Files extend each other, so that each is parsed once, and used often.
-        let parsed = parse_below(&files, "arch/");
-        let load = |id: &str| load(&parsed, &format!("arch/{id}.toml"));
-        let archs: BTreeMap<String, Arch> = head
-            .architectures
-            .par_iter()
-            .map(|id| Ok((id.clone(), arch::resolve(id, &load)?)))
-            .collect::<Result<_>>()?;
-        let dialects = head.dialects.iter().map(|id| {
-            let mut dialect: Dialect = parse(&files, &format!("dialect/{id}.toml"))?;
-            dialect.id.clone_from(id);
-            Ok(dialect)
-        });
-        let dialects = dialects.collect::<Result<_>>()?;
-        let mut maps = BTreeMap::new();
-        for (format, names) in &head.maps {
-            let parsed = parse_below(&files, &format!("map/{format}/"));
-            let load = |name: &str| self::load(&parsed, &format!("map/{format}/{name}.toml"));
-            let resolve = |name: &String| {
-                let map = map::resolve(format, name, &load)?;
-                if !archs.contains_key(&map.arch) {
-                    let why = format!("there is no architecture {:?}", map.arch);
-                    return Err(bad(&format!("map/{format}/{name}.toml"), &why));
-                }
-                Ok(((format.clone(), name.clone()), map))
-            };
-            maps.extend(names.par_iter().map(resolve).collect::<Result<Vec<_>>>()?);
-        }
-
-        let mut hasher = Sha256::new();
-        for (name, text) in files.iter().filter(|(name, _)| name.ends_with(".toml")) {
-            for part in [name, text] {
-                hasher.update((part.len() as u64).to_le_bytes());
-                hasher.update(part);
-            }
-        }
+        let files = Arc::new(files);
+        let parsed = Parsed::new(&files, "arch/");
+        let read_arch = move |id: &String| arch::resolve(id, &|id| parsed.load(id));
+        let formats = head.maps.keys();
+        let folders = formats.map(|format| (format.clone(), format!("map/{format}/")));
+        let whole = folders.clone().map(|(format, folder)| (format, Parsed::new(&files, &folder)));
+        let whole: BTreeMap<String, Parsed<map::MapFile>> = whole.collect();
+        let heads = folders.map(|(format, folder)| (format, Parsed::new(&files, &folder)));
+        let heads: BTreeMap<String, Parsed<map::HeadFile>> = heads.collect();
+        let names: Vec<(String, String)> = head
+            .maps
+            .iter()
+            .flat_map(|(format, names)| names.iter().map(|name| (format.clone(), name.clone())))
+            .collect();
+        let dialect_ids = head.dialects;
         Ok(Spec {
             version: head.version,
             features: head.features,
-            hash: crate::base::hex::encode(&hasher.finalize()),
             role_index: roles::RoleIndex::new(&roles),
             roles,
             keys,
@@ -209,13 +210,33 @@ impl Spec {
             dtypes: dtypes.dtype,
             rules: rules.rule,
             beside: beside.file,
-            pretokenizers,
+            pretokenizers: Lazy::new(&files, |files| parse(files, "pretokenizers.toml")),
             encodings,
-            classes,
-            archs,
-            dialects,
-            maps,
+            classes: Lazy::new(&files, |files| parse(files, "classes.toml")),
+            archs: Table::new(head.architectures, read_arch),
+            dialects: Lazy::new(&files, move |files| read_dialects(files, &dialect_ids)),
+            heads: Table::new(names.clone(), move |(format, name)| {
+                map::resolve_head(format, name, &|name| heads[format].load_start(name))
+            }),
+            maps: Table::new(names, move |(format, name)| {
+                map::resolve(format, name, &|name| whole[format].load(name))
+            }),
             files,
+            hash: OnceLock::new(),
+        })
+    }
+
+    /// SHA-256 over its files that decide what is written, in hex.
+    pub fn hash(&self) -> &str {
+        self.hash.get_or_init(|| {
+            let mut hasher = Sha256::new();
+            for (name, text) in self.files.iter().filter(|(name, _)| name.ends_with(".toml")) {
+                for part in [name.as_str(), text] {
+                    hasher.update((part.len() as u64).to_le_bytes());
+                    hasher.update(part);
+                }
+            }
+            crate::base::hex::encode(&hasher.finalize())
         })
     }
 
@@ -229,6 +250,25 @@ impl Spec {
         self.maps.get(&(format.to_owned(), name.to_owned()))
     }
 
+    /// The mappings of a format.
+    pub fn maps_of<'s>(&'s self, format: &str) -> std::vec::IntoIter<&'s Map> {
+        self.maps.select(|(of, _)| of == format)
+    }
+
+    /// The mappings of a format that lead to an architecture.
+    pub fn maps_to<'s>(&'s self, format: &str, arch: &str) -> std::vec::IntoIter<&'s Map> {
+        self.maps_chosen(format, |head| head.arch == arch)
+    }
+
+    /// The mappings of a format that are chosen by what their files begin with.
+    pub fn maps_chosen<'s>(
+        &'s self,
+        format: &str,
+        chooses: impl Fn(&map::Head) -> bool,
+    ) -> std::vec::IntoIter<&'s Map> {
+        self.maps.select(|key| key.0 == format && self.heads.get(key).is_some_and(&chooses))
+    }
+
     /// The dialect that models of an architecture are written in, in files of a format.
     pub fn dialect_to_write(&self, format: &str, architecture: &str) -> Option<&Dialect> {
         let writes = |of: &&Dialect| of.format == format && of.writes(architecture);
@@ -236,12 +276,12 @@ impl Spec {
     }
 
     /// The files it was read from, by path.
-    pub fn files(&self) -> &BTreeMap<String, String> {
+    pub fn files(&self) -> &Files {
         &self.files
     }
 }
 
-fn read_dir(dir: &Path, prefix: &str, files: &mut BTreeMap<String, String>) -> Result<()> {
+fn read_dir(dir: &Path, prefix: &str, files: &mut Files) -> Result<()> {
     let entries = std::fs::read_dir(dir).map_err(|err| Error::io(dir, "read the folder", err))?;
     for entry in entries {
         let path = entry.map_err(|err| Error::io(dir, "read the folder", err))?.path();
@@ -252,43 +292,27 @@ fn read_dir(dir: &Path, prefix: &str, files: &mut BTreeMap<String, String>) -> R
         } else {
             let text =
                 std::fs::read_to_string(&path).map_err(|err| Error::io(&path, "read", err))?;
-            files.insert(name, text);
+            files.insert(name, Cow::Owned(text));
         }
     }
     Ok(())
 }
 
-fn file<'a>(files: &'a BTreeMap<String, String>, name: &str) -> Result<&'a str> {
-    files.get(name).map(String::as_str).ok_or_else(|| bad(name, "is missing"))
+fn file<'a>(files: &'a Files, name: &str) -> Result<&'a str> {
+    files.get(name).map(Cow::as_ref).ok_or_else(|| bad(name, "is missing"))
 }
 
-fn parse<T: serde::de::DeserializeOwned>(
-    files: &BTreeMap<String, String>,
-    name: &str,
-) -> Result<T> {
+fn parse<T: serde::de::DeserializeOwned>(files: &Files, name: &str) -> Result<T> {
     toml::from_str(file(files, name)?).map_err(|err| bad(name, &err.to_string()))
 }
 
-/// The parsed files of a folder by path. What is wrong with one matters to those that use it.
-type Parsed<T> = BTreeMap<String, std::result::Result<T, String>>;
-
-fn parse_below<T: serde::de::DeserializeOwned + Send>(
-    files: &BTreeMap<String, String>,
-    folder: &str,
-) -> Parsed<T> {
-    let below: Vec<_> = files.iter().filter(|(name, _)| name.starts_with(folder)).collect();
-    let parse = |(name, text): (&String, &String)| {
-        (name.clone(), toml::from_str(text).map_err(|err| err.to_string()))
+fn read_dialects(files: &Files, ids: &[String]) -> Result<Vec<Dialect>> {
+    let read = |id: &String| {
+        let mut dialect: Dialect = parse(files, &format!("dialect/{id}.toml"))?;
+        dialect.id.clone_from(id);
+        Ok(dialect)
     };
-    below.into_par_iter().map(parse).collect()
-}
-
-fn load<T: Clone>(parsed: &Parsed<T>, name: &str) -> Result<T> {
-    match parsed.get(name) {
-        Some(Ok(file)) => Ok(file.clone()),
-        Some(Err(why)) => Err(bad(name, why)),
-        None => Err(bad(name, "is missing")),
-    }
+    ids.iter().map(read).collect()
 }
 
 fn bad(name: &str, why: &str) -> Error {
@@ -317,8 +341,13 @@ mod tests {
 
     #[test]
     fn the_embedded_standard_parses() {
-        let spec = Spec::embedded(CURRENT).unwrap();
+        let files = Spec::embedded(CURRENT).unwrap().files().clone();
+        let spec = Spec::checked(files).unwrap();
         assert!(!spec.maps.is_empty());
+        for (key, head) in spec.maps.keys().map(|key| (key, spec.heads.get(key).unwrap())) {
+            let map = spec.maps.get(key).unwrap();
+            assert_eq!((&head.arch, &head.matches), (&map.arch, &map.matches), "{key:?}");
+        }
         assert!(spec.role("decoder.layers.3.attn.q_proj.weight").is_some());
         assert!(spec.role("decoder.layers.03.attn.q_proj.weight").is_none());
         assert!(spec.role("heads.sentiment.proj.weight").is_some());

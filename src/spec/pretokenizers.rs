@@ -95,9 +95,10 @@ mod tests {
 
     #[test]
     fn no_id_and_no_class_means_two_things() {
-        let entries = Spec::current().pretokenizers.list;
+        let spec = Spec::current();
+        let entries = &spec.pretokenizers.list;
         let mut seen = BTreeSet::new();
-        for entry in &entries {
+        for entry in entries {
             assert!(!entry.ids.is_empty() && !entry.splits.is_empty(), "{entry:?}");
             for name in entry.ids.iter().chain(&entry.classes) {
                 assert!(seen.insert(name.clone()), "{name}");

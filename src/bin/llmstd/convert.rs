@@ -10,7 +10,7 @@ use llmstd::checkpoint::DType;
 use llmstd::convert::target::{self, TARGETS};
 use llmstd::convert::{self, Failure, ReadRange, Report, Request, TensorReport, Verified};
 use llmstd::encoding::BlockType;
-use llmstd::folder::{self, Links};
+use llmstd::folder::{self, How, Links};
 use llmstd::format;
 use llmstd::package::WayBack;
 use llmstd::plan::{self, Decode};
@@ -32,6 +32,7 @@ Examples:
   llmstd convert model.ckpt model.safetensors           names and bytes as they are, one file
   llmstd convert ./old ./new --to safetensors           a folder of .bin files, as safetensors
   llmstd convert model.bin ./out --dry-run              print the plan, write nothing
+  llmstd convert ./run ./model --to hf --step 400       what ranks left, merged
   llmstd convert ./odd.ckpt ./odd.std --generic         an architecture that is not known
 
 Exit status:
@@ -51,6 +52,13 @@ pub(crate) struct Args {
     /// The architecture, where the config does not say it
     #[arg(long, value_name = "ID")]
     arch: Option<String>,
+    /// The folder with config.json and the tokenizer, where they are not beside the weights
+    #[arg(long, value_name = "DIR")]
+    config: Option<PathBuf>,
+    /// Which of the steps that a trainer left: the name of its folder, or its number; the last one if
+    /// nothing is said
+    #[arg(long, value_name = "STEP")]
+    step: Option<String>,
     /// Cast float tensors: f16, bf16, f32, f64
     #[arg(long, value_parser = convert::parse_dtype)]
     dtype: Option<DType>,
@@ -114,7 +122,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let to = convert::target(&destination, args.to.as_deref()).map_err(anyhow::Error::msg)?;
     let wanted = args.from.as_deref().and_then(format::find);
     let links = if args.no_follow { Links::Refuse } else { Links::Follow };
-    let opened = folder::open_with(&args.src, wanted, links)?;
+    let how =
+        How { format: wanted, links, config: args.config.as_deref(), step: args.step.as_deref() };
+    let opened = folder::open_as(&args.src, &how)?;
     if let Some(from) = &args.from {
         let is = opened.checkpoint.format;
         anyhow::ensure!(

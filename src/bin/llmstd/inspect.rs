@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use llmstd::inspect::{InspectedTensor, InspectedValue, Inspection, inspect};
+use llmstd::folder::How;
+use llmstd::inspect::{InspectedTensor, InspectedValue, Inspection, inspect_as};
 use llmstd::report::fold::fold;
 
 use crate::{Format, Global, output};
@@ -24,6 +25,13 @@ Exit status:
 pub(crate) struct Args {
     /// A folder, a weight file, or a shard index
     path: PathBuf,
+    /// The folder with config.json, where it is not beside the weights
+    #[arg(long, value_name = "DIR")]
+    config: Option<PathBuf>,
+    /// Which of the steps that a trainer left: the name of its folder, or its number; the last one if
+    /// nothing is said
+    #[arg(long, value_name = "STEP")]
+    step: Option<String>,
     /// Print every tensor; without it, those that differ in numbers alone are one row
     #[arg(long)]
     tensors: bool,
@@ -34,7 +42,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let spec = output::spec(global)?;
-    let inspection = inspect(&args.path, &spec)?;
+    let how = How { config: args.config.as_deref(), step: args.step.as_deref(), ..How::default() };
+    let inspection = inspect_as(&args.path, &how, &spec)?;
     match global.format {
         Format::Json => output::print_json(&inspection)?,
         Format::Text => output::print(&text(&inspection, args, global))?,

@@ -1,6 +1,5 @@
 //! `llmstd spec`.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,9 +11,9 @@ use llmstd::author::tensors::TensorList;
 use llmstd::convert::Failure;
 use llmstd::exec::staging::{Existing, Staging};
 use llmstd::folder;
-use llmstd::spec::Spec;
 use llmstd::spec::listing::Checked;
 use llmstd::spec::map::Map;
+use llmstd::spec::{Files, Spec};
 
 use crate::{Format, Global, output};
 
@@ -290,7 +289,8 @@ fn new_arch(
     let draft =
         llmstd::author::draft::draft(&spec, format, name, from, &opened.checkpoint, &config)?;
     let mut files = spec.files().clone();
-    files.extend(draft.files.clone());
+    let drafted = draft.files.iter();
+    files.extend(drafted.map(|(path, text)| (path.clone(), text.clone().into())));
     write_files(&files, out)?;
     match global.format {
         Format::Json => output::print_json(&draft)?,
@@ -331,7 +331,7 @@ fn export(spec: &Spec, dir: &Path, global: &Global) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write_files(files: &BTreeMap<String, String>, dir: &Path) -> anyhow::Result<()> {
+fn write_files(files: &Files, dir: &Path) -> anyhow::Result<()> {
     let staging = Staging::new(dir, Existing::Keep)?;
     for (name, text) in files {
         let path = staging.path().join(name);
@@ -339,7 +339,8 @@ fn write_files(files: &BTreeMap<String, String>, dir: &Path) -> anyhow::Result<(
             std::fs::create_dir_all(parent)
                 .with_context(|| format!("cannot create {}", parent.display()))?;
         }
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(&path, text.as_bytes())
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     staging.commit()?;
     Ok(())

@@ -9,6 +9,9 @@ use crate::base::error::{Error, Result};
 use crate::checkpoint::n_elements;
 use crate::checkpoint::tiles::Filter;
 
+/// HDF5 keeps the length of a chunk in 32 bits.
+const MAX_CHUNK_LEN: u64 = u32::MAX as u64;
+
 /// A dataset in chunks.
 pub(super) struct Chunks<'c> {
     pub(super) shape: &'c [u64],
@@ -17,11 +20,17 @@ pub(super) struct Chunks<'c> {
     pub(super) width: u64,
     /// In the order in which they were applied.
     pub(super) filters: &'c [Filter],
+    /// Whether chunks that pass the dataset are stored as they are.
+    pub(super) plain_edges: bool,
 }
 
 impl Chunks<'_> {
     /// What is undone in a chunk whose mask names the filters that were left out.
-    fn steps(&self, mask: u32) -> Vec<Filter> {
+    fn steps(&self, at: &[u64], mask: u32) -> Vec<Filter> {
+        let mut sides = at.iter().zip(self.chunk).zip(self.shape);
+        if self.plain_edges && sides.any(|((at, chunk), dim)| *dim < at.saturating_add(*chunk)) {
+            return Vec::new();
+        }
         let applied = self.filters.iter().enumerate();
         let applied = applied.filter(|(at, _)| mask.checked_shr(*at as u32).unwrap_or(0) & 1 == 0);
         applied.map(|(_, filter)| *filter).rev().collect()
@@ -30,15 +39,20 @@ impl Chunks<'_> {
     /// The bytes of a chunk when decoded.
     fn len(&self, at: u64) -> Result<u64> {
         let len = n_elements(self.chunk).and_then(|n| n.checked_mul(self.width));
-        len.ok_or_else(|| Error::malformed(at, "chunks of more than 2^64 bytes"))
+        let most = |&len: &u64| len <= MAX_CHUNK_LEN;
+        len.filter(most).ok_or_else(|| {
+            let message = format!("chunks of {:?}, which are longer than 2^32 bytes", self.chunk);
+            Error::malformed(at, message)
+        })
     }
 
     /// Where each chunk begins, in order.
-    fn places(&self, at: u64) -> Result<Vec<Vec<u64>>> {
+    fn places(&self, file: &mut File<'_>, at: u64) -> Result<Vec<Vec<u64>>> {
         let counts: Vec<u64> =
             self.shape.iter().zip(self.chunk).map(|(dim, chunk)| dim.div_ceil(*chunk)).collect();
         let n = n_elements(&counts).filter(|&n| n <= MAX_OBJECTS as u64);
         let n = n.ok_or_else(|| Error::limit(at, format!("{counts:?} chunks")))?;
+        file.count_all(at, n as usize)?;
         let strides = crate::checkpoint::row_major_strides(&counts);
         let place = |number: u64| {
             let of = strides.iter().zip(&counts).zip(self.chunk);
@@ -63,10 +77,11 @@ impl<'a> File<'a> {
             Index::Single(filtered) => {
                 let (len, mask) = filtered.unwrap_or((len, u32::MAX));
                 let at = vec![0; of.shape.len()];
-                chunks.push(self.chunk(at, address, len, of.steps(mask))?);
+                let steps = of.steps(&at, mask);
+                chunks.push(self.chunk(at, address, len, steps)?);
             }
             Index::Implicit => {
-                for (at, number) in of.places(address)?.into_iter().zip(0..) {
+                for (at, number) in of.places(self, address)?.into_iter().zip(0..) {
                     let offset = len.checked_mul(number).and_then(|n| n.checked_add(address));
                     let offset = offset.ok_or_else(|| Error::malformed(address, "too far"))?;
                     chunks.push(self.chunk(at, offset, len, Vec::new())?);
@@ -114,7 +129,8 @@ impl<'a> File<'a> {
             let child = self.address(&mut cursor)?;
             if level == 0 {
                 self.count(child)?;
-                chunks.push(self.chunk(at, child, len, of.steps(mask))?);
+                let steps = of.steps(&at, mask);
+                chunks.push(self.chunk(at, child, len, steps)?);
             } else {
                 self.tree(of, child, Some(level), seen, chunks)?;
             }
@@ -151,7 +167,7 @@ impl<'a> File<'a> {
         }
         cursor.take(2, "a version")?;
         self.address(&mut cursor)?;
-        let places = of.places(address)?;
+        let places = of.places(self, address)?;
         if n < places.len() as u64 {
             let message = format!("{n} chunks are listed, there are {}", places.len());
             return Err(Error::malformed(address, message));
@@ -167,7 +183,8 @@ impl<'a> File<'a> {
                 mask = cursor.u32_le("filters")?;
             }
             if !is_none(offset) {
-                chunks.push(self.chunk(at, offset, stored, of.steps(mask))?);
+                let steps = of.steps(&at, mask);
+                chunks.push(self.chunk(at, offset, stored, steps)?);
             }
         }
         Ok(Ok(chunks))

@@ -10,8 +10,25 @@ use crate::base::error::{Error, Result};
 /// A symbol that is a link to a name, not to an object.
 const SOFT_LINK: u32 = 2;
 
-/// Names and the objects they lead to.
-type Links = Vec<(String, u64)>;
+/// The kinds of links that are messages.
+const HARD_LINK: u8 = 0;
+const SOFT_LINK_MESSAGE: u8 = 1;
+const EXTERNAL_LINK: u8 = 64;
+/// Names are no longer than this.
+const MAX_NAME_LEN: usize = 64 << 10;
+
+/// What a link leads to.
+pub(super) enum Target {
+    /// An object, by its address.
+    Object(u64),
+    /// Another name of the file.
+    Name,
+    /// Something that is not read: why.
+    Elsewhere(String),
+}
+
+/// Names and what they lead to.
+type Links = Vec<(String, Target)>;
 
 impl<'a> File<'a> {
     /// The links of a group; `None` of what is no group.
@@ -29,7 +46,7 @@ impl<'a> File<'a> {
                 }
                 LINK => {
                     is_group = true;
-                    links.extend(self.link(message)?);
+                    links.push(self.link(message)?);
                 }
                 LINK_INFO => {
                     is_group = true;
@@ -49,7 +66,7 @@ impl<'a> File<'a> {
         Ok(is_group.then_some(links))
     }
 
-    fn link(&self, message: &Message<'_>) -> Result<Option<(String, u64)>> {
+    fn link(&self, message: &Message<'_>) -> Result<(String, Target)> {
         let mut cursor = message.cursor();
         let version = cursor.u8("the version of a link")?;
         if version != 1 {
@@ -61,8 +78,13 @@ impl<'a> File<'a> {
         cursor.take(if flags & 0x10 != 0 { 1 } else { 0 }, "a character set")?;
         let len = uint(&mut cursor, 1 << (flags & 3), "the length of a name")?;
         let name = name(cursor.take(len, "a name")?, message.at)?;
-        // Links to names and to other files are not followed.
-        Ok(if kind == 0 { Some((name, self.address(&mut cursor)?)) } else { None })
+        let target = match kind {
+            HARD_LINK => Target::Object(self.address(&mut cursor)?),
+            SOFT_LINK_MESSAGE => Target::Name,
+            EXTERNAL_LINK => Target::Elsewhere("is a link into another file".to_owned()),
+            other => Target::Elsewhere(format!("is a link of the kind {other}")),
+        };
+        Ok((name, target))
     }
 
     /// The bytes of the names of a group.
@@ -116,16 +138,21 @@ impl<'a> File<'a> {
                     let object = self.address(&mut cursor)?;
                     let kind = cursor.u32_le("a kind")?;
                     cursor.take(4 + 16, "padding")?;
-                    if kind == SOFT_LINK {
-                        continue;
-                    }
+                    self.count(address)?;
                     let mut text = names.clone();
                     text.take(at, "a name")?;
                     let rest = text.take(text.left(), "a name")?;
+                    let rest = &rest[..rest.len().min(MAX_NAME_LEN)];
                     let len = rest.iter().position(|&byte| byte == 0).ok_or_else(|| {
-                        Error::malformed(address, "a name that does not end in its heap")
+                        let message = "a name that does not end in its heap, or is too long";
+                        Error::malformed(address, message)
                     })?;
-                    links.push((name(&rest[..len], address)?, object));
+                    self.count_name(address, len)?;
+                    let target = match kind {
+                        SOFT_LINK => Target::Name,
+                        _ => Target::Object(object),
+                    };
+                    links.push((name(&rest[..len], address)?, target));
                 }
             }
             _ => return Err(Error::malformed(address, "is no tree of names")),

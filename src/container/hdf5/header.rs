@@ -1,6 +1,6 @@
 //! Object headers, and the messages in them.
 
-use super::{File, MAX_OBJECTS, UNDEFINED, uint};
+use super::{File, MAX_MESSAGES, UNDEFINED, uint};
 use crate::base::cursor::Cursor;
 use crate::base::error::{Error, Result};
 use crate::checkpoint::DType;
@@ -39,7 +39,14 @@ pub(super) enum Layout {
     /// In one piece: address and length.
     Whole(u64, u64),
     /// In chunks of a shape and of elements of so many bytes.
-    Chunked { address: u64, shape: Vec<u64>, width: u64, index: Index },
+    Chunked {
+        address: u64,
+        shape: Vec<u64>,
+        width: u64,
+        index: Index,
+        /// Whether chunks that pass the dataset are stored as they are.
+        plain_edges: bool,
+    },
     /// In a way that is not read.
     Other(String),
 }
@@ -118,8 +125,10 @@ impl<'a> File<'a> {
                 } else {
                     messages.push(message);
                 }
-                if MAX_OBJECTS < messages.len() {
-                    return Err(Error::limit(at, "too many messages in a header"));
+                self.n_messages += 1;
+                if MAX_MESSAGES < self.n_messages {
+                    let message = format!("more than {MAX_MESSAGES} messages in headers");
+                    return Err(Error::limit(at, message));
                 }
             }
         }
@@ -187,7 +196,7 @@ impl<'a> File<'a> {
                 let address = self.address(&mut cursor)?;
                 let dims = (0..rank).map(|_| Ok(u64::from(cursor.u32_le("a dimension")?)));
                 let (shape, width) = with_width(dims.collect::<Result<_>>()?, message.at)?;
-                Layout::Chunked { address, shape, width, index: Index::Tree }
+                Layout::Chunked { address, shape, width, index: Index::Tree, plain_edges: false }
             }
             2 => self.layout_of_chunks(&mut cursor)?,
             other => Layout::Other(format!("its layout is of the kind {other}")),
@@ -222,7 +231,8 @@ impl<'a> File<'a> {
             5 => return Ok(Layout::Other("its chunks are in a B-tree of version 2".to_owned())),
             other => return Ok(Layout::Other(format!("its chunks have an index {other}"))),
         };
-        Ok(Layout::Chunked { address: self.address(cursor)?, shape, width, index })
+        let plain_edges = flags & 1 != 0;
+        Ok(Layout::Chunked { address: self.address(cursor)?, shape, width, index, plain_edges })
     }
 }
 
@@ -232,45 +242,111 @@ fn with_width(mut dims: Vec<u64>, at: u64) -> Result<(Vec<u64>, u64)> {
     Ok((dims, width))
 }
 
-/// The type of the elements and whether the high byte comes first; or why they are none of a tensor.
-pub(super) fn datatype(
-    message: &Message<'_>,
-) -> Result<std::result::Result<(DType, bool), String>> {
+/// The type of elements.
+pub(super) struct Type {
+    pub(super) dtype: DType,
+    /// Whether there is no more said of it than its width.
+    pub(super) is_opaque: bool,
+    pub(super) big_endian: bool,
+}
+
+/// The type of the elements, or why they are none of a tensor.
+pub(super) fn datatype(message: &Message<'_>) -> Result<std::result::Result<Type, String>> {
     if message.is_shared {
         return Ok(Err("its type is stored elsewhere in the file".to_owned()));
     }
     let mut cursor = message.cursor();
-    let class = cursor.u8("the class of a type")? & 0x0f;
+    let head = cursor.u8("the class of a type")?;
+    let (class, version) = (head & 0x0f, head >> 4);
     let bits = cursor.take(3, "the bits of a type")?;
     let width = cursor.u32_le("the bytes of an element")?;
     let (high_first, signed) = (bits[0] & 1 != 0, bits[0] & 8 != 0);
     let dtype = match (class, width) {
-        (0, 1) if signed => DType::I8,
-        (0, 1) => DType::U8,
-        (0, 2) if signed => DType::I16,
-        (0, 2) => DType::U16,
-        (0, 4) if signed => DType::I32,
-        (0, 4) => DType::U32,
-        (0, 8) if signed => DType::I64,
-        (0, 8) => DType::U64,
-        (1, 2) => {
-            cursor.take(5, "the bits of a number")?;
-            match cursor.u8("the bits of its exponent")? {
-                5 => DType::F16,
-                8 => DType::BF16,
-                other => return Ok(Err(format!("numbers with {other} bits of exponent"))),
+        (0, 1 | 2 | 4 | 8) => {
+            let (offset, precision) = (cursor.u16_le("an offset")?, cursor.u16_le("a precision")?);
+            if (offset, u32::from(precision)) != (0, 8 * width) {
+                let why =
+                    format!("its integers are {precision} bits of {} from {offset} on", 8 * width);
+                return Ok(Err(why));
+            }
+            match (width, signed) {
+                (1, true) => DType::I8,
+                (1, false) => DType::U8,
+                (2, true) => DType::I16,
+                (2, false) => DType::U16,
+                (4, true) => DType::I32,
+                (4, false) => DType::U32,
+                (_, true) => DType::I64,
+                (_, false) => DType::U64,
             }
         }
-        (1, 4) => DType::F32,
-        (1, 8) => DType::F64,
+        (1, 2 | 4 | 8) => {
+            let [offset, precision] =
+                [cursor.u16_le("an offset")?, cursor.u16_le("a precision")?].map(u32::from);
+            let mut place = || cursor.u8("the bits of a number").map(u32::from);
+            let [exp_at, exp, mantissa_at, mantissa] = [place()?, place()?, place()?, place()?];
+            let bias = cursor.u32_le("the bias of an exponent")?;
+            // The leading bit of the mantissa is not stored, and the sign is the highest bit.
+            let is_usual = bits[0] & 0x70 == 0x20
+                && u32::from(bits[1]) == 8 * width - 1
+                && (offset, precision) == (0, 8 * width)
+                && (mantissa_at, exp_at) == (0, mantissa)
+                && exp + mantissa + 1 == 8 * width
+                && 1u32.checked_shl(exp.saturating_sub(1)).map(|half| half - 1) == Some(bias);
+            match (is_usual, width, exp) {
+                (true, 2, 5) => DType::F16,
+                (true, 2, 8) => DType::BF16,
+                (true, 4, 8) => DType::F32,
+                (true, 8, 11) => DType::F64,
+                _ => {
+                    let why = format!(
+                        "its numbers of {} bits have {exp} of exponent (bias {bias}) and {mantissa} \
+                         of mantissa, which is none of the formats of IEEE 754, nor bfloat16",
+                        8 * width
+                    );
+                    return Ok(Err(why));
+                }
+            }
+        }
         // How Keras stores bfloat16, which HDF5 does not know.
-        (5, 2) => return Ok(Ok((DType::BF16, false))),
+        (5, 2) => DType::BF16,
         // How h5py stores truth values.
-        (8, 1) => return Ok(Ok((DType::Bool, false))),
+        (8, 1) if is_truth(&mut cursor, bits, version)? => DType::Bool,
         (3 | 9, _) => return Ok(Err("its elements are texts".to_owned())),
+        (8, _) => return Ok(Err("its elements are words of a list".to_owned())),
         _ => return Ok(Err(format!("its elements are of class {class} and {width} bytes"))),
     };
-    Ok(Ok((dtype, high_first)))
+    let big_endian = high_first && matches!(class, 0 | 1);
+    Ok(Ok(Type { dtype, is_opaque: class == 5, big_endian }))
+}
+
+/// Whether the members of an enumeration of one byte are false, 0, and true, 1.
+fn is_truth(cursor: &mut Cursor<'_>, bits: &[u8], version: u8) -> Result<bool> {
+    if u16::from_le_bytes([bits[0], bits[1]]) != 2 {
+        return Ok(false);
+    }
+    cursor.take(8 + 4, "the type of the members")?;
+    let mut names = Vec::new();
+    for _ in 0..2 {
+        let mut name = Vec::new();
+        loop {
+            match cursor.u8("the name of a member")? {
+                0 => break,
+                byte => name.push(byte),
+            }
+        }
+        if version < 3 {
+            // The zero belongs to what is padded.
+            let len = name.len() + 1;
+            cursor.take((len.next_multiple_of(8) - len) as u64, "padding")?;
+        }
+        names.push(name);
+    }
+    let values = cursor.take(2, "the values of the members")?;
+    let is = |name: &[u8], value: u8| {
+        names.iter().zip(values).any(|(of, &found)| of.as_slice() == name && found == value)
+    };
+    Ok(is(b"FALSE", 0) && is(b"TRUE", 1))
 }
 
 /// The filters of a dataset in the order in which they were applied; or why one is not undone here.

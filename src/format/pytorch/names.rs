@@ -12,7 +12,7 @@ use super::{quote, rule};
 const MAX_ROUNDS: usize = 8;
 
 /// Takes the prefixes of wrapped modules off the names; gives what was taken off, in order.
-pub(super) fn strip_prefixes(tensors: &mut [Tensor]) -> Vec<&'static str> {
+pub(crate) fn strip_prefixes(tensors: &mut [Tensor]) -> Vec<&'static str> {
     let mut stripped = Vec::new();
     for _ in 0..MAX_ROUNDS {
         let n_before = stripped.len();

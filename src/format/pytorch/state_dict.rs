@@ -6,52 +6,10 @@ use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::format::pickle::{Node, NodeId, Object, Pickle};
+use crate::format::wrappers::{MAX_WRAPPERS, NO_WEIGHTS, WRAPPERS};
 
 use super::storage::Storages;
-use super::{class_of, cut, names, quote, quote_global, rule, tensor};
-
-/// Keys under which training programs keep the state dict, the surest first.
-const WRAPPERS: &[&str] = &[
-    "state_dict",       // Lightning, and many others.
-    "model_state_dict", // PyTorch's tutorial on checkpoints.
-    "model",            // fairseq, timm, detectron2, OpenAI.
-    "module",           // DeepSpeed.
-    "model_state",
-    "net",
-    "network",
-    "weights",
-    "params",
-];
-
-/// How often a state dict may be wrapped.
-const MAX_WRAPPERS: usize = 4;
-
-/// Top-level keys that hold tensors which are no weights.
-const NO_WEIGHTS: &[&str] = &[
-    "amp",
-    "amp_scaling_state",
-    "callbacks",
-    "ema_optimizer",
-    "grad_scaler",
-    "last_optimizer_state",
-    "loops",
-    "lr_scheduler",
-    "lr_schedulers",
-    "lr_scheduler_state_dict",
-    "native_amp_scaling_state",
-    "optim",
-    "optimizer",
-    "optimizer_state",
-    "optimizer_state_dict",
-    "optimizer_states",
-    "optimizers",
-    "random_rng_state",
-    "rng_state",
-    "rng_states",
-    "scaler",
-    "scheduler",
-    "scheduler_state_dict",
-];
+use super::{cut, names, quote, quote_global, rule, tensor};
 
 /// How deep values may be nested.
 const MAX_DEPTH: usize = 128;
@@ -212,7 +170,7 @@ impl<'w> Walk<'w, '_> {
             _ if tensor::is_tensor(self.pickle, value) => {
                 return format!("{} (a tensor)", quote(key));
             }
-            Node::Object(Object { callable, .. }) => match class_of(self.pickle, *callable) {
+            Node::Object(Object { callable, .. }) => match self.pickle.class_of(*callable) {
                 Some((module, name)) => quote_global(module, name),
                 None => "an object".to_owned(),
             },
@@ -241,14 +199,7 @@ impl<'w> Walk<'w, '_> {
         self.spend_visits(1)?;
         if let Some(entry) = tensor::read(self.pickle, self.storages, id) {
             self.spend_names(self.name.len())?;
-            let tensor::Entry { dtype, shape, payload } = entry;
-            self.tensors.push(Tensor {
-                name: self.name.clone(),
-                dtype,
-                shape,
-                encoding: None,
-                payload,
-            });
+            self.tensors.push(entry.named(self.name.clone()));
             return Ok(());
         }
         if self.path.contains(&id) {
@@ -292,7 +243,7 @@ impl<'w> Walk<'w, '_> {
                 members.iter().enumerate().map(|(at, &id)| (at.to_string(), id)).collect(),
             ));
         }
-        match self.items(id) {
+        match self.pickle.items(id) {
             Some(items) => self.entries_of_items(items).map(Some),
             None => Ok(None),
         }
@@ -334,31 +285,6 @@ impl<'w> Walk<'w, '_> {
         );
     }
 
-    /// The keys and values of a dictionary, or of an object that is filled like one.
-    fn items(&self, id: NodeId) -> Option<Vec<(NodeId, NodeId)>> {
-        match self.pickle.node(id) {
-            Node::Dict(items) => Some(items.clone()),
-            Node::Object(object) if !object.items().is_empty() => Some(object.items().to_vec()),
-            Node::Object(object) => {
-                let (_, name) = class_of(self.pickle, object.callable)?;
-                if name != "OrderedDict" {
-                    return None;
-                }
-                // Python 2 hands over a list of pairs; Python 3 fills an empty dictionary.
-                let pairs = match self.pickle.sequence(object.args)? {
-                    [pairs, ..] => self.pickle.sequence(*pairs)?,
-                    [] => &[],
-                };
-                let pairs = pairs.iter().map(|&pair| match self.pickle.sequence(pair)? {
-                    [key, value] => Some((*key, *value)),
-                    _ => None,
-                });
-                pairs.collect()
-            }
-            _ => None,
-        }
-    }
-
     /// The parts of a module, if the value is one: an object whose state has `_parameters`,
     /// `_buffers` and `_modules`, or any object of TorchScript.
     fn module(&mut self, id: NodeId) -> Result<Option<Module<'w>>> {
@@ -376,11 +302,15 @@ impl<'w> Walk<'w, '_> {
                 .unwrap_or_default();
             self.spend_visits(left_out.len())?;
             return Ok(Some(Module {
-                parts: parts.into_iter().flatten().filter_map(|part| self.items(part)).collect(),
+                parts: parts
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|part| self.pickle.items(part))
+                    .collect(),
                 left_out: left_out.iter().copied().collect(),
             }));
         }
-        let class = class_of(self.pickle, object.callable);
+        let class = self.pickle.class_of(object.callable);
         let is_script = class
             .is_some_and(|(module, _)| module == "__torch__" || module.starts_with("__torch__."));
         Ok(is_script.then(|| Module { parts: vec![attributes], left_out: BTreeSet::new() }))
@@ -392,13 +322,7 @@ impl<'w> Walk<'w, '_> {
         if tensor::is_tensor(self.pickle, id) {
             return None;
         }
-        // A class with slots has a pair of states, the dictionary first.
-        let state = *object.states().last()?;
-        let state = match self.pickle.node(state) {
-            Node::Tuple(members) => *members.first()?,
-            _ => state,
-        };
-        Some((object, self.items(state)?))
+        Some((object, self.pickle.items(self.pickle.state(object)?)?))
     }
 
     fn texts_of_set(&self, set: NodeId) -> Vec<&'w str> {

@@ -2,11 +2,11 @@
 
 use crate::base::limits::MAX_REPEATED_BYTES;
 use crate::base::source::Extent;
-use crate::checkpoint::{DType, Payload, View, n_elements};
+use crate::checkpoint::{DType, Payload, Tensor, View, n_elements};
 use crate::format::pickle::{Node, NodeId, Object, Pickle};
 
 use super::storage::{self, Class, Storages};
-use super::{class_of, quote_global};
+use super::{dtensor, quote_global};
 
 /// The most dimensions torch allows a tensor.
 const MAX_DIMS: usize = 64;
@@ -25,6 +25,14 @@ pub(super) struct Entry {
     pub(super) dtype: DType,
     pub(super) shape: Vec<u64>,
     pub(super) payload: Payload,
+}
+
+impl Entry {
+    /// The tensor of this name.
+    pub(super) fn named(self, name: String) -> Tensor {
+        let Entry { dtype, shape, payload } = self;
+        Tensor { name, dtype, shape, encoding: None, payload }
+    }
 }
 
 /// What a function rebuilds, by the place of its arguments.
@@ -94,7 +102,7 @@ pub(super) fn read(pickle: &Pickle<'_>, storages: &Storages, id: NodeId) -> Opti
 }
 
 fn rebuild_of(pickle: &Pickle<'_>, callable: NodeId) -> Option<Rebuild> {
-    let (module, name) = class_of(pickle, callable)?;
+    let (module, name) = pickle.class_of(callable)?;
     if module != "torch" && !module.starts_with("torch.") {
         return None;
     }
@@ -156,9 +164,14 @@ impl Reader<'_, '_> {
                     unreadable(DType::Unknown, Vec::new(), reason)
                 }
             },
-            (Rebuild::FromType, [function, _, args, ..]) => {
+            (Rebuild::FromType, [function, _, args, state @ ..]) => {
                 let rebuild = rebuild_of(self.pickle, *function);
                 match (rebuild, self.pickle.sequence(*args)) {
+                    (Some(Rebuild::Subclass), Some(args)) => {
+                        let distributed = self.distributed(args, state.first().copied(), n_wraps);
+                        distributed
+                            .unwrap_or_else(|| self.rebuild(Rebuild::Subclass, args, n_wraps))
+                    }
                     (Some(rebuild), Some(args)) => self.rebuild(rebuild, args, n_wraps),
                     _ => {
                         let reason = "the function that makes it is not known";
@@ -178,7 +191,7 @@ impl Reader<'_, '_> {
             }
             (Rebuild::Subclass, [class, dtype, size, ..]) => {
                 let dtype = self.dtype(*dtype).map_or(DType::Unknown, |class| class.dtype);
-                let class = match class_of(self.pickle, *class) {
+                let class = match self.pickle.class_of(*class) {
                     Some((module, name)) => quote_global(module, name),
                     None => "not known".to_owned(),
                 };
@@ -211,6 +224,32 @@ impl Reader<'_, '_> {
                 unreadable(DType::Unknown, Vec::new(), reason)
             }
         }
+    }
+
+    /// A tensor that lies on several ranks, of which the file has one, if it is one.
+    fn distributed(&self, args: &[NodeId], state: Option<NodeId>, n_wraps: u32) -> Option<Entry> {
+        let [class, dtype, size, ..] = args else { return None };
+        let (_, class) = self.pickle.class_of(*class)?;
+        // Shards that are distributed again would multiply.
+        let local = |id: NodeId| Some(self.read(id, n_wraps.min(2))?.named(String::new()));
+        let shape = self.shape_or_none(*size);
+        let dtype = self.dtype(*dtype).map_or(DType::Unknown, |class| class.dtype);
+        let state = state?;
+        let payload = match class {
+            "DTensor" => {
+                let dict = self.pickle.attributes_of(state);
+                dtensor::parts(self.pickle, dtype, &shape, dict, local)
+            }
+            "ShardedTensor" => {
+                let [shards, metadata, ..] = self.pickle.sequence(state)? else { return None };
+                dtensor::shards(self.pickle, &shape, dtype, *shards, *metadata, local)
+            }
+            _ => return None,
+        };
+        Some(match payload {
+            Ok(payload) => Entry { dtype, shape, payload },
+            Err(reason) => unreadable(dtype, shape, reason),
+        })
     }
 
     /// A strided view of a storage, of the storage's class unless one is given.

@@ -1,0 +1,257 @@
+//! What trainers leave behind is the model that transformers saves: fixtures/trainers has one tiny
+//! model as several trainers wrote it, see make.py there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use llmstd::convert::{self, Failure, Request};
+use llmstd::folder::{self, How};
+use llmstd::spec::Spec;
+use serde_json::Value as Json;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trainers").join(name)
+}
+
+/// A copy of a fixture, which may be changed.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// The digest of the weights of a folder as a package, and what was told.
+fn digest(source: &Path, how: &How<'_>) -> Result<(String, Vec<String>), String> {
+    let spec = Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("out");
+    let opened = folder::open_as(source, how).map_err(|err| err.to_string())?;
+    let request = Request { verify: true, ..Request::new(&spec, &out, "std") };
+    let report = convert::convert(opened, &request).map_err(|failure| {
+        assert!(!out.exists());
+        match failure {
+            Failure::Error(err) => err.to_string(),
+            Failure::Findings(found) => found[0].message.clone(),
+        }
+    })?;
+    let manifest: Json =
+        serde_json::from_slice(&fs::read(out.join("manifest.json")).unwrap()).unwrap();
+    let told = report.findings.iter().map(|found| format!("{}: {}", found.rule, found.message));
+    Ok((manifest["digests"]["weights"].as_str().unwrap().to_owned(), told.collect()))
+}
+
+fn weights(source: &Path) -> String {
+    digest(source, &How::default()).unwrap_or_else(|err| panic!("{}: {err}", source.display())).0
+}
+
+/// The one line that a damaged checkpoint is refused with.
+fn refused(source: &Path) -> String {
+    let err = digest(source, &How::default()).expect_err("a damaged checkpoint is refused");
+    assert!(!err.contains('\n'), "{err}");
+    err
+}
+
+#[test]
+fn every_trainer_leaves_the_same_weights() {
+    let wanted = weights(&fixture("hf"));
+    for name in [
+        "dcp-plain",
+        "dcp-fsdp2",
+        "dcp-mesh",
+        "dcp-fsdp1",
+        "ranks-fsdp2",
+        "ranks-mesh",
+        "ranks-hsdp",
+        "ranks-fsdp1",
+    ] {
+        assert_eq!(weights(&fixture(name)), wanted, "{name}");
+    }
+}
+
+#[test]
+fn what_a_trainer_keeps_beside_the_weights_is_told() {
+    let (_, told) = digest(&fixture("dcp-fsdp2"), &How::default()).unwrap();
+    let wanted = [
+        "R005: the state dict is the value of the key `app.model`",
+        "R004: these keys are not read as weights: `app.optim` (22 values), `app.rng` (1 values), \
+         `app.step` (1 values)",
+    ];
+    for wanted in wanted {
+        assert!(told.iter().any(|line| line == wanted), "{wanted}: {told:?}");
+    }
+    let (_, told) = digest(&fixture("ranks-mesh"), &How::default()).unwrap();
+    let wanted = "R019: config and tokenizer are those of `huggingface`";
+    assert!(told.iter().any(|line| line == wanted), "{told:?}");
+}
+
+#[test]
+fn the_last_step_of_a_run_is_taken_or_the_one_that_is_named() {
+    let scratch = tempfile::tempdir().unwrap();
+    let run = scratch.path();
+    copy(&fixture("ranks-fsdp2"), &run.join("global_step_9/actor"));
+    copy(&fixture("ranks-hsdp"), &run.join("global_step_10/actor"));
+    // A rank that went missing tells which one was taken.
+    fs::remove_file(run.join("global_step_9/actor/model_world_size_2_rank_1.pt")).unwrap();
+    let (found, told) = digest(run, &How::default()).unwrap();
+    assert_eq!(found, weights(&fixture("hf")));
+    let wanted = "R018: of several steps `global_step_10/actor` is taken, the last one; not \
+                  global_step_9/actor";
+    assert!(told.iter().any(|line| line == wanted), "{told:?}");
+    let step = |step| digest(run, &How { step: Some(step), ..How::default() });
+    let err = step("9").unwrap_err();
+    assert!(err.contains("`model_world_size_2_rank_1.pt` is missing"), "{err}");
+    assert_eq!(step("global_step_10").unwrap().0, found);
+    let err = step("11").unwrap_err();
+    assert!(
+        err.contains("has no step \"11\"; it has global_step_10/actor, global_step_9/actor"),
+        "{err}"
+    );
+    fs::write(run.join("latest_checkpointed_iteration.txt"), "9").unwrap();
+    assert!(refused(run).contains("`model_world_size_2_rank_1.pt` is missing"));
+    // The critic of a run is another model.
+    fs::remove_file(run.join("latest_checkpointed_iteration.txt")).unwrap();
+    copy(&fixture("ranks-hsdp"), &run.join("global_step_10/critic"));
+    let err = refused(run);
+    assert!(err.contains("several models: global_step_10/actor, global_step_10/critic"), "{err}");
+}
+
+#[test]
+fn a_config_may_lie_elsewhere() {
+    let scratch = tempfile::tempdir().unwrap();
+    let run = scratch.path().join("run");
+    copy(&fixture("dcp-mesh"), &run);
+    fs::rename(run.join("config.json"), scratch.path().join("config.json")).unwrap();
+    let err = refused(&run);
+    assert!(err.contains("no config.json beside the weights"), "{err}");
+    let how = How { config: Some(scratch.path()), ..How::default() };
+    assert_eq!(digest(&run, &how).unwrap().0, weights(&fixture("hf")));
+    let how = How { config: Some(&run), ..How::default() };
+    let err = digest(&run, &how).unwrap_err();
+    assert!(err.contains("has no config.json: --config names the folder of one"), "{err}");
+    // A folder that was named is no link that leads out.
+    let how = How { config: Some(scratch.path()), links: folder::Links::Refuse, ..How::default() };
+    assert_eq!(digest(&run, &how).unwrap().0, weights(&fixture("hf")));
+}
+
+#[test]
+fn a_rank_that_is_missing_damaged_or_of_another_run_is_named() {
+    let check = |of: &str, change: &dyn Fn(&Path), wanted: &[&str]| {
+        let scratch = tempfile::tempdir().unwrap();
+        let run = scratch.path().join("run");
+        copy(&fixture(of), &run);
+        change(&run);
+        let err = refused(&run);
+        for wanted in wanted {
+            assert!(err.contains(wanted), "{wanted}: {err}");
+        }
+    };
+    let remove = |name: &'static str| move |run: &Path| fs::remove_file(run.join(name)).unwrap();
+    let truncate = |name: &'static str| {
+        move |run: &Path| {
+            let bytes = fs::read(run.join(name)).unwrap();
+            fs::write(run.join(name), &bytes[..bytes.len() / 2]).unwrap();
+        }
+    };
+    let replace = |name: &'static str, from: &'static str| {
+        move |run: &Path| {
+            fs::copy(fixture(from), run.join(name)).unwrap();
+        }
+    };
+    // Distributed checkpoints.
+    check("dcp-mesh", &remove("__2_0.distcp"), &["`__2_0.distcp` of rank 2", "No such file"]);
+    check("dcp-mesh", &truncate("__1_0.distcp"), &["__1_0.distcp", "cut short"]);
+    check("dcp-mesh", &replace("__1_0.distcp", "dcp-mesh/__3_0.distcp"), &["__1_0.distcp"]);
+    check("dcp-mesh", &replace("__0_0.distcp", "dcp-fsdp2/__0_0.distcp"), &["__0_0.distcp"]);
+    check("dcp-mesh", &truncate(".metadata"), &[".metadata"]);
+    // Files of ranks.
+    let rank = "model_world_size_4_rank_3.pt";
+    check("ranks-mesh", &remove(rank), &["3 of the files of 4 ranks", rank, "missing"]);
+    check("ranks-mesh", &truncate(rank), &[rank]);
+    let other = "ranks-mesh/model_world_size_4_rank_1.pt";
+    check(
+        "ranks-mesh",
+        &replace(rank, other),
+        &[rank, "is named as that of rank 3, and rank 1 wrote"],
+    );
+    let other = "ranks-hsdp/model_world_size_4_rank_3.pt";
+    check("ranks-mesh", &replace(rank, other), &[rank, "model_world_size_4_rank_0.pt", "mesh"]);
+    let two = "model_world_size_2_rank_0.pt";
+    check(
+        "ranks-mesh",
+        &replace(two, "ranks-fsdp2/model_world_size_2_rank_0.pt"),
+        &["has files of runs of 2 and of 4 ranks"],
+    );
+}
+
+/// Changes the bytes of the storage of a file of `torch.save` that begin with these.
+fn patch(path: &Path, find: &[u8], put: &[u8]) {
+    let mut bytes = fs::read(path).unwrap();
+    let at = bytes.windows(find.len()).position(|window| window == find).unwrap();
+    bytes[at..at + put.len()].copy_from_slice(put);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn replicas_that_differ_are_told_with_both_files() {
+    let scratch = tempfile::tempdir().unwrap();
+    let run = scratch.path().join("run");
+    copy(&fixture("ranks-hsdp"), &run);
+    // Ranks 1 and 3 have the second half of every tensor; the last rows of the last one.
+    let plain = folder::open(&fixture("hf")).unwrap();
+    let lm_head = plain.checkpoint.tensors.iter().find(|of| of.name == "lm_head.weight").unwrap();
+    let extent = lm_head.packed_extent().unwrap();
+    let bytes = plain.source.slice(extent).unwrap();
+    let last = &bytes[bytes.len() - 24..];
+    let mut changed = last.to_vec();
+    changed[23] ^= 1;
+    patch(&run.join("model_world_size_4_rank_3.pt"), last, &changed);
+    let err = refused(&run);
+    for wanted in [
+        "model_world_size_4_rank_3.pt: has other values of `lm_head.weight` at [15, 0] of [14, 12]",
+        "than `model_world_size_4_rank_1.pt`",
+    ] {
+        assert!(err.contains(wanted), "{wanted}: {err}");
+    }
+}
+
+#[test]
+fn a_hostile_pickle_is_refused_by_name() {
+    let scratch = tempfile::tempdir().unwrap();
+    let run = scratch.path().join("run");
+    copy(&fixture("dcp-plain"), &run);
+    fs::write(run.join(".metadata"), b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00id\x85R.").unwrap();
+    let err = refused(&run);
+    assert!(err.contains(".metadata") && err.contains("calls `posix.system`"), "{err}");
+    // The same length, so that the archive stays what it says.
+    let run = scratch.path().join("ranks");
+    copy(&fixture("ranks-fsdp2"), &run);
+    let file = run.join("model_world_size_2_rank_1.pt");
+    let class = b"ctorch.distributed.tensor\nDTensor\n";
+    let call = format!("{:<width$}\n", "cposix\nsystem", width = class.len() - 1);
+    patch(&file, class, call.as_bytes());
+    let err = refused(&run);
+    let wanted = "model_world_size_2_rank_1.pt: the pickle calls `posix.system";
+    assert!(err.contains(wanted), "{err}");
+}
+
+#[test]
+fn a_part_of_a_whole_is_no_model_by_itself() {
+    let scratch = tempfile::tempdir().unwrap();
+    let run = scratch.path().join("run");
+    copy(&fixture("dcp-mesh"), &run);
+    let err = refused(&run.join("__1_0.distcp"));
+    assert!(err.contains("has the pieces of one rank") && err.contains("name the folder"), "{err}");
+    let opened = folder::open(&fixture("ranks-fsdp2/model_world_size_2_rank_1.pt")).unwrap();
+    let tensor = &opened.checkpoint.tensors[0];
+    let llmstd::checkpoint::Payload::Unreadable(why) = &tensor.payload else {
+        panic!("{tensor:?}")
+    };
+    assert!(why.contains("180 elements of [29, 12] are in none of its 1 tiles"), "{why}");
+}
