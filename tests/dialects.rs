@@ -110,7 +110,7 @@ fn files_of_every_world_are_written_as_its_own_library_writes_them() {
         }
         n += 1;
     }
-    assert!(30 < n, "{n}");
+    assert!(20 < n, "{n}");
 }
 
 #[test]
@@ -155,15 +155,10 @@ fn what_a_world_does_not_have_is_refused() {
     assert_eq!(help, "what is written as tf: bert, electra, gpt2");
     // NumPy has no bfloat16, and F32 holds all of its numbers.
     let source = names().join("bert/hf");
-    let plan = plan::Options {
-        dtype: Some(DType::BF16),
-        lossy: true,
-        ..plan::Options::default()
-    };
-    let request = Request { plan, ..Request::new(&spec, &out("half"), "hf") };
+    let plan = plan::Options { dtype: Some(DType::BF16), lossy: true, ..plan::Options::default() };
     let half = out("half");
-    convert::convert(folder::open(&source).unwrap(), &Request { destination: &half, ..request })
-        .unwrap();
+    let request = Request { plan, ..Request::new(&spec, &half, "hf") };
+    convert::convert(folder::open(&source).unwrap(), &request).unwrap();
     let (rule, message, help) = refused(&spec, &half, &out("a.npz"), "npz");
     assert_eq!(rule, "P025");
     assert!(message.contains("is BF16, a dtype that npz does not have (39 such)"), "{message}");

@@ -282,9 +282,16 @@ mod tests {
             assert_eq!(out.len(), written);
             assert_eq!(read(&out, 0).unwrap().as_str(), Some(text.as_str()));
         }
-        for (number, written) in
-            [(0, 1), (127, 1), (128, 2), (255, 2), (256, 3), (65_536, 5), (1 << 32, 9), (u64::MAX, 9)]
-        {
+        for (number, written) in [
+            (0, 1),
+            (127, 1),
+            (128, 2),
+            (255, 2),
+            (256, 3),
+            (65_536, 5),
+            (1 << 32, 9),
+            (u64::MAX, 9),
+        ] {
             let mut out = Vec::new();
             put_uint(number, &mut out);
             assert_eq!((out.len(), read(&out, 0).unwrap().as_u64()), (written, Some(number)));

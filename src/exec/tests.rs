@@ -7,12 +7,12 @@ use half::{bf16, f16};
 use sha2::{Digest, Sha256};
 
 use super::compare::{Operand, digest, digests, first_difference};
+use super::container::Safetensors;
 use super::hash::{Hash, update_both};
 use super::kernel::Chain;
 use super::make::Made;
 use super::produce::Producer;
 use super::staging::{Existing, Staging, free_space};
-use super::container::Safetensors;
 use super::write::{Options, Shard, Written, shards, write};
 use crate::base::error::{ErrorKind, Result};
 use crate::base::source::{Extent, Source};

@@ -30,6 +30,9 @@ Examples:
   llmstd convert ./bert-base.std ./back --to hf         and back, every tensor bit for bit
   llmstd convert ./llama ./llama.gguf --quant q8_0      for llama.cpp, quantized
   llmstd convert model.ckpt model.safetensors           names and bytes as they are, one file
+  llmstd convert ./bert-ner ./bert-ner.tf --to tf       a TensorFlow checkpoint, under Google's names
+  llmstd convert ./t5.std ./t5.flax --to flax           for transformers' Flax classes
+  llmstd convert ./bert-ner weights.npz                 for numpy.load: the names of the source
   llmstd convert ./old ./new --to safetensors           a folder of .bin files, as safetensors
   llmstd convert model.bin ./out --dry-run              print the plan, write nothing
   llmstd convert ./run ./model --to hf --step 400       what ranks left, merged

@@ -20,14 +20,8 @@ use crate::plan::Tensors;
 use crate::plan::program::Output;
 
 /// The formats that are written beside the standard's own.
-pub static TARGETS: &[&Target] = &[
-    &hf::TARGET,
-    &gguf::TARGET,
-    &safetensors::TARGET,
-    &flax::TARGET,
-    &tf::TARGET,
-    &npz::TARGET,
-];
+pub static TARGETS: &[&Target] =
+    &[&hf::TARGET, &gguf::TARGET, &safetensors::TARGET, &flax::TARGET, &tf::TARGET, &npz::TARGET];
 
 /// A format that is written.
 pub struct Target {

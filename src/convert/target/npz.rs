@@ -30,8 +30,9 @@ fn headers(output: &Output) -> Result<(Vec<u8>, Vec<u8>)> {
     let Output { name, dtype, shape, .. } = output;
     let array = header(name, *dtype, shape)?;
     let len = (array.len() as u64).checked_add(output.n_bytes());
-    let len = len
-        .ok_or_else(|| Error::new(ErrorKind::Limit, format!("`{name}` has more than 2^64 bytes")))?;
+    let len = len.ok_or_else(|| {
+        Error::new(ErrorKind::Limit, format!("`{name}` has more than 2^64 bytes"))
+    })?;
     Ok((local_header(&format!("{name}.npy"), len)?, array))
 }
 
@@ -65,8 +66,7 @@ impl Container for Archive {
                 let (member, array) = headers(output)?;
                 let mut crc = crc32fast::Hasher::new();
                 crc.update(&array);
-                let elements =
-                    crc32fast::Hasher::new_with_initial_len(tensor.checksum, tensor.len);
+                let elements = crc32fast::Hasher::new_with_initial_len(tensor.checksum, tensor.len);
                 crc.combine(&elements);
                 let crc = crc.finalize();
                 let head = (member.len() + array.len()) as u64;

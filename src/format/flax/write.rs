@@ -80,15 +80,17 @@ impl Writer<'_> {
             let end = start + group.len();
             let first = &group[0];
             let key = first.get(depth).copied().filter(|key| !key.is_empty());
-            let key = key.ok_or_else(|| {
-                wrong(format!("`{}` has a part without a name", name(start)))
-            })?;
+            let key =
+                key.ok_or_else(|| wrong(format!("`{}` has a part without a name", name(start))))?;
             put_str(key, &mut self.left)?;
             match (first.len() == depth + 1, group.len()) {
                 (true, 1) => self.tensor(start)?,
                 (true, _) => {
-                    let message =
-                        format!("`{}` is a tensor, and a map of `{}`", name(start), name(start + 1));
+                    let message = format!(
+                        "`{}` is a tensor, and a map of `{}`",
+                        name(start),
+                        name(start + 1)
+                    );
                     return Err(wrong(message));
                 }
                 (false, _) => self.map(start, end, depth + 1)?,
