@@ -1,6 +1,51 @@
 //! The LLM Standard and its tool: one layout of model checkpoints as the hub, every foreign layout
 //! a spoke that data describes.
 //!
+//! What most programs need stands at the root of the crate: [`open`], [`read`], [`convert()`],
+//! [`validate()`], [`inspect()`], [`diff()`] and their types. Without the feature `cli`, which is on by
+//! default, neither the command line is built nor the texts of reports.
+//!
+//! ```
+//! // Opens a checkpoint of any format by its headers, and reads a tensor.
+//! # use std::path::Path;
+//! # let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/demo/v1");
+//! let opened = llmstd::open(&model)?;
+//! let tensor = &opened.checkpoint.tensors[0];
+//! let bytes = llmstd::read(&opened.source, tensor)?;
+//! assert_eq!(Some(bytes.len() as u64), tensor.n_bytes());
+//! # Ok::<(), llmstd::Error>(())
+//! ```
+//!
+//! ```
+//! // Converts it into a package of the standard, and reads back what was written.
+//! use llmstd::{Request, Spec};
+//!
+//! # use std::path::Path;
+//! # let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/demo/v1");
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let package = folder.path().join("package");
+//! let spec = Spec::current();
+//! let request = Request { verify: true, ..Request::new(&spec, &package, "std") };
+//! let report = llmstd::convert(llmstd::open(&model)?, &request)?;
+//! assert_eq!(report.conformance, Some(llmstd::Conformance::Full));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! ```
+//! // Validates a model, and says what is wrong with it.
+//! use llmstd::{Selection, Spec, ValidateOptions};
+//!
+//! # use std::path::Path;
+//! # let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/demo/v1");
+//! let rules = Selection::default();
+//! let options = ValidateOptions { deep: true, ..ValidateOptions::new(&rules) };
+//! let report = llmstd::validate(&model, &Spec::current(), &options)?;
+//! for finding in &report.findings {
+//!     println!("{} {}", finding.rule, finding.message);
+//! }
+//! # Ok::<(), llmstd::Error>(())
+//! ```
+//!
 //! # Code map
 //!
 //! A module uses only modules that stand above it here; `tests/modules.rs` holds that.
@@ -70,6 +115,7 @@ pub mod metadata;
 pub mod package;
 pub mod plan;
 pub mod policy;
+#[cfg(feature = "cli")]
 pub mod report;
 pub mod rule;
 pub mod run;
@@ -79,3 +125,23 @@ pub mod tokenizer;
 pub mod validate;
 pub mod verify;
 pub mod version;
+
+pub use self::base::diagnostic::{Diagnostic, Level};
+pub use self::base::error::{Error, ErrorKind, Result};
+pub use self::base::source::{Extent, FileId, Source};
+pub use self::checkpoint::{Checkpoint, DType, Encoding, Payload, Tensor, View};
+pub use self::convert::{Failure, Progress, Report as ConvertReport, Request, Silent, convert};
+pub use self::diff::{Change, Diff, compare as diff};
+pub use self::exec::produce::read;
+pub use self::folder::{How, Opened, open, open_as};
+pub use self::forward::{Inputs, Outputs};
+pub use self::inspect::{Inspection, inspect};
+pub use self::manifest::{Digests, Manifest};
+pub use self::package::{Conformance, Model, Provenance, Task, Value};
+pub use self::policy::Policy;
+pub use self::rule::{Outcome, Selection, Verdict};
+pub use self::run::{Loaded, load, run};
+pub use self::spec::Spec;
+pub use self::validate::{Options as ValidateOptions, Report as ValidateReport, validate};
+pub use self::verify::{Verified, verify};
+pub use self::version::{Options as VersionOptions, Version};

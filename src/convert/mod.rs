@@ -144,6 +144,21 @@ pub enum Failure {
     Findings(Vec<Diagnostic>),
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Error(err) => err.fmt(f),
+            Failure::Findings(findings) => {
+                let words =
+                    findings.iter().map(|found| format!("{}: {}", found.rule, found.message));
+                f.write_str(&words.collect::<Vec<_>>().join("; "))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
 impl From<Error> for Failure {
     fn from(err: Error) -> Failure {
         Failure::Error(err)

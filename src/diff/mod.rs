@@ -27,6 +27,7 @@ use crate::version::{Kind, Version};
 use self::rules::{Class, Consumer, Rule};
 
 pub use self::deep::deepen;
+#[cfg(feature = "cli")]
 pub(crate) use self::tensors::prefixes;
 
 /// The schema of [`Diff`].

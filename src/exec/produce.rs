@@ -7,8 +7,12 @@ use super::kernel::Chain;
 use super::make::Made;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
+use crate::checkpoint::Tensor;
 use crate::package::Loss;
-use crate::plan::program::{Content, Input, Output};
+use crate::plan::program::{Content, Input, Output, whole};
+
+/// As much of a tensor is made at once.
+const READ_LEN: u64 = 4 << 20;
 
 /// An output that is checked, and whose bytes can be had range by range, from many threads.
 pub struct Producer<'a> {
@@ -170,4 +174,27 @@ fn prepare<'a>(source: &'a Source, inputs: &'a [Input], output: &Output) -> Resu
     let gathered_len = gathered_len.ok_or_else(|| broken("its bytes pass 2^64".to_owned()))?;
     let gather = Gather::new(source, inputs, program, gathered_len)?;
     Ok(Producer { len, unit: to as u64, kind: Kind::Kernels(gather, chain) })
+}
+
+/// The elements of a tensor: row-major, packed, low byte first. Quantized ones are as they are stored.
+///
+/// # Errors
+/// The values cannot be had, or do not fit in memory.
+pub fn read(source: &Source, tensor: &Tensor) -> Result<Vec<u8>> {
+    let (inputs, output) = whole(tensor, 0)?;
+    let producer = Producer::new(source, &inputs, &output)?;
+    let mut bytes = Vec::new();
+    let about = |err: std::collections::TryReserveError| {
+        Error::new(
+            ErrorKind::Limit,
+            format!("`{}` of {} bytes: {err}", tensor.name, producer.len()),
+        )
+    };
+    let len = usize::try_from(producer.len()).unwrap_or(usize::MAX);
+    bytes.try_reserve_exact(len).map_err(about)?;
+    let mut buffer = Vec::new();
+    for range in producer.chunks(READ_LEN) {
+        bytes.extend_from_slice(producer.bytes(range, &mut buffer)?);
+    }
+    Ok(bytes)
 }
