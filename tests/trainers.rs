@@ -75,12 +75,26 @@ fn every_trainer_leaves_the_same_weights() {
     }
 }
 
+/// The files that DeepSpeed's own script makes of the same checkpoints are beside them.
+#[test]
+fn master_weights_of_zero_are_those_that_deepspeed_makes() {
+    for (name, stage) in [("zero1", 1), ("zero2", 2), ("zero3", 3)] {
+        let wanted = weights(&fixture(&format!("hf-{name}")));
+        assert_eq!(weights(&fixture(name)), wanted, "{name}");
+        let opened = folder::open(&fixture(name)).unwrap();
+        let said = |key: &str| opened.checkpoint.metadata[key].clone();
+        assert_eq!(said("trainer"), format!("DeepSpeed ZeRO {stage}"));
+        assert_eq!(said("trainer.step"), "1");
+        assert_eq!(said("trainer.ranks"), if stage == 3 { "3" } else { "2" });
+    }
+}
+
 #[test]
 fn what_a_trainer_keeps_beside_the_weights_is_told() {
     let (_, told) = digest(&fixture("dcp-fsdp2"), &How::default()).unwrap();
     let wanted = [
         "R005: the state dict is the value of the key `app.model`",
-        "R004: these keys are not read as weights: `app.optim` (22 values), `app.rng` (1 values), \
+        "R004: these keys are not read as weights: `app.optim` (2 values), `app.rng` (1 values), \
          `app.step` (1 values)",
     ];
     for wanted in wanted {
@@ -188,6 +202,33 @@ fn a_rank_that_is_missing_damaged_or_of_another_run_is_named() {
         &replace(two, "ranks-fsdp2/model_world_size_2_rank_0.pt"),
         &["has files of runs of 2 and of 4 ranks"],
     );
+    // DeepSpeed.
+    let rank = "global_step1/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt";
+    let missing = "2 of the files of 3 ranks: `*zero_pp_rank_1_*_optim_states.pt` is missing";
+    check("zero3", &remove(rank), &["global_step1", missing]);
+    check("zero2", &truncate(rank), &["zero_pp_rank_1_"]);
+    let other = "zero1/global_step1/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt";
+    check("zero2", &replace(rank, other), &["zero_pp_rank_1_", "zero_pp_rank_0_", "two runs"]);
+    let model = "global_step1/zero_pp_rank_2_mp_rank_00_model_states.pt";
+    check("zero3", &remove(model), &["2 of the files of 3 ranks", "model_states.pt` is missing"]);
+    let other_step = |run: &Path| {
+        let mut bytes = fs::read(run.join(model)).unwrap();
+        let key = b"global_steps";
+        let at = bytes.windows(key.len()).position(|window| window == key).unwrap();
+        let number = at + bytes[at..].windows(2).position(|window| window == b"K\x01").unwrap();
+        bytes[number + 1] = 2;
+        fs::write(run.join(model), bytes).unwrap();
+    };
+    check("zero3", &other_step, &["zero_pp_rank_2_", "is of the step 2", "zero_pp_rank_0_"]);
+    let no_optimizer = |run: &Path| {
+        for entry in fs::read_dir(run.join("global_step1")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.to_string_lossy().contains("optim_states") {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    };
+    check("zero3", &no_optimizer, &["has placeholders", "`*_optim_states.pt`"]);
 }
 
 /// Changes the bytes of the storage of a file of `torch.save` that begin with these.

@@ -11,7 +11,7 @@ use crate::base::source::Source;
 use crate::checkpoint::Checkpoint;
 use crate::format::dcp::{self, METADATA_FILE};
 use crate::format::ranks::{self, RankFile};
-use crate::format::{Format, pytorch};
+use crate::format::{FORMATS, Format, pytorch, zero};
 
 /// Files whose text is the last step, or the folder of it.
 const LATEST: &[&str] = &["latest", "latest_checkpointed_iteration.txt"];
@@ -36,6 +36,8 @@ enum Kind {
     Dcp,
     /// A file of distributed tensors for each rank.
     Ranks,
+    /// Flat vectors of DeepSpeed ZeRO.
+    Zero,
 }
 
 impl Kind {
@@ -44,14 +46,17 @@ impl Kind {
         if names.contains(&METADATA_FILE) {
             return Some(Kind::Dcp);
         }
-        names.iter().any(|name| RankFile::parse(name).is_some()).then_some(Kind::Ranks)
+        if names.iter().any(|name| RankFile::parse(name).is_some()) {
+            return Some(Kind::Ranks);
+        }
+        names.iter().any(|name| zero::is_file(name)).then_some(Kind::Zero)
     }
 
     /// The format that it is read as.
     fn format(self) -> &'static Format {
         match self {
             Kind::Dcp => &dcp::FORMAT,
-            Kind::Ranks => &pytorch::FORMAT,
+            Kind::Ranks | Kind::Zero => &pytorch::FORMAT,
         }
     }
 }
@@ -80,13 +85,21 @@ pub(super) fn find(
             !is_optimizer(home) && wanted.is_none_or(|wanted| wanted.id == kind.format().id)
         })
         .collect();
+    let own = by_folder.get("").into_iter().flatten();
+    // A model that libraries saved whole is taken before the parts of the same.
+    let is_whole = |name: &str| {
+        let mut singles = FORMATS.iter().flat_map(|format| format.singles);
+        singles.any(|single| *single == name && *single != METADATA_FILE)
+            || name.ends_with(".index.json")
+    };
+    let has_whole = wanted.is_none() && own.clone().any(|name| is_whole(name));
     if let Some((home, kind)) = found.iter().find(|(home, _)| home.is_empty())
         && step.is_none()
+        && !has_whole
     {
         let run = Run { home: (*home).to_owned(), kind: *kind, findings: Vec::new() };
         return Ok(Some(run));
     }
-    let own = by_folder.get("").into_iter().flatten();
     if found.is_empty() || (step.is_none() && own.clone().any(|name| is_weights(name))) {
         return match step {
             Some(step) => Err(no_step(folder, step, &[])),
@@ -243,6 +256,7 @@ impl Run {
                 (checkpoint, vec![name])
             }
             Kind::Ranks => ranks::read(source, &self.home, &names)?,
+            Kind::Zero => zero::read(source, &self.home, &names)?,
         };
         if let Some(step) = number(&self.home).or_else(|| number(&source.root().to_string_lossy()))
         {

@@ -24,6 +24,7 @@ pub mod ranks;
 pub mod safetensors;
 pub mod tensorflow;
 pub mod wrappers;
+pub mod zero;
 
 /// The formats that are read, those first that a folder with several is read as.
 pub static FORMATS: &[&Format] = &[
