@@ -70,7 +70,7 @@ pub(super) fn write(
     let shards = (target.shards)(main, request.max_shard_bytes, stem, ending);
     check::quantized(request, &tensors)?;
     report.findings.extend(check::shard_size(request.max_shard_bytes, main, &shards)?);
-    if 1 < shards.len() && (is_file || target.index_file.is_none() && !target.is_split) {
+    if 1 < shards.len() && (is_file || target.is_single) {
         let n = shards.len();
         let message = format!("{n} files of that size are no single file {}", report.destination);
         return Err(Error::unsupported(message + ": name a folder, or take a larger size").into());

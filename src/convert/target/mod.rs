@@ -37,8 +37,10 @@ pub struct Target {
     pub ending: Option<&'static str>,
     /// What the files of a folder are named, without their endings.
     pub stem: &'static str,
-    /// Whether the programs that read it take a model in several files.
+    /// Whether a large model becomes several files where nothing is said of their size.
     pub is_split: bool,
+    /// Whether the programs that read it take one file alone.
+    pub is_single: bool,
     /// The file that says which shard a tensor is in.
     pub index_file: Option<&'static str>,
     /// Distributes tensors over files of at most so many bytes.
@@ -73,6 +75,7 @@ impl Target {
         ending: None,
         stem: TENSORS_STEM,
         is_split: true,
+        is_single: false,
         index_file: None,
         shards,
         sort: |_| (),

@@ -18,6 +18,7 @@ pub(super) static TARGET: Target = Target {
     keeps_names: true,
     ending: Some("npz"),
     is_split: false,
+    is_single: true,
     has: |dtype| descr(dtype).is_some(),
     container: |_| Box::new(Archive),
     ..Target::DEFAULT
