@@ -11,6 +11,7 @@ use crate::base::source::{FileId, Source};
 use crate::checkpoint::tiles::prove_cover;
 use crate::checkpoint::{Checkpoint, Payload};
 
+pub mod consolidated;
 pub mod dcp;
 pub mod flax;
 pub mod gguf;
@@ -37,6 +38,7 @@ pub static FORMATS: &[&Format] = &[
     &flax::FORMAT,
     &numpy::FORMAT,
     &onnx::FORMAT,
+    &consolidated::FORMAT,
 ];
 
 /// A format of files that hold tensors.
