@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::source::Extent;
+use crate::base::source::{Extent, Source};
 use crate::checkpoint::{Checkpoint, Payload};
 use crate::convert::{self, Failure, Progress, Request, Silent};
 use crate::exec::scan;
@@ -18,8 +18,9 @@ use crate::folder::{self, Opened};
 use crate::package::{Conformance, MANIFEST_FILE, Model};
 use crate::plan::Tensors;
 use crate::plan::program::Output;
+use crate::rule::surroundings::Surroundings;
 use crate::rule::view::{Counted, PackageView, Stored, is_package};
-use crate::rule::{self, Check, NOT_SELECTED, Outcome, RULES, Selection, Verdict};
+use crate::rule::{self, About, Check, NOT_SELECTED, Outcome, RULES, Selection, Verdict};
 use crate::spec::Spec;
 
 /// What to validate, and how.
@@ -471,13 +472,16 @@ fn census(
     options.progress.end();
     let values = values?;
     opened.source.check_unchanged()?;
-    let counted = outputs.iter().zip(values).map(|(output, values)| {
+    let counted = outputs.iter().zip(values).map(|(output, scan)| {
         let extent = places.get(output.name.as_str());
         Counted {
             name: output.name.clone(),
             file: extent.map_or("", |extent| opened.source.name(extent.file)).to_owned(),
             bytes: extent.map_or([0, 0], |extent| [extent.start, extent.end()]),
-            values,
+            dtype: output.dtype,
+            shape: output.shape.clone(),
+            values: scan.values,
+            sha256: scan.sha256,
         }
     });
     Ok(counted.collect())
@@ -511,7 +515,13 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
         ErrorKind::Malformed | ErrorKind::Limit => {
             let level = options.level.unwrap_or(Conformance::Container);
             let found = vec![unreadable(path, &err)];
-            Ok(refused(spec, level, 0, found, options))
+            let mut report = refused(spec, level, 0, found, options);
+            if let Ok(files) = folder::list(path) {
+                let around = Surroundings::of_files(&files);
+                let view = PackageView::unplanned(spec, Source::new(path), around);
+                add_rules(&mut report, &view, About::Folder, options);
+            }
+            Ok(report)
         }
         ErrorKind::Io | ErrorKind::Unsupported | ErrorKind::Cancelled => Err(err),
     };
@@ -543,6 +553,9 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
             let mut report = refused(spec, level, n_tensors, found, options);
             let claims = left_out(spec, Conformance::Container, options.selection).is_empty();
             report.reached = (generic.is_some() && claims).then_some(Conformance::Container);
+            let around = Surroundings::of(&opened);
+            let view = PackageView::unplanned(spec, opened.source.again(), around);
+            add_rules(&mut report, &view, About::Folder, options);
             if options.deep
                 && let Some(generic) = generic
             {
@@ -570,7 +583,8 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
     }
     let files = convert::written_files(&opened, spec);
     let mut view =
-        PackageView::planned(spec, examined.model, tensors, opened.source.again(), files);
+        PackageView::planned(spec, examined.model, tensors, opened.source.again(), files)
+            .within(Surroundings::of(&opened));
     view.findings = noticed;
     if let Some(census) = unread {
         view.count(census);
@@ -602,15 +616,23 @@ fn look_at_values(
     let mut view =
         PackageView::planned(spec, generic, Vec::new(), opened.source.again(), Vec::new());
     view.count(census);
-    let verdict = rule::verdict(&view, Conformance::Container, options.selection);
+    add_rules(report, &view, About::Values, options);
+    report.deep = true;
+    Ok(())
+}
+
+/// Adds what the rules about one thing say, where there is no plan for the others to look at.
+fn add_rules(report: &mut Report, view: &PackageView<'_>, about: About, options: &Options<'_>) {
+    let is_about = |id: &str| rule::rule(id).is_some_and(|rule| rule.about == about);
+    let verdict = rule::verdict(view, Conformance::Full, options.selection);
     for (check, looked) in report.checks.iter_mut().zip(verdict.checks) {
-        if rule::rule(check.rule).is_some_and(|rule| rule.deep) {
+        if is_about(check.rule) {
             *check = looked;
         }
     }
-    report.findings.extend(verdict.findings);
-    report.deep = true;
-    Ok(())
+    report.findings.extend(verdict.findings.into_iter().filter(|found| is_about(found.rule)));
+    report.valid = report.findings.iter().all(|finding| finding.level != Level::Error);
+    report.passes = report.valid;
 }
 
 /// The report of a foreign checkpoint that there is no plan for.

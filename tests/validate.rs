@@ -44,11 +44,43 @@ enum Base {
     Classifier,
     /// Names and bytes without an architecture.
     Generic,
+    /// The source of the decoder, as it is.
+    Foreign,
+    /// The source of the classifier.
+    ForeignClassifier,
+    /// A source with packed tensors and no tokenizer.
+    Packed,
+    /// A source that takes sound, without a tokenizer.
+    Speech,
+}
+
+impl Base {
+    /// The folder of a foreign one.
+    fn source(self) -> Option<PathBuf> {
+        Some(match self {
+            Base::Foreign => fixture("llama-tied"),
+            Base::ForeignClassifier => fixture("bert-seqcls"),
+            Base::Packed => root().join("fixtures/quant/models/gptq"),
+            Base::Speech => root().join("fixtures/speech/whisper"),
+            Base::Decoder | Base::Shards | Base::Classifier | Base::Generic => return None,
+        })
+    }
+
+    fn is_foreign(self) -> bool {
+        self.source().is_some()
+    }
 }
 
 fn package(base: Base) -> (TempDir, PathBuf) {
     let scratch = TempDir::new().unwrap();
     let destination = scratch.path().join("package");
+    if let Some(source) = base.source() {
+        fs::create_dir(&destination).unwrap();
+        for file in folder::list(&source).unwrap() {
+            fs::copy(source.join(&file.name), destination.join(&file.name)).unwrap();
+        }
+        return (scratch, destination);
+    }
     let name = if let Base::Classifier = base { "bert-seqcls" } else { "llama-tied" };
     let request = Request {
         generic: matches!(base, Base::Generic),
@@ -219,12 +251,15 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    use Base::{Classifier, Decoder, Generic, Shards};
+    use Base::{Classifier, Decoder, Foreign, ForeignClassifier, Generic, Packed, Shards, Speech};
     let mut cases = Vec::new();
     let mut add = |rule, base, damage| {
-        let deep = matches!(rule, "V120" | "V121" | "V122" | "V123");
-        let level =
-            if matches!(base, Generic) { Conformance::Container } else { Conformance::Full };
+        let deep = llmstd::rule::rule(rule).is_some_and(|rule| rule.deep);
+        let level = match base {
+            Generic => Conformance::Container,
+            Packed | Speech => Conformance::Schema,
+            _ => Conformance::Full,
+        };
         cases.push(Case { rule, base, level, deep, damage });
     };
     add("V101", Decoder, |p| {
@@ -472,8 +507,247 @@ fn cases() -> Vec<Case> {
             model["tokens"].as_object_mut().unwrap().remove("pad");
         });
     });
-    add("V308", Decoder, |p| edit_model(p, |model| model["tokens"]["bos"] = json!(9)));
+    add("V308", Decoder, |p| {
+        edit(p, "generation_config.json", "bos_token_id", Json::Null);
+        edit_model(p, |model| model["tokens"]["bos"] = json!(9));
+    });
+    add("V401", Decoder, |p| write(p, "tokenizer.model", POINTER));
+    add("V401", Foreign, |p| write(p, "optimizer.pt", POINTER));
+    add("V402", Foreign, |p| write(p, "model-00002-of-00002.safetensors.incomplete", "x"));
+    add("V403", Decoder, |p| write(p, "spiece.model", "\n<!DOCTYPE html>\n<title>Sign in</title>"));
+    add("V404", Decoder, |p| write(p, "preprocessor_config.json", ""));
+    add("V404", Foreign, |p| write(p, "pytorch_model.bin", ""));
+    add("V405", Foreign, |p| {
+        write(p, "modeling_x.py", "");
+        edit_json(&p.join("config.json"), |config| {
+            config["auto_map"] = json!({ "AutoModel": "modeling_x.XModel" });
+        });
+    });
+    add("V406", Foreign, |p| write(p, "modeling_x.py", ""));
+    add("V407", Foreign, |p| {
+        edit_json(&p.join("config.json"), |config| {
+            config["auto_map"] = json!({ "AutoModel": "modeling_x.XModel" });
+        });
+    });
+    add("V408", Foreign, |p| fs::write(p.join("training_args.bin"), CALL).unwrap());
+    add("V408", Foreign, |p| fs::write(p.join("notes.pkl"), &CALL[..CALL.len() - 1]).unwrap());
+    add("V408", Foreign, |p| {
+        fs::write(p.join("state.pkl"), b"\x80\x02cshop.basket\nItem\nq\x00.").unwrap()
+    });
+    add("V409", Foreign, |p| write(p, "adapter_config.json", r#"{"peft_type": "LORA"}"#));
+    add("V409", Foreign, |p| {
+        write(p, "adapter_config.json", r#"{"base_model_name_or_path": "/home/me/base"}"#);
+    });
+    add("V410", Decoder, |p| write(p, "generation_config.json", "{\"eos_token_id\": 2,}"));
+    add("V410", Decoder, |p| write(p, "special_tokens_map.json", "{\"a\": 1, \"a\": 2}"));
+    add("V411", Foreign, |p| {
+        fs::copy(p.join("model.safetensors"), p.join("model (1).safetensors")).map(drop).unwrap();
+    });
+    add("V412", Decoder, |p| edit(p, "generation_config.json", "pad_token_id", json!(1_000_000)));
+    add("V412", Decoder, |p| {
+        edit(p, "generation_config.json", "suppress_tokens", json!([1, 999_999]))
+    });
+    add("V412", Foreign, |p| {
+        edit(p, "generation_config.json", "forced_decoder_ids", json!([[900, 1], [901, 50_000]]))
+    });
+    add("V413", Decoder, |p| edit(p, "generation_config.json", "eos_token_id", json!([7, 8])));
+    add("V414", Decoder, |p| edit(p, "generation_config.json", "eos_token_id", json!([2, 8, 2])));
+    add("V415", Decoder, |p| edit(p, "generation_config.json", "top_p", json!(1.5)));
+    add("V415", Decoder, |p| edit(p, "generation_config.json", "temperature", json!("hot")));
+    add("V415", Decoder, |p| {
+        edit(p, "generation_config.json", "min_length", json!(9));
+        edit(p, "generation_config.json", "max_length", json!(8));
+    });
+    add("V416", Decoder, |p| edit(p, "generation_config.json", "do_sample", json!(false)));
+    add("V417", Classifier, |p| write(p, "generation_config.json", r#"{"max_length": 21}"#));
+    add("V421", Decoder, |p| edit(p, "special_tokens_map.json", "eos_token", json!("<unk>")));
+    add("V422", Decoder, |p| {
+        edit(
+            p,
+            "tokenizer_config.json",
+            "added_tokens_decoder",
+            json!({ "5": { "content": "<unk>" } }),
+        );
+    });
+    add("V422", Decoder, |p| {
+        edit(
+            p,
+            "tokenizer_config.json",
+            "added_tokens_decoder",
+            json!({ "2": { "content": "<end>" } }),
+        );
+    });
+    add("V423", Decoder, |p| edit(p, "tokenizer_config.json", "mask_token", json!("<mask>")));
+    add("V424", Decoder, |p| write(p, "vocab.json", r#"{"<s>": 1, "</s>": 5}"#));
+    add("V425", Decoder, |p| {
+        edit_json(&p.join("tokenizer.json"), |tokenizer| {
+            tokenizer["model"]["merges"].as_array_mut().unwrap().push(json!("</s> <s>"));
+        });
+        reseal(p);
+    });
+    add("V426", Decoder, |p| {
+        edit_json(&p.join("tokenizer.json"), |tokenizer| {
+            tokenizer["model"]["unk_token"] = json!("[UNK]");
+        });
+        reseal(p);
+    });
+    add("V427", Decoder, |p| {
+        edit_json(&p.join("tokenizer.json"), |tokenizer| {
+            tokenizer["post_processor"]["special_tokens"]["<s>"]["ids"] = json!([2]);
+        });
+        reseal(p);
+    });
+    add("V428", Decoder, |p| {
+        edit_json(&p.join("tokenizer.json"), |tokenizer| {
+            let again = json!({ "id": 5, "content": "<s>", "special": true });
+            let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+            vocab.retain(|_, id| *id != 5);
+            tokenizer["model"]["merges"] = json!([]);
+            tokenizer["post_processor"] = Json::Null;
+            tokenizer["added_tokens"].as_array_mut().unwrap().push(again);
+        });
+        edit_model(p, |model| drop(model["tokens"].as_object_mut().unwrap().remove("bos")));
+    });
+    add("V429", Classifier, |p| edit(p, "tokenizer_config.json", "model_max_length", json!(21)));
+    add("V430", Classifier, |p| {
+        edit(p, "tokenizer.json", "truncation", json!({ "max_length": 7 }))
+    });
+    add("V431", Decoder, |p| {
+        edit_tensors(p, |tensors| {
+            let table = tensor(tensors, "embed.tokens.weight");
+            table.shape[0] *= 40;
+            table.bytes = table.bytes.repeat(40);
+        });
+        edit_model(p, |model| {
+            let rows = model["hyperparameters"]["vocab_size"].as_u64().unwrap();
+            model["hyperparameters"]["vocab_size"] = json!(rows * 40);
+            let tasks =
+                model["tasks"].to_string().replace(&rows.to_string(), &(rows * 40).to_string());
+            model["tasks"] = serde_json::from_str(&tasks).unwrap();
+        });
+    });
+    add("V432", Classifier, |p| {
+        fs::create_dir(p.join("1_Pooling")).unwrap();
+        write(p, "1_Pooling/config.json", r#"{"word_embedding_dimension": 19}"#);
+    });
+    add("V441", Decoder, |p| write(p, "chat_template.jinja", "{% for m in messages %}"));
+    add("V442", Decoder, |p| write(p, "chat_template.jinja", "{{ messages.__class__.mro() }}"));
+    add("V442", Decoder, |p| write(p, "chat_template.jinja", "{{ messages['__class__'] }}"));
+    add("V442", Decoder, |p| {
+        write(p, "chat_template.jinja", "{% set x = '__globals__' %}{{ messages|attr(x) }}");
+    });
+    add("V443", Decoder, |p| write(p, "chat_template.jinja", "{{ '<|start|>' }}<|end|>"));
+    add("V444", Decoder, |p| {
+        write(
+            p,
+            "chat_template.jinja",
+            "{% if true %}\n{{ pad_token + messages[0].content }}{% endif %}",
+        );
+    });
+    add("V445", Decoder, |p| {
+        edit(p, "tokenizer_config.json", "chat_template", json!("{{ messages }}"))
+    });
+    add("V446", Decoder, |p| write(p, "chat_template.jinja", "{{ messages | b64encode }}"));
+    add("V446", Decoder, |p| write(p, "chat_template.jinja", "{% include 'other' %}"));
+    add("V447", Decoder, |p| {
+        fs::remove_file(p.join("chat_template.jinja")).unwrap();
+        let named = json!([{ "name": "rag", "template": "{{ messages }}" }]);
+        edit(p, "tokenizer_config.json", "chat_template", named);
+    });
+    add("V451", ForeignClassifier, |p| {
+        edit_json(&p.join("config.json"), |config| config["label2id"]["pos"] = json!(0));
+    });
+    add("V452", ForeignClassifier, |p| {
+        edit_json(&p.join("config.json"), |config| {
+            config["id2label"] = json!({ "1": "a", "2": "b", "3": "c" });
+            config["label2id"] = json!({ "a": 1, "b": 2, "c": 3 });
+        });
+    });
+    add("V453", ForeignClassifier, |p| {
+        edit_json(&p.join("config.json"), |config| config["id2label"]["2"] = json!("neg"));
+    });
+    add("V461", Foreign, |p| {
+        edit_json(&p.join("config.json"), |config| {
+            config["quantization_config"] = json!({ "quant_method": "gptq", "bits": 4 });
+        });
+    });
+    add("V462", Packed, |p| {
+        edit_json(&p.join("config.json"), |config| {
+            drop(config.as_object_mut().unwrap().remove("quantization_config"));
+        });
+    });
+    add("V433", Speech, |p| write(p, "preprocessor_config.json", r#"{"feature_size": 81}"#));
+    add("V463", Foreign, |p| {
+        edit_json(&p.join("config.json"), |config| {
+            config["rope_theta"] = json!(5.0);
+            config["rope_parameters"] = json!({ "rope_type": "default", "rope_theta": 6.0 });
+        });
+    });
+    add("V464", Foreign, |p| {
+        edit_json(&p.join("config.json"), |config| {
+            config["original_max_position_embeddings"] = json!(1_000_000);
+        });
+    });
+    add("V465", Foreign, |p| {
+        edit_json(&p.join("config.json"), |config| config["dtype"] = json!("bfloat16"));
+    });
+    add("V491", Decoder, |p| {
+        edit_tensors(p, |tensors| {
+            let up = tensor(tensors, "decoder.layers.1.mlp.up_proj.weight");
+            up.bytes = 0.5f32.to_le_bytes().repeat(up.bytes.len() / 4);
+        });
+    });
+    add("V492", Decoder, |p| {
+        edit_tensors(p, |tensors| {
+            let up = tensor(tensors, "decoder.layers.1.mlp.up_proj.weight");
+            let row = up.shape[1] as usize * 4;
+            let kept = up.bytes.len() - 3 * row - row / 2 / 4 * 4;
+            up.bytes[kept..].fill(0);
+        });
+    });
+    add("V493", Decoder, |p| {
+        edit_tensors(p, |tensors| {
+            let up = tensor(tensors, "decoder.layers.1.mlp.up_proj.weight");
+            up.bytes[..4].copy_from_slice(&(-3e20f32).to_le_bytes());
+        });
+    });
+    add("V494", Decoder, |p| {
+        edit_tensors(p, |tensors| {
+            let up = tensor(tensors, "decoder.layers.1.mlp.up_proj.weight");
+            let integers = (1..=up.bytes.len() as u32 / 4).flat_map(u32::to_le_bytes);
+            up.bytes = integers.collect();
+        });
+    });
+    add("V495", Decoder, |p| {
+        edit_tensors(p, |tensors| {
+            let first = tensor(tensors, "decoder.layers.0.mlp.up_proj.weight").bytes.clone();
+            tensor(tensors, "decoder.layers.1.mlp.up_proj.weight").bytes = first;
+        });
+    });
     cases
+}
+
+const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+
+/// A pickle that calls `os.system`.
+const CALL: &[u8] = b"\x80\x02cos\nsystem\nq\x00X\x04\x00\x00\x00trueq\x01\x85q\x02Rq\x03.";
+
+/// Writes a file of a package or of a foreign folder.
+fn write(folder: &Path, name: &str, text: &str) {
+    fs::write(folder.join(name), text).unwrap();
+    reseal_package(folder);
+}
+
+/// Sets an entry of a JSON file.
+fn edit(folder: &Path, name: &str, key: &str, value: Json) {
+    edit_json(&folder.join(name), |json| json[key] = value);
+    reseal_package(folder);
+}
+
+fn reseal_package(folder: &Path) {
+    if folder.join("manifest.json").exists() {
+        reseal(folder);
+    }
 }
 
 fn edit_hparam(package: &Path, key: &str, value: Json) {
@@ -494,7 +768,10 @@ fn a_package_that_is_damaged_in_one_way_breaks_one_rule() {
         let (_scratch, package) = package(case.base);
         (case.damage)(&package);
         let report = run(&package, Some(case.level), case.deep);
-        let found: BTreeSet<&str> = report.findings.iter().map(|finding| finding.rule).collect();
+        // Of a foreign folder, readers and the planner tell what they leave behind.
+        let counts = |rule: &&str| !case.base.is_foreign() || rule.starts_with('V');
+        let found = report.findings.iter().map(|finding| finding.rule).filter(counts);
+        let found: BTreeSet<&str> = found.collect();
         if found != BTreeSet::from([case.rule]) {
             let messages: Vec<&str> = report.findings.iter().map(|f| f.message.as_str()).collect();
             wrong.push(format!("case {index}, {}: {found:?} {messages:?}", case.rule));
@@ -523,6 +800,10 @@ fn good_packages_pass_every_rule() {
         (Base::Shards, Conformance::Full),
         (Base::Classifier, Conformance::Full),
         (Base::Generic, Conformance::Container),
+        (Base::Foreign, Conformance::Full),
+        (Base::ForeignClassifier, Conformance::Full),
+        (Base::Packed, Conformance::Schema),
+        (Base::Speech, Conformance::Schema),
     ] {
         let (_scratch, package) = package(base);
         let report = run(&package, None, true);

@@ -64,7 +64,19 @@ pub struct Values {
     pub infinities: u64,
     /// Whether a bit is set anywhere; the sign of a zero counts.
     pub nonzero: bool,
+    /// Whether two elements differ in a bit.
+    pub varied: bool,
+    /// How many bytes at the end are zero.
+    pub zero_tail: u64,
+    /// The largest finite element without its sign, as the bits of its dtype; 0 where the dtype is
+    /// none of those whose NaNs and infinities are counted.
+    pub largest: u64,
+    /// The first element, to hold the others against: its bytes, and zeros behind.
+    first: Option<[u8; MAX_ELEMENT_LEN]>,
 }
+
+/// The longest element, `C128`.
+const MAX_ELEMENT_LEN: usize = 16;
 
 /// Reads files, on `n_threads` threads, one thread for a file.
 ///
@@ -98,7 +110,8 @@ pub fn scan(
     results.into_iter().map(|result| result.expect("every job was taken")).collect()
 }
 
-/// A census of the values of logical tensors, in their order, on `n_threads` threads.
+/// A census of the values of logical tensors, and the SHA-256 of each, in their order, on `n_threads`
+/// threads.
 ///
 /// `progress` hears of every batch of bytes that is done.
 ///
@@ -110,16 +123,18 @@ pub fn census(
     outputs: &[Output],
     n_threads: usize,
     progress: &(dyn Fn(u64) + Sync),
-) -> Result<Vec<Values>> {
-    let one = |output: &Output| -> Result<Values> {
+) -> Result<Vec<PieceScan>> {
+    let one = |output: &Output| -> Result<PieceScan> {
         let producer = Producer::new(source, inputs, output)?;
-        let (mut values, mut buffer) = (Values::default(), Vec::new());
+        let (mut values, mut hash, mut buffer) = (Values::default(), Hash::default(), Vec::new());
         for range in producer.chunks(CHUNK_LEN as u64) {
             let len = range.end - range.start;
-            values.take(output.dtype, producer.bytes(range, &mut buffer)?);
+            let bytes = producer.bytes(range, &mut buffer)?;
+            values.take(output.dtype, bytes);
+            hash.update(bytes);
             progress(len);
         }
-        Ok(values)
+        Ok(PieceScan { sha256: hash.finish(), values })
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build();
     let pool = pool.map_err(|err| Error::new(ErrorKind::Io, format!("no threads: {err}")))?;
@@ -165,6 +180,7 @@ impl Values {
     /// Counts whole elements, little-endian.
     fn take(&mut self, dtype: DType, bytes: &[u8]) {
         self.nonzero = self.nonzero || bytes.iter().any(|&byte| byte != 0);
+        self.compare(dtype, bytes);
         // Without its sign, an element is infinite at the exponent's mask, and no number above.
         match dtype {
             DType::F16 => {
@@ -191,7 +207,30 @@ impl Values {
         }
     }
 
-    fn count<const N: usize, U: Ord + Copy>(
+    /// Holds the elements against the first one, and counts the zeros at the end.
+    fn compare(&mut self, dtype: DType, bytes: &[u8]) {
+        let zeros = bytes.iter().rev().take_while(|&&byte| byte == 0).count();
+        let before = if zeros == bytes.len() { self.zero_tail } else { 0 };
+        self.zero_tail = before.saturating_add(zeros as u64);
+        let len = usize::try_from(dtype.bits() / 8).unwrap_or(0);
+        if self.varied || bytes.len() < len {
+            return;
+        }
+        if !(1..=MAX_ELEMENT_LEN).contains(&len) {
+            // What is no whole number of bytes is not compared.
+            self.varied = true;
+            return;
+        }
+        let first = self.first.get_or_insert_with(|| {
+            let mut first = [0; MAX_ELEMENT_LEN];
+            first[..len].copy_from_slice(&bytes[..len]);
+            first
+        });
+        // Each element is as the one before it, and the first of these bytes as the first of all.
+        self.varied = bytes[..len] != first[..len] || bytes[len..] != bytes[..bytes.len() - len];
+    }
+
+    fn count<const N: usize, U: Ord + Copy + Into<u64> + Default>(
         &mut self,
         elements: &[[u8; N]],
         magnitude: fn(&[u8; N]) -> U,
@@ -199,12 +238,14 @@ impl Values {
     ) {
         // Two sums without branches, which the compiler turns into vector instructions.
         for part in elements.chunks(1 << 14) {
-            let (mut nans, mut infinities) = (0u32, 0u32);
+            let (mut nans, mut infinities, mut largest) = (0u32, 0u32, U::default());
             for element in part {
                 let magnitude = magnitude(element);
                 nans += u32::from(infinite < magnitude);
                 infinities += u32::from(infinite == magnitude);
+                largest = largest.max(if magnitude < infinite { magnitude } else { U::default() });
             }
+            self.largest = self.largest.max(largest.into());
             self.nans += u64::from(nans);
             self.infinities += u64::from(infinities);
         }
@@ -242,9 +283,9 @@ mod tests {
         let f32s = [0.0, f32::NAN, f32::NEG_INFINITY, f32::MAX, f32::INFINITY];
         let bytes: Vec<u8> = f32s.iter().flat_map(|value| value.to_le_bytes()).collect();
         let whole = |dtype| scan_bytes(&bytes, &[(0, 20, dtype)]).unwrap().pieces[0].values;
-        let expected = Values { nans: 1, infinities: 2, nonzero: true };
-        assert_eq!(whole(DType::F32), expected);
-        assert_eq!(whole(DType::U32), Values { nonzero: true, ..Values::default() });
+        let counts = |values: Values| (values.nans, values.infinities, values.nonzero);
+        assert_eq!(counts(whole(DType::F32)), (1, 2, true));
+        assert_eq!(counts(whole(DType::U32)), (0, 0, true));
 
         let check = |bytes: &[u8], dtype, nans, infinities| {
             let found = scan_bytes(bytes, &[(0, bytes.len() as u64, dtype)]).unwrap();
@@ -256,6 +297,27 @@ mod tests {
         check(&f64::NAN.to_le_bytes(), DType::F64, 1, 0);
         check(&[0x7c, 0xfd, 0x7b], DType::F8E5M2, 1, 1);
         check(&[0x7f, 0xff, 0x7e], DType::F8E4M3, 2, 0);
+    }
+
+    #[test]
+    fn what_values_have_in_common_is_found_over_all_chunks() {
+        let values = |bytes: &[u8], dtype| {
+            scan_bytes(bytes, &[(0, bytes.len() as u64, dtype)]).unwrap().pieces[0].values
+        };
+        let ones = 1.0f32.to_le_bytes().repeat(CHUNK_LEN / 2);
+        let same = values(&ones, DType::F32);
+        assert_eq!((same.varied, same.zero_tail), (false, 0));
+        assert_eq!(same.largest, u64::from(1.0f32.to_bits()));
+        let mut other = ones.clone();
+        let last = other.len() - 4;
+        other[last..].fill(0);
+        let other = values(&other, DType::F32);
+        assert_eq!((other.varied, other.zero_tail), (true, 4));
+        let mut cut = ones;
+        cut[100..].fill(0);
+        // The last byte of the 25th element is no zero.
+        assert_eq!(values(&cut, DType::F32).zero_tail, cut.len() as u64 - 100);
+        assert_eq!(values(&[0, 0x80, 0, 0xfc, 1, 0], DType::F16).largest, 1);
     }
 
     #[test]

@@ -128,27 +128,20 @@ impl<'a> Pickle<'a> {
     /// The pickle is cut short, breaks the stack machine's rules, has an opcode whose meaning
     /// lies outside of the file, or passes a limit.
     pub fn read(cursor: &mut Cursor<'a>) -> Result<Pickle<'a>> {
-        let start = cursor.offset();
-        let mut machine = Machine {
-            nodes: vec![Node::None, Node::Bool(false), Node::Bool(true), Node::Tuple(Vec::new())],
-            stack: Vec::new(),
-            marks: Vec::new(),
-            memo: Memo::default(),
-            not_utf8: None,
+        let mut machine = Machine::new();
+        let root = machine.run_to_stop(cursor)?;
+        Ok(Pickle { nodes: machine.nodes, root, not_utf8: machine.not_utf8 })
+    }
+
+    /// Reads one pickle as far as it can be read: what stands before the fault, and the fault. The
+    /// value of the whole is `None` then.
+    pub fn read_partly(cursor: &mut Cursor<'a>) -> (Pickle<'a>, Option<Error>) {
+        let mut machine = Machine::new();
+        let (root, fault) = match machine.run_to_stop(cursor) {
+            Ok(root) => (root, None),
+            Err(err) => (NodeId(0), Some(err)),
         };
-        for _ in 0..MAX_OPCODES {
-            let at = cursor.offset();
-            if MAX_LEN < at - start {
-                let message = format!("the pickle passes the limit of {MAX_LEN} bytes");
-                return Err(Error::limit(at, message));
-            }
-            let opcode = cursor.u8("an opcode of the pickle, which ends with STOP,")?;
-            if let Some(root) = machine.run(opcode, at, cursor)? {
-                return Ok(Pickle { nodes: machine.nodes, root, not_utf8: machine.not_utf8 });
-            }
-        }
-        let message = format!("the pickle passes the limit of {MAX_OPCODES} opcodes");
-        Err(Error::limit(cursor.offset(), message))
+        (Pickle { nodes: machine.nodes, root, not_utf8: machine.not_utf8 }, fault)
     }
 
     /// The value of the whole pickle.
@@ -336,6 +329,34 @@ impl Memo {
 }
 
 impl<'a> Machine<'a> {
+    fn new() -> Machine<'a> {
+        Machine {
+            nodes: vec![Node::None, Node::Bool(false), Node::Bool(true), Node::Tuple(Vec::new())],
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: Memo::default(),
+            not_utf8: None,
+        }
+    }
+
+    /// Runs opcodes up to STOP; the value that it ends with.
+    fn run_to_stop(&mut self, cursor: &mut Cursor<'a>) -> Result<NodeId> {
+        let start = cursor.offset();
+        for _ in 0..MAX_OPCODES {
+            let at = cursor.offset();
+            if MAX_LEN < at - start {
+                let message = format!("the pickle passes the limit of {MAX_LEN} bytes");
+                return Err(Error::limit(at, message));
+            }
+            let opcode = cursor.u8("an opcode of the pickle, which ends with STOP,")?;
+            if let Some(root) = self.run(opcode, at, cursor)? {
+                return Ok(root);
+            }
+        }
+        let message = format!("the pickle passes the limit of {MAX_OPCODES} opcodes");
+        Err(Error::limit(cursor.offset(), message))
+    }
+
     /// Runs one opcode; gives the value of the pickle when it was the last.
     fn run(&mut self, opcode: u8, at: u64, cursor: &mut Cursor<'a>) -> Result<Option<NodeId>> {
         match opcode {

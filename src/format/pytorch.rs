@@ -26,12 +26,13 @@ mod tensor;
 use std::collections::BTreeSet;
 
 use super::{Format, Probe};
+use crate::base::cursor::Cursor;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, Result};
 use crate::base::source::{FileId, Source};
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor};
 use crate::container::zip;
-use crate::format::pickle::{Node, Pickle};
+use crate::format::pickle::{self, Node, Pickle};
 
 /// The ids of this reader's findings; each has a page under `spec/1.0/rules`.
 mod rule {
@@ -299,6 +300,58 @@ fn level_of(module: &str, name: &str) -> Option<Level> {
     // TorchScript classes live in the file itself, those of torch come with torch.
     Some(if matches!(top, "torch" | "__torch__") { Level::Note } else { Level::Warning })
 }
+
+/// A class or function that a pickle names, and that ordinary state dicts do not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Global {
+    /// What the name tells: an error is what attacks call, a warning a class of some library, a note
+    /// one of torch.
+    pub level: Level,
+    /// Module and name, `os.system`.
+    pub name: String,
+}
+
+/// The classes and functions that a file names which is not read as weights: a pickle, a stream of
+/// them, or a zip archive with pickles in it; each once, sorted. What cannot be read to its end is read
+/// as far as it can be.
+pub fn globals(bytes: &[u8]) -> BTreeSet<Global> {
+    let mut found = BTreeSet::new();
+    if !bytes.starts_with(zip::LOCAL_SIGNATURE) {
+        collect_globals(bytes, &mut found);
+    } else if let Ok(zip) = zip::Zip::read(bytes) {
+        for member in zip.members().iter().filter(|member| member.name.ends_with(".pkl")) {
+            if let Ok(unpacked) = member.unpack(bytes, pickle::MAX_LEN) {
+                collect_globals(&unpacked, &mut found);
+            }
+        }
+    }
+    found
+}
+
+fn collect_globals(bytes: &[u8], found: &mut BTreeSet<Global>) {
+    let mut cursor = Cursor::new(bytes, 0);
+    // A stream of torch has five pickles before the bytes of its storages.
+    for _ in 0..MAX_PICKLES {
+        let (pickle, fault) = Pickle::read_partly(&mut cursor);
+        for node in pickle.nodes() {
+            let Node::Global(module, name) = node else { continue };
+            let text = |id| pickle.text(id).map(cut);
+            let (Some(module), Some(name)) = (text(*module), text(*name)) else { continue };
+            let Some(level) = level_of(module, name) else { continue };
+            // What would run code is always worth its line, up to a point.
+            let most = MAX_REPORTED_GLOBALS * if level == Level::Error { 2 } else { 1 };
+            if found.len() < most {
+                found.insert(Global { level, name: quote_global(module, name) });
+            }
+        }
+        if fault.is_some() {
+            return;
+        }
+    }
+}
+
+/// More pickles of one file than these are not looked into.
+const MAX_PICKLES: usize = 64;
 
 /// Reports the classes and functions that a pickle names and that are not known.
 pub(crate) fn report_globals(pickle: &Pickle<'_>, findings: &mut Vec<Diagnostic>) {

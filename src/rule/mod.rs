@@ -1,8 +1,12 @@
-//! Validation rules, one file each, and the verdict over all of them.
+//! Validation rules, one file each or one for the rules about one kind of file, and the verdict over
+//! all of them.
 //!
 //! A rule looks at a [`PackageView`], tells what is wrong, and says when it could not look. None
 //! opens a file: what can be read was read before, as far as it could be.
 
+pub mod surroundings;
+mod template;
+mod tokenizer_file;
 mod v101_unreadable_file;
 mod v102_model_json;
 mod v103_manifest_json;
@@ -47,6 +51,13 @@ mod v305_task_head;
 mod v306_task_ports;
 mod v307_task_pool;
 mod v308_special_token;
+mod v40_files;
+mod v41_generation;
+mod v42_tokenizer;
+mod v44_template;
+mod v45_labels;
+mod v46_config;
+mod v49_values;
 pub mod view;
 pub mod vocabulary;
 
@@ -72,7 +83,8 @@ pub const EVENTS: &[&str] = &["convert", "cast", "decode", "repack", "migrate"];
 
 /// One rule of validation. Its page is `spec/1.0/rules/ID-NAME.md`.
 pub struct Rule {
-    /// Its number: `V1xx` for the level container, `V2xx` for schema, `V3xx` for full.
+    /// Its number: `V1xx` for the level container, `V2xx` for schema, `V3xx` for full; `V4xx` for
+    /// what stands around the tensors, and for their values.
     pub id: &'static str,
     /// Its name.
     pub name: &'static str,
@@ -82,8 +94,23 @@ pub struct Rule {
     pub weight: Level,
     /// Whether it needs every byte of the weights.
     pub deep: bool,
+    /// What it looks at.
+    pub about: About,
     /// Looks, and adds what it finds.
     check: fn(&PackageView<'_>, &mut Vec<Diagnostic>) -> Checked,
+}
+
+/// What a rule looks at, which decides where it is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// The files of a package: a foreign checkpoint has none of them.
+    Package,
+    /// The model: a package, a manifest, or what a complete plan would make of a foreign checkpoint.
+    Model,
+    /// What stands around the tensors: any folder, whether or not there is a plan for it.
+    Folder,
+    /// The values of tensors, whatever they lie in.
+    Values,
 }
 
 /// Whether a rule could look.
@@ -99,6 +126,17 @@ pub enum NotChecked {
 }
 
 impl Rule {
+    /// A rule of the level full about what stands around the tensors.
+    const fn around(
+        id: &'static str,
+        name: &'static str,
+        weight: Level,
+        check: fn(&PackageView<'_>, &mut Vec<Diagnostic>) -> Checked,
+    ) -> Rule {
+        let level = Conformance::Full;
+        Rule { id, name, level, weight, deep: false, about: About::Folder, check }
+    }
+
     /// A finding of this rule.
     pub fn finding(&self, message: impl Into<String>) -> Diagnostic {
         Diagnostic::new(self.id, self.weight, message)
@@ -151,6 +189,56 @@ pub static RULES: &[&Rule] = &[
     &v306_task_ports::RULE,
     &v307_task_pool::RULE,
     &v308_special_token::RULE,
+    &v40_files::POINTER,
+    &v40_files::PARTIAL,
+    &v40_files::PAGE,
+    &v40_files::EMPTY,
+    &v40_files::REMOTE_CODE,
+    &v40_files::CODE_FILE,
+    &v40_files::MISSING_CODE,
+    &v40_files::PICKLE,
+    &v40_files::ADAPTER_BASE,
+    &v40_files::BROKEN_JSON,
+    &v40_files::COPY,
+    &v41_generation::OUTSIDE,
+    &v41_generation::DISAGREES,
+    &v41_generation::TWICE,
+    &v41_generation::PARAMETER,
+    &v41_generation::UNUSED,
+    &v41_generation::LENGTH,
+    &v42_tokenizer::SPECIAL_TEXT,
+    &v42_tokenizer::ADDED,
+    &v42_tokenizer::UNKNOWN,
+    &v42_tokenizer::VOCABULARIES,
+    &v42_tokenizer::MERGES,
+    &v42_tokenizer::UNKNOWN_TEXT,
+    &v42_tokenizer::AROUND_TEXT,
+    &v42_tokenizer::TWO_IDS,
+    &v42_tokenizer::LENGTH,
+    &v42_tokenizer::TRUNCATION,
+    &v42_tokenizer::FEW,
+    &v42_tokenizer::POOLING,
+    &v42_tokenizer::BANDS,
+    &v44_template::SYNTAX,
+    &v44_template::UNSAFE,
+    &v44_template::MARKER,
+    &v44_template::UNSET,
+    &v44_template::TWO,
+    &v44_template::FILTER,
+    &v44_template::DEFAULT,
+    &v45_labels::INVERSE,
+    &v45_labels::GAPS,
+    &v45_labels::TWICE,
+    &v46_config::UNBACKED,
+    &v46_config::UNDECLARED,
+    &v46_config::ROPE,
+    &v46_config::CONTEXT,
+    &v46_config::DTYPE,
+    &v49_values::CONSTANT,
+    &v49_values::ZERO_TAIL,
+    &v49_values::HUGE,
+    &v49_values::SUBNORMAL,
+    &v49_values::TENSOR_COPY,
 ];
 
 /// The rule of this number.
@@ -272,8 +360,7 @@ pub fn verdict(view: &PackageView<'_>, level: Conformance, selection: &Selection
         };
         let (outcome, why) = match skipped {
             Some(why) => (Outcome::Skipped, Some(why)),
-            // Values are looked at whatever they lie in.
-            None if view.is_planned() && rule.level == Conformance::Container && !rule.deep => {
+            None if view.is_planned() && rule.about == About::Package => {
                 (Outcome::NotApplicable, Some(view::NO_PACKAGE))
             }
             None => match (rule.check)(view, &mut found) {

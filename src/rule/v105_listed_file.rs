@@ -3,7 +3,7 @@
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::manifest::FileEntry;
 use crate::package::Conformance;
-use crate::rule::{Checked, PackageView, Rule, view::is_inside};
+use crate::rule::{About, Checked, PackageView, Rule, view::is_inside};
 
 /// A file of the manifest is missing, has another length, or is listed twice or out of order.
 pub(super) static RULE: Rule = Rule {
@@ -12,6 +12,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Container,
     weight: Level::Error,
     deep: false,
+    about: About::Package,
     check,
 };
 

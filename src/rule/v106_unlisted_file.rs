@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::manifest::FileRole;
 use crate::package::{Conformance, MANIFEST_FILE, SOURCE_FILE};
-use crate::rule::{Checked, PackageView, Rule};
+use crate::rule::{About, Checked, PackageView, Rule};
 
 /// A file is no part of the package: an error among the tensors, a warning elsewhere.
 pub(super) static RULE: Rule = Rule {
@@ -14,6 +14,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Container,
     weight: Level::Error,
     deep: false,
+    about: About::Package,
     check,
 };
 

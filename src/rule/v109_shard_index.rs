@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, TENSORS_STEM};
 use crate::rule::view::{Part, index_file};
-use crate::rule::{Checked, PackageView, Rule, unreadable};
+use crate::rule::{About, Checked, PackageView, Rule, unreadable};
 
 /// The shard index and the shards disagree, or the files are not named as the standard names them.
 pub(super) static RULE: Rule = Rule {
@@ -16,6 +16,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Container,
     weight: Level::Error,
     deep: false,
+    about: About::Package,
     check,
 };
 

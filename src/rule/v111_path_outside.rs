@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MANIFEST_FILE};
 use crate::rule::view::{index_file, is_inside};
-use crate::rule::{Checked, PackageView, Rule};
+use crate::rule::{About, Checked, PackageView, Rule};
 
 /// A path of the package leads out of its folder, or where nobody looks.
 pub(super) static RULE: Rule = Rule {
@@ -16,6 +16,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Container,
     weight: Level::Error,
     deep: false,
+    about: About::Package,
     check,
 };
 

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, PackageView, Rule};
+use crate::rule::{About, Checked, PackageView, Rule};
 use crate::spec::roles::grammar_problem;
 
 /// A tensor's name does not keep the grammar of canonical names.
@@ -12,6 +12,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Container,
     weight: Level::Error,
     deep: false,
+    about: About::Package,
     check,
 };
 

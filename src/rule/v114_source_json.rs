@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{BUFFERS_FILE, Conformance, SOURCE_FILE, WayBack};
-use crate::rule::{Checked, NotChecked, PackageView, Rule, unreadable, view::Part};
+use crate::rule::{About, Checked, NotChecked, PackageView, Rule, unreadable, view::Part};
 
 /// `source.json` does not keep its schema, or says of files what is not so.
 pub(super) static RULE: Rule = Rule {
@@ -11,6 +11,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Container,
     weight: Level::Error,
     deep: false,
+    about: About::Package,
     check,
 };
 

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, PackageView, Rule};
+use crate::rule::{About, Checked, PackageView, Rule};
 
 /// The package requires a feature that is not known here.
 pub(super) static RULE: Rule = Rule {
@@ -11,6 +11,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Container,
     weight: Level::Error,
     deep: false,
+    about: About::Package,
     check,
 };
 

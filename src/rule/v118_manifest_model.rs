@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::manifest::Semantics;
 use crate::package::{Conformance, MANIFEST_FILE};
-use crate::rule::{Checked, PackageView, Rule};
+use crate::rule::{About, Checked, PackageView, Rule};
 
 /// The manifest repeats another `model.json` than the one that is there.
 pub(super) static RULE: Rule = Rule {
@@ -14,6 +14,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Container,
     weight: Level::Error,
     deep: false,
+    about: About::Package,
     check,
 };
 

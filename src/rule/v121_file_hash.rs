@@ -3,7 +3,7 @@
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::hex;
 use crate::package::Conformance;
-use crate::rule::{Checked, PackageView, Rule};
+use crate::rule::{About, Checked, PackageView, Rule};
 
 /// The bytes of a file are not those of the manifest.
 pub(super) static RULE: Rule = Rule {
@@ -12,6 +12,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Container,
     weight: Level::Error,
     deep: true,
+    about: About::Package,
     check,
 };
 

@@ -3,7 +3,7 @@
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
 use crate::rule::view::Counted;
-use crate::rule::{Checked, PackageView, Rule};
+use crate::rule::{About, Checked, PackageView, Rule};
 
 /// A tensor has elements that are no number, or infinite.
 pub(super) static RULE: Rule = Rule {
@@ -12,11 +12,12 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Container,
     weight: Level::Warning,
     deep: true,
+    about: About::Values,
     check,
 };
 
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    for Counted { name, file, bytes: [start, end], values } in &view.census {
+    for Counted { name, file, bytes: [start, end], values, .. } in &view.census {
         if values.nans != 0 || values.infinities != 0 {
             found.push(
                 RULE.finding(format!(

@@ -3,7 +3,7 @@
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
 use crate::rule::view::Counted;
-use crate::rule::{Checked, PackageView, Rule};
+use crate::rule::{About, Checked, PackageView, Rule};
 
 /// Every element of a tensor is zero.
 pub(super) static RULE: Rule = Rule {
@@ -12,6 +12,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Container,
     weight: Level::Note,
     deep: true,
+    about: About::Values,
     check,
 };
 

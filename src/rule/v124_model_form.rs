@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::json;
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, EVENTS, NotChecked, PackageView, Rule};
+use crate::rule::{About, Checked, EVENTS, NotChecked, PackageView, Rule};
 
 /// `model.json` is not in the normal form, which digests are taken over.
 pub(super) static RULE: Rule = Rule {
@@ -14,6 +14,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Container,
     weight: Level::Error,
     deep: false,
+    about: About::Package,
     check,
 };
 

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, PackageView, Rule};
+use crate::rule::{About, Checked, PackageView, Rule};
 use crate::spec::hparams::ProblemKind;
 
 /// A hyperparameter is missing, unknown, of the wrong type, out of range, not the one fixed value, or contradicts another one.
@@ -12,6 +12,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Schema,
     weight: Level::Error,
     deep: false,
+    about: About::Model,
     check,
 };
 

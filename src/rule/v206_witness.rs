@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, NotChecked, PackageView, Rule};
+use crate::rule::{About, Checked, NotChecked, PackageView, Rule};
 use crate::spec::hparams::{StackNames, Witness};
 use crate::spec::template::Bindings;
 
@@ -15,6 +15,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Schema,
     weight: Level::Error,
     deep: false,
+    about: About::Model,
     check,
 };
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, PackageView, Rule};
+use crate::rule::{About, Checked, PackageView, Rule};
 
 /// The layers that are stored are not those that `num_layers` counts.
 pub(super) static RULE: Rule = Rule {
@@ -13,6 +13,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Schema,
     weight: Level::Error,
     deep: false,
+    about: About::Model,
     check,
 };
 

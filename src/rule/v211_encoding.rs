@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, PackageView, Rule};
+use crate::rule::{About, Checked, PackageView, Rule};
 
 /// A quantized payload is of an encoding that the standard does not have, or its tensor is not what
 /// the encoding makes of its shape.
@@ -12,6 +12,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Schema,
     weight: Level::Error,
     deep: false,
+    about: About::Model,
     check,
 };
 

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, PackageView, Rule};
+use crate::rule::{About, Checked, PackageView, Rule};
 
 /// A tensor of the model has a dtype that no weights have, and no encoding.
 pub(super) static RULE: Rule = Rule {
@@ -11,6 +11,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Schema,
     weight: Level::Error,
     deep: false,
+    about: About::Model,
     check,
 };
 

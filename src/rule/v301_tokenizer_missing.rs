@@ -3,7 +3,7 @@
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::manifest::is_whole_tokenizer;
 use crate::package::Conformance;
-use crate::rule::{Checked, PackageView, Rule};
+use crate::rule::{About, Checked, PackageView, Rule};
 
 /// There is no tokenizer.
 pub(super) static RULE: Rule = Rule {
@@ -12,6 +12,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Full,
     weight: Level::Error,
     deep: false,
+    about: About::Model,
     check,
 };
 

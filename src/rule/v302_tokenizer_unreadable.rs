@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
-use crate::rule::{Checked, NotChecked, PackageView, Rule, unreadable};
+use crate::rule::{About, Checked, NotChecked, PackageView, Rule, unreadable};
 
 /// A file of the tokenizer does not keep its format.
 pub(super) static RULE: Rule = Rule {
@@ -11,6 +11,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Full,
     weight: Level::Error,
     deep: false,
+    about: About::Model,
     check,
 };
 

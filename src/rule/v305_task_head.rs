@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
-use crate::rule::{Checked, NotChecked, PROBLEMS, PackageView, Rule};
+use crate::rule::{About, Checked, NotChecked, PROBLEMS, PackageView, Rule};
 
 /// A task's head has no tensors, or another number of rows than labels.
 pub(super) static RULE: Rule = Rule {
@@ -11,6 +11,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Full,
     weight: Level::Error,
     deep: false,
+    about: About::Model,
     check,
 };
 

@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, Extents, MODEL_FILE, Port, Value};
-use crate::rule::{Checked, NotChecked, PackageView, Rule};
+use crate::rule::{About, Checked, NotChecked, PackageView, Rule};
 
 /// The inputs or outputs of a task are not those that the standard gives it.
 pub(super) static RULE: Rule = Rule {
@@ -11,6 +11,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Full,
     weight: Level::Error,
     deep: false,
+    about: About::Model,
     check,
 };
 

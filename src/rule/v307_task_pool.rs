@@ -2,7 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE, Value};
-use crate::rule::{Checked, NotChecked, POOLS, PackageView, Rule};
+use crate::rule::{About, Checked, NotChecked, POOLS, PackageView, Rule};
 
 /// A task's pooling is missing, unknown, or cannot be done.
 pub(super) static RULE: Rule = Rule {
@@ -11,6 +11,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Full,
     weight: Level::Error,
     deep: false,
+    about: About::Model,
     check,
 };
 

@@ -4,7 +4,7 @@ use serde_json::Value as Json;
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, Value};
-use crate::rule::{Checked, NotChecked, PackageView, Rule};
+use crate::rule::{About, Checked, NotChecked, PackageView, Rule};
 
 /// The tokenizer and the model give a special token two ids.
 pub(super) static RULE: Rule = Rule {
@@ -13,6 +13,7 @@ pub(super) static RULE: Rule = Rule {
     level: Conformance::Full,
     weight: Level::Warning,
     deep: false,
+    about: About::Model,
     check,
 };
 

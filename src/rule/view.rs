@@ -9,6 +9,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use super::NotChecked;
+use super::surroundings::Surroundings;
+use super::template::Template;
+use super::tokenizer_file::TokenizerFile;
 use super::vocabulary::Vocabulary;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
@@ -108,8 +111,14 @@ pub struct Counted {
     pub file: String,
     /// Its bytes there: first, and one past the last.
     pub bytes: [u64; 2],
+    /// What they are.
+    pub dtype: DType,
+    /// Its dimensions.
+    pub shape: Vec<u64>,
     /// What its values are; of a packed tensor, those that it stands for.
     pub values: Values,
+    /// The SHA-256 of its values.
+    pub sha256: [u8; 32],
 }
 
 /// What rules look at.
@@ -136,6 +145,8 @@ pub struct PackageView<'a> {
     pub findings: Vec<Diagnostic>,
     /// The values of the tensors, where they were read.
     pub census: Vec<Counted>,
+    /// What stands around the tensors.
+    pub around: Surroundings,
     source: Source,
     scans: BTreeMap<String, [u8; 32]>,
     deep: bool,
@@ -143,6 +154,8 @@ pub struct PackageView<'a> {
     alone: bool,
     expected: OnceCell<Result<Vec<Expected>, String>>,
     vocabularies: OnceCell<Vec<(String, Result<Vocabulary, Error>)>>,
+    pub(super) tokenizer_file: OnceCell<Option<TokenizerFile>>,
+    pub(super) templates: OnceCell<Vec<Template>>,
 }
 
 /// Why a rule about packages says nothing of a foreign checkpoint.
@@ -192,6 +205,7 @@ impl<'a> PackageView<'a> {
             tensors: Vec::new(),
             findings: Vec::new(),
             census: Vec::new(),
+            around: Surroundings::default(),
             source,
             scans: BTreeMap::new(),
             deep: false,
@@ -199,6 +213,8 @@ impl<'a> PackageView<'a> {
             alone: false,
             expected: OnceCell::new(),
             vocabularies: OnceCell::new(),
+            tokenizer_file: OnceCell::new(),
+            templates: OnceCell::new(),
         }
     }
 
@@ -231,6 +247,7 @@ impl<'a> PackageView<'a> {
                 schema(&provenance.schema, SOURCE_SCHEMA)
             }),
             index: json_part(&source, &index_file()),
+            around: Surroundings::of_files(&files),
             files: files.into_iter().map(|file| (file.name, file.len)).collect(),
             outside,
             ..PackageView::empty(spec, source)
@@ -252,12 +269,37 @@ impl<'a> PackageView<'a> {
             let _ = source.add(&file.name);
         }
         PackageView {
+            around: Surroundings::of_files(&files),
             files: files.into_iter().map(|file| (file.name, file.len)).collect(),
             model: Part::Good(model),
             tensors,
             planned: true,
             ..PackageView::empty(spec, source)
         }
+    }
+
+    /// The folder of a foreign checkpoint that there is no plan for: what stands around its tensors.
+    pub fn unplanned(spec: &'a Spec, mut source: Source, around: Surroundings) -> PackageView<'a> {
+        for name in around.files.keys() {
+            let _ = source.add(name);
+        }
+        PackageView {
+            files: around.files.clone(),
+            around,
+            planned: true,
+            ..PackageView::empty(spec, source)
+        }
+    }
+
+    /// With all that stands around the tensors of a foreign checkpoint, whether or not a package of it
+    /// would have it.
+    #[must_use]
+    pub fn within(mut self, around: Surroundings) -> PackageView<'a> {
+        for name in around.files.keys() {
+            let _ = self.source.add(name);
+        }
+        self.around = around;
+        self
     }
 
     /// A manifest without its package: what it says of the model and its tensors.
@@ -370,16 +412,24 @@ impl<'a> PackageView<'a> {
         }
         let scans = scan(&self.source, &jobs, n_threads, progress)?;
         self.source.check_unchanged()?;
+        let stored: BTreeMap<&str, &Stored> =
+            self.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         for ((name, shard, tensors), scan) in owners.into_iter().zip(scans) {
             self.scans.insert(name.clone(), scan.sha256);
             if let Some(shard) = shard {
                 let counted =
                     tensors.iter().zip(&scan.pieces).filter(|(tensor, _)| tensor.len != 0);
-                self.census.extend(counted.map(|(tensor, piece)| Counted {
-                    name: tensor.name.clone(),
-                    file: name.clone(),
-                    bytes: [tensor.start, tensor.start.saturating_add(tensor.len)],
-                    values: piece.values,
+                self.census.extend(counted.map(|(tensor, piece)| {
+                    let stored = stored.get(tensor.name.as_str());
+                    Counted {
+                        name: tensor.name.clone(),
+                        file: name.clone(),
+                        bytes: [tensor.start, tensor.start.saturating_add(tensor.len)],
+                        dtype: stored.map_or(DType::Unknown, |stored| stored.dtype),
+                        shape: stored.map_or_else(Vec::new, |stored| stored.shape.clone()),
+                        values: piece.values,
+                        sha256: piece.sha256,
+                    }
                 }));
                 self.shards[shard].scan = Some((tensors, scan));
             }

@@ -65,7 +65,7 @@ impl Vocabulary {
 /// Tokens and ids, in the order of the file: an object of ids by token, or a list of tokens with
 /// scores, whose places are the ids.
 #[derive(Default)]
-struct Entries(Vec<(String, u64)>);
+pub(super) struct Entries(pub(super) Vec<(String, u64)>);
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Entries, D::Error> {

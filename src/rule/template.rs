@@ -1,0 +1,289 @@
+//! Chat templates: where they stand, and what they reach for, by their syntax tree. None is run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use minijinja::machinery::ast::{CallArg, Expr, Macro, Stmt};
+use minijinja::machinery::parse;
+use serde_json::Value as Json;
+
+use super::view::PackageView;
+
+/// A chat template.
+pub(super) struct Template {
+    /// The file it stands in.
+    pub(super) file: String,
+    /// The entry of that file.
+    pub(super) key: Option<String>,
+    /// Its name where a file has several.
+    pub(super) name: Option<String>,
+    /// Its text.
+    pub(super) text: String,
+    /// What it reaches for; or why it does not parse, and on which line, counted from 1.
+    pub(super) parsed: Result<Parts, (String, Option<usize>)>,
+}
+
+/// What a template reaches for, each with the line that it first does, counted from 1.
+#[derive(Default)]
+pub(super) struct Parts {
+    /// Attributes, and items whose name stands there.
+    pub(super) attributes: BTreeMap<String, u16>,
+    /// Filters.
+    pub(super) filters: BTreeMap<String, u16>,
+    /// Tests, `is defined`.
+    pub(super) tests: BTreeMap<String, u16>,
+    /// Variables that it reads.
+    pub(super) variables: BTreeMap<String, u16>,
+    /// Variables of which it asks whether they are there.
+    pub(super) guarded: BTreeSet<String>,
+    /// Texts that it writes or compares with.
+    pub(super) texts: Vec<String>,
+    /// Other templates that it loads.
+    pub(super) loads: Option<u16>,
+}
+
+/// The chat templates of a folder.
+pub(super) fn find(view: &PackageView<'_>) -> Vec<Template> {
+    let mut found = Vec::new();
+    for name in view.files.keys() {
+        let Some(bytes) = view.bytes(name).filter(|_| name.ends_with(".jinja")) else { continue };
+        let Ok(text) = std::str::from_utf8(bytes) else { continue };
+        found.push(Template::new(name, None, None, text));
+    }
+    for file in ["tokenizer_config.json", "chat_template.json", "processor_config.json"] {
+        let json = if view.files.contains_key(file) { view.python_json(file) } else { None };
+        match json.as_ref().and_then(|json| json.get("chat_template")) {
+            Some(Json::String(text)) => {
+                found.push(Template::new(file, Some("chat_template"), None, text));
+            }
+            Some(Json::Array(items)) => found.extend(items.iter().filter_map(|item| {
+                let name = item.get("name")?.as_str();
+                let text = item.get("template")?.as_str()?;
+                Some(Template::new(file, Some("chat_template"), name, text))
+            })),
+            _ => {}
+        }
+    }
+    found
+}
+
+impl Template {
+    fn new(file: &str, key: Option<&str>, name: Option<&str>, text: &str) -> Template {
+        let (file, text) = (file.to_owned(), text.to_owned());
+        let (key, name) = (key.map(str::to_owned), name.map(str::to_owned));
+        let parsed = parts(&text);
+        Template { file, key, name, text, parsed }
+    }
+
+    /// As a finding names it.
+    pub(super) fn title(&self) -> String {
+        match &self.name {
+            Some(name) => format!("the chat template {name:?} of {}", self.file),
+            None => format!("the chat template of {}", self.file),
+        }
+    }
+}
+
+/// What a template reaches for; or why it does not parse, and where.
+fn parts(text: &str) -> Result<Parts, (String, Option<usize>)> {
+    let text = plain_blocks(text);
+    let syntax = Default::default();
+    let tree = parse(&text, "template", syntax).map_err(|err| {
+        let why = err.detail().map_or_else(|| err.to_string(), str::to_owned);
+        (why, err.line())
+    })?;
+    let mut parts = Parts::default();
+    parts.statement(&tree);
+    Ok(parts)
+}
+
+/// `generation` blocks, which transformers adds to the language and which write what stands in them,
+/// as conditions that always hold.
+fn plain_blocks(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at);
+        let Some(end) = tag.find("%}") else { break };
+        let (tag, after) = tag.split_at(end + 2);
+        let word = tag[2..end].trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
+        plain.push_str(before);
+        match word {
+            "generation" => plain.push_str(&tag.replacen("generation", "if true", 1)),
+            "endgeneration" => plain.push_str(&tag.replacen("endgeneration", "endif", 1)),
+            _ => plain.push_str(tag),
+        }
+        rest = after;
+    }
+    plain.push_str(rest);
+    plain
+}
+
+impl Parts {
+    fn statements(&mut self, statements: &[Stmt<'_>]) {
+        statements.iter().for_each(|statement| self.statement(statement));
+    }
+
+    fn statement(&mut self, statement: &Stmt<'_>) {
+        match statement {
+            Stmt::Template(template) => self.statements(&template.children),
+            Stmt::EmitExpr(emit) => self.expression(&emit.expr),
+            Stmt::EmitRaw(emit) => self.texts.push(emit.raw.to_owned()),
+            Stmt::ForLoop(each) => {
+                self.expression(&each.iter);
+                each.filter_expr.iter().for_each(|filter| self.expression(filter));
+                self.statements(&each.body);
+                self.statements(&each.else_body);
+            }
+            Stmt::IfCond(cond) => {
+                self.condition(&cond.expr);
+                self.statements(&cond.true_body);
+                self.statements(&cond.false_body);
+            }
+            Stmt::WithBlock(block) => {
+                block.assignments.iter().for_each(|(_, value)| self.expression(value));
+                self.statements(&block.body);
+            }
+            Stmt::Set(set) => self.expression(&set.expr),
+            Stmt::SetBlock(set) => {
+                set.filter.iter().for_each(|filter| self.expression(filter));
+                self.statements(&set.body);
+            }
+            Stmt::AutoEscape(block) => self.statements(&block.body),
+            Stmt::FilterBlock(block) => {
+                self.expression(&block.filter);
+                self.statements(&block.body);
+            }
+            Stmt::Block(block) => self.statements(&block.body),
+            Stmt::Import(import) => self.load(import.span().start_line),
+            Stmt::FromImport(import) => self.load(import.span().start_line),
+            Stmt::Extends(extends) => self.load(extends.span().start_line),
+            Stmt::Include(include) => self.load(include.span().start_line),
+            Stmt::Macro(declared) => self.declared(declared),
+            Stmt::CallBlock(block) => {
+                self.expression(&block.call.expr);
+                self.arguments(&block.call.args);
+                self.declared(&block.macro_decl);
+            }
+            Stmt::Continue(_) | Stmt::Break(_) => {}
+            Stmt::Do(call) => {
+                self.expression(&call.call.expr);
+                self.arguments(&call.call.args);
+            }
+        }
+    }
+
+    fn declared(&mut self, declared: &Macro<'_>) {
+        declared.defaults.iter().for_each(|value| self.expression(value));
+        self.statements(&declared.body);
+    }
+
+    fn load(&mut self, line: u16) {
+        self.loads.get_or_insert(line);
+    }
+
+    /// A condition: what is asked by itself is guarded too, `{% if bos_token %}`.
+    fn condition(&mut self, expr: &Expr<'_>) {
+        if let Expr::Var(var) = expr {
+            self.guarded.insert(var.id.to_owned());
+        }
+        self.expression(expr);
+    }
+
+    fn expression(&mut self, expr: &Expr<'_>) {
+        let line = expr.span().start_line;
+        let note = |names: &mut BTreeMap<String, u16>, name: &str| {
+            names.entry(name.to_owned()).or_insert(line);
+        };
+        match expr {
+            Expr::Var(var) => note(&mut self.variables, var.id),
+            Expr::Const(constant) => self.texts.extend(constant.value.as_str().map(str::to_owned)),
+            Expr::Slice(slice) => {
+                self.expression(&slice.expr);
+                let bounds = [&slice.start, &slice.stop, &slice.step];
+                bounds.into_iter().flatten().for_each(|bound| self.expression(bound));
+            }
+            Expr::UnaryOp(unary) => self.condition(&unary.expr),
+            Expr::BinOp(binary) => {
+                self.expression(&binary.left);
+                self.expression(&binary.right);
+            }
+            Expr::Compare(compare) => {
+                self.expression(&compare.expr);
+                compare.ops.iter().for_each(|op| self.expression(&op.expr));
+            }
+            Expr::IfExpr(choice) => {
+                self.condition(&choice.test_expr);
+                self.expression(&choice.true_expr);
+                choice.false_expr.iter().for_each(|other| self.expression(other));
+            }
+            Expr::Filter(filter) => {
+                note(&mut self.filters, filter.name);
+                if let (Some(Expr::Var(var)), "default" | "d") = (&filter.expr, filter.name) {
+                    self.guarded.insert(var.id.to_owned());
+                }
+                filter.expr.iter().for_each(|inner| self.expression(inner));
+                // `attr` and `map(attribute=…)` name what they reach for.
+                if matches!(
+                    filter.name,
+                    "attr" | "map" | "selectattr" | "rejectattr" | "groupby" | "sort"
+                ) {
+                    for name in filter.args.iter().filter_map(text_of) {
+                        name.split('.').for_each(|name| note(&mut self.attributes, name));
+                    }
+                }
+                self.arguments(&filter.args);
+            }
+            Expr::Test(test) => {
+                note(&mut self.tests, test.name);
+                if let Expr::Var(var) = &test.expr {
+                    self.guarded.insert(var.id.to_owned());
+                }
+                self.expression(&test.expr);
+                self.arguments(&test.args);
+            }
+            Expr::GetAttr(attribute) => {
+                note(&mut self.attributes, attribute.name);
+                self.expression(&attribute.expr);
+            }
+            Expr::GetItem(item) => {
+                if let Expr::Const(name) = &item.subscript_expr
+                    && let Some(name) = name.value.as_str()
+                {
+                    note(&mut self.attributes, name);
+                }
+                self.expression(&item.expr);
+                self.expression(&item.subscript_expr);
+            }
+            Expr::Call(call) => {
+                self.expression(&call.expr);
+                self.arguments(&call.args);
+            }
+            Expr::List(list) => list.items.iter().for_each(|item| self.expression(item)),
+            Expr::Tuple(tuple) => tuple.items.iter().for_each(|item| self.expression(item)),
+            Expr::Map(map) => {
+                map.keys.iter().chain(&map.values).for_each(|item| self.expression(item));
+            }
+        }
+    }
+
+    fn arguments(&mut self, args: &[CallArg<'_>]) {
+        args.iter().for_each(|arg| self.expression(argument(arg)));
+    }
+}
+
+fn argument<'t, 'a>(arg: &'t CallArg<'a>) -> &'t Expr<'a> {
+    match arg {
+        CallArg::Pos(expr)
+        | CallArg::Kwarg(_, expr)
+        | CallArg::PosSplat(expr)
+        | CallArg::KwargSplat(expr) => expr,
+    }
+}
+
+/// The text of an argument, if it is one.
+fn text_of(arg: &CallArg<'_>) -> Option<String> {
+    match argument(arg) {
+        Expr::Const(constant) => constant.value.as_str().map(str::to_owned),
+        _ => None,
+    }
+}
