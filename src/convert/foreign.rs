@@ -337,7 +337,7 @@ fn leave_out_strays(provenance: Option<&Provenance>, format: &str, findings: &mu
 fn origin_config(config: &ForeignConfig, dialect: Option<&Dialect>) -> Option<Json> {
     let json = serde_json::from_str(&config.text).ok()?;
     match dialect.and_then(|dialect| dialect.config.as_ref()) {
-        Some(own) if own.file == config.path => Some(own.ours(&json, &BTreeSet::new())),
+        Some(own) if own.file == config.path => Some(own.ours(&json, &[])),
         _ => Some(json),
     }
 }

@@ -11,6 +11,7 @@ use crate::base::source::{FileId, Source};
 use crate::checkpoint::tiles::prove_cover;
 use crate::checkpoint::{Checkpoint, Payload};
 
+pub mod consolidated;
 pub mod ctranslate2;
 pub mod dcp;
 pub mod flax;
@@ -45,6 +46,7 @@ pub static FORMATS: &[&Format] = &[
     &orbax::FORMAT,
     &paddle::FORMAT,
     &ctranslate2::FORMAT,
+    &consolidated::FORMAT,
 ];
 
 /// A format of files that hold tensors.
