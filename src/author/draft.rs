@@ -185,7 +185,7 @@ fn findings(
 ) -> Result<Vec<Diagnostic>> {
     let mut all = spec.files().clone();
     all.extend(texts.iter().map(|(path, text)| (path.clone(), text.clone().into())));
-    let drafted = Spec::checked(all)?;
+    let drafted = Spec::from_files(all)?;
     let map = drafted.map(format, name).ok_or_else(|| {
         Error::new(ErrorKind::Malformed, "spec.toml has no place for the mapping".to_owned())
     })?;

@@ -129,7 +129,7 @@ impl Spec {
             let message = format!("there is no version {version:?} of the standard here");
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
-        Spec::from_files(files)
+        Spec::lazily(files)
     }
 
     /// The newest standard that this program carries.
@@ -144,15 +144,15 @@ impl Spec {
     pub fn from_dir(dir: &Path) -> Result<Spec> {
         let mut files = Files::new();
         read_dir(dir, "", &mut files)?;
-        Spec::checked(files).map_err(|err| err.in_file(dir))
+        Spec::from_files(files).map_err(|err| err.in_file(dir))
     }
 
     /// A standard from files that are not known to be good: all of them are read at once.
     ///
     /// # Errors
     /// A file is missing or does not keep the form.
-    pub(crate) fn checked(files: Files) -> Result<Spec> {
-        let spec = Spec::from_files(files)?;
+    pub fn from_files(files: Files) -> Result<Spec> {
+        let spec = Spec::lazily(files)?;
         spec.pretokenizers.check()?;
         spec.classes.check()?;
         spec.dialects.check()?;
@@ -167,7 +167,7 @@ impl Spec {
     }
 
     /// A standard from files of which those that are large or many are read when they are asked for.
-    fn from_files(files: Files) -> Result<Spec> {
+    fn lazily(files: Files) -> Result<Spec> {
         let head: SpecFile = parse(&files, "spec.toml")?;
         let roles =
             roles::parse(file(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why))?;
@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn the_embedded_standard_parses() {
         let files = Spec::embedded(CURRENT).unwrap().files().clone();
-        let spec = Spec::checked(files).unwrap();
+        let spec = Spec::from_files(files).unwrap();
         assert!(!spec.maps.is_empty());
         for (key, head) in spec.maps.keys().map(|key| (key, spec.heads.get(key).unwrap())) {
             let map = spec.maps.get(key).unwrap();

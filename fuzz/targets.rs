@@ -1,0 +1,157 @@
+//! What is fuzzed. Each target takes any bytes, and ends: in a result, in findings or in an error.
+//! `cargo fuzz run TARGET` builds them for the fuzzer; `tests/fuzz.rs` runs the same functions over the
+//! fixtures and changes of them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use llmstd::base::source::Source;
+use llmstd::exec::compare::digest;
+use llmstd::format::{self, FORMATS};
+use llmstd::plan::program::whole;
+use llmstd::spec::expr::Expr;
+use llmstd::spec::template::Template;
+use llmstd::spec::{Files, Spec};
+use llmstd::{Request, Selection, ValidateOptions};
+
+static SPEC: LazyLock<Spec> = LazyLock::new(Spec::current);
+
+thread_local! {
+    /// A folder in which a target lays out what it opens.
+    static FOLDER: tempfile::TempDir = tempfile::tempdir().expect("a folder for temporary files");
+}
+
+fn in_folder(act: impl FnOnce(&Path)) {
+    FOLDER.with(|folder| act(folder.path()));
+}
+
+/// What follows the first byte, and it.
+fn choice(data: &[u8]) -> Option<(usize, &[u8])> {
+    data.split_first().map(|(first, rest)| (usize::from(*first), rest))
+}
+
+/// The first byte chooses the format, the rest is its file: headers, then the values of each tensor.
+pub(crate) fn reader(data: &[u8]) {
+    let Some((chosen, bytes)) = choice(data) else { return };
+    let format = FORMATS[chosen % FORMATS.len()];
+    let Some(name) = name_in(format) else { return };
+    let mut source = Source::from_bytes(&name, bytes);
+    let file = source.files().next().expect("there is one");
+    let Ok(checkpoint) = format::read_file(&mut source, file, Some(format)) else { return };
+    for tensor in &checkpoint.tensors {
+        // What a small file says to be large is not computed here.
+        if tensor.n_bytes().is_none_or(|n| 1 << 20 < n) {
+            continue;
+        }
+        if let Ok((inputs, output)) = whole(tensor, 0) {
+            let _ = digest(&source, &inputs, &output);
+        }
+    }
+}
+
+/// The name of a file of a format.
+pub(crate) fn name_in(format: &format::Format) -> Option<String> {
+    let ending = format.endings.first().map(|ending| format!("x.{ending}"));
+    ending.or_else(|| Some(format.singles.first()?.rsplit('/').next()?.to_owned()))
+}
+
+/// A config, a zero byte and a safetensors file: planned in every direction, nothing is written.
+pub(crate) fn model(data: &[u8]) {
+    let Some(end) = data.iter().position(|&byte| byte == 0) else { return };
+    let (config, tensors) = (&data[..end], &data[end + 1..]);
+    in_folder(|folder| {
+        let folder = folder.join("model");
+        let _ = fs::create_dir(&folder);
+        fs::write(folder.join("config.json"), config).expect("the folder is writable");
+        fs::write(folder.join("model.safetensors"), tensors).expect("the folder is writable");
+        let nowhere = folder.join("nowhere");
+        for to in ["std", "hf", "gguf"] {
+            let Ok(opened) = llmstd::open(&folder) else { return };
+            let request = Request { dry_run: true, ..Request::new(&SPEC, &nowhere, to) };
+            let _ = llmstd::convert(opened, &request);
+        }
+    });
+}
+
+/// The files of a package that a validator reads.
+pub(crate) const PACKAGE_FILES: [&str; 4] =
+    ["model.json", "manifest.json", "tasks.json", "model.safetensors"];
+
+/// The first byte chooses which file of a package that is otherwise good is the rest.
+pub(crate) fn package(data: &[u8]) {
+    let Some((chosen, bytes)) = choice(data) else { return };
+    in_folder(|folder| {
+        let package = folder.join("package");
+        if !package.exists() {
+            let request = Request::new(&SPEC, &package, "std");
+            let opened = llmstd::open(&good_model()).expect("the fixture opens");
+            llmstd::convert(opened, &request).expect("the fixture converts");
+        }
+        let path = package.join(PACKAGE_FILES[chosen % PACKAGE_FILES.len()]);
+        let good = fs::read(&path).unwrap_or_default();
+        fs::write(&path, bytes).expect("the folder is writable");
+        let rules = Selection::default();
+        let options = ValidateOptions { deep: true, ..ValidateOptions::new(&rules) };
+        let _ = llmstd::validate(&package, &SPEC, &options);
+        fs::write(&path, good).expect("the folder is writable");
+    });
+}
+
+/// A small model of the fixtures.
+pub(crate) fn good_model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .map(|folder| folder.join("fixtures/demo/v1"))
+        .find(|folder| folder.exists())
+        .expect("the fixtures stand beside the crate")
+}
+
+/// The files of the standard that [`texts`] replaces, of a standard of one architecture.
+pub(crate) const SPEC_FILES: [&str; 7] = [
+    "arch/llama.toml",
+    "map/hf/llama.toml",
+    "hparams.toml",
+    "roles.toml",
+    "tasks.toml",
+    "encodings.toml",
+    "spec.toml",
+];
+
+static SMALL_SPEC: LazyLock<Files> = LazyLock::new(|| {
+    let mut files = SPEC.files().clone();
+    let keep =
+        |path: &str| !path.contains('/') || path.contains("/_") || SPEC_FILES.contains(&path);
+    files.retain(|path, _| path.ends_with(".toml") && keep(path));
+    files.insert(
+        "spec.toml".to_owned(),
+        "version = \"1.0.0\"\narchitectures = [\"llama\"]\n[maps]\nhf = [\"llama\"]\n".into(),
+    );
+    files
+});
+
+/// The files that [`texts`] replaces, as they are.
+pub(crate) fn good_text(chosen: usize) -> &'static str {
+    &SMALL_SPEC[SPEC_FILES[chosen % SPEC_FILES.len()]]
+}
+
+/// The first byte chooses what the text is: an expression and a template, or a data file.
+pub(crate) fn texts(data: &[u8]) {
+    let Some((chosen, bytes)) = choice(data) else { return };
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if SPEC_FILES.len() <= chosen {
+        if let Ok(expr) = Expr::parse(text) {
+            let _ = expr.eval(&|name: &str| match name {
+                "n" => Ok(llmstd::Value::Int(3)),
+                _ => Err(format!("no {name}")),
+            });
+        }
+        let _ = Template::parse(text);
+        return;
+    }
+    let mut files = SMALL_SPEC.clone();
+    files.insert(SPEC_FILES[chosen].to_owned(), text.to_owned().into());
+    if let Ok(spec) = Spec::from_files(files) {
+        let _ = spec.check();
+    }
+}
