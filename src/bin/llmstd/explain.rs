@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use llmstd::spec::listing::{Page, Pages};
 
-
 use crate::{Format, Global, output};
 
 /// Print the page of a rule: what it finds, why it matters, what to do
