@@ -148,6 +148,11 @@ impl Dialect {
         self.format == format && (self.signs.is_empty() || self.signs.iter().any(is_there))
     }
 
+    /// The architectures that are written in it, where it is not all.
+    pub fn architectures(&self) -> impl Iterator<Item = &str> {
+        self.architectures.iter().map(String::as_str)
+    }
+
     /// Whether models of an architecture are written in it.
     pub fn writes(&self, architecture: &str) -> bool {
         self.architectures.is_empty() || self.architectures.iter().any(|id| id == architecture)
