@@ -245,6 +245,6 @@ const DTYPES: &[(&str, DType)] = &[
 ];
 
 /// A dtype by its name.
-fn dtype(name: &str) -> Option<DType> {
+pub(super) fn dtype(name: &str) -> Option<DType> {
     DTYPES.iter().find(|(known, _)| *known == name).map(|(_, dtype)| *dtype)
 }

@@ -11,13 +11,17 @@ use crate::base::source::{FileId, Source};
 use crate::checkpoint::tiles::prove_cover;
 use crate::checkpoint::{Checkpoint, Payload};
 
+pub mod ctranslate2;
 pub mod dcp;
 pub mod flax;
 pub mod gguf;
 pub mod keras;
+pub mod keras_archive;
 pub mod known;
 pub mod numpy;
 pub mod onnx;
+pub mod orbax;
+pub mod paddle;
 pub mod pickle;
 pub mod pytorch;
 pub mod ranks;
@@ -34,9 +38,13 @@ pub static FORMATS: &[&Format] = &[
     &gguf::FORMAT,
     &tensorflow::FORMAT,
     &keras::FORMAT,
+    &keras_archive::FORMAT,
     &flax::FORMAT,
     &numpy::FORMAT,
     &onnx::FORMAT,
+    &orbax::FORMAT,
+    &paddle::FORMAT,
+    &ctranslate2::FORMAT,
 ];
 
 /// A format of files that hold tensors.

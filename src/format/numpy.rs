@@ -222,7 +222,7 @@ const DTYPES: &[(&str, DType)] = &[
 ];
 
 /// The dtype of a `descr`, and whether its high byte comes first.
-fn dtype(descr: &str) -> Result<(DType, bool), String> {
+pub(super) fn dtype(descr: &str) -> Result<(DType, bool), String> {
     let kind = descr.trim_start_matches(['<', '>', '|', '=']);
     let known = DTYPES.iter().find(|(word, _)| *word == kind);
     let dtype = match kind {
