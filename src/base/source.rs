@@ -339,6 +339,11 @@ impl Source {
         &self.files[id.0 as usize]
     }
 
+    /// Whether it is a file, and no bytes that were added.
+    pub fn is_file(&self, file: FileId) -> bool {
+        self.file(file).state.is_some()
+    }
+
     /// A file's name, relative to the input's folder.
     pub fn name(&self, file: FileId) -> &str {
         &self.file(file).name

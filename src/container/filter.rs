@@ -49,12 +49,7 @@ fn undo(step: Filter, bytes: Cow<'_, [u8]>, most: u64) -> Result<Cow<'_, [u8]>> 
         Filter::Deflate => inflate(DeflateDecoder::new(&*bytes), most).map(Cow::Owned),
         Filter::Zlib => inflate(ZlibDecoder::new(&*bytes), most).map(Cow::Owned),
         Filter::Gzip => inflate(GzDecoder::new(&*bytes), most).map(Cow::Owned),
-        Filter::Zstd => {
-            let decoder = ruzstd::decoding::StreamingDecoder::new(&*bytes);
-            let decoder = decoder
-                .map_err(|err| Error::new(ErrorKind::Malformed, format!("no zstd frame: {err}")))?;
-            inflate(decoder, most).map(Cow::Owned)
-        }
+        Filter::Zstd => unpack_zstd(&bytes, most).map(Cow::Owned),
         Filter::Shuffle(width) => {
             let width = usize::try_from(width).ok().filter(|&width| width != 0);
             let width = width
@@ -99,6 +94,17 @@ fn undo(step: Filter, bytes: Cow<'_, [u8]>, most: u64) -> Result<Cow<'_, [u8]>> 
             if crc.sum() == stored { Ok(bytes) } else { Err(wrong(crc.sum(), stored)) }
         }
     }
+}
+
+/// Decodes a zstd frame that becomes no longer than `most` bytes.
+///
+/// # Errors
+/// It is none, or becomes longer.
+pub fn unpack_zstd(bytes: &[u8], most: u64) -> Result<Vec<u8>> {
+    let decoder = ruzstd::decoding::StreamingDecoder::new(bytes);
+    let decoder =
+        decoder.map_err(|err| Error::new(ErrorKind::Malformed, format!("no zstd frame: {err}")))?;
+    inflate(decoder, most)
 }
 
 /// The low bytes of numbers, each of which fits in so many with a sign or without.

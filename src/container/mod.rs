@@ -3,6 +3,7 @@
 pub mod filter;
 pub mod hdf5;
 pub mod msgpack;
+pub mod ocdbt;
 pub mod protobuf;
 pub mod sstable;
 pub mod zip;

@@ -51,7 +51,8 @@ pub(super) fn choose(
     for (format, end) in ends {
         // transformers takes the single file before an index; so does everyone who tests with it.
         let has = |name: &str| files.iter().any(|file| file.name == name);
-        let single = format.singles.iter().find(|name| ending(name) == end && has(name));
+        let is_of = |name: &str| ending(name) == end || !name.contains('.');
+        let single = format.singles.iter().find(|name| is_of(name) && has(name));
         if let Some(single) = single {
             return Ok(Choice::Files(vec![(*single).to_string()]));
         }

@@ -284,7 +284,7 @@ fn open_folder(
 /// Adds the files that reading others added: those that have the elements.
 fn add_read(source: &Source, weights: &mut Vec<String>) {
     let known: BTreeSet<&str> = weights.iter().map(String::as_str).collect();
-    let added = source.files().map(|file| source.name(file));
+    let added = source.files().filter(|file| source.is_file(*file)).map(|file| source.name(file));
     let added: Vec<String> =
         added.filter(|name| !known.contains(name)).map(str::to_owned).collect();
     weights.extend(added);

@@ -31,7 +31,13 @@ fn probe(head: &[u8], _: &str) -> Probe {
 
 fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
     let extent = source.extent(file);
-    let contents = hdf5::read(source.bytes(file));
+    of_extent(source, extent)
+}
+
+/// Reads the HDF5 file that an extent is.
+pub(super) fn of_extent(source: &Source, extent: Extent) -> Result<Checkpoint> {
+    let file = extent.file;
+    let contents = source.slice(extent).and_then(hdf5::read);
     let contents = contents.map_err(|err| err.in_file(source.path(file)))?;
     let mut checkpoint = Checkpoint { format: FORMAT.id, ..Checkpoint::default() };
     for path in contents.links {
@@ -58,7 +64,7 @@ fn payload(shape: &[u64], dtype: DType, big_endian: bool, place: Place, file: Ex
     match place {
         Place::Whole(start, len) => {
             let wanted = n_elements(shape).and_then(|n| dtype.n_bytes(n));
-            let storage = Extent { start, len, ..file };
+            let storage = Extent { start: file.start.saturating_add(start), len, ..file };
             match wanted {
                 Some(wanted) if wanted <= len && big_endian => Payload::View(View {
                     storage,
@@ -83,7 +89,8 @@ fn payload(shape: &[u64], dtype: DType, big_endian: bool, place: Place, file: Ex
                 // At the edge a chunk is as long as elsewhere, and passes the dataset.
                 let inside = of.at.iter().zip(shape).zip(&chunk);
                 let inside = inside.map(|((at, dim), chunk)| dim.saturating_sub(*at).min(*chunk));
-                let storage = Extent { start: of.offset, len: of.len, ..file };
+                let start = file.start.saturating_add(of.offset);
+                let storage = Extent { start, len: of.len, ..file };
                 let coding = Coding { steps: of.steps, len };
                 Tile {
                     shape: inside.collect(),
