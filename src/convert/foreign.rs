@@ -291,7 +291,7 @@ pub(super) fn export_plan(
             request.spec,
             dialect,
             &names,
-            (&exported.tensors, &exported.tied),
+            &exported,
             &stored,
             request.plan,
         )?;

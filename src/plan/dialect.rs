@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::export::Export;
 use super::layout::Layout;
 use super::ops::TensorExpr;
 use super::{Options, Step, Tensors};
 use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::{Checkpoint, Payload, Tensor, View, row_major_strides};
-use crate::package::{Dropped, Provenance, Value, WayBack};
+use crate::package::{Dropped, Provenance, WayBack};
 use crate::spec::Spec;
 use crate::spec::dialect::{Dialect, Kind};
 use crate::spec::hparams::StackNames;
@@ -168,7 +169,7 @@ pub fn record(source: &Provenance) -> (Provenance, BTreeMap<String, Vec<Stored>>
 }
 
 /// Brings what is written in the terms of a mapping to those of the dialect. `names` are those that
-/// the source had; `tied` are tensors that are written once more, with what they are.
+/// the source had.
 ///
 /// # Errors
 /// A tensor cannot be written so.
@@ -176,12 +177,12 @@ pub fn write(
     spec: &Spec,
     dialect: &Dialect,
     hparams: &StackNames<'_>,
-    (exported, tied): (&Tensors, &BTreeMap<String, String>),
+    Export { tensors: exported, tied, config, .. }: &Export,
     names: &BTreeMap<String, Vec<Stored>>,
     options: Options,
 ) -> Result<Tensors, Diagnostic> {
     let mut written = Tensors { inputs: exported.inputs.clone(), ..Tensors::default() };
-    let is_tied = hparams.hparams.get("tie_embeddings") == Some(&Value::Bool(true));
+    let is_tied = dialect.ties(config);
     for step in &exported.steps {
         // Buffers that a recipe makes are of the mappings' own library.
         let Some((expr, dtype)) = exported.exprs.get(&step.name) else { continue };

@@ -27,6 +27,9 @@ pub struct Dialect {
     /// Names of which one is in every checkpoint; none where the format alone decides.
     #[serde(default)]
     signs: Vec<String>,
+    /// The key of the config that says whether its programs tie what the mappings tie; they always do
+    /// where there is none.
+    tie_key: Option<String>,
     /// The architectures that are written in it; all where there are none.
     #[serde(default)]
     architectures: Vec<String>,
@@ -164,6 +167,13 @@ impl Dialect {
     pub fn fits(&self, format: &str, present: &BTreeSet<&str>) -> bool {
         let is_there = |sign: &String| present.contains(sign.as_str());
         self.format == format && (self.signs.is_empty() || self.signs.iter().any(is_there))
+    }
+
+    /// Whether its programs make a tied tensor of another one, with this config in the mappings'
+    /// words, rather than read one of its own.
+    pub fn ties(&self, config: &Json) -> bool {
+        let says = self.tie_key.as_ref().and_then(|key| config.get(key)?.as_bool());
+        says.unwrap_or(true)
     }
 
     /// The architectures that are written in it, where it is not all.
