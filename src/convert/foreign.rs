@@ -1,6 +1,6 @@
 //! The way out: from a package, or straight from a foreign checkpoint.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
