@@ -1,13 +1,16 @@
 //! One model under the names of several frameworks is one model of the standard: transformers' own
 //! conversion made the files of fixtures/formats/names.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use llmstd::convert::{self, Report, Request};
-use llmstd::folder;
+use llmstd::checkpoint::DType;
+use llmstd::convert::{self, Failure, Report, Request};
 use llmstd::spec::Spec;
+use llmstd::{folder, plan};
 use serde_json::Value as Json;
+use sha2::{Digest as _, Sha256};
 
 fn names() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats/names")
@@ -65,6 +68,152 @@ fn names_of_every_framework_lead_to_the_same_weights() {
             assert!(report.from.starts_with(format), "{}", report.from);
         }
     }
+}
+
+/// The SHA-256 of a file that the library itself writes of the same tensors, by `CASE/FORMAT/FILE`.
+fn goldens() -> BTreeMap<String, String> {
+    let text = fs::read_to_string(names().join("written.txt")).unwrap();
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    lines.map(|(name, hash)| (name.to_owned(), hash.to_owned())).collect()
+}
+
+fn sha256(path: &Path) -> String {
+    Sha256::digest(fs::read(path).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn files_of_every_world_are_written_as_its_own_library_writes_them() {
+    let spec = Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let mut n = 0;
+    for (name, hash) in goldens() {
+        let [case, to, file] = name.splitn(3, '/').collect::<Vec<_>>().try_into().unwrap();
+        let package = scratch.path().join(format!("{case}.std"));
+        if !package.exists() {
+            converted(&spec, &names().join(case).join("hf"), &package, "std");
+        }
+        // From a foreign checkpoint, and from a package: the names of the files are the same.
+        let out = scratch.path().join(format!("{case}-{to}"));
+        if !out.exists() {
+            converted(&spec, &names().join(case).join("hf"), &out, to);
+        }
+        assert_eq!(sha256(&out.join(file)), hash, "{name}");
+        if to != "npz" {
+            let again = scratch.path().join(format!("{case}.std-{to}"));
+            if !again.exists() {
+                converted(&spec, &package, &again, to);
+                let back = scratch.path().join(format!("{case}-{to}-back"));
+                converted(&spec, &again, &back, "std");
+                assert_eq!(weights(&back), weights(&package), "{name}");
+            }
+            assert_eq!(sha256(&again.join(file)), hash, "{name} of a package");
+        }
+        n += 1;
+    }
+    assert!(20 < n, "{n}");
+}
+
+#[test]
+fn what_came_in_one_world_goes_back_to_it_and_to_others() {
+    let spec = Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let out = |name: &str| scratch.path().join(name);
+    // The state of the optimizer is left aside: the rest comes back under the names it had.
+    converted(&spec, &names().join("bert/tf"), &out("std"), "std");
+    converted(&spec, &out("std"), &out("tf"), "tf");
+    converted(&spec, &names().join("bert/tf"), &out("flax"), "flax");
+    converted(&spec, &names().join("bert/keras"), &out("keras-tf"), "tf");
+    let tensors = |path: &Path| {
+        let opened = folder::open(path).unwrap();
+        let names = opened.checkpoint.tensors.iter().map(|tensor| tensor.name.clone());
+        names.collect::<BTreeSet<_>>()
+    };
+    let mut first = tensors(&names().join("bert/tf"));
+    first.retain(|name| !name.contains("adam") && name != "global_step");
+    assert_eq!(tensors(&out("tf")), first);
+    assert_eq!(tensors(&out("keras-tf")), first);
+    assert_eq!(tensors(&out("flax")), tensors(&names().join("bert/flax")));
+}
+
+/// Why a conversion is refused.
+fn refused(spec: &Spec, source: &Path, out: &Path, to: &str) -> (String, String, String) {
+    let opened = folder::open(source).unwrap();
+    let failure = convert::convert(opened, &Request::new(spec, out, to)).unwrap_err();
+    assert!(!out.exists());
+    let Failure::Findings(found) = failure else { panic!("{failure:?}") };
+    let help = found[0].help.clone().unwrap_or_default();
+    (found[0].rule.to_owned(), found[0].message.clone(), help)
+}
+
+#[test]
+fn what_a_world_does_not_have_is_refused() {
+    let spec = Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let out = |name: &str| scratch.path().join(name);
+    let (rule, message, help) = refused(&spec, &names().join("t5/hf"), &out("t5"), "tf");
+    assert_eq!((rule.as_str(), message.as_str()), ("P001", "there is no tf mapping of t5"));
+    assert_eq!(help, "what is written as tf: bert, electra, gpt2");
+    // NumPy has no bfloat16, and F32 holds all of its numbers.
+    let source = names().join("bert/hf");
+    let plan = plan::Options { dtype: Some(DType::BF16), lossy: true, ..plan::Options::default() };
+    let half = out("half");
+    let request = Request { plan, ..Request::new(&spec, &half, "hf") };
+    convert::convert(folder::open(&source).unwrap(), &request).unwrap();
+    let (rule, message, help) = refused(&spec, &half, &out("a.npz"), "npz");
+    assert_eq!(rule, "P025");
+    assert!(message.contains("is BF16, a dtype that npz does not have (39 such)"), "{message}");
+    assert_eq!(help, "add --dtype f32, which holds every number of it");
+    let plan = plan::Options { dtype: Some(DType::F32), ..plan::Options::default() };
+    let wide = out("wide.npz");
+    let request = Request { plan, verify: true, ..Request::new(&spec, &wide, "npz") };
+    let report = convert::convert(folder::open(&half).unwrap(), &request).unwrap();
+    assert_eq!(report.verified.unwrap().equal, 39);
+    // Flax and TensorFlow have it.
+    converted(&spec, &half, &out("half-flax"), "flax");
+    converted(&spec, &half, &out("half-tf"), "tf");
+}
+
+#[test]
+fn a_file_is_proven_with_the_config_of_its_source_and_can_be_replaced() {
+    let spec = Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("b.msgpack");
+    let source = names().join("bert/hf");
+    converted(&spec, &source, &out, "flax");
+    let beside: Vec<_> = fs::read_dir(scratch.path()).unwrap().collect();
+    assert_eq!(beside.len(), 1, "{beside:?}");
+    assert_eq!(sha256(&out), goldens()["bert/flax/flax_model.msgpack"]);
+    for (name, to) in [("b.msgpack", "flax"), ("b.npz", "npz"), ("tf", "tf")] {
+        let out = scratch.path().join(name);
+        for _ in 0..2 {
+            let request = Request { force: true, ..Request::new(&spec, &out, to) };
+            convert::convert(folder::open(&source).unwrap(), &request).unwrap();
+        }
+    }
+}
+
+#[test]
+fn large_models_are_several_files_where_their_readers_take_such() {
+    let spec = Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let source = names().join("bart/hf");
+    for (to, end) in [("flax", "-00002-of-00003.msgpack"), ("tf", ".data-00001-of-00003")] {
+        let out = scratch.path().join(to);
+        let source = if to == "tf" { names().join("bert/hf") } else { source.clone() };
+        let max = if to == "tf" { 2000 } else { 3300 };
+        let request =
+            Request { max_shard_bytes: Some(max), verify: true, ..Request::new(&spec, &out, to) };
+        let report = convert::convert(folder::open(&source).unwrap(), &request).unwrap();
+        assert_eq!(report.verified.unwrap().changed, 0);
+        let files: Vec<String> = fs::read_dir(&out)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert!(files.iter().any(|file| file.ends_with(end)), "{files:?}");
+    }
+    let out = scratch.path().join("npz");
+    let request = Request { max_shard_bytes: Some(3300), ..Request::new(&spec, &out, "npz") };
+    assert!(convert::convert(folder::open(&source).unwrap(), &request).is_err());
 }
 
 #[test]

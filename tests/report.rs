@@ -324,3 +324,57 @@ fn reports_do_not_depend_on_wording_or_on_the_run() {
         assert!(!one.contains('\u{1b}'), "{}", format.id);
     }
 }
+
+/// What a workflow shows after `pipeline/run.sh`: the outputs of the step, and its summary.
+#[cfg(unix)]
+fn run_step(folder: &Path, command: &str, paths: &str) -> (String, String, String) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipeline/run.sh");
+    let program = Path::new(env!("CARGO_BIN_EXE_llmstd")).parent().unwrap();
+    let path = std::env::var("PATH").unwrap_or_default();
+    for name in ["step-output", "step-summary"] {
+        fs::write(folder.join(name), "").unwrap();
+    }
+    let output = Command::new("bash")
+        .arg(script)
+        .current_dir(folder)
+        .env("PATH", format!("{}:{path}", program.display()))
+        .env("LLMSTD_COMMAND", command)
+        .env("LLMSTD_PATHS", paths)
+        .env("RUNNER_TEMP", folder)
+        .env("GITHUB_OUTPUT", folder.join("step-output"))
+        .env("GITHUB_STEP_SUMMARY", folder.join("step-summary"))
+        .output()
+        .unwrap();
+    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    (stdout(output), read("step-output"), read("step-summary"))
+}
+
+#[cfg(unix)]
+#[test]
+fn the_step_of_a_workflow_says_what_was_found_in_every_form() {
+    let models = models();
+    let (shown, outputs, summary) = run_step(models.path(), "validate", "good bad");
+    assert!(shown.contains("::error file=bad/"), "{shown}");
+    assert!(outputs.starts_with("status=1\nsarif="), "{outputs}");
+    let sarif = outputs.trim().rsplit_once("sarif=").unwrap().1;
+    let sarif: Json = serde_json::from_str(&fs::read_to_string(sarif).unwrap()).unwrap();
+    assert_eq!(sarif["version"], "2.1.0");
+    assert!(summary.contains("bad") && summary.contains("failed"), "{summary}");
+    let (_, outputs, _) = run_step(models.path(), "validate", "good");
+    assert!(outputs.starts_with("status=0\n"), "{outputs}");
+    let (_, outputs, _) = run_step(models.path(), "validate", "none-of-this-name");
+    assert!(outputs.starts_with("status=2\n"), "{outputs}");
+    let (_, outputs, _) = run_step(models.path(), "diff", "good later");
+    assert!(outputs.starts_with("status=1\n"), "{outputs}");
+}
+
+#[test]
+fn completions_know_the_values_of_arguments() {
+    let scratch = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let text = stdout(llmstd(scratch.path(), &["completions", shell]));
+        for word in ["q4_k", "bf16", "safetensors", "gemma3_text", "V443"] {
+            assert!(text.contains(word), "{shell} does not know {word}");
+        }
+    }
+}

@@ -28,7 +28,9 @@ fn copy(from: &Path, to: &Path) {
 /// A standard of one architecture and one mapping, so that what is wrong is found at once.
 fn small(to: &Path) {
     copy(&root().join("spec/1.0"), to);
-    fs::remove_dir_all(to.join("map/gguf")).unwrap();
+    for format in ["gguf", "meta"] {
+        fs::remove_dir_all(to.join("map").join(format)).unwrap();
+    }
     for folder in ["arch", "map/hf"] {
         for entry in fs::read_dir(to.join(folder)).unwrap() {
             let path = entry.unwrap().path();

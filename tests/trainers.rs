@@ -89,6 +89,34 @@ fn master_weights_of_zero_are_those_that_deepspeed_makes() {
     }
 }
 
+/// The rows of queries and keys lie in the order of Meta's rotary pairs there.
+#[test]
+fn the_layout_of_meta_is_merged_and_turned() {
+    let wanted = weights(&fixture("hf-meta"));
+    // Embeddings split by columns and no size of the vocabulary, or split by rows.
+    for name in ["meta-1", "meta-3"] {
+        assert_eq!(weights(&fixture(name)), wanted, "{name}");
+    }
+    for name in ["mistral", "titan"] {
+        assert_eq!(weights(&fixture(name)), weights(&fixture("hf")), "{name}");
+    }
+    // Without a factor the scaled rotary embedding of later releases is not known.
+    let scratch = tempfile::tempdir().unwrap();
+    let run = scratch.path();
+    copy(&fixture("meta-3"), run);
+    let params = fs::read_to_string(run.join("params.json")).unwrap();
+    let scaled = |more: &str| {
+        let text =
+            params.replace("{\"dim\"", &format!("{{\"use_scaled_rope\": true{more}, \"dim\""));
+        assert_ne!(text, params);
+        fs::write(run.join("params.json"), text).unwrap();
+    };
+    scaled("");
+    assert!(refused(run).contains("`rope_scaling.factor` cannot be had"));
+    scaled(", \"rope_scaling_factor\": 8");
+    assert_eq!(weights(run), wanted);
+}
+
 #[test]
 fn what_a_trainer_keeps_beside_the_weights_is_told() {
     let (_, told) = digest(&fixture("dcp-fsdp2"), &How::default()).unwrap();
@@ -201,6 +229,16 @@ fn a_rank_that_is_missing_damaged_or_of_another_run_is_named() {
         "ranks-mesh",
         &replace(two, "ranks-fsdp2/model_world_size_2_rank_0.pt"),
         &["has files of runs of 2 and of 4 ranks"],
+    );
+    // Meta.
+    let rank = "consolidated.00.pth";
+    check("meta-3", &remove(rank), &["`consolidated.01.pth`", "`consolidated.00.pth` is missing"]);
+    check("meta-3", &truncate("consolidated.01.pth"), &["consolidated.01.pth"]);
+    let other = "meta-1/consolidated.01.pth";
+    check(
+        "meta-3",
+        &replace("consolidated.01.pth", other),
+        &["consolidated.01.pth", "`tok_embeddings.weight`", "`consolidated.00.pth`", "two models"],
     );
     // DeepSpeed.
     let rank = "global_step1/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt";

@@ -3,10 +3,14 @@
 /// The known word that is the nearest to `wanted`, if it is near enough to have been meant: at most a
 /// third of its letters are others (edits of a letter, and neighbours that change places).
 pub fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let wanted = wanted.to_lowercase();
-    let distance = |word: &&str| strsim::osa_distance(&wanted, &word.to_lowercase());
-    let nearest = known.into_iter().min_by_key(distance)?;
-    (3 * distance(&nearest) <= wanted.chars().count().max(3)).then_some(nearest)
+    let nearest = known.into_iter().min_by_key(|word| distance(wanted, word))?;
+    (3 * distance(wanted, nearest) <= wanted.chars().count().max(3)).then_some(nearest)
+}
+
+/// How many edits of a letter, and neighbours that change places, lie between two words; case counts
+/// for nothing.
+pub fn distance(word: &str, other: &str) -> usize {
+    strsim::osa_distance(&word.to_lowercase(), &other.to_lowercase())
 }
 
 /// `; did you mean `llama`?`, or nothing.

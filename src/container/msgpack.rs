@@ -4,7 +4,7 @@
 //! Spec: `github.com/msgpack/msgpack/blob/master/spec.md`.
 
 use crate::base::cursor::Cursor;
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 
 /// How deep values may lie in each other.
 const MAX_DEPTH: usize = 64;
@@ -161,6 +161,99 @@ fn map<'a>(
     Ok(Value::Map(pairs))
 }
 
+/// Begins a map of `n` pairs, whose keys and values follow in turn. A number of more than 32 bits,
+/// here and below, has no place in a file.
+pub fn put_map(n: u32, out: &mut Vec<u8>) {
+    put_head(n, &[(15, 0x80), (0xffff, 0xde), (u32::MAX, 0xdf)], out);
+}
+
+/// Begins a list of `n` values, which follow.
+pub fn put_array(n: u32, out: &mut Vec<u8>) {
+    put_head(n, &[(15, 0x90), (0xffff, 0xdc), (u32::MAX, 0xdd)], out);
+}
+
+/// A text.
+///
+/// # Errors
+/// It has more than 2^32 bytes.
+pub fn put_str(text: &str, out: &mut Vec<u8>) -> Result<()> {
+    let len = length(text.len() as u64)?;
+    put_head(len, &[(31, 0xa0), (0xff, 0xd9), (0xffff, 0xda), (u32::MAX, 0xdb)], out);
+    out.extend(text.as_bytes());
+    Ok(())
+}
+
+/// A truth value.
+pub fn put_bool(value: bool, out: &mut Vec<u8>) {
+    out.push(0xc2 | u8::from(value));
+}
+
+/// A whole number that is not negative.
+pub fn put_uint(number: u64, out: &mut Vec<u8>) {
+    match u32::try_from(number) {
+        Ok(number) if number <= 0x7f => out.push(number as u8),
+        Ok(number) if number <= 0xff => out.extend([0xcc, number as u8]),
+        Ok(number) if number <= 0xffff => {
+            out.push(0xcd);
+            out.extend((number as u16).to_be_bytes());
+        }
+        Ok(number) => {
+            out.push(0xce);
+            out.extend(number.to_be_bytes());
+        }
+        Err(_) => {
+            out.push(0xcf);
+            out.extend(number.to_be_bytes());
+        }
+    }
+}
+
+/// What stands before `len` bytes.
+///
+/// # Errors
+/// There are more than 2^32.
+pub fn put_bin_head(len: u64, out: &mut Vec<u8>) -> Result<()> {
+    put_head(length(len)?, &[(0xff, 0xc4), (0xffff, 0xc5), (u32::MAX, 0xc6)], out);
+    Ok(())
+}
+
+/// What stands before the `len` bytes of a type that an application gave a number.
+///
+/// # Errors
+/// There are more than 2^32.
+pub fn put_ext_head(kind: i8, len: u64, out: &mut Vec<u8>) -> Result<()> {
+    match len {
+        1 | 2 | 4 | 8 | 16 => out.push(0xd4 + len.trailing_zeros() as u8),
+        _ => put_head(length(len)?, &[(0xff, 0xc7), (0xffff, 0xc8), (u32::MAX, 0xc9)], out),
+    }
+    out.push(kind.cast_unsigned());
+    Ok(())
+}
+
+fn length(len: u64) -> Result<u32> {
+    u32::try_from(len).map_err(|_| {
+        Error::new(ErrorKind::Limit, format!("{len} bytes in one piece of MessagePack"))
+    })
+}
+
+/// The first byte of the first kind that holds the number, and the number: in the byte itself, where
+/// the kind holds less than one.
+fn put_head(number: u32, kinds: &[(u32, u8)], out: &mut Vec<u8>) {
+    let Some((most, first)) = kinds.iter().find(|(most, _)| number <= *most) else { return };
+    match most {
+        0xff => out.extend([*first, number as u8]),
+        0xffff => {
+            out.push(*first);
+            out.extend((number as u16).to_be_bytes());
+        }
+        0x1_0000.. => {
+            out.push(*first);
+            out.extend(number.to_be_bytes());
+        }
+        _ => out.push(first | number as u8),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,6 +271,51 @@ mod tests {
             format!("Int({})", u64::MAX)
         );
         assert_eq!(read(&[0xca, 0x3f, 0xc0, 0, 0]), "Float(1.5)");
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_as_short_as_can_be() {
+        let lens = [(0, 1), (1, 2), (31, 32), (32, 34), (255, 257), (256, 259), (65_536, 65_541)];
+        for (len, written) in lens {
+            let (text, mut out) = ("x".repeat(len), Vec::new());
+            put_str(&text, &mut out).unwrap();
+            assert_eq!(out.len(), written);
+            assert_eq!(read(&out, 0).unwrap().as_str(), Some(text.as_str()));
+        }
+        for (number, written) in [
+            (0, 1),
+            (127, 1),
+            (128, 2),
+            (255, 2),
+            (256, 3),
+            (65_536, 5),
+            (1 << 32, 9),
+            (u64::MAX, 9),
+        ] {
+            let mut out = Vec::new();
+            put_uint(number, &mut out);
+            assert_eq!((out.len(), read(&out, 0).unwrap().as_u64()), (written, Some(number)));
+        }
+        for len in [1usize, 3, 4, 16, 17, 255, 256, 65_536] {
+            let mut out = Vec::new();
+            put_ext_head(-3, len as u64, &mut out).unwrap();
+            out.resize(out.len() + len, 7);
+            let Value::Ext(-3, bytes, _) = read(&out, 0).unwrap() else { panic!("{len}") };
+            assert_eq!(bytes.len(), len);
+        }
+        for n in [0u32, 15, 16, 65_536] {
+            let mut out = Vec::new();
+            put_array(n, &mut out);
+            out.resize(out.len() + n as usize, 0xc0);
+            let Value::Array(items) = read(&out, 0).unwrap() else { panic!("{n}") };
+            assert_eq!(items.len(), n as usize);
+            let mut out = Vec::new();
+            put_map(n, &mut out);
+            out.resize(out.len() + 2 * n as usize, 0xc0);
+            let Value::Map(pairs) = read(&out, 0).unwrap() else { panic!("{n}") };
+            assert_eq!(pairs.len(), n as usize);
+        }
+        assert!(put_bin_head(1 << 32, &mut Vec::new()).is_err());
     }
 
     #[test]

@@ -120,3 +120,33 @@ pub fn numbers(bytes: &[u8], base: u64) -> impl Iterator<Item = Result<u64>> {
         Some(number)
     })
 }
+
+/// Adds a number of one to ten bytes.
+pub fn put_varint(mut number: u64, out: &mut Vec<u8>) {
+    while 0x80 <= number {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+/// Adds a field of a number; 0, which readers take for granted, is left out.
+pub fn put_number(field: u64, number: u64, out: &mut Vec<u8>) {
+    if number != 0 {
+        put_varint(field << 3, out);
+        put_varint(number, out);
+    }
+}
+
+/// Adds a field of bytes, text or a message.
+pub fn put_bytes(field: u64, bytes: &[u8], out: &mut Vec<u8>) {
+    put_varint((field << 3) | 2, out);
+    put_varint(bytes.len() as u64, out);
+    out.extend(bytes);
+}
+
+/// Adds a field of four bytes.
+pub fn put_fixed32(field: u64, number: u32, out: &mut Vec<u8>) {
+    put_varint((field << 3) | 5, out);
+    out.extend(number.to_le_bytes());
+}

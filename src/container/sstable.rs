@@ -7,6 +7,9 @@
 //!
 //! Spec: `leveldb/doc/table_format.md`; a block's checksum is masked.
 
+mod write;
+
+pub use self::write::write;
 use super::protobuf::varint;
 use crate::base::cursor::Cursor;
 use crate::base::error::{Error, Result};

@@ -11,6 +11,8 @@
 //!
 //! Spec: PKWARE `APPNOTE.TXT` 6.3.10, sections 4.3 to 4.5.
 
+pub mod write;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;

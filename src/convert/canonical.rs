@@ -287,7 +287,7 @@ fn config_of(
     let (Some(config), Some(text)) = (opened.json(&own.file)?, opened.text(&own.file)?) else {
         return Ok(None);
     };
-    let config = own.ours(&config, &dialect::present(&opened.checkpoint));
+    let config = own.ours(&config, &opened.checkpoint.tensors);
     Ok(Some((config, ForeignConfig { path: own.file.clone(), text })))
 }
 

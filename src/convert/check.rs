@@ -1,6 +1,6 @@
 //! What is refused before anything is planned: flags without effect, and files that are in the way.
 
-use super::{Failure, Report, Request, foreign_format};
+use super::{Failure, Report, Request, foreign_format, target};
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::exec::write::Shard;
@@ -76,10 +76,8 @@ pub(super) fn flags(
             return Err(useless(flag, why, "leave out one of the two"));
         }
     }
-    if request.check_outputs
-        && request.to == super::SAFETENSORS
-        && super::safetensors::is_file(request)
-    {
+    let own_names = target::find(request.to).filter(|target| target.keeps_names);
+    if request.check_outputs && own_names.is_some_and(|of| of.is_file(request.destination)) {
         let why = "it computes with the config of what was written, and one file has none";
         let help = "name a folder, which the config goes into; or leave it out";
         return Err(useless("--check-outputs", why, help));
@@ -91,8 +89,11 @@ pub(super) fn flags(
         let why = "it allows a cast, and no --dtype asks for one";
         return Err(useless("--lossy", why, "add --dtype, or leave --lossy out"));
     }
-    if request.arch.is_some() && (request.generic || request.to == super::SAFETENSORS) {
-        let other = if request.generic { "--generic" } else { "--to safetensors" };
+    if request.arch.is_some() && (request.generic || own_names.is_some()) {
+        let other = match own_names {
+            Some(target) if !request.generic => format!("--to {}", target.id),
+            _ => "--generic".to_owned(),
+        };
         let why = format!("{other} asks for no architecture");
         return Err(useless("--arch", &why, "leave out one of the two"));
     }

@@ -125,7 +125,8 @@ fn has_magic(path: &Path) -> Result<bool> {
     let file = fs::File::open(path).map_err(|err| Error::io(path, "open", err))?;
     file.take(512).read_to_end(&mut head).map_err(|err| Error::io(path, "read", err))?;
     let of_ending = format::of_ending(&ending(path));
-    Ok(of_ending.is_some_and(|format| (format.probe)(&head, "") != Probe::No))
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(of_ending.is_some_and(|format| (format.probe)(&head, &name) != Probe::No))
 }
 
 /// The files that this program wrote into a folder, if it did.

@@ -7,16 +7,15 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::Value as Json;
 
 use super::canonical::canonical;
-use super::destination::{mark, replaceable, stage};
-use super::verify::{check_outputs, verify_foreign};
+use super::job::{self, Job};
+use super::target::Target;
 use super::{
-    Failure, Report, Request, carry, check, commit, foreign_format, gguf, json_text, read_buffers,
-    read_provenance, read_whole_model, report, sidecar_files, sidecar_files_of_package, write_file,
-    write_tensors,
+    Failure, Report, Request, foreign_format, gguf, json_text, read_buffers, read_provenance,
+    read_whole_model, sidecar_files, sidecar_files_of_package,
 };
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Encoding};
 use crate::exec::write;
 use crate::folder::sentence_transformers::{self, MODULES_FILE};
 use crate::folder::{CONFIG_FILE, Opened};
@@ -46,84 +45,52 @@ fn embedding_modules(model: &Model) -> Vec<(String, Json)> {
     files.unwrap_or_default()
 }
 
+/// Writes a checkpoint under the names of another world.
 pub(super) fn to_foreign(
     opened: &mut Opened,
     request: &Request<'_>,
-    format: &str,
+    target: &Target,
 ) -> std::result::Result<Report, Failure> {
-    let known: BTreeSet<&str> =
-        request.spec.maps.keys().map(|(format, _)| format.as_str()).collect();
-    let known: BTreeSet<&str> = known.into_iter().filter(|of| format::is_written(of)).collect();
-    if !known.contains(format) {
-        let known: Vec<&str> = known.into_iter().collect();
-        let message = format!("there is no format {format:?} to write: std, {}", known.join(", "));
-        return Err(Error::unsupported(message).into());
+    let mut plan = export_plan(opened, request, target.id)?;
+    let is_complete = format::find(target.format).is_some_and(|format| format.is_complete);
+    if is_complete {
+        // The tokenizer goes into the file; what else stands beside the source does not.
+        let is_in = |name: &String| {
+            let role = request.spec.file_role(name);
+            role.is_some_and(|role| ["tokenizer", "template", "config"].contains(&role))
+        };
+        plan.left.splice(..0, plan.carried.drain(..).filter(|name| !is_in(name)));
+    } else if target.is_file(request.destination) {
+        plan.carried.clear();
+        plan.left.clear();
     }
-    let plan = export_plan(opened, request, format)?;
-    if let Some(metadata) = &plan.metadata
-        && format == export::GGUF
-    {
-        return gguf::write(opened, request, metadata, &plan);
-    }
-    let ExportPlan { mut tensors, config, modules, tokenizer, carried, left, findings, .. } = plan;
-    let (architecture, map) = (plan.architecture, plan.map);
-    // Modules beside the transformer have files of their own.
-    tensors.move_last(|name| sentence_transformers::parse_dense_name(name).is_some());
-    let is_main =
-        |output: &&Output| sentence_transformers::parse_dense_name(&output.name).is_none();
-    let n_main = tensors.outputs.iter().take_while(is_main).count();
-    let mut report = report(opened, request, &tensors, carried, left);
-    report.architecture = architecture;
-    report.map = map;
-    report.findings.extend(findings);
-    check::before_writing(&report, request)?;
-    if request.dry_run {
-        return Ok(report);
-    }
-    let staging = stage(opened, request, false, &replaceable)?;
-    // Readers of this format take files without metadata, or with this one.
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    let main = Tensors {
-        inputs: tensors.inputs.clone(),
-        outputs: tensors.outputs[..n_main].to_vec(),
-        ..Tensors::default()
-    };
-    let written =
-        write_tensors(opened, request, staging.path(), &main, &metadata, false, &mut report)?;
-    write_modules(opened, staging.path(), &tensors, n_main, &metadata, &mut report)?;
-    if let Some(index) = &written.index {
-        let name = format!("{TENSORS_STEM}.safetensors.index.json");
-        write_file(&staging.path().join(name), index.as_bytes())?;
-    }
-    if let Some(config) = config {
-        write_file(&staging.path().join(CONFIG_FILE), config.as_bytes())?;
-    }
-    for (name, json) in &modules {
-        if let Some((parent, _)) = name.rsplit_once('/') {
-            inside(staging.path(), parent)?;
+    let mut files = Vec::new();
+    if !is_complete {
+        files.extend(plan.config.map(|config| (CONFIG_FILE.to_owned(), config.into_bytes())));
+        let json = |(name, json): (String, Json)| (name, json_text(&json).into_bytes());
+        files.extend(plan.modules.into_iter().map(json));
+        if plan.tokenizer.is_empty()
+            && let Some((name, bytes)) = gguf::keys_file(opened)?
+        {
+            files.push((name.to_owned(), bytes));
         }
-        write_file(&staging.path().join(name), json_text(json).as_bytes())?;
+        let text = |(name, text): (&str, String)| (name.to_owned(), text.into_bytes());
+        files.extend(plan.tokenizer.into_iter().map(text));
     }
-    for name in &report.carried {
-        carry(opened, staging.path(), name)?;
-    }
-    for (name, text) in &tokenizer {
-        write_file(&staging.path().join(name), text.as_bytes())?;
-    }
-    if tokenizer.is_empty()
-        && let Some((name, bytes)) = gguf::keys_file(opened)?
-    {
-        write_file(&staging.path().join(name), &bytes)?;
-    }
-    if request.verify {
-        report.verified = Some(verify_foreign(opened, request, staging.path(), &tensors, &report)?);
-    }
-    if request.check_outputs {
-        check_outputs(opened, request, staging.path(), &mut report)?;
-    }
-    mark(staging.path(), format)?;
-    commit(staging, opened, request, &mut report)?;
-    Ok(report)
+    let job = Job {
+        tensors: plan.tensors,
+        // Readers of safetensors take files without metadata, or with this one.
+        text: BTreeMap::from([("format".to_owned(), "pt".to_owned())]),
+        keys: plan.metadata.unwrap_or_default(),
+        files,
+        carried: plan.carried,
+        left: plan.left,
+        copies: BTreeMap::new(),
+        findings: plan.findings,
+        architecture: plan.architecture,
+        map: plan.map,
+    };
+    job::write(opened, request, target, job)
 }
 
 /// Writes the tensors of the modules that follow the transformer, each module's into its folder.
@@ -257,8 +224,12 @@ pub(super) fn export_plan(
     let dialect = request.spec.dialect_to_write(format, architecture);
     let translated = recorded.filter(|_| dialect.is_some()).map(dialect::record);
     let source = translated.as_ref().map(|(record, _)| record).or(recorded);
+    let format_asked = format;
     let format = dialect.map_or(format, |dialect| dialect.of.as_str());
     let maps = export_maps(request.spec, format, architecture, source)?;
+    if dialect.is_some() {
+        refuse_packed(format_asked, &canonical_tensors.encodings, request)?;
+    }
     let origin = source.map(|provenance| {
         let config = match format {
             export::GGUF => kept.as_ref().map(typed::keys),
@@ -320,7 +291,7 @@ pub(super) fn export_plan(
             request.spec,
             dialect,
             &names,
-            &exported.tensors,
+            (&exported.tensors, &exported.tied),
             &stored,
             request.plan,
         )?;
@@ -366,9 +337,22 @@ fn leave_out_strays(provenance: Option<&Provenance>, format: &str, findings: &mu
 fn origin_config(config: &ForeignConfig, dialect: Option<&Dialect>) -> Option<Json> {
     let json = serde_json::from_str(&config.text).ok()?;
     match dialect.and_then(|dialect| dialect.config.as_ref()) {
-        Some(own) if own.file == config.path => Some(own.ours(&json, &BTreeSet::new())),
+        Some(own) if own.file == config.path => Some(own.ours(&json, &[])),
         _ => Some(json),
     }
+}
+
+/// Refuses tensors that are packed, where names and axes are those of plain ones.
+fn refuse_packed(
+    format: &str,
+    encodings: &BTreeMap<String, Encoding>,
+    request: &Request<'_>,
+) -> std::result::Result<(), Failure> {
+    let packed = encodings.iter().next().filter(|_| request.plan.decode == Decode::Nothing);
+    let Some((name, encoding)) = packed else { return Ok(()) };
+    let (id, n) = (&encoding.id, encodings.len());
+    let message = format!("`{name}` is in {id}, which no reader of {format} knows ({n} such)");
+    Err(Diagnostic::error("P012", message).tensor(name).help(plan::DECODE_HELP).into())
 }
 
 fn copy_checkpoint(checkpoint: &Checkpoint) -> Checkpoint {
@@ -395,12 +379,14 @@ fn export_maps<'a>(
     // A mapping named like its architecture is the plainest.
     maps.sort_by_key(|map| map.name != architecture);
     if maps.is_empty() {
-        return Err(Diagnostic::error(
-            "P001",
-            format!("there is no {format} mapping of {architecture}"),
-        )
-        .help("`llmstd spec list` shows what there is")
-        .into());
+        let dialects = spec.dialects.iter().filter(|dialect| dialect.format == format);
+        let written: Vec<&str> = dialects.flat_map(Dialect::architectures).collect();
+        let message = format!("there is no {format} mapping of {architecture}");
+        let help = match written.is_empty() {
+            true => "`llmstd spec list` shows what there is".to_owned(),
+            false => format!("what is written as {format}: {}", written.join(", ")),
+        };
+        return Err(Diagnostic::error("P001", message).help(help).into());
     }
     Ok(maps)
 }

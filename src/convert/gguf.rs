@@ -5,14 +5,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use super::destination::{mark, replaceable, stage};
-use super::foreign::ExportPlan;
-use super::verify::{check_outputs, verify_foreign};
-use super::{Failure, Report, Request, check, commit, foreign_format, report, write_shards};
+use super::{Failure, Request, foreign_format};
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, Result};
 use crate::exec::produce::Producer;
-use crate::exec::write::{self, Container};
 use crate::folder::Opened;
 use crate::format::gguf::{self, types::TYPES};
 use crate::manifest::is_tokenizer_file;
@@ -232,72 +228,4 @@ fn add_tokenizer(
         }
     }
     Ok(())
-}
-
-/// Writes one file, or, where the destination is no `.gguf` name, a folder of parts.
-pub(super) fn write(
-    opened: &mut Opened,
-    request: &Request<'_>,
-    metadata: &Metadata,
-    plan: &ExportPlan,
-) -> std::result::Result<Report, Failure> {
-    let tensors = &plan.tensors;
-    // The tokenizer goes into the file; what else stands beside the source does not.
-    let is_in = |name: &&String| {
-        let role = request.spec.file_role(name);
-        role.is_some_and(|role| ["tokenizer", "template", "config"].contains(&role))
-    };
-    let left = plan.carried.iter().filter(|name| !is_in(name)).chain(&plan.left).cloned();
-    let mut report = report(opened, request, tensors, Vec::new(), left.collect());
-    report.architecture.clone_from(&plan.architecture);
-    report.map.clone_from(&plan.map);
-    report.findings.extend(plan.findings.iter().cloned());
-    let is_file = request.destination.extension().is_some_and(|end| end == "gguf");
-    let name = request.destination.file_name().map(|name| name.to_string_lossy().into_owned());
-    let stem = match &name {
-        Some(name) if is_file => name.trim_end_matches(".gguf"),
-        _ => "model",
-    };
-    let shards = write::shards(&tensors.outputs, request.max_shard_bytes, stem, "gguf");
-    check::quantized(request, tensors)?;
-    let told = check::shard_size(request.max_shard_bytes, &tensors.outputs, &shards)?;
-    report.findings.extend(told);
-    if is_file && 1 < shards.len() {
-        let n = shards.len();
-        let message = format!("{n} files of that size are no single file {}", report.destination);
-        return Err(Error::unsupported(message + ": name a folder, or take a larger size").into());
-    }
-    check::before_writing(&report, request)?;
-    if request.dry_run {
-        return Ok(report);
-    }
-    let staging = stage(opened, request, is_file, &replaceable)?;
-    let container = Container::Gguf { metadata, encodings: &tensors.encodings };
-    let folder = staging.path().to_owned();
-    write_shards(opened, request, &folder, tensors, &shards, container, false, &mut report)?;
-    refuse_not_finite(&report, tensors)?;
-    if request.verify {
-        report.verified = Some(verify_foreign(opened, request, &folder, tensors, &report)?);
-    }
-    if request.check_outputs {
-        check_outputs(opened, request, &folder, &mut report)?;
-    }
-    if !is_file {
-        mark(&folder, export::GGUF)?;
-    }
-    commit(staging, opened, request, &mut report)?;
-    Ok(report)
-}
-
-/// Refuses a tensor whose values no block can hold.
-fn refuse_not_finite(report: &Report, tensors: &Tensors) -> std::result::Result<(), Failure> {
-    let lost = report.tensors.iter().find(|tensor| {
-        tensors.encodings.contains_key(&tensor.step.name)
-            && tensor.loss.is_some_and(|loss| loss.nans != 0)
-    });
-    let Some(tensor) = lost else { return Ok(()) };
-    let name = &tensor.step.name;
-    let message = format!("`{name}` has values that are infinite or NaN, which no block holds");
-    let help = "find out how they came into the model: `llmstd validate --deep` names their places";
-    Err(Diagnostic::error("P023", message).tensor(name).help(help).into())
 }

@@ -6,8 +6,10 @@ mod destination;
 mod foreign;
 pub(crate) mod gguf;
 mod intact;
+mod job;
 mod package;
-mod safetensors;
+mod same;
+pub mod target;
 mod verify;
 mod words;
 
@@ -25,8 +27,9 @@ use self::package::{repack, to_std};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::Checkpoint;
+use crate::exec::container::{Container, Safetensors};
 use crate::exec::staging::{Staging, free_space};
-use crate::exec::write::{self, Container, Shard, Written};
+use crate::exec::write::{self, Shard, Written};
 use crate::folder::{CONFIG_FILE, Opened};
 use crate::format;
 use crate::manifest::{FileRole, is_tokenizer_file, needs_text};
@@ -304,13 +307,24 @@ pub fn convert(mut opened: Opened, request: &Request<'_>) -> std::result::Result
     destination::check(&opened, request)?;
     check::flags(&mut opened, request)?;
     check::sidecars(&opened, request.spec)?;
-    match (request.to, opened.is_package) {
-        (SAFETENSORS, _) => safetensors::write(&mut opened, request),
-        ("std", true) => repack(&mut opened, request),
-        ("std", false) => to_std(&mut opened, request),
-        (format, _) => to_foreign(&mut opened, request, format),
+    match (target::find(request.to), opened.is_package) {
+        (Some(target), _) if target.keeps_names => same::write(&mut opened, request, target),
+        (Some(target), _) => to_foreign(&mut opened, request, target),
+        (None, is_package) if request.to == STD => match is_package {
+            true => repack(&mut opened, request),
+            false => to_std(&mut opened, request),
+        },
+        (None, _) => {
+            let known: Vec<&str> = target::TARGETS.iter().map(|target| target.id).collect();
+            let (to, known) = (request.to, known.join(", "));
+            let message = format!("there is no format {to:?} to write: {STD}, {known}");
+            Err(Error::unsupported(message).into())
+        }
     }
 }
+
+/// The packages of the standard, in arguments.
+pub const STD: &str = "std";
 
 /// The format whose tensors have the names and bytes of the source.
 pub const SAFETENSORS: &str = "safetensors";
@@ -351,8 +365,8 @@ fn write_tensors(
     let shards =
         write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM, "safetensors");
     report.findings.extend(check::shard_size(request.max_shard_bytes, &tensors.outputs, &shards)?);
-    let container = Container::Safetensors(metadata);
-    write_shards(opened, request, folder, tensors, &shards, container, hash_files, report)
+    let container = Safetensors(metadata);
+    write_shards(opened, request, folder, tensors, &shards, &container, hash_files, report)
 }
 
 #[allow(clippy::too_many_arguments)] // What a file is made of.
@@ -362,7 +376,7 @@ fn write_shards(
     folder: &Path,
     tensors: &Tensors,
     shards: &[Shard],
-    container: Container<'_>,
+    container: &dyn Container,
     hash_files: bool,
     report: &mut Report,
 ) -> std::result::Result<Written, Failure> {

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::SAFETENSORS;
+use super::STD;
+use super::target::TARGETS;
 use crate::checkpoint::DType;
 use crate::encoding::{BLOCK_TYPES, BlockType};
 use crate::format::gguf::types::TYPES;
-use crate::plan::export::GGUF;
 
 /// A size of the command line: `5GB`, `500MB`, `1GiB`, or bytes.
 ///
@@ -77,14 +77,16 @@ pub fn target<'a>(
     asked: Option<&'a str>,
 ) -> std::result::Result<&'a str, String> {
     let ending = destination.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-    let named = [GGUF, SAFETENSORS].into_iter().find(|format| ending.eq_ignore_ascii_case(format));
+    let fits = |of: &str| ending.eq_ignore_ascii_case(of);
+    let named = TARGETS.iter().find(|target| target.ending.is_some_and(fits));
+    let named = named.map(|target| target.id);
     match (asked, named) {
         (Some(asked), Some(named)) if asked != named => Err(format!(
             "{} names a {named} file, and --to {asked} is something else: leave --to out, or name \
              the destination otherwise",
             destination.display()
         )),
-        (asked, named) => Ok(asked.or(named).unwrap_or("std")),
+        (asked, named) => Ok(asked.or(named).unwrap_or(STD)),
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod coded;
 pub mod compare;
+pub mod container;
 pub mod gather;
 pub mod hash;
 pub mod kernel;

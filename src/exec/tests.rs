@@ -7,12 +7,13 @@ use half::{bf16, f16};
 use sha2::{Digest, Sha256};
 
 use super::compare::{Operand, digest, digests, first_difference};
+use super::container::Safetensors;
 use super::hash::{Hash, update_both};
 use super::kernel::Chain;
 use super::make::Made;
 use super::produce::Producer;
 use super::staging::{Existing, Staging, free_space};
-use super::write::{Container, Options, Shard, Written, shards, write};
+use super::write::{Options, Shard, Written, shards, write};
 use crate::base::error::{ErrorKind, Result};
 use crate::base::source::{Extent, Source};
 use crate::checkpoint::{DType, Payload, Tensor, View, n_elements};
@@ -608,7 +609,7 @@ fn write_model(
 ) -> Written {
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     let options = Options { n_threads, hash_files, progress: &|_| (), cancel: None };
-    write(source, inputs, outputs, shards, Container::Safetensors(&metadata), dir, &options)
+    write(source, inputs, outputs, shards, &Safetensors(&metadata), dir, &options)
         .expect("a sound plan")
 }
 
@@ -715,7 +716,7 @@ fn every_dtype_has_the_name_that_safetensors_gives_it() {
             &inputs,
             &outputs,
             &shards,
-            Container::Safetensors(&metadata),
+            &Safetensors(&metadata),
             dir.path(),
             &options,
         );
@@ -906,7 +907,7 @@ fn an_error_leaves_nothing_behind() {
             inputs,
             outputs,
             &shards,
-            Container::Safetensors(&metadata),
+            &Safetensors(&metadata),
             staging.path(),
             &options,
         );
@@ -935,7 +936,7 @@ fn a_panic_in_one_thread_ends_all() {
                 &inputs,
                 &outputs,
                 &shards,
-                Container::Safetensors(&metadata),
+                &Safetensors(&metadata),
                 dir.path(),
                 &options,
             )
@@ -958,7 +959,7 @@ fn progress_counts_the_bytes_of_all_tensors() {
         &inputs,
         &outputs,
         &shards,
-        Container::Safetensors(&BTreeMap::new()),
+        &Safetensors(&BTreeMap::new()),
         dir.path(),
         &options,
     )

@@ -1,8 +1,5 @@
-//! Streams outputs into safetensors or GGUF files, hashed as they pass.
-//!
-//! A safetensors file is `u64 header_len | JSON header, padded with spaces | tensors in order,
-//! without gaps` (<https://huggingface.co/docs/safetensors>); the tensors start on a multiple of
-//! 64. A GGUF file too is a header and the tensors in order, each padded with zeros.
+//! Streams outputs into files, hashed as they pass. What a file has beside its tensors, a
+//! [`Container`] says.
 //!
 //! The bytes of a file are cut into chunks: read in one go where the source holds the bytes
 //! as they are, made piece by piece where not. A chunk passes several stages, each of which takes the
@@ -18,15 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use serde_json::json;
-
+use super::container::{Checksum, Container, Frame, Safetensors, Sum};
 use super::hash::{Hash, update_both};
 use super::produce::Producer;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
-use crate::checkpoint::{DType, Encoding};
-use crate::format::gguf;
-use crate::metadata::Metadata;
 use crate::package::Loss;
 use crate::plan::program::{Input, Output};
 
@@ -41,8 +34,6 @@ pub const PEAK_MEMORY: u64 = (CHUNK_LEN * MAX_CHUNKS) as u64;
 const SYNC_LEN: u64 = 64 << 20;
 /// A piece at least this long is taken from the map; shorter ones are gathered in one buffer.
 const MIN_BORROWED_LEN: u64 = 64 << 10;
-/// The longest header that the reference reader takes (safetensors 0.8).
-const MAX_HEADER_LEN: usize = 100_000_000;
 
 /// One file to write, and which of the outputs it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,69 +79,6 @@ pub fn shards(
     shards.map(|(index, outputs)| Shard { name: name(index), outputs }).collect()
 }
 
-/// What the files are, with what they hold beside the tensors.
-#[derive(Clone, Copy, Debug)]
-pub enum Container<'a> {
-    /// Safetensors, with free text.
-    Safetensors(&'a BTreeMap<String, String>),
-    /// GGUF.
-    Gguf {
-        /// The keys of the model.
-        metadata: &'a Metadata,
-        /// What the tensors of bytes are, by name.
-        encodings: &'a BTreeMap<String, Encoding>,
-    },
-}
-
-impl Container<'_> {
-    /// The headers of the files.
-    fn headers(&self, outputs: &[Output], shards: &[Shard]) -> Result<Vec<Vec<u8>>> {
-        let count = shards.len() as u64;
-        let headers = (0..count).zip(shards).map(|(number, shard)| {
-            let of_shard = &outputs[shard.outputs.clone()];
-            match self {
-                Container::Safetensors(metadata) => header(of_shard, metadata),
-                Container::Gguf { metadata, encodings } => {
-                    let entries = of_shard.iter().map(|output| gguf_entry(output, encodings));
-                    let entries = entries.collect::<Result<Vec<_>>>()?;
-                    let n_tensors = outputs.len();
-                    let part = gguf::write::part_metadata(metadata, number, count, n_tensors)?;
-                    gguf::write::header(&part, &entries)
-                }
-            }
-        });
-        headers.collect()
-    }
-
-    /// What tensors are padded to multiples of.
-    fn alignment(&self) -> Result<u64> {
-        match self {
-            Container::Safetensors(_) => Ok(1),
-            Container::Gguf { metadata, .. } => gguf::write::alignment(metadata),
-        }
-    }
-}
-
-fn gguf_entry<'a>(
-    output: &'a Output,
-    encodings: &'a BTreeMap<String, Encoding>,
-) -> Result<gguf::write::Entry<'a>> {
-    let Output { name, dtype, shape, .. } = output;
-    let encoding = encodings.get(name);
-    let unknown = || {
-        let what = encoding.map_or(dtype.name(), |encoding| &encoding.id);
-        Error::unsupported(format!("`{name}` of {what} in a GGUF file"))
-    };
-    let kind = gguf::types::TYPES.of(*dtype, encoding).ok_or_else(unknown)?;
-    let logical = encoding.map_or(shape, |encoding| &encoding.shape);
-    let physical = kind.physical(logical).ok();
-    if physical.is_none_or(|(of, bytes, _)| (of, &bytes) != (*dtype, shape)) {
-        let message = format!("`{name}` is {dtype} {shape:?}, not {logical:?} of {}", kind.name());
-        return Err(Error::new(ErrorKind::Malformed, message));
-    }
-    Ok(gguf::write::Entry { name, kind, shape: logical })
-}
-
 /// How to write.
 pub struct Options<'a> {
     /// How many threads work; the bytes do not depend on it.
@@ -181,8 +109,8 @@ impl Plain<'_> {
     pub fn write(&self, source: &Source, dir: &Path, stem: &str) -> Result<Written> {
         let shards = shards(self.outputs, None, stem, "safetensors");
         let options = Options { n_threads: 1, hash_files: false, progress: &|_| (), cancel: None };
-        let container = Container::Safetensors(self.metadata);
-        write(source, self.inputs, self.outputs, &shards, container, dir, &options)
+        let container = Safetensors(self.metadata);
+        write(source, self.inputs, self.outputs, &shards, &container, dir, &options)
     }
 }
 
@@ -208,6 +136,8 @@ pub struct WrittenTensor {
     pub len: u64,
     /// The SHA-256 of the bytes.
     pub sha256: [u8; 32],
+    /// Its checksum, where the container keeps one.
+    pub checksum: u32,
     /// What kernels lost, if it passed any.
     pub loss: Option<Loss>,
 }
@@ -233,26 +163,33 @@ pub fn write(
     inputs: &[Input],
     outputs: &[Output],
     shards: &[Shard],
-    container: Container<'_>,
+    container: &dyn Container,
     dir: &Path,
     options: &Options<'_>,
 ) -> Result<Written> {
     check_names(outputs, shards)?;
     let producers = outputs.iter().map(|output| Producer::new(source, inputs, output));
     let producers = producers.collect::<Result<Vec<_>>>()?;
-    let headers = container.headers(outputs, shards)?;
-    let alignment = container.alignment()?;
+    let frames = (0..shards.len()).map(|number| container.frame(outputs, shards, number));
+    let frames = frames.collect::<Result<Vec<_>>>()?;
     let mut tensors = Vec::with_capacity(outputs.len());
     let mut files = Vec::with_capacity(shards.len());
     let empty = Hash::default().finish();
-    for (file, (shard, header)) in shards.iter().zip(&headers).enumerate() {
-        let mut offset = header.len() as u64;
-        for producer in &producers[shard.outputs.clone()] {
+    for (file, (shard, frame)) in shards.iter().zip(&frames).enumerate() {
+        let mut offset = frame.header.len() as u64;
+        let mut inserts = frame.inserts.iter().peekable();
+        for (number, producer) in shard.outputs.clone().zip(&producers[shard.outputs.clone()]) {
             let loss = producer.has_kernels().then(Loss::default);
             let len = producer.len();
-            tensors.push(WrittenTensor { file, offset, len, sha256: empty, loss });
-            // The headers are made of the same sums, checked.
-            offset += len.next_multiple_of(alignment);
+            // The frames are made of the same sums, checked.
+            while let Some(insert) = inserts.next_if(|of| of.output == number && of.at == 0) {
+                offset += insert.bytes.len() as u64;
+            }
+            tensors.push(WrittenTensor { file, offset, len, sha256: empty, checksum: 0, loss });
+            offset += len;
+            while let Some(insert) = inserts.next_if(|insert| insert.output == number) {
+                offset += insert.bytes.len() as u64;
+            }
         }
         files.push(WrittenFile { name: shard.name.clone(), len: offset, sha256: None });
     }
@@ -260,15 +197,16 @@ pub fn write(
         source,
         producers: &producers,
         shards,
-        headers: &headers,
-        alignment,
+        frames: &frames,
+        checksum: container.checksum(),
         dir,
         options,
     };
     pipeline.run(&mut tensors, &mut files)?;
-    let has_index = matches!(container, Container::Safetensors(_)) && 1 < shards.len();
-    let index = has_index.then(|| index(outputs, shards));
-    Ok(Written { tensors, files, index })
+    let index = (1 < shards.len()).then(|| container.index(outputs, shards)).flatten();
+    let written = Written { tensors, files, index };
+    container.finish(dir, outputs, shards, &written)?;
+    Ok(written)
 }
 
 fn check_names(outputs: &[Output], shards: &[Shard]) -> Result<()> {
@@ -293,89 +231,35 @@ fn check_names(outputs: &[Output], shards: &[Shard]) -> Result<()> {
     Ok(())
 }
 
-/// The length and the JSON that a file begins with, padded to a multiple of 64 bytes.
-fn header(outputs: &[Output], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
-    let mut entries = serde_json::Map::new();
-    if !metadata.is_empty() {
-        entries.insert("__metadata__".to_owned(), json!(metadata));
-    }
-    let mut offset = 0u64;
-    for output in outputs {
-        if matches!(output.dtype, DType::C128 | DType::Unknown) || output.name == "__metadata__" {
-            let message = format!("`{}` of {} in a safetensors file", output.name, output.dtype);
-            return Err(Error::unsupported(message));
-        }
-        let end = offset.checked_add(output.n_bytes()).ok_or_else(|| {
-            Error::new(ErrorKind::Limit, "the tensors of one file pass 2^64 bytes")
-        })?;
-        let entry = json!({
-            "dtype": output.dtype.name(),
-            "shape": output.shape,
-            "data_offsets": [offset, end],
-        });
-        entries.insert(output.name.clone(), entry);
-        offset = end;
-    }
-    let json = serde_json::to_string(&entries).expect("strings and numbers are JSON");
-    let mut header = vec![0u8; 8];
-    header.extend_from_slice(json.as_bytes());
-    header.resize(header.len().next_multiple_of(64), b' ');
-    let json_len = header.len() - 8;
-    if MAX_HEADER_LEN < json_len {
-        let message = format!(
-            "a header of {json_len} bytes, readers take {MAX_HEADER_LEN}; a smaller limit for \
-             shards makes more files with shorter headers"
-        );
-        return Err(Error::new(ErrorKind::Limit, message));
-    }
-    header[..8].copy_from_slice(&(json_len as u64).to_le_bytes());
-    Ok(header)
-}
-
-/// The text of `model.safetensors.index.json`, as Hugging Face writes it.
-fn index(outputs: &[Output], shards: &[Shard]) -> String {
-    let mut weight_map = BTreeMap::new();
-    for shard in shards {
-        for output in &outputs[shard.outputs.clone()] {
-            weight_map.insert(output.name.as_str(), shard.name.as_str());
-        }
-    }
-    let total_size: u64 = outputs.iter().map(Output::n_bytes).sum();
-    let index = json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
-    let mut text = serde_json::to_string_pretty(&index).expect("strings and numbers are JSON");
-    text.push('\n');
-    text
-}
-
 /// What all threads share and none changes.
 struct Pipeline<'p, 'a> {
     source: &'p Source,
     producers: &'p [Producer<'a>],
     shards: &'p [Shard],
-    headers: &'p [Vec<u8>],
-    alignment: u64,
+    frames: &'p [Frame],
+    checksum: Option<Checksum>,
     dir: &'p Path,
     options: &'p Options<'p>,
 }
 
 /// Consecutive bytes of one file.
-struct Chunk {
+struct Chunk<'p> {
     file: usize,
     /// The tensors' ranges that it is made of; none: the header.
-    pieces: Vec<Piece>,
+    pieces: Vec<Piece<'p>>,
     /// The bytes of the pieces together.
     len: usize,
     is_last_of_file: bool,
 }
 
-struct Piece {
+struct Piece<'p> {
     output: usize,
     range: Range<u64>,
-    /// The zeros behind the range.
-    padding: usize,
+    /// What the container puts behind the range.
+    insert: &'p [u8],
 }
 
-impl Piece {
+impl Piece<'_> {
     fn len(&self) -> usize {
         (self.range.end - self.range.start) as usize
     }
@@ -383,7 +267,7 @@ impl Piece {
 
 /// A chunk that is under way.
 struct Slot<'p> {
-    chunk: Arc<Chunk>,
+    chunk: Arc<Chunk<'p>>,
     content: Content<'p>,
 }
 
@@ -424,8 +308,8 @@ struct FileCursor {
     header_is_done: bool,
     output: usize,
     start: u64,
-    /// The zeros that come behind the output.
-    padding: usize,
+    /// The next of the bytes that the container puts in.
+    insert: usize,
 }
 
 /// A consumer that takes the chunks of a lane in order.
@@ -441,6 +325,7 @@ enum Work {
     /// Both on one thread, which takes less time than one after the other, but more than both
     /// on two threads: for where not every stage of a file has a thread of its own.
     HashBoth(Box<[Hash; 2]>),
+    Checksum(Sum),
     Write(Option<Unsynced>),
 }
 
@@ -458,6 +343,7 @@ struct State<'p> {
     tensor_hashes: Vec<(usize, [u8; 32])>,
     losses: Vec<(usize, Loss)>,
     file_hashes: Vec<(usize, [u8; 32])>,
+    checksums: Vec<(usize, u32)>,
     error: Option<Error>,
     /// A thread is gone without an error, which is a panic.
     is_abandoned: bool,
@@ -465,8 +351,8 @@ struct State<'p> {
 
 /// What a thread takes to do.
 enum Job<'p> {
-    Make { lane: usize, number: usize, chunk: Arc<Chunk>, buffer: Vec<u8> },
-    Pass { lane: usize, stage: usize, chunk: Arc<Chunk>, bytes: Bytes<'p>, work: Work },
+    Make { lane: usize, number: usize, chunk: Arc<Chunk<'p>>, buffer: Vec<u8> },
+    Pass { lane: usize, stage: usize, chunk: Arc<Chunk<'p>>, bytes: Bytes<'p>, work: Work },
 }
 
 impl<'p> Pipeline<'p, '_> {
@@ -484,6 +370,7 @@ impl<'p> Pipeline<'p, '_> {
             } else {
                 work.extend([Work::HashTensors(Box::default()), Work::HashFile(Box::default())]);
             }
+            work.extend(self.checksum.map(|kind| Work::Checksum(kind.start())));
             let stages = work.into_iter().map(|work| Stage { next: 0, work: Some(work) });
             Lane { cursor: None, slots: VecDeque::new(), first: 0, stages: stages.collect() }
         });
@@ -494,6 +381,7 @@ impl<'p> Pipeline<'p, '_> {
             tensor_hashes: Vec::new(),
             losses: Vec::new(),
             file_hashes: Vec::new(),
+            checksums: Vec::new(),
             error: None,
             is_abandoned: false,
         });
@@ -513,6 +401,9 @@ impl<'p> Pipeline<'p, '_> {
         }
         for (index, sha256) in state.tensor_hashes {
             tensors[index].sha256 = sha256;
+        }
+        for (index, checksum) in state.checksums {
+            tensors[index].checksum = checksum;
         }
         for (index, loss) in state.losses {
             if let Some(sum) = &mut tensors[index].loss {
@@ -568,9 +459,8 @@ impl<'p> Pipeline<'p, '_> {
                 if lane.cursor.is_none() && state.next_file < self.shards.len() {
                     let file = state.next_file;
                     let output = self.shards[file].outputs.start;
-                    let padding = self.padding(output);
                     let cursor =
-                        FileCursor { file, header_is_done: false, output, start: 0, padding };
+                        FileCursor { file, header_is_done: false, output, start: 0, insert: 0 };
                     lane.cursor = Some(cursor);
                     state.next_file += 1;
                 }
@@ -584,13 +474,6 @@ impl<'p> Pipeline<'p, '_> {
         }
     }
 
-    /// The zeros behind an output; 0 past the last one.
-    fn padding(&self, output: usize) -> usize {
-        let len = self.producers.get(output).map_or(0, Producer::len);
-        // Less than the alignment, which is small.
-        (len.next_multiple_of(self.alignment) - len) as usize
-    }
-
     /// Cuts the next chunk off a file.
     fn cut(&self, cursor: &mut FileCursor) -> Slot<'p> {
         let end = self.shards[cursor.file].outputs.end;
@@ -599,7 +482,7 @@ impl<'p> Pipeline<'p, '_> {
         let mut content = Content::Wanted;
         if !cursor.header_is_done {
             cursor.header_is_done = true;
-            let header = &self.headers[cursor.file];
+            let header = &self.frames[cursor.file].header;
             chunk.len = header.len();
             content = Content::Ready(Bytes::Borrowed(header));
         }
@@ -607,20 +490,22 @@ impl<'p> Pipeline<'p, '_> {
         let mut is_alone = false;
         while cursor.output < end {
             let producer = &self.producers[cursor.output];
-            let left = producer.len() - cursor.start;
-            if left == 0 && cursor.padding == 0 {
+            let inserts = &self.frames[cursor.file].inserts;
+            let insert = inserts.get(cursor.insert).filter(|of| of.output == cursor.output);
+            let until = insert.map_or(producer.len(), |insert| insert.at.min(producer.len()));
+            let left = until.saturating_sub(cursor.start);
+            if left == 0 && insert.is_none() {
                 (cursor.output, cursor.start) = (cursor.output + 1, 0);
-                cursor.padding = self.padding(cursor.output);
                 continue;
             }
             if is_alone || !matches!(content, Content::Wanted) {
                 break;
             }
-            if left == 0 {
+            if let Some(insert) = insert.filter(|_| left == 0) {
                 let range = cursor.start..cursor.start;
-                let padding = std::mem::take(&mut cursor.padding);
-                chunk.pieces.push(Piece { output: cursor.output, range, padding });
-                chunk.len += padding;
+                chunk.pieces.push(Piece { output: cursor.output, range, insert: &insert.bytes });
+                chunk.len += insert.bytes.len();
+                cursor.insert += 1;
                 continue;
             }
             let is_empty = chunk.pieces.is_empty();
@@ -650,7 +535,7 @@ impl<'p> Pipeline<'p, '_> {
                 }
             };
             let range = cursor.start..cursor.start + piece_len;
-            chunk.pieces.push(Piece { output: cursor.output, range, padding: 0 });
+            chunk.pieces.push(Piece { output: cursor.output, range, insert: &[] });
             // At most a chunk, or one element.
             chunk.len += piece_len as usize;
             cursor.start += piece_len;
@@ -720,6 +605,7 @@ impl<'p> Pipeline<'p, '_> {
                 let slice = bytes.slice(chunk.len);
                 let mut tensor_hashes = Vec::new();
                 let mut file_hash = None;
+                let mut checksums = Vec::new();
                 let mut result = Ok(());
                 match &mut work {
                     Work::HashTensors(tensor) => {
@@ -750,6 +636,7 @@ impl<'p> Pipeline<'p, '_> {
                             file_hash = Some((chunk.file, file.finish()));
                         }
                     }
+                    Work::Checksum(sum) => self.sum(&chunk, slice, sum, &mut checksums),
                     Work::Write(file) => result = self.write(file, &chunk, slice, sync),
                 }
                 drop(bytes);
@@ -757,6 +644,7 @@ impl<'p> Pipeline<'p, '_> {
                 let state = &mut *guard;
                 state.tensor_hashes.append(&mut tensor_hashes);
                 state.file_hashes.extend(file_hash);
+                state.checksums.append(&mut checksums);
                 if let Err(error) = result {
                     state.error.get_or_insert(error);
                 }
@@ -776,8 +664,8 @@ impl<'p> Pipeline<'p, '_> {
         }
     }
 
-    fn make(&self, chunk: &Chunk, buffer: &mut Vec<u8>) -> Result<Vec<(usize, Loss)>> {
-        let scratch_len = |piece: &Piece| self.producers[piece.output].scratch_len(piece.len());
+    fn make(&self, chunk: &Chunk<'_>, buffer: &mut Vec<u8>) -> Result<Vec<(usize, Loss)>> {
+        let scratch_len = |piece: &Piece<'_>| self.producers[piece.output].scratch_len(piece.len());
         let want = chunk.len + chunk.pieces.iter().map(scratch_len).max().unwrap_or(0);
         if buffer.len() < want {
             buffer.resize(want, 0);
@@ -786,8 +674,8 @@ impl<'p> Pipeline<'p, '_> {
         let mut losses = Vec::new();
         for piece in &chunk.pieces {
             let (filled, rest) = bytes.split_at_mut(piece.len());
-            let (padding, rest) = rest.split_at_mut(piece.padding);
-            padding.fill(0);
+            let (insert, rest) = rest.split_at_mut(piece.insert.len());
+            insert.copy_from_slice(piece.insert);
             bytes = rest;
             if filled.is_empty() {
                 continue;
@@ -803,10 +691,11 @@ impl<'p> Pipeline<'p, '_> {
         Ok(losses)
     }
 
-    /// Gives the bytes of each tensor in a chunk to its hash by `update`; padding has none.
+    /// Gives the bytes of each tensor in a chunk to its hash by `update`; what the container puts in
+    /// between has none.
     fn hash(
         &self,
-        chunk: &Chunk,
+        chunk: &Chunk<'_>,
         mut bytes: &[u8],
         tensor: &mut Hash,
         mut update: impl FnMut(Option<&mut Hash>, &[u8]),
@@ -814,24 +703,42 @@ impl<'p> Pipeline<'p, '_> {
     ) {
         for piece in &chunk.pieces {
             let (head, rest) = bytes.split_at(piece.len());
-            let (padding, rest) = rest.split_at(piece.padding);
+            let (insert, rest) = rest.split_at(piece.insert.len());
             if !head.is_empty() {
                 update(Some(&mut *tensor), head);
                 if piece.range.end == self.producers[piece.output].len() {
                     hashes.push((piece.output, tensor.finish()));
                 }
             }
-            if !padding.is_empty() {
-                update(None, padding);
+            if !insert.is_empty() {
+                update(None, insert);
             }
             bytes = rest;
+        }
+    }
+
+    /// Adds the bytes of each tensor in a chunk to its checksum.
+    fn sum(
+        &self,
+        chunk: &Chunk<'_>,
+        mut bytes: &[u8],
+        sum: &mut Sum,
+        sums: &mut Vec<(usize, u32)>,
+    ) {
+        for piece in &chunk.pieces {
+            let (head, rest) = bytes.split_at(piece.len());
+            bytes = &rest[piece.insert.len()..];
+            sum.update(head);
+            if !head.is_empty() && piece.range.end == self.producers[piece.output].len() {
+                sums.push((piece.output, sum.finish()));
+            }
         }
     }
 
     fn write(
         &self,
         file: &mut Option<Unsynced>,
-        chunk: &Chunk,
+        chunk: &Chunk<'_>,
         bytes: &[u8],
         sync: &Sender<File>,
     ) -> Result<()> {

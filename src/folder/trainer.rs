@@ -9,9 +9,10 @@ use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
 use crate::checkpoint::Checkpoint;
+use crate::format::consolidated::PARAMS_FILE;
 use crate::format::dcp::{self, METADATA_FILE};
 use crate::format::ranks::{self, RankFile};
-use crate::format::{FORMATS, Format, pytorch, zero};
+use crate::format::{FORMATS, Format, consolidated, pytorch, zero};
 
 /// Files whose text is the last step, or the folder of it.
 const LATEST: &[&str] = &["latest", "latest_checkpointed_iteration.txt"];
@@ -38,6 +39,8 @@ enum Kind {
     Ranks,
     /// Flat vectors of DeepSpeed ZeRO.
     Zero,
+    /// Matrices split over the ranks of Meta's own code.
+    Consolidated,
 }
 
 impl Kind {
@@ -49,7 +52,10 @@ impl Kind {
         if names.iter().any(|name| RankFile::parse(name).is_some()) {
             return Some(Kind::Ranks);
         }
-        names.iter().any(|name| zero::is_file(name)).then_some(Kind::Zero)
+        if names.iter().any(|name| zero::is_file(name)) {
+            return Some(Kind::Zero);
+        }
+        consolidated::is_folder(names).then_some(Kind::Consolidated)
     }
 
     /// The format that it is read as.
@@ -57,6 +63,7 @@ impl Kind {
         match self {
             Kind::Dcp => &dcp::FORMAT,
             Kind::Ranks | Kind::Zero => &pytorch::FORMAT,
+            Kind::Consolidated => &consolidated::FORMAT,
         }
     }
 }
@@ -211,8 +218,8 @@ impl Run {
         files: Vec<FolderFile>,
     ) -> Vec<FolderFile> {
         let has = |home: &str| {
-            let name = format!("{home}{CONFIG_FILE}");
-            files.iter().any(|file| file.name == name)
+            let names = [CONFIG_FILE, PARAMS_FILE].map(|name| format!("{home}{name}"));
+            files.iter().any(|file| names.contains(&file.name))
         };
         let mut above = self.home.as_str();
         let found = loop {
@@ -257,7 +264,12 @@ impl Run {
             }
             Kind::Ranks => ranks::read(source, &self.home, &names)?,
             Kind::Zero => zero::read(source, &self.home, &names)?,
+            Kind::Consolidated => consolidated::read(source, &self.home, &names)?,
         };
+        // Trainers that have the names of Meta's code have its order of rows, too.
+        if consolidated::is_named_so(&checkpoint.tensors) {
+            checkpoint.format = consolidated::FORMAT.id;
+        }
         if let Some(step) = number(&self.home).or_else(|| number(&source.root().to_string_lossy()))
         {
             checkpoint.metadata.entry("trainer.step".to_owned()).or_insert(step.to_string());

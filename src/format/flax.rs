@@ -7,6 +7,8 @@
 //! Names are the keys on the way to a leaf, with dots between them. Arrays of more than 2^30 bytes
 //! are maps of flat pieces. Spec: `flax/serialization.py`.
 
+pub mod write;
+
 use std::collections::BTreeMap;
 
 use super::{Format, Probe};
@@ -215,30 +217,34 @@ fn chunked(path: &str, pairs: &[(Value<'_>, Value<'_>)], extent: Extent) -> Resu
     Ok(Tensor { name: path.to_owned(), dtype, shape, encoding: None, payload })
 }
 
-/// A dtype by the name that NumPy and `ml_dtypes` give it.
+/// The names that NumPy and `ml_dtypes` have for dtypes; of two the first is written.
+const DTYPES: &[(&str, DType)] = &[
+    ("bool", DType::Bool),
+    ("uint8", DType::U8),
+    ("int8", DType::I8),
+    ("uint16", DType::U16),
+    ("int16", DType::I16),
+    ("uint32", DType::U32),
+    ("int32", DType::I32),
+    ("uint64", DType::U64),
+    ("int64", DType::I64),
+    ("float16", DType::F16),
+    ("bfloat16", DType::BF16),
+    // Before NumPy knew the name, two bytes of no kind.
+    ("V2", DType::BF16),
+    ("|V2", DType::BF16),
+    ("float32", DType::F32),
+    ("float64", DType::F64),
+    ("complex64", DType::C64),
+    ("complex128", DType::C128),
+    ("float8_e4m3fn", DType::F8E4M3),
+    ("float8_e5m2", DType::F8E5M2),
+    ("float8_e4m3fnuz", DType::F8E4M3Fnuz),
+    ("float8_e5m2fnuz", DType::F8E5M2Fnuz),
+    ("float8_e8m0fnu", DType::F8E8M0),
+];
+
+/// A dtype by its name.
 pub(super) fn dtype(name: &str) -> Option<DType> {
-    Some(match name {
-        "bool" => DType::Bool,
-        "uint8" => DType::U8,
-        "int8" => DType::I8,
-        "uint16" => DType::U16,
-        "int16" => DType::I16,
-        "uint32" => DType::U32,
-        "int32" => DType::I32,
-        "uint64" => DType::U64,
-        "int64" => DType::I64,
-        "float16" => DType::F16,
-        // Before NumPy knew the name, two bytes of no kind.
-        "bfloat16" | "V2" | "|V2" => DType::BF16,
-        "float32" => DType::F32,
-        "float64" => DType::F64,
-        "complex64" => DType::C64,
-        "complex128" => DType::C128,
-        "float8_e4m3fn" => DType::F8E4M3,
-        "float8_e5m2" => DType::F8E5M2,
-        "float8_e4m3fnuz" => DType::F8E4M3Fnuz,
-        "float8_e5m2fnuz" => DType::F8E5M2Fnuz,
-        "float8_e8m0fnu" => DType::F8E8M0,
-        _ => return None,
-    })
+    DTYPES.iter().find(|(known, _)| *known == name).map(|(_, dtype)| *dtype)
 }

@@ -67,7 +67,6 @@ pub static FORMAT: Format = Format {
     endings: &["gguf"],
     dialect: "gguf",
     is_complete: true,
-    is_written: true,
     probe: |head, _| if probe(head) { Probe::Sure } else { Probe::No },
     read: |source, file| read(source, file),
     split: Some(Split { names: split::names, join: split::join }),

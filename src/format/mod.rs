@@ -11,6 +11,7 @@ use crate::base::source::{FileId, Source};
 use crate::checkpoint::tiles::prove_cover;
 use crate::checkpoint::{Checkpoint, Payload};
 
+pub mod consolidated;
 pub mod ctranslate2;
 pub mod dcp;
 pub mod flax;
@@ -47,6 +48,7 @@ pub static FORMATS: &[&Format] = &[
     &orbax::FORMAT,
     &paddle::FORMAT,
     &ctranslate2::FORMAT,
+    &consolidated::FORMAT,
 ];
 
 /// A format of files that hold tensors.
@@ -63,8 +65,6 @@ pub struct Format {
     pub dialect: &'static str,
     /// Whether config and tokenizer are in the file, so that files beside it may be of others.
     pub is_complete: bool,
-    /// Whether mappings of its dialect are written, too.
-    pub is_written: bool,
     /// Whether a file can be of this format, by its first 512 bytes and its name.
     pub probe: fn(head: &[u8], name: &str) -> Probe,
     /// Reads the headers of a file; others of the same folder are added to the source.
@@ -101,7 +101,6 @@ impl Format {
         singles: &[],
         dialect: "hf",
         is_complete: false,
-        is_written: false,
         probe: |_, _| Probe::No,
         read: |_, _| Err(Error::unsupported("reading this format")),
         split: None,
@@ -111,11 +110,6 @@ impl Format {
 /// The format of this id.
 pub fn find(id: &str) -> Option<&'static Format> {
     FORMATS.iter().copied().find(|format| format.id == id)
-}
-
-/// Whether models are written under the names of a dialect.
-pub fn is_written(dialect: &str) -> bool {
-    FORMATS.iter().any(|format| format.dialect == dialect && format.is_written)
 }
 
 /// The format whose files have this ending.

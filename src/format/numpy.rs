@@ -8,6 +8,8 @@
 //! Spec: NEP 1 and `numpy/lib/format.py`. Arrays of Python objects are pickles, which nothing here
 //! runs: they are listed, and their values cannot be had.
 
+pub mod write;
+
 use std::io::Read;
 
 use flate2::read::DeflateDecoder;
@@ -199,26 +201,34 @@ fn array(name: &str, bytes: &[u8], base: u64) -> Result<Array> {
     Ok(Array { dtype, is_opaque, big_endian, fortran, shape, start, n_bytes, unreadable, left })
 }
 
+/// The kinds of numbers, with the bytes that one takes.
+const DTYPES: &[(&str, DType)] = &[
+    ("b1", DType::Bool),
+    ("u1", DType::U8),
+    ("i1", DType::I8),
+    ("u2", DType::U16),
+    ("i2", DType::I16),
+    ("u4", DType::U32),
+    ("i4", DType::I32),
+    ("u8", DType::U64),
+    ("i8", DType::I64),
+    ("f2", DType::F16),
+    ("f4", DType::F32),
+    ("f8", DType::F64),
+    ("c8", DType::C64),
+    ("c16", DType::C128),
+    // NumPy has no bfloat16; two bytes of no kind are what libraries that add it leave.
+    ("V2", DType::BF16),
+];
+
 /// The dtype of a `descr`, and whether its high byte comes first.
 pub(super) fn dtype(descr: &str) -> Result<(DType, bool), String> {
     let kind = descr.trim_start_matches(['<', '>', '|', '=']);
+    let known = DTYPES.iter().find(|(word, _)| *word == kind);
     let dtype = match kind {
-        "b1" | "?" => DType::Bool,
-        "u1" => DType::U8,
-        "i1" => DType::I8,
-        "u2" => DType::U16,
-        "i2" => DType::I16,
-        "u4" => DType::U32,
-        "i4" => DType::I32,
-        "u8" => DType::U64,
-        "i8" => DType::I64,
-        "f2" => DType::F16,
-        "f4" => DType::F32,
-        "f8" => DType::F64,
-        "c8" => DType::C64,
-        "c16" => DType::C128,
-        // NumPy has no bfloat16; two bytes of no kind are what libraries that add it leave.
-        "V2" => DType::BF16,
+        _ if known.is_some() => known.map_or(DType::Unknown, |(_, dtype)| *dtype),
+        // Python's own word for it.
+        "?" => DType::Bool,
         "O" => {
             return Err("is an array of Python objects: a pickle, which is never run here; save \
                         its numbers as an array of a numeric dtype"

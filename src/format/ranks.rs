@@ -241,7 +241,10 @@ impl Part {
 }
 
 /// Whether two views of one shape have the same bytes; `width` is the bytes of an element.
-fn same_values(
+///
+/// # Errors
+/// A view passes its storage; the reason.
+pub fn same_values(
     source: &Source,
     width: u64,
     shape: &[u64],

@@ -35,7 +35,6 @@ pub static FORMAT: Format = Format {
     name: "safetensors",
     endings: &["safetensors"],
     singles: &["model.safetensors"],
-    is_written: true,
     // There is no magic number: the best sign is the brace that opens the header, and the name
     // counts as much.
     probe: |head, name| match head.get(8) == Some(&b'{') || name.ends_with(".safetensors") {

@@ -9,6 +9,8 @@
 //! its whole, which only lists slices, and one for each slice. Spec:
 //! `tensorflow/core/util/tensor_bundle`, `tensorflow/core/protobuf/tensor_bundle.proto`.
 
+pub mod write;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Format, Probe};
@@ -277,27 +279,29 @@ fn signed(cursor: &mut Cursor<'_>) -> Option<i64> {
     Some(if turn == 0 { number } else { -1 - number })
 }
 
+/// The numbers that TensorFlow has for dtypes.
+const DTYPES: &[(u64, DType)] = &[
+    (1, DType::F32),
+    (2, DType::F64),
+    (3, DType::I32),
+    (4, DType::U8),
+    (5, DType::I16),
+    (6, DType::I8),
+    (8, DType::C64),
+    (9, DType::I64),
+    (10, DType::Bool),
+    (14, DType::BF16),
+    (17, DType::U16),
+    (18, DType::C128),
+    (19, DType::F16),
+    (22, DType::U32),
+    (23, DType::U64),
+    (24, DType::F8E5M2),
+    (25, DType::F8E4M3),
+];
+
 pub(super) fn dtype(number: u64) -> Option<DType> {
-    Some(match number {
-        1 => DType::F32,
-        2 => DType::F64,
-        3 => DType::I32,
-        4 => DType::U8,
-        5 => DType::I16,
-        6 => DType::I8,
-        8 => DType::C64,
-        9 => DType::I64,
-        10 => DType::Bool,
-        14 => DType::BF16,
-        17 => DType::U16,
-        18 => DType::C128,
-        19 => DType::F16,
-        22 => DType::U32,
-        23 => DType::U64,
-        24 => DType::F8E5M2,
-        25 => DType::F8E4M3,
-        _ => return None,
-    })
+    DTYPES.iter().find(|(known, _)| *known == number).map(|(_, dtype)| *dtype)
 }
 
 /// Where the elements of an entry lie.

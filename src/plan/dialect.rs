@@ -8,7 +8,7 @@ use super::ops::TensorExpr;
 use super::{Options, Step, Tensors};
 use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::{Checkpoint, Payload, Tensor, View, row_major_strides};
-use crate::package::{Dropped, Provenance, WayBack};
+use crate::package::{Dropped, Provenance, Value, WayBack};
 use crate::spec::Spec;
 use crate::spec::dialect::{Dialect, Kind};
 use crate::spec::hparams::StackNames;
@@ -168,7 +168,7 @@ pub fn record(source: &Provenance) -> (Provenance, BTreeMap<String, Vec<Stored>>
 }
 
 /// Brings what is written in the terms of a mapping to those of the dialect. `names` are those that
-/// the source had.
+/// the source had; `tied` are tensors that are written once more, with what they are.
 ///
 /// # Errors
 /// A tensor cannot be written so.
@@ -176,19 +176,26 @@ pub fn write(
     spec: &Spec,
     dialect: &Dialect,
     hparams: &StackNames<'_>,
-    exported: &Tensors,
+    (exported, tied): (&Tensors, &BTreeMap<String, String>),
     names: &BTreeMap<String, Vec<Stored>>,
     options: Options,
 ) -> Result<Tensors, Diagnostic> {
     let mut written = Tensors { inputs: exported.inputs.clone(), ..Tensors::default() };
+    let is_tied = hparams.hparams.get("tie_embeddings") == Some(&Value::Bool(true));
     for step in &exported.steps {
         // Buffers that a recipe makes are of the mappings' own library.
-        let Some((expr, dtype)) = exported.exprs.get(&step.name).cloned() else { continue };
+        let Some((expr, dtype)) = exported.exprs.get(&step.name) else { continue };
+        let tied = tied.get(&step.name);
+        // What ties by its config has no second tensor.
+        if tied.is_some() && is_tied && !names.contains_key(&step.name) {
+            continue;
+        }
+        let (expr, dtype) = (expr.clone(), *dtype);
         let rank = expr.layout.shape.len();
         let stored = match names.get(&step.name) {
             Some(stored) => stored.clone(),
             None => {
-                let canonical = step.from.first().map_or("", String::as_str);
+                let canonical = tied.or(step.from.first()).map_or("", String::as_str);
                 let role = spec.role(canonical);
                 let stack = role.as_ref().and_then(|role| role.stack.as_deref());
                 let stack = StackNames { stack: stack.or(hparams.stack), ..*hparams };

@@ -27,6 +27,8 @@ pub struct Export {
     pub config: Json,
     /// What cannot come back, and what is suspicious.
     pub findings: Vec<Diagnostic>,
+    /// The foreign tensors that are written once more for a tied one, with its canonical name.
+    pub tied: BTreeMap<String, String>,
 }
 
 /// Where canonical tensors came from, when that was the format that is written.
@@ -94,6 +96,7 @@ pub fn export(
             .map(|source| source.tensors.iter().map(ForeignTensor::known_name).collect()),
         used: BTreeSet::new(),
         backing,
+        tied: BTreeMap::new(),
         tensors: Tensors { inputs: canonical.inputs.clone(), ..Tensors::default() },
         errors: Vec::new(),
     };
@@ -152,7 +155,7 @@ pub fn export(
         }
         None => exporter.plan_without_source(map, &choices),
     }
-    let Exporter { mut tensors, errors, .. } = exporter;
+    let Exporter { mut tensors, errors, tied, .. } = exporter;
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -210,7 +213,7 @@ pub fn export(
     if is_typed {
         findings.extend(check_tasks(spec, map, model, canonical, &config)?);
     }
-    Ok(Export { tensors, config, findings })
+    Ok(Export { tensors, config, findings, tied })
 }
 
 /// What programs that read the format do otherwise than the model says.
@@ -480,6 +483,7 @@ struct Exporter<'a> {
     recorded: Option<BTreeSet<&'a str>>,
     used: BTreeSet<String>,
     backing: Backing,
+    tied: BTreeMap<String, String>,
     tensors: Tensors,
     errors: Vec<Diagnostic>,
 }
@@ -503,6 +507,7 @@ impl Exporter<'_> {
                 None => instance.rule.ignore_tie_flag,
             };
             if wanted {
+                self.tied.insert(name.clone(), instance.to[0].clone());
                 self.plan_rule(instance, &[target.to_owned()], std::slice::from_ref(name));
             }
             return;

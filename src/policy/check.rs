@@ -114,10 +114,5 @@ pub(super) fn digest(name: &str, digest: &str) -> Result<()> {
 }
 
 fn rule(id: &str, spec: &Spec) -> Result<()> {
-    let pages = spec.pages();
-    if !id.is_empty() && pages.iter().any(|page| page.rule.starts_with(id)) {
-        return Ok(());
-    }
-    let meant = did_you_mean(id, pages.iter().map(|page| page.rule.as_str()));
-    Err(wrong(format!("there is no rule {id:?}{meant}; `llmstd explain` lists all")))
+    spec.check_rule(id).map_err(wrong)
 }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 
 use super::expr::{Expr, Names};
+use crate::checkpoint::Tensor;
 
 /// The names of one program or library.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -56,9 +57,24 @@ pub struct ConfigFile {
     pub file: String,
     /// Its keys, each with the one that the mappings read.
     keys: Vec<[String; 2]>,
-    /// What it leaves unsaid, by a tensor that is there.
+    /// What it leaves unsaid, by a tensor that is there; of one entry the first counts.
     #[serde(default)]
     values: Vec<Unsaid>,
+    /// Sizes that it leaves unsaid, or has a number below 0 for, and that a tensor has.
+    #[serde(default)]
+    sizes: Vec<Size>,
+}
+
+/// A size that a tensor has.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Size {
+    /// The entry, as the mappings read it.
+    key: String,
+    /// The tensor.
+    tensor: String,
+    /// Which of its dimensions it is.
+    axis: usize,
 }
 
 /// What a config leaves unsaid.
@@ -67,6 +83,8 @@ pub struct ConfigFile {
 struct Unsaid {
     /// The tensor by which a model is told.
     sign: String,
+    /// An entry that the config of such a model has.
+    has: Option<String>,
     /// The entries.
     values: BTreeMap<String, Json>,
 }
@@ -146,6 +164,11 @@ impl Dialect {
     pub fn fits(&self, format: &str, present: &BTreeSet<&str>) -> bool {
         let is_there = |sign: &String| present.contains(sign.as_str());
         self.format == format && (self.signs.is_empty() || self.signs.iter().any(is_there))
+    }
+
+    /// The architectures that are written in it, where it is not all.
+    pub fn architectures(&self) -> impl Iterator<Item = &str> {
+        self.architectures.iter().map(String::as_str)
     }
 
     /// Whether models of an architecture are written in it.
@@ -271,16 +294,28 @@ fn matches<'s>(pattern: &[&str], segments: &[&'s str]) -> Option<Option<&'s str>
 
 impl ConfigFile {
     /// The config that the mappings read, of a model with these tensors.
-    pub fn ours(&self, config: &Json, present: &BTreeSet<&str>) -> Json {
+    pub fn ours(&self, config: &Json, tensors: &[Tensor]) -> Json {
         let Json::Object(entries) = config else { return config.clone() };
         let mut ours = serde_json::Map::new();
         for (key, value) in entries {
             let known = self.keys.iter().find(|[theirs, _]| theirs == key);
             ours.insert(known.map_or(key, |[_, ours]| ours).clone(), value.clone());
         }
-        let unsaid = self.values.iter().filter(|unsaid| present.contains(unsaid.sign.as_str()));
-        for (key, value) in unsaid.flat_map(|unsaid| &unsaid.values) {
-            ours.entry(key.clone()).or_insert_with(|| value.clone());
+        let find = |name: &str| tensors.iter().find(|tensor| tensor.name == name);
+        for unsaid in &self.values {
+            let has = unsaid.has.as_ref().is_none_or(|key| entries.contains_key(key));
+            if has && find(&unsaid.sign).is_some() {
+                for (key, value) in &unsaid.values {
+                    ours.entry(key.clone()).or_insert_with(|| value.clone());
+                }
+            }
+        }
+        for Size { key, tensor, axis } in &self.sizes {
+            let is_said = ours.get(key).is_some_and(|value| value.as_i64().is_none_or(|n| 0 <= n));
+            let size = find(tensor).and_then(|tensor| tensor.shape.get(*axis));
+            if let Some(size) = size.filter(|_| !is_said) {
+                ours.insert(key.clone(), (*size).into());
+            }
         }
         Json::Object(ours)
     }

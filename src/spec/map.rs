@@ -607,6 +607,19 @@ struct DefaultFile {
     value: toml::Value,
 }
 
+/// The format and the file of a name that a mapping of `format` extends: `hf/llama` is of another one.
+pub(super) fn place<'n>(format: &'n str, name: &'n str) -> (&'n str, &'n str) {
+    name.split_once('/').unwrap_or((format, name))
+}
+
+/// The name of a file that another extends, which is of the format of that one where it says none.
+fn parent(of: &str, name: &str) -> String {
+    match of.split_once('/') {
+        Some((format, _)) if !name.contains('/') => format!("{format}/{name}"),
+        _ => name.to_owned(),
+    }
+}
+
 /// What the files say of a mapping before they say what it does.
 ///
 /// # Errors
@@ -631,8 +644,8 @@ pub(super) fn resolve_head(
             return Ok(file.arch);
         }
         let mut found = String::new();
-        for parent in &file.extends {
-            let of_parent = arch(format, parent, load, depth + 1)?;
+        for of in &file.extends {
+            let of_parent = arch(format, &parent(name, of), load, depth + 1)?;
             if !of_parent.is_empty() {
                 found = of_parent;
             }
@@ -722,8 +735,8 @@ fn merge(
     } = load(name)?;
     let format = map.format.clone();
     let fail = |why: &str| bad(&format!("map/{format}/{name}.toml"), why);
-    for parent in &head.extends {
-        merge(map, parent, load, depth + 1, place)?;
+    for of in &head.extends {
+        merge(map, &parent(name, of), load, depth + 1, place)?;
     }
     for text in &head.without {
         let before = map.rules.len() + map.drops.len() + map.keys.len() + map.tasks.len();

@@ -216,10 +216,17 @@ impl Spec {
             archs: Table::new(head.architectures, read_arch),
             dialects: Lazy::new(&files, move |files| read_dialects(files, &dialect_ids)),
             heads: Table::new(names.clone(), move |(format, name)| {
-                map::resolve_head(format, name, &|name| heads[format].load_start(name))
+                map::resolve_head(format, name, &|name| {
+                    let (format, name) = map::place(format, name);
+                    let of = heads.get(format).ok_or_else(|| no_format(format))?;
+                    of.load_start(name)
+                })
             }),
             maps: Table::new(names, move |(format, name)| {
-                map::resolve(format, name, &|name| whole[format].load(name))
+                map::resolve(format, name, &|name| {
+                    let (format, name) = map::place(format, name);
+                    whole.get(format).ok_or_else(|| no_format(format))?.load(name)
+                })
             }),
             files,
             hash: OnceLock::new(),
@@ -313,6 +320,10 @@ fn read_dialects(files: &Files, ids: &[String]) -> Result<Vec<Dialect>> {
         Ok(dialect)
     };
     ids.iter().map(read).collect()
+}
+
+fn no_format(format: &str) -> Error {
+    bad(&format!("map/{format}"), "is no format of spec.toml")
 }
 
 fn bad(name: &str, why: &str) -> Error {

@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Spec;
+use super::listing::Page;
 use crate::base::diagnostic::Level;
+use crate::base::near;
 use crate::package::Conformance;
 
 /// One rule.
@@ -36,6 +38,35 @@ impl Spec {
     /// What the findings of a rule weigh; `None` for a kind of change, which has a class instead.
     pub fn rule_row(&self, id: &str) -> Option<&RuleRow> {
         self.rules.iter().find(|row| row.id == id)
+    }
+
+    /// Holds the number of a rule, or the beginning of one, against those there are.
+    ///
+    /// # Errors
+    /// No rule begins so; says which are near.
+    pub fn check_rule(&self, start: &str) -> Result<(), String> {
+        let known = |page: &Page| page.rule.starts_with(start);
+        if !start.is_empty() && self.pages().iter().any(known) {
+            return Ok(());
+        }
+        Err(self.no_rule(start))
+    }
+
+    /// Says that no rule has this number or name, and which are near.
+    pub fn no_rule(&self, wanted: &str) -> String {
+        let pages = self.pages();
+        let near = |page: &Page| {
+            let distance =
+                near::distance(wanted, &page.rule).min(near::distance(wanted, &page.name));
+            (distance, page.rule.clone())
+        };
+        let mut near: Vec<(usize, String)> = pages.iter().map(near).collect();
+        near.sort_unstable();
+        let near: Vec<&str> = near.iter().take(3).map(|(_, rule)| rule.as_str()).collect();
+        format!(
+            "there is no rule {wanted:?}; near it are {}, and `llmstd explain` lists all",
+            near.join(", ")
+        )
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
 use llmstd::checkpoint::DType;
+use llmstd::convert::target::{self, TARGETS};
 use llmstd::convert::{self, Failure, ReadRange, Report, Request, TensorReport, Verified};
 use llmstd::encoding::BlockType;
 use llmstd::folder::{self, How, Links};
@@ -29,6 +30,9 @@ Examples:
   llmstd convert ./bert-base.std ./back --to hf         and back, every tensor bit for bit
   llmstd convert ./llama ./llama.gguf --quant q8_0      for llama.cpp, quantized
   llmstd convert model.ckpt model.safetensors           names and bytes as they are, one file
+  llmstd convert ./bert-ner ./bert-ner.tf --to tf       a TensorFlow checkpoint, under Google's names
+  llmstd convert ./t5.std ./t5.flax --to flax           for transformers' Flax classes
+  llmstd convert ./bert-ner weights.npz                 for numpy.load: the names of the source
   llmstd convert ./old ./new --to safetensors           a folder of .bin files, as safetensors
   llmstd convert model.bin ./out --dry-run              print the plan, write nothing
   llmstd convert ./run ./model --to hf --step 400       what ranks left, merged
@@ -40,10 +44,10 @@ Exit status:
 pub(crate) struct Args {
     /// A folder, a weight file, or a shard index
     src: PathBuf,
-    /// The folder to write, or the .gguf or .safetensors file; it must not exist
+    /// The folder to write, or the .gguf, .safetensors, .msgpack or .npz file; it must not exist
     dst: PathBuf,
     /// The format to write; where nothing is said, that of the destination's ending, or std
-    #[arg(long, value_name = "FORMAT", value_parser = TARGETS)]
+    #[arg(long, value_name = "FORMAT", value_parser = targets())]
     to: Option<String>,
     /// The format that is read, where a folder has several
     #[arg(long, value_name = "FORMAT", value_parser = sources())]
@@ -104,7 +108,10 @@ pub(crate) struct Args {
 }
 
 /// The formats to write.
-const TARGETS: [&str; 4] = ["std", "hf", "gguf", "safetensors"];
+fn targets() -> PossibleValuesParser {
+    let ids = TARGETS.iter().map(|target| target.id);
+    PossibleValuesParser::new([convert::STD].into_iter().chain(ids))
+}
 
 /// What `--from` takes: a package, a folder of Hugging Face, or a format of files.
 fn sources() -> PossibleValuesParser {
@@ -146,8 +153,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
             quantize: args.quant,
         },
         max_shard_bytes: args.max_shard_size.or_else(|| {
-            let is_file = destination.extension().is_some_and(|end| end == to);
-            (!is_file).then_some(MAX_SHARD_BYTES)
+            let target = target::find(to);
+            let is_whole = target.is_some_and(|of| !of.is_split || of.is_file(&destination));
+            (!is_whole).then_some(MAX_SHARD_BYTES)
         }),
         n_threads: output::n_threads(args.threads),
         force: args.force,

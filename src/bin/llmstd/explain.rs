@@ -5,8 +5,6 @@ use std::process::ExitCode;
 
 use llmstd::spec::listing::{Page, Pages};
 
-use strsim::levenshtein;
-
 use crate::{Format, Global, output};
 
 /// Print the page of a rule: what it finds, why it matters, what to do
@@ -32,7 +30,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         let is_it = |page: &Page| {
             page.rule.eq_ignore_ascii_case(wanted) || page.name.eq_ignore_ascii_case(wanted)
         };
-        anyhow::ensure!(pages.iter().any(is_it), "{}", unknown(&pages, wanted));
+        anyhow::ensure!(pages.iter().any(is_it), "{}", spec.no_rule(wanted));
         pages.retain(is_it);
     } else {
         for page in &mut pages {
@@ -57,21 +55,4 @@ fn text(pages: &[Page]) -> String {
         };
     }
     text
-}
-
-/// Says that there is no such rule, and which are near.
-pub(crate) fn unknown(pages: &[Page], wanted: &str) -> String {
-    let mut near: Vec<(usize, &str)> = pages
-        .iter()
-        .map(|page| {
-            let by_name = levenshtein(&wanted.to_lowercase(), &page.name);
-            (levenshtein(&wanted.to_uppercase(), &page.rule).min(by_name), page.rule.as_str())
-        })
-        .collect();
-    near.sort_unstable();
-    let near: Vec<&str> = near.iter().take(3).map(|(_, rule)| *rule).collect();
-    format!(
-        "there is no rule {wanted:?}; near it are {}, and `llmstd explain` lists all",
-        near.join(", ")
-    )
 }

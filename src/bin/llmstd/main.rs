@@ -1,5 +1,6 @@
 //! The command line of the LLM Standard.
 
+mod completions;
 mod conformance;
 mod convert;
 mod diff;
@@ -180,11 +181,10 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args, &global),
         Command::Explain(args) => explain::run(&args, &global),
         Command::Spec(args) => spec::run(&args, &global),
-        Command::Completions { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "llmstd", &mut text);
+        Command::Completions { shell } => output::spec(&global).and_then(|spec| {
+            let text = completions::text(Cli::command(), shell, &spec);
             output::print(&String::from_utf8_lossy(&text)).map(|()| ExitCode::SUCCESS)
-        }
+        }),
     };
     match result {
         Ok(code) => code,

@@ -18,7 +18,7 @@ use llmstd::validate::below::{Found, below};
 use llmstd::validate::{Input, InputResult, Options, Validation, validate};
 
 use crate::progress::Bar;
-use crate::{Global, explain, output, report};
+use crate::{Global, output, report};
 
 /// Prove that a package keeps the standard, or that a checkpoint can be brought to it
 #[derive(clap::Args)]
@@ -276,10 +276,8 @@ fn today() -> String {
 
 /// Refuses a rule that is not there, so that a slip of the pen does not switch a check off.
 fn check_selection(spec: &Spec, selection: &Selection) -> anyhow::Result<()> {
-    let pages = spec.pages();
     for wanted in selection.select.iter().chain(&selection.ignore) {
-        let known = !wanted.is_empty() && pages.iter().any(|page| page.rule.starts_with(wanted));
-        anyhow::ensure!(known, "{}", explain::unknown(&pages, wanted));
+        spec.check_rule(wanted).map_err(anyhow::Error::msg)?;
     }
     Ok(())
 }

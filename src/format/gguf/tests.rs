@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::exec::write::{Container, Options, shards, write as write_files};
+use crate::exec::container::Gguf;
+use crate::exec::write::{Options, shards, write as write_files};
 use crate::folder;
 use crate::metadata::{Array, Number, Text, Texts};
 use crate::plan::program::whole;
@@ -466,7 +467,7 @@ fn round_trip(
     });
     let encodings: BTreeMap<_, _> = encodings.collect();
     let metadata = &opened.checkpoint.typed_metadata;
-    let container = Container::Gguf { metadata, encodings: &encodings };
+    let container = Gguf { metadata, encodings: &encodings };
     let files = shards(&outputs, max_shard_bytes, "model", "gguf");
     let dir = tempfile::tempdir().unwrap();
     let progress = std::sync::atomic::AtomicU64::new(0);
@@ -476,7 +477,7 @@ fn round_trip(
     let options = Options { n_threads, hash_files: true, progress: &advance, cancel: None };
     let source = &opened.source;
     let written =
-        write_files(source, &inputs, &outputs, &files, container, dir.path(), &options).unwrap();
+        write_files(source, &inputs, &outputs, &files, &container, dir.path(), &options).unwrap();
     assert_eq!(written.index, None);
     let total: u64 = written.tensors.iter().map(|tensor| tensor.len).sum();
     assert!(progress.into_inner() >= total);

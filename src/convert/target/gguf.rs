@@ -1,0 +1,13 @@
+//! GGUF: the keys of a model and its tensors in one file, or in parts.
+
+use super::Target;
+use crate::exec::container::Gguf;
+use crate::plan::export::GGUF;
+
+pub(super) static TARGET: Target = Target {
+    id: GGUF,
+    format: GGUF,
+    ending: Some("gguf"),
+    container: |content| Box::new(Gguf { metadata: content.keys, encodings: content.encodings }),
+    ..Target::DEFAULT
+};
