@@ -24,19 +24,21 @@ case "$(uname -s)-$(uname -m)" in
     ;;
 esac
 folder=${RUNNER_TEMP:-$(mktemp -d)}/llmstd-$LLMSTD_VERSION
-archive=$folder/llmstd.tar.gz
+# Names without a folder: on Windows a path with backslashes is another thing to each program.
 mkdir -p "$folder"
+cd "$folder"
+archive=llmstd.tar.gz
 curl --fail --silent --show-error --location --retry 3 --output "$archive" \
   "$LLMSTD_BASE_URL/v$LLMSTD_VERSION/llmstd-$LLMSTD_VERSION-$target.tar.gz"
 if command -v sha256sum >/dev/null; then
-  found=$(sha256sum "$archive" | cut -d' ' -f1)
+  found=$(sha256sum <"$archive" | cut -d' ' -f1)
 else
-  found=$(shasum -a 256 "$archive" | cut -d' ' -f1)
+  found=$(shasum -a 256 <"$archive" | cut -d' ' -f1)
 fi
 if [ "$found" != "$LLMSTD_SHA256" ]; then
   echo "::error::the archive for $target has the SHA-256 $found, and $LLMSTD_SHA256 was expected"
   exit 2
 fi
-tar -xzf "$archive" -C "$folder"
+tar -xzf "$archive"
 if [ -n "${GITHUB_PATH:-}" ]; then echo "$folder" >>"$GITHUB_PATH"; fi
-"$folder/llmstd" --version
+./llmstd --version

@@ -3,14 +3,14 @@
 # standard output, the summary of the step, and SARIF. Its own status is 0; `status` has that of llmstd.
 #
 # LLMSTD_COMMAND  validate or diff
-# LLMSTD_PATHS    the inputs, separated by spaces
-# LLMSTD_ARGS     more arguments, separated by spaces
+# LLMSTD_PATHS    the inputs, separated by spaces or lines
+# LLMSTD_ARGS     more arguments, separated by spaces or lines
 set -uo pipefail
 
-# Words are split at spaces alone, and no word is a pattern.
+# Words are split at spaces and ends of lines, and no word is a pattern.
 set -f
-IFS=' ' read -r -a paths <<<"${LLMSTD_PATHS:-.}"
-IFS=' ' read -r -a more <<<"${LLMSTD_ARGS:-}"
+IFS=$' \t\n' read -r -d '' -a paths <<<"${LLMSTD_PATHS:-.}" || true
+IFS=$' \t\n' read -r -d '' -a more <<<"${LLMSTD_ARGS:-}" || true
 command=${LLMSTD_COMMAND:-validate}
 case "$command" in
   validate) set -- validate -r ;;

@@ -161,6 +161,45 @@ fn changed(fixture: &str, keep: impl Fn(&str) -> bool, added: &[&str]) -> tempfi
     folder
 }
 
+/// A model type that is added takes nothing from another: a class alone still says which model it is,
+/// and so does an architecture that is asked for.
+#[test]
+fn a_class_or_an_architecture_chooses_one_mapping() {
+    let spec = Spec::from_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/1.0")).unwrap();
+    let cases = [
+        ("families/gpt2-classifier", "gpt2", true),
+        ("families/deepseek_v3", "deepseek_v3", true),
+        ("hf/llama-untied/src", "llama", false), // Several families use its class.
+    ];
+    for (fixture, arch, by_class) in cases {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(fixture);
+        let text = fs::read_to_string(from.join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for of_another in [false, true] {
+            if !of_another && !by_class {
+                continue;
+            }
+            let (folder, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            config["model_type"] =
+                if of_another { "of_another".into() } else { serde_json::Value::Null };
+            fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+            let tensors = "model.safetensors";
+            fs::copy(from.join(tensors), folder.path().join(tensors)).unwrap();
+            let package = out.path().join("std");
+            let asked_for = of_another.then_some(arch);
+            let request = Request { arch: asked_for, ..Request::new(&spec, &package, "std") };
+            if let Err(failure) = convert(folder::open(folder.path()).unwrap(), &request) {
+                let why = match failure {
+                    Failure::Error(err) => err.to_string(),
+                    Failure::Findings(found) => found.iter().map(|found| &*found.message).collect(),
+                };
+                panic!("{fixture}: {why}");
+            }
+            assert_eq!(model(&package).architecture.as_deref(), Some(arch), "{fixture}");
+        }
+    }
+}
+
 /// What stands beside a whole model is kept and told, and comes back; what is known to stand there is
 /// kept without a word; what stands in a layer is refused.
 #[test]

@@ -61,6 +61,7 @@ fn flax_files_read_as_flax_reads_them() {
 #[test]
 fn tensorflow_checkpoints_read_as_tensorflow_reads_them() {
     check_golden("tf");
+    check_golden("tf1");
 }
 
 #[test]
@@ -167,7 +168,7 @@ fn every_format_has_an_id_and_endings_of_its_own() {
     let mut shared: Vec<&str> = ends.clone();
     shared.sort_unstable();
     let shared = shared.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
-    assert_eq!(shared.collect::<Vec<_>>(), ["bin"]);
+    assert_eq!(shared.collect::<Vec<_>>(), ["bin", "ckpt"]);
 }
 
 /// Reads every tensor of a file that may be damaged: it must end, in values or in an error.
@@ -211,6 +212,8 @@ fn damaged_files_are_refused_or_read_and_never_stop_the_program() {
         ("keras", "new.h5"),
         ("tf/v2", "bert_model.ckpt.index"),
         ("tf/obj", "ckpt-1.index"),
+        ("tf/slots", "ckpt-1.index"),
+        ("tf1", "model.ckpt"),
         ("onnx", "dtypes.onnx"),
         ("keras_archive", "packed.keras"),
         ("orbax/odd", "manifest.ocdbt"),

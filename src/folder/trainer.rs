@@ -120,9 +120,11 @@ pub(super) fn find(
         if found.is_empty() {
             return Err(no_step(folder, step, &homes));
         }
-    } else if 1 < found.len() {
+    } else {
         let (latest, why) = match latest(source, own)? {
             Some((file, latest)) => (Some(latest), format!("as `{file}` says")),
+            // Of runs that lie side by side none is the last.
+            None if found.len() < 2 || !of_one_run(&homes) => (None, String::new()),
             None => (
                 homes.iter().filter_map(|home| number(home)).max().map(|n| n.to_string()),
                 "the last one".to_owned(),
@@ -193,12 +195,28 @@ fn latest<'n>(
 
 /// The number that a folder is counted by: `global_step10`, `checkpoint-200`, `iter_0000300`.
 fn number(home: &str) -> Option<u64> {
-    home.split('/').find_map(number_of)
+    home.split('/').rev().find_map(number_of)
 }
 
 fn number_of(part: &str) -> Option<u64> {
+    const WORDS: &[&str] = &["step", "checkpoint", "iter", "epoch", "ckpt"];
     let digits = part.bytes().rev().take_while(u8::is_ascii_digit).count();
-    part[part.len() - digits..].parse().ok()
+    let (word, number) = part.split_at(part.len() - digits);
+    let word = word.trim_end_matches(['-', '_', '=']);
+    let is_step = word.is_empty() || WORDS.iter().any(|end| word.ends_with(end));
+    number.parse().ok().filter(|_| is_step)
+}
+
+/// Whether folders differ in their steps alone.
+fn of_one_run(homes: &[&str]) -> bool {
+    let run = |home: &str| {
+        let parts = home.split('/').map(|part| match number_of(part) {
+            Some(_) => part.trim_end_matches(|c: char| c.is_ascii_digit()),
+            None => part,
+        });
+        parts.collect::<Vec<_>>().join("/")
+    };
+    homes.windows(2).all(|pair| run(pair[0]) == run(pair[1]))
 }
 
 /// Whether a folder is of a step, which is named as its folder is or by its number.
@@ -270,7 +288,8 @@ impl Run {
         if consolidated::is_named_so(&checkpoint.tensors) {
             checkpoint.format = consolidated::FORMAT.id;
         }
-        if let Some(step) = number(&self.home).or_else(|| number(&source.root().to_string_lossy()))
+        if let Some(step) =
+            number(&self.home).or_else(|| number_of(&source.root().file_name()?.to_string_lossy()))
         {
             checkpoint.metadata.entry("trainer.step".to_owned()).or_insert(step.to_string());
         }

@@ -28,6 +28,7 @@ pub mod pytorch;
 pub mod ranks;
 pub mod safetensors;
 pub mod tensorflow;
+pub mod tensorflow_v1;
 pub mod wrappers;
 pub mod zero;
 
@@ -38,6 +39,7 @@ pub static FORMATS: &[&Format] = &[
     &pytorch::FORMAT,
     &gguf::FORMAT,
     &tensorflow::FORMAT,
+    &tensorflow_v1::FORMAT,
     &keras::FORMAT,
     &keras_archive::FORMAT,
     &flax::FORMAT,

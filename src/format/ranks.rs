@@ -209,7 +209,10 @@ impl Part {
         let whole;
         let tiles = match &tensor.payload {
             Payload::Tiles(tiles) => tiles.as_slice(),
-            Payload::Unreadable(_) => return Ok(()),
+            Payload::Unreadable(_) if self.tiles.is_empty() => return Ok(()),
+            Payload::Unreadable(why) => {
+                return Err(format!("{} cannot be compared: {why}", quote(&tensor.name)));
+            }
             _ => {
                 let (at, shape) = (vec![0; tensor.shape.len()], tensor.shape.clone());
                 whole = [Tile { at, shape, data: tensor.view()?, coding: None }];
@@ -225,6 +228,14 @@ impl Part {
             };
             let first = &self.tiles[known];
             let width = tensor.dtype.bits() / 8;
+            if width == 0 {
+                let dtype = tensor.dtype;
+                return Err(format!(
+                    "has {} in {dtype} on several ranks, and elements of less than a byte are not \
+                     compared",
+                    quote(&tensor.name)
+                ));
+            }
             if !same_values(source, width, &tile.shape, &first.data, &tile.data)? {
                 return Err(format!(
                     "has other values of {} at {:?} of {:?} than `{}`, and both should be the same: \

@@ -11,7 +11,7 @@
 
 pub mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Format, Probe};
 use crate::base::cursor::Cursor;
@@ -20,8 +20,10 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Extent, FileId, Source};
 use crate::checkpoint::tiles::Tile;
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, View, n_elements, row_major_strides};
-use crate::container::protobuf::{Field, fields};
+use crate::container::protobuf::{Field, fields, varint};
 use crate::container::sstable;
+
+mod objects;
 
 /// The format for the registry.
 pub static FORMAT: Format = Format {
@@ -78,9 +80,11 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
     // Without elements nothing is read of any file.
     let nowhere = Extent { len: 0, ..source.extent(file) };
     let mut checkpoint = Checkpoint { format: FORMAT.id, ..Checkpoint::default() };
+    let aside = aside(&bundle, &shards, source, &mut checkpoint).map_err(about)?;
     let mut slices = std::mem::take(&mut bundle.slices);
     for (name, entry) in &bundle.entries {
-        if name == OBJECT_GRAPH {
+        if name == OBJECT_GRAPH || aside.contains(name) {
+            slices.remove(name);
             continue;
         }
         let tensor = match slices.remove(name) {
@@ -94,6 +98,37 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
         checkpoint.findings.push(Diagnostic::warning("R014", message).tensor(name));
     }
     Ok(checkpoint)
+}
+
+/// The keys of what is no part of the model, as the objects say, and a note on them.
+fn aside(
+    bundle: &Bundle,
+    shards: &BTreeMap<u64, Extent>,
+    source: &Source,
+    checkpoint: &mut Checkpoint,
+) -> Result<BTreeSet<String>> {
+    let Some(entry) = bundle.entries.get(OBJECT_GRAPH) else { return Ok(BTreeSet::new()) };
+    let shard = shards.get(&entry.shard);
+    let end = entry.offset.checked_add(entry.len);
+    let place = shard.zip(end).and_then(|(shard, end)| shard.part(entry.offset, end));
+    let Some(place) = place.filter(|_| entry.dtype == STRING) else { return Ok(BTreeSet::new()) };
+    // The length of the text, four bytes of a checksum of it, and the text.
+    let mut cursor = Cursor::new(source.slice(place)?, place.start);
+    let len = varint(&mut cursor, "the length of a text")?;
+    cursor.take(4, "a checksum")?;
+    let start = cursor.offset();
+    let keys = objects::aside(cursor.take(len, "the objects")?, start)
+        .map_err(|err| err.context("the objects of the checkpoint"))?;
+    let mut present = bundle.entries.keys().filter(|key| keys.contains(*key));
+    if let Some(first) = present.next() {
+        let message = format!(
+            "{} tensors are left aside, as `{first}`: the state of an optimizer, metrics and \
+             counters are no part of the model",
+            1 + present.count()
+        );
+        checkpoint.findings.push(Diagnostic::note("R004", message));
+    }
+    Ok(keys)
 }
 
 /// The start and length of a slice along each dimension.
@@ -172,7 +207,7 @@ impl Entry {
 }
 
 /// `TensorShapeProto`.
-fn dims(bytes: &[u8], at: u64) -> Result<Vec<u64>> {
+pub(super) fn dims(bytes: &[u8], at: u64) -> Result<Vec<u64>> {
     let mut shape = Vec::new();
     for (number, field) in fields(bytes, at)? {
         let (2, Field::Bytes(dim, at)) = (number, field) else { continue };
@@ -265,7 +300,7 @@ const DTYPES: &[(u64, DType)] = &[
     (25, DType::F8E4M3),
 ];
 
-fn dtype(number: u64) -> Option<DType> {
+pub(super) fn dtype(number: u64) -> Option<DType> {
     DTYPES.iter().find(|(known, _)| *known == number).map(|(_, dtype)| *dtype)
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use minijinja::machinery::ast::{CallArg, Expr, Macro, Stmt};
+use minijinja::machinery::ast::{BinOpKind, CallArg, Expr, Macro, Stmt};
 use minijinja::machinery::parse;
 use serde_json::Value as Json;
 
@@ -37,6 +37,10 @@ pub(super) struct Parts {
     pub(super) guarded: BTreeSet<String>,
     /// Texts that it writes or compares with.
     pub(super) texts: Vec<String>,
+    /// Those of them that stand in expressions.
+    pub(super) constants: Vec<String>,
+    /// Where it reaches for something whose name it puts together.
+    pub(super) computed: Option<u16>,
     /// Other templates that it loads.
     pub(super) loads: Option<u16>,
 }
@@ -59,6 +63,9 @@ pub(super) fn find(view: &PackageView<'_>) -> Vec<Template> {
                 let name = item.get("name")?.as_str();
                 let text = item.get("template")?.as_str()?;
                 Some(Template::new(file, Some("chat_template"), name, text))
+            })),
+            Some(Json::Object(items)) => found.extend(items.iter().filter_map(|(name, text)| {
+                Some(Template::new(file, Some("chat_template"), Some(name), text.as_str()?))
             })),
             _ => {}
         }
@@ -85,9 +92,60 @@ impl Template {
 
 /// What a template reaches for; or why it does not parse, and where.
 fn parts(text: &str) -> Result<Parts, (String, Option<usize>)> {
+    if let Some(line) = long_expression(text) {
+        let why = format!("an expression of more than {MAX_EXPRESSION_LEN} bytes");
+        return Err((why, Some(line)));
+    }
     let text = plain_blocks(text);
+    // Each operator of a chain takes a frame of the stack.
+    let read = || parsed(&text);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_LEN).spawn_scoped(scope, read);
+        let failed = || ("the template cannot be read".to_owned(), None);
+        thread.map_err(|_| failed())?.join().unwrap_or_else(|_| Err(failed()))
+    })
+}
+
+/// Longer expressions, without their texts, are in no template; chains of operators lie as deep in
+/// each other as they are long.
+const MAX_EXPRESSION_LEN: usize = 8 << 10;
+const STACK_LEN: usize = 64 << 20;
+
+/// The line, counted from 1, of an expression that is too long.
+fn long_expression(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let (mut at, mut line) = (0, 1);
+    while at + 1 < bytes.len() {
+        line += usize::from(bytes[at] == b'\n');
+        if bytes[at] != b'{' || !matches!(bytes[at + 1], b'{' | b'%') {
+            at += 1;
+            continue;
+        }
+        let (start, mut n, mut quote) = (line, 0, None);
+        at += 2;
+        while at < bytes.len() {
+            let byte = bytes[at];
+            line += usize::from(byte == b'\n');
+            match quote {
+                Some(_) if byte == b'\\' => at += 1,
+                Some(end) if byte == end => quote = None,
+                Some(_) => {}
+                None if matches!(byte, b'\'' | b'"') => quote = Some(byte),
+                None if matches!(byte, b'}' | b'%') && bytes.get(at + 1) == Some(&b'}') => break,
+                None => n += usize::from(!byte.is_ascii_whitespace()),
+            }
+            at += 1;
+        }
+        if MAX_EXPRESSION_LEN < n {
+            return Some(start);
+        }
+    }
+    None
+}
+
+fn parsed(text: &str) -> Result<Parts, (String, Option<usize>)> {
     let syntax = Default::default();
-    let tree = parse(&text, "template", syntax).map_err(|err| {
+    let tree = parse(text, "template", syntax).map_err(|err| {
         let why = err.detail().map_or_else(|| err.to_string(), str::to_owned);
         (why, err.line())
     })?;
@@ -183,10 +241,24 @@ impl Parts {
 
     /// A condition: what is asked by itself is guarded too, `{% if bos_token %}`.
     fn condition(&mut self, expr: &Expr<'_>) {
-        if let Expr::Var(var) = expr {
-            self.guarded.insert(var.id.to_owned());
-        }
+        self.guard(expr);
         self.expression(expr);
+    }
+
+    /// The variables that an expression asks for by themselves, also one after the other: `a and b`.
+    fn guard(&mut self, expr: &Expr<'_>) {
+        let mut open = vec![expr];
+        while let Some(expr) = open.pop() {
+            match expr {
+                Expr::Var(var) => {
+                    self.guarded.insert(var.id.to_owned());
+                }
+                Expr::BinOp(both) if matches!(both.op, BinOpKind::ScAnd | BinOpKind::ScOr) => {
+                    open.extend([&both.left, &both.right]);
+                }
+                _ => {}
+            }
+        }
     }
 
     fn expression(&mut self, expr: &Expr<'_>) {
@@ -196,7 +268,10 @@ impl Parts {
         };
         match expr {
             Expr::Var(var) => note(&mut self.variables, var.id),
-            Expr::Const(constant) => self.texts.extend(constant.value.as_str().map(str::to_owned)),
+            Expr::Const(constant) => {
+                self.texts.extend(constant.value.as_str().map(str::to_owned));
+                self.constants.extend(constant.value.as_str().map(str::to_owned));
+            }
             Expr::Slice(slice) => {
                 self.expression(&slice.expr);
                 let bounds = [&slice.start, &slice.stop, &slice.step];
@@ -204,6 +279,10 @@ impl Parts {
             }
             Expr::UnaryOp(unary) => self.condition(&unary.expr),
             Expr::BinOp(binary) => {
+                // What is first asked of `or` and `and`.
+                if matches!(binary.op, BinOpKind::ScAnd | BinOpKind::ScOr) {
+                    self.guard(&binary.left);
+                }
                 self.expression(&binary.left);
                 self.expression(&binary.right);
             }
@@ -227,6 +306,10 @@ impl Parts {
                     filter.name,
                     "attr" | "map" | "selectattr" | "rejectattr" | "groupby" | "sort"
                 ) {
+                    let is_text = |arg: &CallArg<'_>| text_of(arg).is_some();
+                    if filter.name == "attr" && !filter.args.iter().all(is_text) {
+                        self.computed.get_or_insert(line);
+                    }
                     for name in filter.args.iter().filter_map(text_of) {
                         name.split('.').for_each(|name| note(&mut self.attributes, name));
                     }

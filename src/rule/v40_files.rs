@@ -283,6 +283,7 @@ pub(super) static COPY: Rule = of_container(
     Level::Warning,
     |view, found| {
         let mut seen: Vec<(&String, u64, &[u8])> = Vec::new();
+        let folder = |name: &str| name.rsplit_once('/').map(|(folder, _)| folder.to_owned());
         for (name, len) in
             view.around.files.iter().filter(|(name, len)| is_weights(name) && **len != 0)
         {
@@ -290,18 +291,21 @@ pub(super) static COPY: Rule = of_container(
             // A header tells the names and shapes of what lies behind it.
             let header_len = bytes.first_chunk().map_or(0, |len| u64::from_le_bytes(*len));
             let end = usize::try_from(header_len.saturating_add(8)).unwrap_or(usize::MAX);
-            let Some(header) =
-                bytes.get(..end).filter(|_| name.ends_with(".safetensors") && 16 < end)
-            else {
+            if !name.ends_with(".safetensors") || end <= 16 || bytes.len() < end {
                 continue;
+            }
+            // Those of one length and header that differ, as the weights and their average do, differ
+            // soon; a folder for each rank or step has its own.
+            let same = |(other, other_len, other_bytes): &&(&String, u64, &[u8])| {
+                other_len == len && folder(other) == folder(name) && *other_bytes == bytes
             };
-            match seen.iter().find(|(_, other, head)| other == len && *head == header) {
+            match seen.iter().find(same) {
             Some((other, ..)) => found.push(
                 COPY.finding(format!("{name} and {other} hold the same tensors"))
                     .file(name)
                     .help("one is a copy: remove it, as programs differ in which of the two they read"),
             ),
-            None => seen.push((name, *len, header)),
+            None => seen.push((name, *len, bytes)),
         }
         }
         Ok(())
@@ -355,12 +359,21 @@ fn is_weights(name: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(_, end)| format::of_ending(end).is_some())
 }
 
+/// Whether bytes are a pickle of protocol 0 or 1, which has no mark: it begins with a global, a mark or
+/// an empty collection, and ends with a stop.
+fn is_old_pickle(bytes: &[u8]) -> bool {
+    matches!(bytes.first(), Some(b'c' | b'(' | b']' | b'}' | b')'))
+        && bytes.trim_ascii_end().ends_with(b".")
+}
+
 fn may_be_pickle(name: &str, bytes: &[u8]) -> bool {
     let end = name.rsplit_once('.').map_or("", |(_, end)| end).to_ascii_lowercase();
     match end.as_str() {
         "pkl" | "pickle" | "joblib" | "dill" => true,
         "pt" | "pth" | "bin" | "ckpt" => {
-            matches!(bytes, [0x80, 2..=5, ..]) || bytes.starts_with(b"PK\x03\x04")
+            matches!(bytes, [0x80, 2..=5, ..])
+                || bytes.starts_with(b"PK\x03\x04")
+                || is_old_pickle(bytes)
         }
         _ => false,
     }

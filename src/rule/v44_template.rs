@@ -8,8 +8,11 @@ use crate::package::Conformance;
 use crate::rule::{Checked, NotChecked, PackageView, Rule};
 
 /// A template does not parse.
-pub(super) static SYNTAX: Rule =
-    Rule::around("V441", "template-syntax", Level::Warning, |view, found| {
+pub(super) static SYNTAX: Rule = Rule::around(
+    "V441",
+    "template-syntax",
+    Level::Warning,
+    |view, found| {
         for template in templates(view)? {
             if let Err((why, line)) = &template.parsed {
                 let line = line.map(|line| format!(", on line {line}")).unwrap_or_default();
@@ -19,39 +22,53 @@ pub(super) static SYNTAX: Rule =
                         template,
                         format!("{} does not parse{line}: {why}", template.title()),
                     )
-                    .help("no chat can be put into text: correct the template"),
+                    .help("programs whose templates are not those of Python's Jinja refuse it; if Jinja does too, no chat can be put into text"),
                 );
             }
         }
         Ok(())
-    });
+    },
+);
 
 /// A template reaches for what leads out of it.
 pub(super) static UNSAFE: Rule = Rule {
     level: Conformance::Container,
     ..Rule::around("V442", "template-unsafe", Level::Error, |view, found| {
-        each(view, |template, parts| {
-            let hidden = parts.attributes.iter().find(|(name, _)| is_hidden(name));
-            let by_text = || {
-                // What is put together of parts, and reached for with `attr`.
-                let text = parts
-                    .texts
-                    .iter()
-                    .find(|text| WAYS_OUT.iter().any(|way| text.contains(way)))?;
-                Some((text, &0))
+        let mut is_whole = true;
+        for template in templates(view)? {
+            let way = |text: &str| WAYS_OUT.iter().find(|way| text.contains(**way)).copied();
+            let reached = match &template.parsed {
+                Ok(parts) => {
+                    let hidden = parts.attributes.iter().find(|(name, _)| is_hidden(name));
+                    let named = hidden.map(|(name, line)| format!("`{name}` on line {line}"));
+                    // What is put together of parts, and reached for with `attr`.
+                    let by_text = || {
+                        let found = parts.constants.iter().find_map(|text| way(text))?;
+                        Some(format!("`{found}`"))
+                    };
+                    let computed = || {
+                        let line = parts.computed?;
+                        Some(format!("something whose name it puts together on line {line}"))
+                    };
+                    named.or_else(by_text).or_else(computed)
+                }
+                Err(_) => {
+                    is_whole = false;
+                    way(&template.text).map(|found| format!("`{found}`"))
+                }
             };
-            if let Some((name, line)) = hidden.or_else(by_text) {
-                let line = if *line == 0 { String::new() } else { format!(" on line {line}") };
-                found.push(
-                    about(
-                        &UNSAFE,
-                        template,
-                        format!("{} reaches for `{}`{line}", template.title(), name.trim()),
-                    )
-                    .help("it leads out of the template and to any program: do not use the template, and tell who published it"),
-                );
+            if let Some(reached) = reached {
+                let message = format!("{} reaches for {reached}", template.title());
+                found.push(about(&UNSAFE, template, message).help(
+                    "it leads out of the template and to any program: do not use the template, and \
+                     tell who published it",
+                ));
             }
-        })
+        }
+        if is_whole || !found.is_empty() {
+            return Ok(());
+        }
+        Err(NotChecked::Blocked("a chat template does not parse"))
     })
 };
 

@@ -37,7 +37,9 @@ pub(super) static UNBACKED: Rule = of_schema(
             return Err(NotChecked::Blocked("no tensors could be read"));
         }
         let method = entry.get("quant_method").and_then(Json::as_str).unwrap_or_default();
-        if view.around.tensors.iter().all(|(_, dtype)| is_plain(*dtype)) {
+        // Some are packed when they are loaded.
+        let at_load = entry.get("quantization_mode").and_then(Json::as_str) == Some("online");
+        if !at_load && view.around.tensors.iter().all(|(_, dtype)| is_plain(*dtype)) {
             found.push(
                 UNBACKED
                     .finding(format!("`{key}` says that tensors are packed by {method:?}, and every tensor is plain"))

@@ -30,9 +30,15 @@ pub(super) fn recover(graph: &Graph, checkpoint: &mut Checkpoint) {
         let Some((at, name, is_turned)) = wires.weight(node, checkpoint) else { continue };
         found.entry(at).or_insert(Found { name, is_turned });
     }
+    // A name that several would have is none's.
+    let mut claims: BTreeMap<String, usize> = BTreeMap::new();
+    for Found { name, .. } in found.values() {
+        *claims.entry(name.clone()).or_default() += 1;
+    }
+    found.retain(|_, Found { name, .. }| claims[name] == 1);
     let copies = wires.copies(graph, checkpoint);
     let mut example = None;
-    let mut n_found = 0;
+    let (mut n_found, mut n_turned) = (0, 0);
     for (at, Found { name, is_turned }) in found {
         // A map that shares its weight with a table, which the graph has beside it.
         let is_copy = wires.tensors.contains_key(&name) || copies.contains_key(&name);
@@ -41,6 +47,7 @@ pub(super) fn recover(graph: &Graph, checkpoint: &mut Checkpoint) {
         let turned = if is_turned { turned(tensor) } else { Some(tensor.clone()) };
         let Some(turned) = turned else { continue };
         n_found += 1;
+        n_turned += usize::from(is_turned);
         example.get_or_insert_with(|| format!("`{}` is `{name}`", tensor.name));
         *tensor = Tensor { name, ..turned };
     }
@@ -52,7 +59,8 @@ pub(super) fn recover(graph: &Graph, checkpoint: &mut Checkpoint) {
     keep_first(&mut checkpoint.tensors);
     if let Some(example) = example {
         let message = format!(
-            "{n_found} weights have their names from the biases and nodes beside them: {example}"
+            "{n_found} weights have their names from the biases and nodes beside them, {n_turned} of \
+             them with their axes exchanged, as maps have them: {example}"
         );
         checkpoint.findings.push(Diagnostic::note(GRAPH, message));
     }
@@ -123,7 +131,7 @@ impl<'g> Wires<'g> {
         let bias = bias.filter(|bias| self.tensor(bias).is_some());
         let at = self.tensor(node.inputs.get(1)?)?;
         let tensor = &checkpoint.tensors[at];
-        if !is_lost(&tensor.name) || tensor.shape.len() != 2 || !tensor.dtype.is_float() {
+        if !is_made_up(&tensor.name) || tensor.shape.len() != 2 || !tensor.dtype.is_float() {
             return None;
         }
         let bias = bias.filter(|bias| !is_lost(bias));
@@ -132,6 +140,8 @@ impl<'g> Wires<'g> {
         let module = match (module, path) {
             // A bias of the module that has the map, as the one of a head over the vocabulary.
             (Some(module), Some(path)) if starts_inside(&path, module) => path,
+            // What is added may be of another module; the map is of its own.
+            (Some(module), Some(path)) if last(module) != last(&path) => path,
             (Some(module), _) => module.to_owned(),
             (None, Some(path)) => path,
             (None, None) => return None,
@@ -145,7 +155,16 @@ impl<'g> Wires<'g> {
             let name = match node.operator.as_str() {
                 "Identity" => node.outputs.first()?.clone(),
                 // A table that has the name of the map which shares it.
-                "Gather" => format!("{}{WEIGHT}", node.scope.as_ref()?),
+                "Gather" => {
+                    let at = self.tensor(node.inputs.first()?)?;
+                    let table = &checkpoint.tensors[at];
+                    let is_table = table.shape.len() == 2 && table.dtype.is_float();
+                    let axis = node.integers.get("axis").copied().unwrap_or(0);
+                    if !is_table || axis != 0 {
+                        return None;
+                    }
+                    format!("{}{WEIGHT}", node.scope.as_ref()?)
+                }
                 _ => return None,
             };
             let is_new = !is_lost(&name) && !self.tensors.contains_key(&name);
@@ -158,6 +177,19 @@ impl<'g> Wires<'g> {
 /// Whether a name is none that a parameter has, but one that an exporter made up.
 fn is_lost(name: &str) -> bool {
     !name.contains('.') || name.starts_with(['/', '.']) || name.contains("::")
+}
+
+/// Whether an exporter made a name up for a parameter that was turned or folded: a number, or
+/// `onnx::MatMul_470`, `val_7`, `/encoder/Constant_output_0`.
+fn is_made_up(name: &str) -> bool {
+    let number = name.strip_prefix("val_").unwrap_or(name);
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    is_number || name.starts_with('/') || name.contains("::")
+}
+
+/// The last segment of a name.
+fn last(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
 }
 
 /// Whether a module lies in another.
@@ -208,10 +240,19 @@ fn turned(tensor: &Tensor) -> Option<Tensor> {
     Some(Tensor { shape: swap(&tensor.shape), payload, ..tensor.clone() })
 }
 
-/// Keeps the first of tensors of one name.
+/// Keeps the first of tensors that are one under one name; what differs stays, and is told of.
 fn keep_first(tensors: &mut Vec<Tensor>) {
-    let mut names = std::collections::BTreeSet::new();
-    tensors.retain(|tensor| names.insert(tensor.name.clone()));
+    let mut kept: HashMap<String, String> = HashMap::new();
+    tensors.retain(|tensor| {
+        let place = format!("{:?} {:?} {:?}", tensor.dtype, tensor.shape, tensor.payload);
+        match kept.get(&tensor.name) {
+            Some(first) => *first != place,
+            None => {
+                kept.insert(tensor.name.clone(), place);
+                true
+            }
+        }
+    });
 }
 
 /// Tells of maps whose names nothing gives back.
@@ -269,8 +310,9 @@ mod tests {
     fn names_that_exporters_made_up_are_told() {
         for name in ["onnx::MatMul_470", "/encoder/Constant_output_0", "463", "val_7", "onnx::a.b"]
         {
-            assert!(is_lost(name), "{name}");
+            assert!(is_lost(name) && is_made_up(name), "{name}");
         }
         assert!(!is_lost("encoder.layer.0.output.dense.bias"));
+        assert!(!is_made_up("text_projection"), "a parameter of the model itself");
     }
 }
