@@ -287,14 +287,8 @@ pub(super) fn export_plan(
             layer: None,
         };
         let stored = translated.as_ref().map(|(_, stored)| stored.clone()).unwrap_or_default();
-        exported.tensors = dialect::write(
-            request.spec,
-            dialect,
-            &names,
-            &exported,
-            &stored,
-            request.plan,
-        )?;
+        exported.tensors =
+            dialect::write(request.spec, dialect, &names, &exported, &stored, request.plan)?;
         extra = dialect.config.as_ref().map(|of| (of.file.clone(), of.theirs(&exported.config)));
     }
     let modules = match carried.iter().any(|name| name == MODULES_FILE) {
