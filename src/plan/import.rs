@@ -272,6 +272,10 @@ pub fn choose<'a>(
         findings.push(guess(map, "its class"));
         return Ok(map);
     }
+    // Of several that lead to the architecture that was asked for, the one that has its name.
+    if let Some(map) = maps.iter().find(|map| arch == Some(map.name.as_str())) {
+        return Ok(map);
+    }
     let mut fitting: Vec<(&Map, bool)> = maps
         .iter()
         .filter_map(|map| Some((*map, knows_all(spec, map, &present, checkpoint, config)?)))
