@@ -400,7 +400,7 @@ fn what_is_no_model_is_called_what_it_is() {
     fs::write(folder.join("adapter_config.json"), adapter).unwrap();
     convert(&folder, "this is a LORA adapter of the base meta/base");
     fs::remove_file(&file).unwrap();
-    for (name, words) in [("__0_0.distcp", "the pieces of one rank"), ("m.onnx", "an ONNX graph")] {
+    for (name, words) in [("__0_0.distcp", "the pieces of one rank"), ("m.mlmodel", "Core ML")] {
         fs::write(folder.join(name), "x").unwrap();
         convert(&folder, words);
         fs::remove_file(folder.join(name)).unwrap();

@@ -163,11 +163,11 @@ impl Merged {
                     first.shape
                 )));
             }
-            self.parts[place].add(source, &tensor).map_err(|why| wrong(why))?;
+            self.parts[place].add(source, &tensor).map_err(&wrong)?;
         }
         if is_first {
             for (part, tensor) in self.parts.iter_mut().zip(&self.checkpoint.tensors) {
-                part.add(source, tensor).map_err(|why| wrong(why))?;
+                part.add(source, tensor).map_err(&wrong)?;
             }
         } else if n < self.parts.len() {
             let missing = self.parts.iter().zip(&self.checkpoint.tensors);

@@ -319,12 +319,15 @@ fn head<'v>(view: &'v PackageView<'_>, name: &str) -> &'v [u8] {
     view.bytes(name).map(|bytes| &bytes[..bytes.len().min(MAX_HEAD)]).unwrap_or_default()
 }
 
+/// What a file is, by its name and its first bytes, and what to do about it.
+type Tell = fn(&str, &[u8]) -> Option<(&'static str, &'static str)>;
+
 /// Tells of each file whose first bytes are those of something else: what it is, and what to do.
 fn each_head(
     view: &PackageView<'_>,
     found: &mut Vec<Diagnostic>,
     rule: &Rule,
-    what: fn(&str, &[u8]) -> Option<(&'static str, &'static str)>,
+    what: Tell,
 ) -> Checked {
     for name in view.around.files.keys() {
         // A tensor file of a package that is something else is told of by rule V101.

@@ -159,11 +159,12 @@ impl Spec {
         spec.archs.read_all()?;
         spec.heads.read_all()?;
         spec.maps.read_all()?;
-        for map in spec.maps.values().filter(|map| !spec.archs.contains_key(&map.arch)) {
+        let nowhere = spec.maps.values().find(|map| !spec.archs.contains_key(&map.arch));
+        let problem = nowhere.map(|map| {
             let why = format!("there is no architecture {:?}", map.arch);
-            return Err(bad(&format!("map/{}/{}.toml", map.format, map.name), &why));
-        }
-        Ok(spec)
+            bad(&format!("map/{}/{}.toml", map.format, map.name), &why)
+        });
+        problem.map_or(Ok(spec), Err)
     }
 
     /// A standard from files of which those that are large or many are read when they are asked for.
