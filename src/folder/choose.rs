@@ -121,8 +121,13 @@ pub(super) fn choose(
             format!("has no weights itself; there are some in `{below}`: name that folder");
         return Err(Error::unsupported(message).in_file(folder));
     }
-    let ends: Vec<String> =
-        formats().flat_map(|format| format.endings).map(|end| format!(".{end}")).collect();
+    let mut ends: Vec<String> = Vec::new();
+    for end in formats().flat_map(|format| format.endings).map(|end| format!(".{end}")) {
+        // Two formats may have one ending.
+        if !ends.contains(&end) {
+            ends.push(end);
+        }
+    }
     let (last, rest) = ends.split_last().expect("every format has an ending");
     let listed = match rest {
         [] => last.clone(),

@@ -160,7 +160,7 @@ pub(super) fn parts(
     let alone = mesh.sizes.iter().all(|&size| size == 1).then_some(&origin);
     let coordinate = mesh.coordinate.as_ref().or(alone);
     let coordinate = coordinate.ok_or("its device mesh does not say which rank wrote the file")?;
-    let mut rows: Rows = shape.iter().map(|&len| Vec::from([0..len])).collect();
+    let mut rows: Rows = shape.iter().map(|&len| std::iter::once(0..len).collect()).collect();
     for ((&placement, &size), &at) in placements.iter().zip(&mesh.sizes).zip(coordinate) {
         place(pickle, placement, size, at, &mut rows)?;
     }
