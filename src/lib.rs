@@ -65,19 +65,19 @@
 //! | [`plan`] | checkpoint, config and spec to a complete plan, or to findings |
 //! | [`exec`] | a plan to bytes: gathered, hashed, written, compared |
 //! | [`forward`] | the outputs of a model, from its tensors and hyperparameters |
-//! | [`manifest`] | the hashes and digests of a model |
+//! | [`mod@manifest`] | the hashes and digests of a model |
 //! | [`rule`] | validation rules, one file each, and the verdict over all of them |
-//! | [`convert`] | the conversion: open, plan, execute, rename when whole |
-//! | [`run`] | what a model answers: any supported checkpoint through the reference forward |
-//! | [`validate`] | validation end to end: open, apply the rules, report |
-//! | [`verify`] | the bytes of a package held to a manifest |
+//! | [`mod@convert`] | the conversion: open, plan, execute, rename when whole |
+//! | [`mod@run`] | what a model answers: any supported checkpoint through the reference forward |
+//! | [`mod@validate`] | validation end to end: open, apply the rules, report |
+//! | [`mod@verify`] | the bytes of a package held to a manifest |
 //! | [`policy`] | what a project asks of its models: `llmstd.toml`, waivers, baselines |
 //! | [`version`] | one side of a diff: any input in the terms of a manifest |
-//! | [`diff`] | what changed between two versions, and whom it breaks |
-//! | [`inspect`] | what a checkpoint is, from its headers |
+//! | [`mod@diff`] | what changed between two versions, and whom it breaks |
+//! | [`mod@inspect`] | what a checkpoint is, from its headers |
 //! | [`author`] | for writers of data files: names, tiny checkpoints, checks, drafts |
 //! | [`schema`] | the JSON Schemas of what is written and printed |
-//! | [`report`] | results to text |
+//! | [`mod@report`] | results to text |
 //!
 //! ```text
 //! path -open-> Source -detect-> format::read -> Checkpoint + foreign config --+  headers only
