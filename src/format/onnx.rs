@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A tensor has its elements as bytes, as a list of numbers of one of five fields, or in a file beside
-//! it. What [`graph`] reads is placed here; [`names`] gives weights the names that the exporter lost.
+//! it. What `graph` reads is placed here; `names` gives weights the names that the exporter lost.
 //! Spec: `onnx/onnx.proto`, `docs/ExternalData.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
