@@ -233,3 +233,17 @@ fn the_state_of_an_optimizer_is_left_aside_and_told() {
     assert_eq!(model["architecture"], "bert");
     assert_eq!(model["hyperparameters"]["norm_eps"], 1e-12);
 }
+
+#[test]
+fn a_head_that_readers_would_pass_over_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/hf/gpt2-untied/src");
+    let out = scratch.path().join("out");
+    let spec = Spec::current();
+    let refused =
+        llmstd::convert(llmstd::open(&source).unwrap(), &llmstd::Request::new(&spec, &out, "tf"));
+    let why =
+        refused.err().expect("OpenAI's code takes the table of tokens for the head").to_string();
+    assert!(why.starts_with("P042: `lm_head.weight` is a matrix of its own"), "{why}");
+    assert!(!out.exists());
+}

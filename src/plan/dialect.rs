@@ -191,6 +191,16 @@ pub fn write(
         if tied.is_some() && is_tied && !names.contains_key(&step.name) {
             continue;
         }
+        let has_own_head = tied.is_none() && step.from == [LM_HEAD];
+        if has_own_head && dialect.always_ties() && !names.contains_key(&step.name) {
+            let message = format!(
+                "`{}` is a matrix of its own, and programs that read {} take the table of tokens in its \
+                 place",
+                step.name, dialect.format
+            );
+            let help = "they would compute something else: write a format that says what is tied";
+            return Err(Diagnostic::error("P042", message).tensor(&step.name).help(help));
+        }
         let (expr, dtype) = (expr.clone(), *dtype);
         let rank = expr.layout.shape.len();
         let stored = match names.get(&step.name) {
@@ -222,6 +232,9 @@ pub fn write(
     }
     Ok(written)
 }
+
+/// The matrix that gives logits of tokens, which many models tie to the table of tokens.
+const LM_HEAD: &str = "heads.lm.proj.weight";
 
 /// Whether a canonical tensor is of a norm.
 fn is_norm(name: &str) -> bool {

@@ -176,6 +176,11 @@ impl Dialect {
         says.unwrap_or(true)
     }
 
+    /// Whether its programs tie what the mappings tie whatever a config says.
+    pub fn always_ties(&self) -> bool {
+        self.tie_key.is_none()
+    }
+
     /// The architectures that are written in it, where it is not all.
     pub fn architectures(&self) -> impl Iterator<Item = &str> {
         self.architectures.iter().map(String::as_str)
