@@ -243,7 +243,7 @@ fn a_head_that_readers_would_pass_over_is_refused() {
     let refused =
         llmstd::convert(llmstd::open(&source).unwrap(), &llmstd::Request::new(&spec, &out, "tf"));
     let why =
-        refused.err().expect("OpenAI's code takes the table of tokens for the head").to_string();
+        refused.expect_err("OpenAI's code takes the table of tokens for the head").to_string();
     assert!(why.starts_with("P042: `lm_head.weight` is a matrix of its own"), "{why}");
     assert!(!out.exists());
 }
