@@ -126,15 +126,25 @@ pub enum NotChecked {
 }
 
 impl Rule {
-    /// A rule of the level full about what stands around the tensors.
+    /// A rule of a level about what stands around the tensors.
+    const fn of_folder(
+        level: Conformance,
+        id: &'static str,
+        name: &'static str,
+        weight: Level,
+        check: fn(&PackageView<'_>, &mut Vec<Diagnostic>) -> Checked,
+    ) -> Rule {
+        Rule { id, name, level, weight, deep: false, about: About::Folder, check }
+    }
+
+    /// One of the level full.
     const fn around(
         id: &'static str,
         name: &'static str,
         weight: Level,
         check: fn(&PackageView<'_>, &mut Vec<Diagnostic>) -> Checked,
     ) -> Rule {
-        let level = Conformance::Full;
-        Rule { id, name, level, weight, deep: false, about: About::Folder, check }
+        Rule::of_folder(Conformance::Full, id, name, weight, check)
     }
 
     /// A finding of this rule.

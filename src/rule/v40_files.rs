@@ -10,21 +10,11 @@ use crate::format;
 use crate::format::pytorch::{self, Global};
 use crate::package::Conformance;
 use crate::rule::vocabulary::Vocabulary;
-use crate::rule::{About, Checked, NotChecked, PackageView, Rule};
-
-const fn of_container(
-    id: &'static str,
-    name: &'static str,
-    weight: Level,
-    check: fn(&PackageView<'_>, &mut Vec<Diagnostic>) -> Checked,
-) -> Rule {
-    let level = Conformance::Container;
-    Rule { id, name, level, weight, deep: false, about: About::Folder, check }
-}
+use crate::rule::{Checked, NotChecked, PackageView, Rule};
 
 /// A file is a pointer of Git LFS in place of what it stands for.
 pub(super) static POINTER: Rule =
-    of_container("V401", "lfs-pointer", Level::Error, |view, found| {
+    Rule::of_folder(Conformance::Container, "V401", "lfs-pointer", Level::Error, |view, found| {
         each_head(view, found, &POINTER, |_, head| {
             let is_pointer = head.starts_with(b"version https://git-lfs");
             is_pointer
@@ -33,8 +23,12 @@ pub(super) static POINTER: Rule =
     });
 
 /// A file was not fetched to its end.
-pub(super) static PARTIAL: Rule =
-    of_container("V402", "partial-download", Level::Warning, |view, found| {
+pub(super) static PARTIAL: Rule = Rule::of_folder(
+    Conformance::Container,
+    "V402",
+    "partial-download",
+    Level::Warning,
+    |view, found| {
         const ENDS: &[&str] = &[
             ".incomplete",
             ".part",
@@ -55,38 +49,45 @@ pub(super) static PARTIAL: Rule =
             }
         }
         Ok(())
-    });
+    },
+);
 
 /// A file is the page of a web site in place of what it stands for.
-pub(super) static PAGE: Rule = of_container("V403", "web-page", Level::Error, |view, found| {
-    each_head(view, found, &PAGE, |name, head| {
-        const DOCUMENTS: &[&str] = &["html", "htm", "xhtml", "md", "txt", "svg", "xml"];
-        let end = name.rsplit_once('.').map_or("", |(_, end)| end).to_ascii_lowercase();
-        let text = String::from_utf8_lossy(head).trim_start().to_ascii_lowercase();
-        let is_page = text.starts_with("<!doctype html") || text.starts_with("<html");
-        (is_page && !DOCUMENTS.contains(&end.as_str())).then_some((
-            "is a web page, not the file",
-            "the download answered with a page for people: log in, or correct the address",
-        ))
-    })
-});
+pub(super) static PAGE: Rule =
+    Rule::of_folder(Conformance::Container, "V403", "web-page", Level::Error, |view, found| {
+        each_head(view, found, &PAGE, |name, head| {
+            const DOCUMENTS: &[&str] = &["html", "htm", "xhtml", "md", "txt", "svg", "xml"];
+            let end = name.rsplit_once('.').map_or("", |(_, end)| end).to_ascii_lowercase();
+            let text = String::from_utf8_lossy(head).trim_start().to_ascii_lowercase();
+            let is_page = text.starts_with("<!doctype html") || text.starts_with("<html");
+            (is_page && !DOCUMENTS.contains(&end.as_str())).then_some((
+                "is a web page, not the file",
+                "the download answered with a page for people: log in, or correct the address",
+            ))
+        })
+    });
 
 /// A file that a program reads has no bytes.
-pub(super) static EMPTY: Rule = of_container("V404", "empty-file", Level::Error, |view, found| {
-    for (name, len) in &view.around.files {
-        if *len == 0 && (is_read(view, name) || is_weights(name)) {
-            found.push(
-                at(view, &EMPTY, name, format!("{name} is empty"))
-                    .help("the download or the disk failed: get the file again"),
-            );
+pub(super) static EMPTY: Rule =
+    Rule::of_folder(Conformance::Container, "V404", "empty-file", Level::Error, |view, found| {
+        for (name, len) in &view.around.files {
+            if *len == 0 && (is_read(view, name) || is_weights(name)) {
+                found.push(
+                    at(view, &EMPTY, name, format!("{name} is empty"))
+                        .help("the download or the disk failed: get the file again"),
+                );
+            }
         }
-    }
-    Ok(())
-});
+        Ok(())
+    });
 
 /// What `auto_map` of a config names runs when the model is loaded and its code is trusted.
-pub(super) static REMOTE_CODE: Rule =
-    of_container("V405", "remote-code", Level::Warning, |view, found| {
+pub(super) static REMOTE_CODE: Rule = Rule::of_folder(
+    Conformance::Container,
+    "V405",
+    "remote-code",
+    Level::Warning,
+    |view, found| {
         for (name, classes) in auto_maps(view) {
             // What is missing cannot run, and is told of by rule V407.
             let is_there = |class: &&String| {
@@ -108,11 +109,12 @@ pub(super) static REMOTE_CODE: Rule =
             );
         }
         Ok(())
-    });
+    },
+);
 
 /// A program lies beside a foreign checkpoint.
 pub(super) static CODE_FILE: Rule =
-    of_container("V406", "code-file", Level::Note, |view, found| {
+    Rule::of_folder(Conformance::Container, "V406", "code-file", Level::Note, |view, found| {
         if !view.is_planned() {
             return Err(NotChecked::NotApplicable("in a package, V115 refuses programs"));
         }
@@ -139,7 +141,8 @@ pub(super) static CODE_FILE: Rule =
     });
 
 /// `auto_map` names a module that is not in the folder.
-pub(super) static MISSING_CODE: Rule = of_container(
+pub(super) static MISSING_CODE: Rule = Rule::of_folder(
+    Conformance::Container,
     "V407",
     "code-missing",
     Level::Warning,
@@ -162,7 +165,8 @@ pub(super) static MISSING_CODE: Rule = of_container(
 );
 
 /// What a pickle beside the weights names; as an error: what attacks call.
-pub(super) static PICKLE: Rule = of_container(
+pub(super) static PICKLE: Rule = Rule::of_folder(
+    Conformance::Container,
     "V408",
     "pickle-beside",
     Level::Error,
@@ -222,8 +226,12 @@ pub(super) static PICKLE: Rule = of_container(
 const MAX_SHOWN: usize = 5;
 
 /// An adapter does not say which model it is for, or says it in a way that holds on one machine.
-pub(super) static ADAPTER_BASE: Rule =
-    of_container("V409", "adapter-base", Level::Warning, |view, found| {
+pub(super) static ADAPTER_BASE: Rule = Rule::of_folder(
+    Conformance::Container,
+    "V409",
+    "adapter-base",
+    Level::Warning,
+    |view, found| {
         const FILE: &str = "adapter_config.json";
         const KEY: &str = "base_model_name_or_path";
         if !view.around.files.contains_key(FILE) {
@@ -248,7 +256,8 @@ pub(super) static ADAPTER_BASE: Rule =
                 .help("name the base model: an adapter on another one computes noise"),
         );
         Ok(())
-    });
+    },
+);
 
 /// A file of JSON around the tensors does not keep its form.
 pub(super) static BROKEN_JSON: Rule =
@@ -277,7 +286,8 @@ pub(super) static BROKEN_JSON: Rule =
     });
 
 /// Two weight files have the same header: one is a copy under another name.
-pub(super) static COPY: Rule = of_container(
+pub(super) static COPY: Rule = Rule::of_folder(
+    Conformance::Container,
     "V411",
     "weights-copied",
     Level::Warning,

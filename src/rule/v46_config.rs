@@ -4,24 +4,15 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use crate::base::diagnostic::{Diagnostic, Level};
+use crate::base::diagnostic::Level;
 use crate::checkpoint::DType;
 use crate::folder::CONFIG_FILE;
 use crate::package::Conformance;
-use crate::rule::{About, Checked, NotChecked, PackageView, Rule};
-
-const fn of_schema(
-    id: &'static str,
-    name: &'static str,
-    weight: Level,
-    check: fn(&PackageView<'_>, &mut Vec<Diagnostic>) -> Checked,
-) -> Rule {
-    let level = Conformance::Schema;
-    Rule { id, name, level, weight, deep: false, about: About::Folder, check }
-}
+use crate::rule::{NotChecked, PackageView, Rule};
 
 /// The config says how the tensors are packed, and none is packed.
-pub(super) static UNBACKED: Rule = of_schema(
+pub(super) static UNBACKED: Rule = Rule::of_folder(
+    Conformance::Schema,
     "V461",
     "quantization-unbacked",
     Level::Warning,
@@ -53,7 +44,8 @@ pub(super) static UNBACKED: Rule = of_schema(
 );
 
 /// Tensors are packed, and no config says how.
-pub(super) static UNDECLARED: Rule = of_schema(
+pub(super) static UNDECLARED: Rule = Rule::of_folder(
+    Conformance::Schema,
     "V462",
     "quantization-undeclared",
     Level::Warning,
@@ -92,7 +84,8 @@ pub(super) static UNDECLARED: Rule = of_schema(
 );
 
 /// Two entries spell one number of the rotary embedding, and differ.
-pub(super) static ROPE: Rule = of_schema(
+pub(super) static ROPE: Rule = Rule::of_folder(
+    Conformance::Schema,
     "V463",
     "rope-spellings",
     Level::Warning,
@@ -147,7 +140,7 @@ pub(super) static ROPE: Rule = of_schema(
 
 /// The context before it was stretched is longer than the one after.
 pub(super) static CONTEXT: Rule =
-    of_schema("V464", "rope-context", Level::Warning, |view, found| {
+    Rule::of_folder(Conformance::Schema, "V464", "rope-context", Level::Warning, |view, found| {
         let config = config(view)?;
         let number = |path: &str| config.pointer(path).and_then(Json::as_u64);
         let original = ["/rope_parameters", "/rope_scaling", ""]
@@ -172,31 +165,40 @@ pub(super) static CONTEXT: Rule =
     });
 
 /// The config names another dtype than the one of the tensors.
-pub(super) static DTYPE: Rule = of_schema("V465", "dtype-stated", Level::Note, |view, found| {
-    let config = config(view)?;
-    let stated =
-        ["dtype", "torch_dtype"].iter().find_map(|key| Some((*key, config.get(*key)?.as_str()?)));
-    let Some((key, stated)) = stated else {
-        return Err(NotChecked::NotApplicable("the config names no dtype"));
-    };
-    let expected = match stated {
-        "float16" => DType::F16,
-        "bfloat16" => DType::BF16,
-        "float32" => DType::F32,
-        "float64" => DType::F64,
-        _ => return Err(NotChecked::NotApplicable("the config names no plain dtype")),
-    };
-    let mut count: BTreeMap<&str, usize> = BTreeMap::new();
-    let plain =
-        view.around.tensors.iter().filter(|(_, dtype)| is_plain(*dtype) && *dtype != DType::Bool);
-    plain.for_each(|(_, dtype)| *count.entry(dtype.name()).or_default() += 1);
-    if count.is_empty() {
-        return Err(NotChecked::NotApplicable("no tensor is plain"));
-    }
-    // Norms are kept wider on purpose; a dtype that no tensor has is another thing.
-    if !count.contains_key(expected.name()) {
-        let listed: Vec<&str> = count.keys().copied().collect();
-        found.push(
+pub(super) static DTYPE: Rule = Rule::of_folder(
+    Conformance::Schema,
+    "V465",
+    "dtype-stated",
+    Level::Note,
+    |view, found| {
+        let config = config(view)?;
+        let stated = ["dtype", "torch_dtype"]
+            .iter()
+            .find_map(|key| Some((*key, config.get(*key)?.as_str()?)));
+        let Some((key, stated)) = stated else {
+            return Err(NotChecked::NotApplicable("the config names no dtype"));
+        };
+        let expected = match stated {
+            "float16" => DType::F16,
+            "bfloat16" => DType::BF16,
+            "float32" => DType::F32,
+            "float64" => DType::F64,
+            _ => return Err(NotChecked::NotApplicable("the config names no plain dtype")),
+        };
+        let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+        let plain = view
+            .around
+            .tensors
+            .iter()
+            .filter(|(_, dtype)| is_plain(*dtype) && *dtype != DType::Bool);
+        plain.for_each(|(_, dtype)| *count.entry(dtype.name()).or_default() += 1);
+        if count.is_empty() {
+            return Err(NotChecked::NotApplicable("no tensor is plain"));
+        }
+        // Norms are kept wider on purpose; a dtype that no tensor has is another thing.
+        if !count.contains_key(expected.name()) {
+            let listed: Vec<&str> = count.keys().copied().collect();
+            found.push(
                 DTYPE
                     .finding(format!("the config says {stated}, and the tensors are {}", listed.join(", ")))
                     .file(CONFIG_FILE)
@@ -204,9 +206,10 @@ pub(super) static DTYPE: Rule = of_schema("V465", "dtype-stated", Level::Note, |
                     .mismatch(expected.name(), listed.join(", "))
                     .help("programs load it as the config says: more memory, or other numbers, than are stored"),
             );
-    }
-    Ok(())
-});
+        }
+        Ok(())
+    },
+);
 
 fn config(view: &PackageView<'_>) -> Result<Json, NotChecked> {
     view.foreign_config().ok_or(NotChecked::NotApplicable("there is no foreign config"))
