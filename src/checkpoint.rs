@@ -26,6 +26,19 @@ pub struct Checkpoint {
     pub typed_metadata: Metadata,
     /// What the reader noticed on the way.
     pub findings: Vec<Diagnostic>,
+    /// The checksums that the container keeps of bytes, for whoever reads them all.
+    pub checksums: Vec<Checksum>,
+}
+
+/// A checksum of bytes of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checksum {
+    /// The tensor.
+    pub tensor: String,
+    /// The bytes.
+    pub bytes: Extent,
+    /// Their CRC-32C.
+    pub crc32c: u32,
 }
 
 /// One tensor of a checkpoint.

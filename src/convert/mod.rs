@@ -4,6 +4,7 @@ mod canonical;
 mod check;
 mod destination;
 mod foreign;
+pub mod formats;
 pub(crate) mod gguf;
 mod intact;
 mod job;
@@ -43,6 +44,7 @@ use crate::spec::Spec;
 
 pub use self::canonical::model_of;
 pub(crate) use self::canonical::{canonical, canonical_or_decoded, written_files};
+pub(crate) use self::intact::stored_checksums;
 pub(crate) use self::package::generic_copies;
 pub use self::words::{parse_dtype, parse_quant, parse_size, strip_slash, target};
 
@@ -460,8 +462,19 @@ fn sidecar_files_of_package(opened: &Opened) -> Vec<String> {
 /// The files beside the weights: those that are carried over, and those that are left behind.
 pub(crate) fn sidecar_files(opened: &Opened, spec: &Spec) -> (Vec<String>, Vec<String>) {
     let names = opened.files.iter().map(|file| file.name.as_str());
+    let format = format::find(opened.checkpoint.format);
+    let is_known = |name: &str| {
+        let companions = format.map_or(&[][..], |format| format.companions);
+        let mut configs = spec.dialects.iter().filter_map(|dialect| {
+            let config = dialect.config.as_ref()?;
+            format.is_some_and(|format| format.dialect == dialect.format).then_some(&config.file)
+        });
+        let ends = |end: &&str| name == *end || end.starts_with('.') && name.ends_with(end);
+        companions.iter().any(ends) || configs.any(|file| file == name)
+    };
     let others = names.filter(|name| {
         *name != CONFIG_FILE
+            && !is_known(name)
             && !opened.weights.iter().any(|weight| weight == name)
             && !name.ends_with(".index.json")
     });
