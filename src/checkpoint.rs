@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::checksum::Checksum;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::source::Extent;
 use crate::metadata::Metadata;
@@ -27,18 +28,22 @@ pub struct Checkpoint {
     /// What the reader noticed on the way.
     pub findings: Vec<Diagnostic>,
     /// The checksums that the container keeps of bytes, for whoever reads them all.
-    pub checksums: Vec<Checksum>,
+    pub checksums: Vec<StoredChecksum>,
 }
 
-/// A checksum of bytes of a tensor.
+/// A checksum that a container keeps of bytes of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checksum {
+pub struct StoredChecksum {
     /// The tensor.
     pub tensor: String,
     /// The bytes.
     pub bytes: Extent,
-    /// Their CRC-32C.
-    pub crc32c: u32,
+    /// The kind.
+    pub kind: Checksum,
+    /// What they have.
+    pub value: u32,
+    /// Whether the library of the format compares it whenever it reads the bytes.
+    pub is_compared_on_reading: bool,
 }
 
 /// One tensor of a checkpoint.

@@ -317,21 +317,51 @@ fn damaged_bytes_of_a_bundle_are_named() {
     flipped[of.bytes.start as usize + 3] ^= 0x10;
     fs::write(&file, &flipped).unwrap();
     let (rule, message, _) = refused(&spec, &source, &scratch.path().join("a"), "std");
-    assert_eq!(rule, "R040");
+    assert_eq!(rule, "R011");
     assert!(message.contains(wanted), "{message}");
     assert!(message.contains("model.ckpt.data-00000-of-00001"), "{message}");
-    let selection = llmstd::Selection::default();
-    let deep = |deep| {
-        let options =
-            llmstd::validate::Options { deep, ..llmstd::validate::Options::new(&selection) };
-        let report = llmstd::validate::validate(&source, &spec, &options).unwrap();
-        report.findings.iter().any(|found| found.rule == "R040")
-    };
-    assert!(deep(true) && !deep(false));
+    let told = |deep| checksum_told(&spec, &source, deep);
+    assert!(told(true) && !told(false));
     // Cut short, the tensors that are gone are named with their file.
     fs::write(&file, &whole[..of.bytes.start as usize + 8]).unwrap();
     let (rule, message, _) = refused(&spec, &source, &scratch.path().join("b"), "std");
     assert!(["P017", "P024", "P008"].contains(&rule.as_str()), "{rule}");
     assert!(message.contains(".data-00000-of-"), "{message}");
     assert!(message.contains("is cut short"), "{message}");
+}
+
+/// Whether `validate` says that a checksum differs.
+fn checksum_told(spec: &Spec, path: &Path, deep: bool) -> bool {
+    let selection = llmstd::Selection::default();
+    let options = llmstd::validate::Options { deep, ..llmstd::validate::Options::new(&selection) };
+    let report = llmstd::validate::validate(path, spec, &options).unwrap();
+    report.findings.iter().any(|found| found.rule == "R011")
+}
+
+#[test]
+fn damaged_members_of_archives_are_named() {
+    let spec = Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    for (from, file, format) in
+        [("npz", "arrays.npz", "numpy"), ("torch", "pytorch_model.bin", "pytorch")]
+    {
+        let source = scratch.path().join(from);
+        fs::create_dir(&source).unwrap();
+        let made = source.join(file);
+        match from {
+            "npz" => drop(converted(&spec, &names().join("bert/hf"), &made, "npz")),
+            _ => drop(
+                fs::copy("fixtures/hf/bert-base-untyped/src/pytorch_model.bin", &made).unwrap(),
+            ),
+        }
+        assert!(!checksum_told(&spec, &made, true), "{from}");
+        let reader = folder::open(&made).unwrap();
+        assert_eq!(reader.checkpoint.format, format);
+        let of = reader.checkpoint.checksums.last().unwrap().clone();
+        drop(reader);
+        let mut bytes = fs::read(&made).unwrap();
+        bytes[of.bytes.end() as usize - 2] ^= 1;
+        fs::write(&made, &bytes).unwrap();
+        assert!(checksum_told(&spec, &made, true) && !checksum_told(&spec, &made, false), "{from}");
+    }
 }

@@ -3,7 +3,7 @@
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 use crate::base::source::Source;
-use crate::checkpoint::Checksum;
+use crate::checkpoint::StoredChecksum;
 
 /// As many bytes are summed up between two words on the progress.
 const STEP: usize = 8 << 20;
@@ -14,17 +14,18 @@ const STEP: usize = 8 << 20;
 /// Bytes cannot be read.
 pub fn damaged(
     source: &Source,
-    checksums: &[Checksum],
+    checksums: &[&StoredChecksum],
     advance: &dyn Fn(u64),
 ) -> Result<Vec<Diagnostic>> {
     let mut found = Vec::new();
-    for Checksum { tensor, bytes, crc32c } in checksums {
-        let mut sum = 0;
+    for StoredChecksum { tensor, bytes, kind, value, .. } in checksums {
+        let mut sum = kind.start();
         for step in source.slice(*bytes)?.chunks(STEP) {
-            sum = crc32c::crc32c_append(sum, step);
+            sum.update(step);
             advance(step.len() as u64);
         }
-        if sum != *crc32c {
+        let is = sum.finish();
+        if is != *value {
             let file = source.name(bytes.file);
             let message = format!(
                 "the bytes of `{tensor}` in `{file}`, {}..{}, do not have the checksum that the \
@@ -32,9 +33,9 @@ pub fn damaged(
                 bytes.start,
                 bytes.end()
             );
-            let finding = Diagnostic::error("R040", message).tensor(tensor).file(file);
-            let (wanted, is) = (format!("{crc32c:08x}"), format!("{sum:08x}"));
-            found.push(finding.mismatch(wanted, is).help("the file is damaged: get it again"));
+            let finding = Diagnostic::error("R011", message).tensor(tensor).file(file);
+            let finding = finding.mismatch(format!("{value:08x}"), format!("{is:08x}"));
+            found.push(finding.help("the file is damaged or was edited: get it again"));
         }
     }
     Ok(found)

@@ -15,9 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::container::{Checksum, Container, Frame, Safetensors, Sum};
+use super::container::{Container, Frame, Safetensors};
 use super::hash::{Hash, update_both};
 use super::produce::Producer;
+use crate::base::checksum::{Checksum, Sum};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
 use crate::package::Loss;

@@ -14,13 +14,14 @@ pub mod write;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Format, Probe};
+use crate::base::checksum::Checksum;
 use crate::base::cursor::Cursor;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Extent, FileId, Source};
 use crate::checkpoint::tiles::Tile;
 use crate::checkpoint::{
-    Checkpoint, Checksum, DType, Payload, Tensor, View, n_elements, row_major_strides,
+    Checkpoint, DType, Payload, StoredChecksum, Tensor, View, n_elements, row_major_strides,
 };
 use crate::container::protobuf::{Field, fields, varint};
 use crate::container::sstable;
@@ -110,12 +111,18 @@ fn checksums<'a>(
     name: &'a str,
     parts: impl Iterator<Item = &'a Entry>,
     shards: &BTreeMap<u64, Extent>,
-) -> impl Iterator<Item = Checksum> {
+) -> impl Iterator<Item = StoredChecksum> {
     let parts = parts.filter(|part| !part.is_sliced && part.len != 0 && part.dtype != STRING);
     parts.filter_map(move |part| {
         let end = part.offset.checked_add(part.len)?;
         let bytes = shards.get(&part.shard)?.part(part.offset, end)?;
-        Some(Checksum { tensor: name.to_owned(), bytes, crc32c: part.crc? })
+        Some(StoredChecksum {
+            tensor: name.to_owned(),
+            bytes,
+            kind: Checksum::Crc32c,
+            value: part.crc?,
+            is_compared_on_reading: true,
+        })
     })
 }
 
