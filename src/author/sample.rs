@@ -354,7 +354,7 @@ fn sample(
         config: None,
     };
     let model = Model {
-        spec: spec.version.clone(),
+        spec: spec.first.clone(),
         requires: Vec::new(),
         conformance: Conformance::Schema,
         architecture: Some(arch.id.clone()),
