@@ -24,6 +24,7 @@ use sha2::{Digest, Sha256};
 
 use self::foreign::to_foreign;
 use self::package::{repack, to_std};
+use self::target::Ranks;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::Checkpoint;
@@ -61,6 +62,8 @@ pub struct Request<'a> {
     pub generic: bool,
     /// Casts.
     pub plan: plan::Options,
+    /// Over how many ranks what is written is cut.
+    pub ranks: Ranks,
     /// The most bytes of tensors in one file.
     pub max_shard_bytes: Option<u64>,
     /// How many threads work; the bytes do not depend on it.
@@ -93,6 +96,7 @@ impl<'a> Request<'a> {
             arch: None,
             generic: false,
             plan: plan::Options::default(),
+            ranks: Ranks::ONE,
             max_shard_bytes: None,
             n_threads: 1,
             force: false,
