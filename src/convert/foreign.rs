@@ -237,7 +237,12 @@ pub(super) fn export_plan(
     let translated = recorded.filter(|_| dialect.is_some()).map(dialect::record);
     let source = translated.as_ref().map(|(record, _)| record).or(recorded);
     let format_asked = format;
-    if dialect.is_none() && request.spec.dialects.iter().any(|dialect| dialect.format == format) {
+    // What is only read back may be of more architectures than are written.
+    let is_written = request.to == format;
+    if is_written
+        && dialect.is_none()
+        && request.spec.dialects.iter().any(|dialect| dialect.format == format)
+    {
         return Err(no_map(request.spec, format, architecture).into());
     }
     let format = dialect.map_or(format, |dialect| dialect.of.as_str());
@@ -308,7 +313,7 @@ pub(super) fn export_plan(
             let theirs = own.theirs(&exported.config).map_err(|why| {
                 Diagnostic::error("P005", format!("{} cannot be written: {why}", own.file))
             })?;
-            if own.alone {
+            if own.alone && is_written {
                 let said = own.ours(&theirs, &shapes(&exported.tensors));
                 findings.extend(export::check_own_config(
                     request.spec,
