@@ -7,12 +7,13 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::Value as Json;
 
 use super::canonical::canonical;
+use super::gguf;
 use super::job::{self, Job};
+use super::read::{read_buffers, read_provenance, read_whole_model};
+use super::report::{Report, foreign_format};
+use super::request::{Failure, Request};
+use super::sidecar::{json_text, sidecar_files, sidecar_files_of_package};
 use super::target::{Cut, Target};
-use super::{
-    Failure, Report, Request, foreign_format, gguf, json_text, read_buffers, read_provenance,
-    read_whole_model, sidecar_files, sidecar_files_of_package,
-};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::{Checkpoint, Encoding, Payload, Tensor};
@@ -22,10 +23,10 @@ use crate::folder::{CONFIG_FILE, Opened};
 use crate::format;
 use crate::metadata::Metadata;
 use crate::package::{ForeignConfig, METADATA_FILE, Model, Provenance, TENSORS_STEM, Task};
-use crate::plan::export::Origin;
+use crate::plan::export::{self, Origin};
 use crate::plan::import::STRAY;
 use crate::plan::program::Output;
-use crate::plan::{self, Decode, Exactness, Step, Tensors, dialect, export, typed};
+use crate::plan::{self, Decode, Exactness, Step, Tensors, dialect, typed};
 use crate::spec::Spec;
 use crate::spec::dialect::Dialect;
 use crate::spec::expr::as_int;
