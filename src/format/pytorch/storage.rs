@@ -112,6 +112,13 @@ pub(super) fn dtype(module: &str, name: &str) -> Option<&'static Class> {
     CLASSES.iter().find(|class| module == "torch" && class.name == name)
 }
 
+/// The name of the class of the storages that hold elements of a dtype.
+pub(super) fn class_of(dtype: DType) -> Option<&'static str> {
+    let fits = |class: &&Class| class.dtype == dtype && class.fault.is_none();
+    let class = CLASSES.iter().find(fits)?;
+    (!class.storage.is_empty()).then_some(class.storage)
+}
+
 /// Whether a global is a quantization scheme or a layout, which are plain constants.
 pub(super) fn is_scheme(module: &str, name: &str) -> bool {
     let of_torch = name.starts_with("per_tensor_")
