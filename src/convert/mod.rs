@@ -2,6 +2,7 @@
 
 mod canonical;
 mod check;
+pub(crate) mod components;
 mod destination;
 mod foreign;
 pub(crate) mod gguf;
@@ -34,7 +35,7 @@ use crate::folder::{CONFIG_FILE, Opened};
 use crate::format;
 use crate::manifest::{FileRole, is_tokenizer_file, needs_text};
 use crate::package::{
-    BUFFERS_FILE, Conformance, Dropped, Loss, MANIFEST_FILE, MODEL_FILE, Model, Provenance,
+    BUFFERS_FILE, Conformance, component_of, Dropped, Loss, MANIFEST_FILE, MODEL_FILE, Model, Provenance,
     SOURCE_FILE, TENSORS_STEM,
 };
 use crate::plan::program::Content;
@@ -453,6 +454,7 @@ fn sidecar_files_of_package(opened: &Opened) -> Vec<String> {
         !own.contains(&name.as_str())
             && !opened.weights.contains(name)
             && !name.ends_with(".index.json")
+            && component_of(name).is_none()
     });
     carried.cloned().collect()
 }

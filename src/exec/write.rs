@@ -108,7 +108,7 @@ impl Plain<'_> {
     /// As of [`fn@write`].
     pub fn write(&self, source: &Source, dir: &Path, stem: &str) -> Result<Written> {
         let shards = shards(self.outputs, None, stem, "safetensors");
-        let options = Options { n_threads: 1, hash_files: false, progress: &|_| (), cancel: None };
+        let options = Options { n_threads: 1, hash_files: true, progress: &|_| (), cancel: None };
         let container = Safetensors(self.metadata);
         write(source, self.inputs, self.outputs, &shards, &container, dir, &options)
     }
