@@ -53,7 +53,8 @@ use crate::format;
 use crate::format::gguf;
 use crate::metadata::Value;
 use crate::package::{
-    component_of,     Conformance, Hparams, MANIFEST_FILE, METADATA_FILE, MODEL_FILE, Model, SOURCE_FILE, Task,
+    Conformance, Hparams, MANIFEST_FILE, METADATA_FILE, MODEL_FILE, Model, SOURCE_FILE, Task,
+    component_of,
 };
 use crate::spec::files::{self, Ids};
 

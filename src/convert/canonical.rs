@@ -6,22 +6,24 @@ use std::path::Path;
 use serde_json::Value as Json;
 
 use super::components::{self, Components};
-use super::{Failure, Request, foreign_format, read_whole_model, sidecar_files};
+use super::read::read_whole_model;
+use super::report::foreign_format;
+use super::request::{Failure, Request};
+use super::sidecar::sidecar_files;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::Result;
 use crate::base::source::Source;
 use crate::checkpoint::Tensor;
 use crate::exec::compare::{Operand, first_difference};
-use crate::folder::{self, sentence_transformers};
-use crate::folder::{CONFIG_FILE, FolderFile, Opened};
+use crate::folder::{self, CONFIG_FILE, FolderFile, Opened, sentence_transformers};
 use crate::manifest::is_tokenizer_file;
 use crate::package::{
     Conformance, DenseStep, ForeignConfig, ForeignFile, ForeignTensor, Hparams, MANIFEST_FILE,
     MODEL_FILE, Model, Provenance, SOURCE_SCHEMA, Task, Value, WayBack,
 };
-use crate::plan::import::Import;
+use crate::plan::import::{self, Import};
 use crate::plan::program::{Content, Make, Output, whole};
-use crate::plan::{self, Decode, Facts, Tensors, aliases, dialect, export, generic, import, typed};
+use crate::plan::{self, Decode, Facts, Tensors, aliases, dialect, export, generic, typed};
 use crate::rule::view::{PackageView, Stored};
 use crate::rule::{self, Selection};
 use crate::spec::Spec;

@@ -1,6 +1,8 @@
 //! What is refused before anything is planned: flags without effect, and files that are in the way.
 
-use super::{Failure, Report, Request, foreign_format, target};
+use super::report::{Report, foreign_format};
+use super::request::{Failure, Request};
+use super::target;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::exec::write::Shard;

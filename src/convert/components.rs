@@ -6,14 +6,17 @@ use std::path::Path;
 
 use super::foreign::inside;
 use super::package::generic_copies;
-use super::{Carried, Failure};
+use super::request::Failure;
+use super::sidecar::Carried;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 use crate::base::source::Source;
 use crate::checkpoint::Checkpoint;
 use crate::exec::write;
 use crate::folder::Opened;
-use crate::package::{COMPONENTS_FOLDER, Dropped, ForeignTensor, Provenance, WayBack, component_of};
+use crate::package::{
+    COMPONENTS_FOLDER, Dropped, ForeignTensor, Provenance, WayBack, component_of,
+};
 use crate::plan::Tensors;
 use crate::spec::compound::Compound;
 
@@ -84,8 +87,11 @@ pub(super) fn write(
     let mut files = Vec::new();
     for (name, tensors) in components {
         let metadata = BTreeMap::new();
-        let plain =
-            write::Plain { inputs: &tensors.inputs, outputs: &tensors.outputs, metadata: &metadata };
+        let plain = write::Plain {
+            inputs: &tensors.inputs,
+            outputs: &tensors.outputs,
+            metadata: &metadata,
+        };
         let written = plain.write(source, &inside(folder, COMPONENTS_FOLDER)?, name)?;
         for file in written.files {
             let sha256 = file.sha256.expect("files beside the tensors are hashed");

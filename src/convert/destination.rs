@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use super::{Request, json_text, write_file};
+use super::request::Request;
+use super::sidecar::{json_text, write_file};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::exec::staging::{Existing, Staging};
 use crate::folder::Opened;

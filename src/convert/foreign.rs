@@ -8,12 +8,13 @@ use serde_json::Value as Json;
 
 use super::canonical::canonical;
 use super::components;
+use super::gguf;
 use super::job::{self, Job};
+use super::read::{read_buffers, read_provenance, read_whole_model};
+use super::report::{Report, foreign_format};
+use super::request::{Failure, Request};
+use super::sidecar::{json_text, sidecar_files, sidecar_files_of_package};
 use super::target::Target;
-use super::{
-    Failure, Report, Request, foreign_format, gguf, json_text, read_buffers, read_provenance,
-    read_whole_model, sidecar_files, sidecar_files_of_package,
-};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::{Checkpoint, Encoding};
@@ -23,10 +24,10 @@ use crate::folder::{CONFIG_FILE, Opened};
 use crate::format;
 use crate::metadata::Metadata;
 use crate::package::{ForeignConfig, METADATA_FILE, Model, Provenance, TENSORS_STEM, Task};
-use crate::plan::export::Origin;
+use crate::plan::export::{self, Origin};
 use crate::plan::import::STRAY;
 use crate::plan::program::Output;
-use crate::plan::{self, Decode, Exactness, Step, Tensors, dialect, export, keys, typed};
+use crate::plan::{self, Decode, Exactness, Step, Tensors, dialect, keys, typed};
 use crate::spec::Spec;
 use crate::spec::compound::Compound;
 use crate::spec::dialect::Dialect;
@@ -284,7 +285,8 @@ pub(super) fn export_plan(
         keys = Some(gguf::metadata(opened, request, kept, &mut exported, map, &mut findings)?);
     } else {
         if let Some((compound, config)) = &outer {
-            exported.config = compound_config(request.spec, map, &model, &exported.config, compound, config);
+            exported.config =
+                compound_config(request.spec, map, &model, &exported.config, compound, config);
         }
         let text = serde_json::to_string_pretty(&exported.config).unwrap_or_default();
         config = Some(format!("{text}\n"));

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use sha2::{Digest, Sha256};
 
+use super::request::{Failure, Request};
 use super::verify::whole_tensors;
-use super::{Failure, Request};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 use crate::base::hex;

@@ -5,15 +5,17 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::components::{self, Components};
 use super::canonical::{Canonical, canonical, encodings};
+use super::components::{self, Components};
 use super::destination::{replaceable, stage};
 use super::foreign::inside;
+use super::read::{read_buffers, read_provenance, read_whole_model};
+use super::report::{Report, report};
+use super::request::{Failure, Request};
+use super::sidecar::{carry, json_text, sidecar_files, sidecar_files_of_package, write_file};
 use super::verify::{check_outputs, verify, verify_same};
-use super::{
-    Failure, Report, Request, carry, check, commit, gguf, json_text, read_buffers, read_provenance, read_whole_model,
-    report, sidecar_files, sidecar_files_of_package, write_file, write_tensors,
-};
+use super::write::{commit, write_tensors};
+use super::{check, gguf};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 use crate::checkpoint::Checkpoint;

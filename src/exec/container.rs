@@ -10,7 +10,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::write::{Shard, Written};
+use super::write::shards::Shard;
+use super::write::written::Written;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::{DType, Encoding};
 use crate::format::gguf;

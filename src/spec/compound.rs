@@ -88,7 +88,8 @@ impl Compound {
 
     /// The names that the mapping reads in place of those of the files, where they are others.
     pub fn renames(&self, checkpoint: &Checkpoint) -> BTreeMap<String, String> {
-        let text = checkpoint.tensors.iter().filter(|tensor| self.component(&tensor.name).is_none());
+        let text =
+            checkpoint.tensors.iter().filter(|tensor| self.component(&tensor.name).is_none());
         let renamed = text.filter_map(|tensor| {
             let found = self.names.iter().find_map(|[theirs, ours]| {
                 Some(format!("{ours}{}", tensor.name.strip_prefix(theirs.as_str())?))
@@ -151,7 +152,8 @@ impl Compound {
         for (key, value) in self.unsaid.get(stated).into_iter().flatten() {
             inner.entry(key.clone()).or_insert_with(|| value.clone());
         }
-        let has = |inner: &Map<String, Json>, key: &str| inner.get(key).is_some_and(|of| !of.is_null());
+        let has =
+            |inner: &Map<String, Json>, key: &str| inner.get(key).is_some_and(|of| !of.is_null());
         for (key, is_flag) in self.shared_keys() {
             let value = entries.get(key);
             let is_set = is_flag && value == Some(&Json::Bool(true));
@@ -265,7 +267,8 @@ mod tests {
     #[test]
     fn entries_may_stand_among_those_of_the_compound() {
         let of = compound();
-        let outer = json!({"model_type": "flat", "size": 5, "vision_config": {"size": 7}, "gone": 1});
+        let outer =
+            json!({"model_type": "flat", "size": 5, "vision_config": {"size": 7}, "gone": 1});
         let inner = of.inner(&outer);
         let wanted = json!({"model_type": "plain", "size": 5, "gone": 1, "looks": "both ways"});
         assert_eq!(inner, wanted);

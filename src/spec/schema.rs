@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::{
-    SpecFile, arch, classes, compound, dialect, dtypes, encodings, files, hparams, map, ops, pretokenizers,
-    roles, rules, tasks,
+    SpecFile, arch, classes, compound, dialect, dtypes, encodings, files, hparams, map, ops,
+    pretokenizers, roles, rules, tasks,
 };
 use crate::encoding::layout::Layouts;
 
