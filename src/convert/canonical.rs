@@ -79,7 +79,7 @@ pub fn model_of(
 pub(crate) struct Canonical {
     pub(crate) tensors: Tensors,
     pub(super) buffers: Tensors,
-    pub(super) components: Components,
+    pub(crate) components: Components,
     pub(crate) model: Model,
     pub(super) provenance: Provenance,
     pub(super) map: Option<String>,

@@ -15,7 +15,7 @@ use crate::checkpoint::Checkpoint;
 use crate::exec::write;
 use crate::folder::Opened;
 use crate::package::{
-    COMPONENTS_FOLDER, Dropped, ForeignTensor, Provenance, WayBack, component_of,
+    COMPONENTS_FOLDER, Dropped, ForeignTensor, Provenance, WayBack, component_file, component_of,
 };
 use crate::plan::Tensors;
 use crate::spec::compound::Compound;
@@ -99,6 +99,21 @@ pub(super) fn write(
         }
     }
     Ok(files)
+}
+
+/// The paths, lengths and hashes of the files that [`write`] writes.
+pub(crate) fn digests(
+    source: &Source,
+    components: &Components,
+) -> Result<Vec<(String, u64, [u8; 32])>> {
+    let metadata = BTreeMap::new();
+    let digest = |(name, tensors): (&String, &Tensors)| {
+        let Tensors { inputs, outputs, .. } = tensors;
+        let plain = write::Plain { inputs, outputs, metadata: &metadata };
+        let (len, sha256) = plain.digest(source)?;
+        Ok((component_file(name), len, sha256))
+    };
+    components.iter().map(digest).collect()
 }
 
 /// Tells of components for which what is written has no place.
