@@ -14,10 +14,10 @@ use super::read::{read_buffers, read_provenance, read_whole_model};
 use super::report::{Report, foreign_format};
 use super::request::{Failure, Request};
 use super::sidecar::{json_text, sidecar_files, sidecar_files_of_package};
-use super::target::Target;
+use super::target::{Cut, Target};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::checkpoint::{Checkpoint, Encoding};
+use crate::checkpoint::{Checkpoint, Encoding, Payload, Tensor};
 use crate::exec::write;
 use crate::folder::sentence_transformers::{self, MODULES_FILE};
 use crate::folder::{CONFIG_FILE, Opened};
@@ -56,6 +56,15 @@ pub(super) fn to_foreign(
 ) -> std::result::Result<Report, Failure> {
     let mut plan = export_plan(opened, request, target.id)?;
     let is_complete = format::find(target.format).is_some_and(|format| format.is_complete);
+    let config = plan.modules.iter().find(|(name, _)| Some(name) == plan.own_config.as_ref());
+    let cut = Cut {
+        ranks: request.ranks,
+        config: config.map_or(&Json::Null, |(_, config)| config),
+        options: request.plan,
+    };
+    plan.tensors = (target.cut)(plan.tensors, &cut)?;
+    // What is written anew is not left behind.
+    plan.left.retain(|name| Some(name) != plan.own_config.as_ref());
     if is_complete {
         // The tokenizer goes into the file; what else stands beside the source does not.
         let is_in = |name: &String| {
@@ -154,6 +163,8 @@ pub(super) fn inside(folder: &Path, path: &str) -> Result<PathBuf> {
 pub(super) struct ExportPlan {
     pub(super) tensors: Tensors,
     pub(super) config: Option<String>,
+    /// The file, one of `modules`, that stands in the place of that config.
+    pub(super) own_config: Option<String>,
     /// The keys of a GGUF file.
     pub(super) metadata: Option<Metadata>,
     /// What makes an embedding, where no such file is carried over.
@@ -219,6 +230,7 @@ pub(super) fn export_plan(
         return Ok(ExportPlan {
             tensors,
             config,
+            own_config: None,
             metadata: kept,
             modules: Vec::new(),
             tokenizer: Vec::new(),
@@ -233,6 +245,14 @@ pub(super) fn export_plan(
     let translated = recorded.filter(|_| dialect.is_some()).map(dialect::record);
     let source = translated.as_ref().map(|(record, _)| record).or(recorded);
     let format_asked = format;
+    // What is only read back may be of more architectures than are written.
+    let is_written = request.to == format;
+    if is_written
+        && dialect.is_none()
+        && request.spec.dialects.iter().any(|dialect| dialect.format == format)
+    {
+        return Err(no_map(request.spec, format, architecture).into());
+    }
     let format = dialect.map_or(format, |dialect| dialect.of.as_str());
     let maps = export_maps(request.spec, format, architecture, source)?;
     if dialect.is_some() {
@@ -296,7 +316,7 @@ pub(super) fn export_plan(
         // What stands in those files is there once.
         carried.retain(|name| tokenizer.is_empty() || name != METADATA_FILE);
     }
-    let mut extra = None;
+    let (mut extra, mut own_config) = (None, None);
     if let Some(dialect) = dialect {
         let names = StackNames {
             hparams: &model.hyperparameters,
@@ -307,7 +327,24 @@ pub(super) fn export_plan(
         let stored = translated.as_ref().map(|(_, stored)| stored.clone()).unwrap_or_default();
         exported.tensors =
             dialect::write(request.spec, dialect, &names, &exported, &stored, request.plan)?;
-        extra = dialect.config.as_ref().map(|of| (of.file.clone(), of.theirs(&exported.config)));
+        if let Some(own) = &dialect.config {
+            let theirs = own.theirs(&exported.config).map_err(|why| {
+                Diagnostic::error("P005", format!("{} cannot be written: {why}", own.file))
+            })?;
+            if own.alone && is_written {
+                let said = own.ours(&theirs, &shapes(&exported.tensors));
+                findings.extend(export::check_own_config(
+                    request.spec,
+                    map,
+                    &model,
+                    &canonical_tensors,
+                    &said,
+                )?);
+                config = None;
+                own_config = Some(own.file.clone());
+            }
+            extra = Some((own.file.clone(), theirs));
+        }
     }
     let modules = match carried.iter().any(|name| name == MODULES_FILE) {
         true => Vec::new(),
@@ -317,6 +354,7 @@ pub(super) fn export_plan(
     Ok(ExportPlan {
         tensors: exported.tensors,
         config,
+        own_config,
         metadata: keys,
         modules,
         tokenizer,
@@ -326,6 +364,18 @@ pub(super) fn export_plan(
         architecture: model.architecture.clone(),
         map: Some(format!("{}/{}", map.format, map.name)),
     })
+}
+
+/// What is written, as tensors of which the shapes alone are known.
+fn shapes(tensors: &Tensors) -> Vec<Tensor> {
+    let tensor = |output: &Output| Tensor {
+        name: output.name.clone(),
+        dtype: output.dtype,
+        shape: output.shape.clone(),
+        encoding: None,
+        payload: Payload::Unreadable("it is not written yet".to_owned()),
+    };
+    tensors.outputs.iter().map(tensor).collect()
 }
 
 /// Tells of tensors beside the model, for which a format that the source is not of has no place.
@@ -430,16 +480,21 @@ fn export_maps<'a>(
     // A mapping named like its architecture is the plainest.
     maps.sort_by_key(|map| map.name != architecture);
     if maps.is_empty() {
-        let dialects = spec.dialects.iter().filter(|dialect| dialect.format == format);
-        let written: Vec<&str> = dialects.flat_map(Dialect::architectures).collect();
-        let message = format!("there is no {format} mapping of {architecture}");
-        let help = match written.is_empty() {
-            true => "`llmstd spec list` shows what there is".to_owned(),
-            false => format!("what is written as {format}: {}", written.join(", ")),
-        };
-        return Err(Diagnostic::error("P001", message).help(help).into());
+        return Err(no_map(spec, format, architecture).into());
     }
     Ok(maps)
+}
+
+/// An architecture is not written in a format.
+fn no_map(spec: &Spec, format: &str, architecture: &str) -> Diagnostic {
+    let dialects = spec.dialects.iter().filter(|dialect| dialect.format == format);
+    let written: Vec<&str> = dialects.flat_map(Dialect::architectures).collect();
+    let message = format!("there is no {format} mapping of {architecture}");
+    let help = match written.is_empty() {
+        true => "`llmstd spec list` shows what there is".to_owned(),
+        false => format!("what is written as {format}: {}", written.join(", ")),
+    };
+    Diagnostic::error("P001", message).help(help)
 }
 
 /// Tensors of an unknown architecture, under the names they came with.

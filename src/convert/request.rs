@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::target::Ranks;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, Result};
 use crate::plan;
@@ -23,6 +24,8 @@ pub struct Request<'a> {
     pub generic: bool,
     /// Casts.
     pub plan: plan::Options,
+    /// Over how many ranks what is written is cut.
+    pub ranks: Ranks,
     /// The most bytes of tensors in one file.
     pub max_shard_bytes: Option<u64>,
     /// How many threads work; the bytes do not depend on it.
@@ -55,6 +58,7 @@ impl<'a> Request<'a> {
             arch: None,
             generic: false,
             plan: plan::Options::default(),
+            ranks: Ranks::ONE,
             max_shard_bytes: None,
             n_threads: 1,
             force: false,
