@@ -105,7 +105,9 @@ fn a_diff_sees_a_component_as_one_thing() {
             .unwrap();
         let report: Json = serde_json::from_slice(&run.stdout).unwrap();
         let changes = report["changes"].as_array().unwrap();
-        changes.iter().map(|change| change["rule"].as_str().unwrap().to_owned()).collect()
+        let rules = changes.iter().map(|change| change["rule"].as_str().unwrap().to_owned());
+        // Which minor version of the standard a side states says nothing of components.
+        rules.filter(|rule| rule != "D192").collect()
     };
     // The checkpoint that it was made of has the same towers.
     assert_eq!(rules(&package, &fixture("llava")), Vec::<String>::new());
