@@ -9,6 +9,7 @@ pub mod formats;
 pub(crate) mod gguf;
 mod intact;
 mod job;
+pub mod migrate;
 mod package;
 mod read;
 mod report;
