@@ -152,7 +152,7 @@ struct Entry {
     shape: Vec<u64>,
     shard: u64,
     offset: u64,
-    len: u64,
+    pub(super) len: u64,
     is_sliced: bool,
 }
 

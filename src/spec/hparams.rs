@@ -122,15 +122,15 @@ struct KeyFile {
     kind: Kind,
     #[serde(default)]
     unit: String,
-    when: Option<String>,
+    pub(super) when: Option<String>,
     #[serde(default)]
-    null: bool,
+    pub(super) null: bool,
     #[serde(default)]
     per_stack: bool,
     min: Option<f64>,
     max: Option<f64>,
     #[serde(default)]
-    words: Vec<String>,
+    pub(super) words: Vec<String>,
     about: String,
 }
 
