@@ -4,6 +4,7 @@ mod canonical;
 mod check;
 mod destination;
 mod foreign;
+pub mod formats;
 pub(crate) mod gguf;
 mod intact;
 mod job;
@@ -25,6 +26,7 @@ use crate::folder::Opened;
 
 pub use self::canonical::model_of;
 pub(crate) use self::canonical::{canonical, canonical_or_decoded, written_files};
+pub(crate) use self::intact::stored_checksums;
 pub(crate) use self::package::generic_copies;
 pub use self::read::{read_model, read_provenance};
 pub use self::report::{OutputDifference, ReadRange, Report, TensorReport, Verified};

@@ -49,5 +49,6 @@ pub(super) fn append(checkpoint: &mut Checkpoint, part: Checkpoint, file: &str) 
     checkpoint.tensors.extend(part.tensors);
     checkpoint.metadata.extend(part.metadata);
     checkpoint.findings.extend(part.findings);
+    checkpoint.checksums.extend(part.checksums);
     Ok(())
 }

@@ -37,6 +37,7 @@ pub(super) struct Attention<'a, R> {
     hidden: usize,
     scale: f64,
     scale_by_layer: bool,
+    position_scale: Option<PositionScale>,
     softcap: Option<f64>,
     causal: bool,
     window: Window,
@@ -88,6 +89,24 @@ enum Per {
     All,
 }
 
+/// The factor of a query that grows with its position, `1 + b·ln(1 + floor(p / length))`.
+struct PositionScale {
+    b: f64,
+    length: f64,
+}
+
+impl PositionScale {
+    fn read(keys: Keys<'_>) -> Result<Option<PositionScale>> {
+        let Some(b) = keys.opt_float("attn_position_scale")? else { return Ok(None) };
+        let length = keys.count("attn_position_scale_length")? as f64;
+        Ok(Some(PositionScale { b, length }))
+    }
+
+    fn at(&self, position: f64) -> f64 {
+        1.0 + self.b * (1.0 + (position / self.length).floor()).ln()
+    }
+}
+
 /// What a layer's attention is about.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
@@ -126,6 +145,7 @@ impl<'a, R: Real> Attention<'a, R> {
             hidden: keys.count("hidden_size")?,
             scale: keys.float("attn_scale")?,
             scale_by_layer: keys.bool("attn_scale_by_layer")?,
+            position_scale: PositionScale::read(keys)?,
             softcap: keys.opt_float("attn_logit_softcap")?,
             causal: keys.bool("causal")?,
             window: Window {
@@ -183,6 +203,17 @@ impl<'a, R: Real> Attention<'a, R> {
                     let mut part = x.slice(s![sequence.rows(), ..]).to_owned();
                     rope.apply(&mut part, &turns, self.heads.dim);
                     x.slice_mut(s![sequence.rows(), ..]).assign(&part);
+                }
+            }
+        }
+        if let Some(scale) = &self.position_scale {
+            for sequence in batch.sequences() {
+                let mut rows = q.slice_mut(s![sequence.rows(), ..]);
+                for (mut row, &p) in
+                    rows.rows_mut().into_iter().zip(&batch.positions[sequence.index])
+                {
+                    let factor = R::of(scale.at(p as f64));
+                    row.mapv_inplace(|x| x * factor);
                 }
             }
         }

@@ -67,6 +67,7 @@ pub(super) fn foreign_census(
     opened: &mut Opened,
     options: &Options<'_>,
 ) -> std::result::Result<Vec<Counted>, Failure> {
+    convert::stored_checksums(opened, true, options.progress)?;
     let logical = opened.logical()?;
     let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
     let tensors = convert::generic_copies(checkpoint)?;

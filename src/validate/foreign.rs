@@ -11,7 +11,7 @@ use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
 use crate::convert::{self, Failure, Request};
-use crate::folder::{self, Opened};
+use crate::folder::{self, How, Opened};
 use crate::package::{Conformance, Model};
 use crate::rule::surroundings::Surroundings;
 use crate::rule::view::{PackageView, Stored};
@@ -34,7 +34,8 @@ pub(super) fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) 
         }
         ErrorKind::Io | ErrorKind::Unsupported | ErrorKind::Cancelled => Err(err),
     };
-    let mut opened = match folder::open(path) {
+    let how = How { format: options.format, ..How::default() };
+    let mut opened = match folder::open_as(path, &how) {
         Ok(opened) => opened,
         Err(err) => return damaged(err),
     };

@@ -1,6 +1,7 @@
 //! What to validate, and how.
 
 use crate::convert::{Progress, Silent};
+use crate::format::Format;
 use crate::package::Conformance;
 use crate::rule::Selection;
 
@@ -16,11 +17,20 @@ pub struct Options<'a> {
     pub n_threads: usize,
     /// Reports progress.
     pub progress: &'a dyn Progress,
+    /// The format that is read, where a folder has several.
+    pub format: Option<&'static Format>,
 }
 
 impl<'a> Options<'a> {
     /// Headers and JSON, at the level that is claimed, on one thread.
     pub fn new(selection: &'a Selection) -> Options<'a> {
-        Options { level: None, deep: false, selection, n_threads: 1, progress: &Silent }
+        Options {
+            level: None,
+            deep: false,
+            selection,
+            n_threads: 1,
+            progress: &Silent,
+            format: None,
+        }
     }
 }

@@ -74,6 +74,7 @@ fn header(tensors: &[(String, Vec<u64>)], storage: Extent) -> Checkpoint {
         metadata: BTreeMap::new(),
         typed_metadata: Metadata::default(),
         findings: Vec::new(),
+        checksums: Vec::new(),
     }
 }
 

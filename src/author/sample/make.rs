@@ -113,7 +113,7 @@ pub(super) fn sample(
         config: None,
     };
     let model = Model {
-        spec: spec.version.clone(),
+        spec: spec.first.clone(),
         requires: Vec::new(),
         conformance: Conformance::Schema,
         architecture: Some(arch.id.clone()),
