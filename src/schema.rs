@@ -13,6 +13,7 @@ use crate::author::tensors::TensorList;
 use crate::base::diagnostic::Refusal;
 use crate::convert::Report;
 use crate::convert::formats::FormatListing;
+use crate::convert::migrate::Migrated;
 use crate::diff::Diff;
 use crate::inspect::Inspection;
 use crate::manifest::Manifest;
@@ -48,6 +49,7 @@ pub fn all() -> Vec<(&'static str, Json)> {
         ("spec-new-arch", of::<Draft>()),
         ("spec-tensors", of::<TensorList>()),
         ("validate", of::<Validation>()),
+        ("migrate", of::<Migrated>()),
         ("verify", of::<Verified>()),
     ];
     all.extend(schema::of_data_files());

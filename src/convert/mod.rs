@@ -2,12 +2,14 @@
 
 mod canonical;
 mod check;
+pub(crate) mod components;
 mod destination;
 mod foreign;
 pub mod formats;
 pub(crate) mod gguf;
 mod intact;
 mod job;
+pub mod migrate;
 mod package;
 mod read;
 mod report;

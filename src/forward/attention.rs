@@ -7,6 +7,8 @@
 //!    `⌊i·g/h⌋` of k and v.
 //! 2. Queries and keys are normed (`qk_norm`) and turned (rotary positions), in the order that
 //!    `qk_norm_at` says; before that, and after a norm that comes first, `qkv_clip` clamps q, k, v.
+//!    Last, q of position p takes the factor `1 + b·ln(1 + ⌊p/l⌋)` where `b = attn_position_scale` is not
+//!    null, with `l = attn_position_scale_length`.
 //! 3. `s = attn_scale · (q·k + relative)`, then `c·tanh(s/c)` by `attn_logit_softcap`, then plus
 //!    the bias of ALiBi or of relative buckets.
 //! 4. `p = softmax(s)` over the keys that the query sees: those the mask shows, not after it where
@@ -24,7 +26,7 @@ use super::keys::{Keys, broken};
 use super::latent::Latent;
 use super::mlp::sigmoid;
 use super::norm::Norm;
-use super::position::{Alibi, Disentangled, RelativeBias};
+use super::position::{Alibi, Disentangled, PositionScale, RelativeBias};
 use super::real::Real;
 use super::rope::{Rope, Turns};
 use super::weights::{Bias, Params};
@@ -87,24 +89,6 @@ enum Per {
     HeadDistinct,
     /// Over all heads at once.
     All,
-}
-
-/// The factor of a query that grows with its position, `1 + b·ln(1 + floor(p / length))`.
-struct PositionScale {
-    b: f64,
-    length: f64,
-}
-
-impl PositionScale {
-    fn read(keys: Keys<'_>) -> Result<Option<PositionScale>> {
-        let Some(b) = keys.opt_float("attn_position_scale")? else { return Ok(None) };
-        let length = keys.count("attn_position_scale_length")? as f64;
-        Ok(Some(PositionScale { b, length }))
-    }
-
-    fn at(&self, position: f64) -> f64 {
-        1.0 + self.b * (1.0 + (position / self.length).floor()).ln()
-    }
 }
 
 /// What a layer's attention is about.
@@ -206,6 +190,9 @@ impl<'a, R: Real> Attention<'a, R> {
                 }
             }
         }
+        if let Some(norm) = norm_last {
+            norm.apply(self.params, place.name, &mut q, &mut k, self.heads)?;
+        }
         if let Some(scale) = &self.position_scale {
             for sequence in batch.sequences() {
                 let mut rows = q.slice_mut(s![sequence.rows(), ..]);
@@ -216,9 +203,6 @@ impl<'a, R: Real> Attention<'a, R> {
                     row.mapv_inplace(|x| x * factor);
                 }
             }
-        }
-        if let Some(norm) = norm_last {
-            norm.apply(self.params, place.name, &mut q, &mut k, self.heads)?;
         }
 
         let sinks = match self.sinks {
