@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::texts::TOKENIZER_CONFIG;
 use crate::format;
-use crate::package::{METADATA_FILE, MODEL_FILE, SOURCE_FILE};
+use crate::package::{METADATA_FILE, MODEL_FILE, SOURCE_FILE, component_of};
 use crate::spec::files::{self, Ids};
 
 /// What a file is for.
@@ -26,6 +26,8 @@ pub enum FileRole {
     License,
     /// It is for people.
     Docs,
+    /// It is a component beside the text model: a tower, or what joins one to it.
+    Component,
     /// It says where the package came from.
     Source,
     /// It is a program.
@@ -42,6 +44,9 @@ impl FileRole {
         let (stem, end) = base.rsplit_once('.').unwrap_or((base, ""));
         if path == SOURCE_FILE || path.starts_with("source/") {
             return FileRole::Source;
+        }
+        if component_of(path).is_some() {
+            return FileRole::Component;
         }
         if base.ends_with(".safetensors") || base.ends_with(".index.json") {
             return FileRole::Tensors;
