@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::choose::{ending, is_weights};
-use super::{CONFIG_FILE, FolderFile, read_part};
+use super::list::FolderFile;
+use super::open::read_part;
+use super::opened::CONFIG_FILE;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
 use crate::checkpoint::Checkpoint;
-use crate::format::consolidated::PARAMS_FILE;
+use crate::format::consolidated::{self, PARAMS_FILE};
 use crate::format::dcp::{self, METADATA_FILE};
 use crate::format::ranks::{self, RankFile};
-use crate::format::{FORMATS, Format, consolidated, pytorch, zero};
+use crate::format::{FORMATS, Format, pytorch, zero};
 
 /// Files whose text is the last step, or the folder of it.
 const LATEST: &[&str] = &["latest", "latest_checkpointed_iteration.txt"];
