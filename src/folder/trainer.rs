@@ -12,7 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::format::consolidated::PARAMS_FILE;
 use crate::format::dcp::{self, METADATA_FILE};
 use crate::format::ranks::{self, RankFile};
-use crate::format::{FORMATS, Format, consolidated, pytorch, zero};
+use crate::format::{FORMATS, Format, consolidated, megatron, pytorch, zero};
 
 /// Files whose text is the last step, or the folder of it.
 const LATEST: &[&str] = &["latest", "latest_checkpointed_iteration.txt"];
@@ -41,6 +41,8 @@ enum Kind {
     Zero,
     /// Matrices split over the ranks of Meta's own code.
     Consolidated,
+    /// Matrices, layers and experts split over the ranks of Megatron.
+    Megatron,
 }
 
 impl Kind {
@@ -55,6 +57,9 @@ impl Kind {
         if names.iter().any(|name| zero::is_file(name)) {
             return Some(Kind::Zero);
         }
+        if megatron::is_folder(names) {
+            return Some(Kind::Megatron);
+        }
         consolidated::is_folder(names).then_some(Kind::Consolidated)
     }
 
@@ -64,6 +69,7 @@ impl Kind {
             Kind::Dcp => &dcp::FORMAT,
             Kind::Ranks | Kind::Zero => &pytorch::FORMAT,
             Kind::Consolidated => &consolidated::FORMAT,
+            Kind::Megatron => &megatron::FORMAT,
         }
     }
 }
@@ -82,7 +88,8 @@ pub(super) fn find(
 ) -> Result<Option<Run>> {
     let mut by_folder: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for file in files {
-        let cut = file.name.rfind('/').map_or(0, |slash| slash + 1);
+        let own = || file.name.rfind('/').map_or(0, |slash| slash + 1);
+        let cut = megatron::home_len(&file.name).unwrap_or_else(own);
         by_folder.entry(&file.name[..cut]).or_default().push(&file.name[cut..]);
     }
     let is_optimizer = |home: &str| home.split('/').any(|part| part.starts_with(OPTIMIZER));
@@ -273,7 +280,8 @@ impl Run {
         files: &[FolderFile],
     ) -> Result<(Checkpoint, Vec<String>)> {
         let names = files.iter().filter_map(|file| file.name.strip_prefix(&self.home));
-        let names: Vec<&str> = names.filter(|name| !name.contains('/')).collect();
+        let is_own = |name: &&str| !name.contains('/') || megatron::home_len(name) == Some(0);
+        let names: Vec<&str> = names.filter(is_own).collect();
         let (mut checkpoint, weights) = match self.kind {
             Kind::Dcp => {
                 let name = format!("{}{METADATA_FILE}", self.home);
@@ -283,7 +291,14 @@ impl Run {
             Kind::Ranks => ranks::read(source, &self.home, &names)?,
             Kind::Zero => zero::read(source, &self.home, &names)?,
             Kind::Consolidated => consolidated::read(source, &self.home, &names)?,
+            Kind::Megatron => megatron::read(source, &self.home, &names)?,
         };
+        if self.kind == Kind::Dcp && megatron::is_named_so(&checkpoint.tensors) {
+            let place = source.place(&self.home);
+            megatron::unstack(&mut checkpoint).map_err(|err| err.in_file(&place))?;
+            megatron::read_common(source, &self.home, &mut checkpoint)?;
+            checkpoint.format = megatron::FORMAT.id;
+        }
         // Trainers that have the names of Meta's code have its order of rows, too.
         if consolidated::is_named_so(&checkpoint.tensors) {
             checkpoint.format = consolidated::FORMAT.id;

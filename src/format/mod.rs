@@ -19,6 +19,7 @@ pub mod gguf;
 pub mod keras;
 pub mod keras_archive;
 pub mod known;
+pub mod megatron;
 pub mod numpy;
 pub mod onnx;
 pub mod orbax;
@@ -49,6 +50,7 @@ pub static FORMATS: &[&Format] = &[
     &paddle::FORMAT,
     &ctranslate2::FORMAT,
     &consolidated::FORMAT,
+    &megatron::FORMAT,
 ];
 
 /// A format of files that hold tensors.
