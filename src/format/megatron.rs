@@ -214,12 +214,13 @@ fn check_ranks(
         }
         n_chunks = n_chunks.max(rank.chunks.len());
         if let Some(what) = rank.args.differs(&first.args) {
-            return wrong(format!("is of another run than `{}`: {what}", names[0]));
+            return wrong(format!("is of another run than `{}`: {what}", source.name(first.file)));
         }
         if rank.iteration != first.iteration {
             let of = |step: Option<i64>| step.map_or("none".to_owned(), |step| step.to_string());
             let (step, other) = (of(rank.iteration), of(first.iteration));
-            return wrong(format!("is of the step {step}, and `{}` of {other}", names[0]));
+            let name = source.name(first.file);
+            return wrong(format!("is of the step {step}, and `{name}` of {other}"));
         }
     }
     for tensor in 0..sizes.0 {

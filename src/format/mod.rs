@@ -30,6 +30,7 @@ pub mod ranks;
 pub mod safetensors;
 pub mod tensorflow;
 pub mod tensorflow_v1;
+pub mod universal;
 pub mod wrappers;
 pub mod zero;
 
