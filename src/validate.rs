@@ -14,7 +14,8 @@ use crate::base::source::{Extent, Source};
 use crate::checkpoint::{Checkpoint, Payload};
 use crate::convert::{self, Failure, Progress, Request, Silent};
 use crate::exec::scan;
-use crate::folder::{self, Opened};
+use crate::folder::{self, How, Opened};
+use crate::format::Format;
 use crate::package::{Conformance, MANIFEST_FILE, Model};
 use crate::plan::Tensors;
 use crate::plan::program::Output;
@@ -35,12 +36,21 @@ pub struct Options<'a> {
     pub n_threads: usize,
     /// Reports progress.
     pub progress: &'a dyn Progress,
+    /// The format that is read, where a folder has several.
+    pub format: Option<&'static Format>,
 }
 
 impl<'a> Options<'a> {
     /// Headers and JSON, at the level that is claimed, on one thread.
     pub fn new(selection: &'a Selection) -> Options<'a> {
-        Options { level: None, deep: false, selection, n_threads: 1, progress: &Silent }
+        Options {
+            level: None,
+            deep: false,
+            selection,
+            n_threads: 1,
+            progress: &Silent,
+            format: None,
+        }
     }
 }
 
@@ -503,6 +513,7 @@ fn foreign_census(
     opened: &mut Opened,
     options: &Options<'_>,
 ) -> std::result::Result<Vec<Counted>, Failure> {
+    convert::stored_checksums(opened, true, options.progress)?;
     let logical = opened.logical()?;
     let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
     let tensors = convert::generic_copies(checkpoint)?;
@@ -525,7 +536,8 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
         }
         ErrorKind::Io | ErrorKind::Unsupported | ErrorKind::Cancelled => Err(err),
     };
-    let mut opened = match folder::open(path) {
+    let how = How { format: options.format, ..How::default() };
+    let mut opened = match folder::open_as(path, &how) {
         Ok(opened) => opened,
         Err(err) => return damaged(err),
     };

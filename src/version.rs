@@ -19,7 +19,8 @@ use crate::base::source::Source;
 use crate::checkpoint::{Payload, n_elements};
 use crate::convert::{self, Failure, Progress, Request, Silent};
 use crate::exec::compare::digests;
-use crate::folder::{self, CONFIG_FILE, Opened};
+use crate::folder::{self, CONFIG_FILE, How, Opened};
+use crate::format::Format;
 use crate::manifest::{
     FileEntry, FileFacts, FileRole, Manifest, ManifestInput, TensorFacts, needs_text,
 };
@@ -42,12 +43,22 @@ pub struct Options<'a> {
     pub n_threads: usize,
     /// Reports progress.
     pub progress: &'a dyn Progress,
+    /// The format that is read, where a folder has several.
+    pub format: Option<&'static Format>,
 }
 
 impl<'a> Options<'a> {
     /// What the config and the manifest say, on one thread.
     pub fn new(spec: &'a Spec) -> Options<'a> {
-        Options { spec, arch: None, generic: false, rehash: false, n_threads: 1, progress: &Silent }
+        Options {
+            spec,
+            arch: None,
+            generic: false,
+            rehash: false,
+            n_threads: 1,
+            progress: &Silent,
+            format: None,
+        }
     }
 }
 
@@ -119,7 +130,8 @@ impl Version {
         {
             return Ok(Version::of_manifest(&label, manifest.trusted(path)?));
         }
-        let opened = match folder::open(path) {
+        let how = How { format: options.format, ..How::default() };
+        let opened = match folder::open_as(path, &how) {
             Ok(opened) => opened,
             // A registry may hold everything but the weights. Weights that are there and damaged are
             // another thing.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use llmstd::convert::formats::{COLUMNS, formats};
 use llmstd::encoding::layout::LAYOUTS;
 use llmstd::spec::Spec;
 
@@ -11,6 +12,7 @@ const BEGIN: &str =
     "<!-- architectures: `BLESS=1 cargo test --test readme` writes this table from spec/ -->\n";
 const LAYOUTS_BEGIN: &str =
     "<!-- layouts: `BLESS=1 cargo test --test readme` writes this table from spec/ -->\n";
+const FORMATS_BEGIN: &str = "<!-- formats: `BLESS=1 cargo test --test readme` writes this table from `spec list formats` -->\n";
 const END: &str = "<!-- end -->\n";
 
 fn read(name: &str) -> String {
@@ -52,10 +54,19 @@ fn layouts() -> String {
     text
 }
 
+fn file_formats(spec: &Spec) -> String {
+    let mut text = format!("| {} |\n|{}\n", COLUMNS.join(" | "), " --- |".repeat(COLUMNS.len()));
+    for format in formats(spec).formats {
+        text += &format!("| {} |\n", format.row().join(" | "));
+    }
+    text
+}
+
 #[test]
 fn the_tables_are_those_of_the_spec() {
     check_table(BEGIN, &table(&Spec::current()));
     check_table(LAYOUTS_BEGIN, &layouts());
+    check_table(FORMATS_BEGIN, &file_formats(&Spec::current()));
 }
 
 fn check_table(begin: &str, wanted: &str) {

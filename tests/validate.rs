@@ -101,7 +101,14 @@ fn try_run(
     deep: bool,
 ) -> llmstd::base::error::Result<Report> {
     let selection = Selection::default();
-    let options = Options { level, deep, selection: &selection, n_threads: 2, progress: &Silent };
+    let options = Options {
+        level,
+        deep,
+        selection: &selection,
+        n_threads: 2,
+        progress: &Silent,
+        format: None,
+    };
     validate(path, &SPEC, &options)
 }
 

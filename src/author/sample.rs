@@ -354,7 +354,7 @@ fn sample(
         config: None,
     };
     let model = Model {
-        spec: spec.version.clone(),
+        spec: spec.first.clone(),
         requires: Vec::new(),
         conformance: Conformance::Schema,
         architecture: Some(arch.id.clone()),
@@ -527,6 +527,7 @@ fn header(tensors: &[(String, Vec<u64>)], storage: Extent) -> Checkpoint {
         metadata: BTreeMap::new(),
         typed_metadata: Metadata::default(),
         findings: Vec::new(),
+        checksums: Vec::new(),
     }
 }
 

@@ -64,14 +64,18 @@ pub fn model_of(
     spec: &Spec,
     arch: Option<&str>,
 ) -> std::result::Result<(Model, Option<Tensors>), Failure> {
+    let complete = |mut model: Model| {
+        model.hyperparameters = spec.complete_hparams(&model.hyperparameters);
+        model
+    };
     if opened.is_package {
-        return Ok((read_whole_model(opened)?, None));
+        return Ok((complete(read_whole_model(opened)?), None));
     }
     // The reference forward reads blocks as they are, and of parts the numbers.
     let plan = plan::Options { decode: Decode::Parts, ..plan::Options::default() };
     let request = Request { arch, plan, dry_run: true, ..Request::new(spec, Path::new(""), "std") };
     let canonical = canonical(opened, &request)?;
-    Ok((canonical.model, Some(canonical.tensors)))
+    Ok((complete(canonical.model), Some(canonical.tensors)))
 }
 
 /// A checkpoint in the standard's terms, before anything is written.
@@ -117,7 +121,7 @@ pub(crate) fn canonical(
         config: stored_config,
     };
     let mut model = Model {
-        spec: request.spec.version.clone(),
+        spec: request.spec.first.clone(),
         requires: Vec::new(),
         conformance: Conformance::Container,
         architecture: None,

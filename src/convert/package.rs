@@ -19,7 +19,7 @@ use super::write::{commit, write_tensors};
 use super::{check, gguf};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, DType};
 use crate::exec::write;
 use crate::folder::Opened;
 use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorFacts};
@@ -34,6 +34,7 @@ pub(super) fn to_std(
 ) -> std::result::Result<Report, Failure> {
     let mut canonical = canonical(opened, request)?;
     canonical.model = request.spec.normal_model(canonical.model);
+    request.spec.state_version(&mut canonical.model, stored(&canonical.tensors));
     record(&mut canonical.model, request, Some("convert"));
     let (carried, left) = sidecar_files(opened, request.spec);
     let mut report = report(opened, request, &canonical.tensors, carried, left);
@@ -65,6 +66,11 @@ pub(super) fn to_std(
     }
     commit(staging, opened, request, &mut report)?;
     Ok(report)
+}
+
+/// The names and dtypes of what is written.
+fn stored(tensors: &Tensors) -> impl Iterator<Item = (&str, DType)> {
+    tensors.outputs.iter().map(|output| (output.name.as_str(), output.dtype))
 }
 
 /// Adds to the history what is done to the model beside `first`: a decode, a cast.
@@ -106,6 +112,7 @@ pub(super) fn repack(
     }
     tensors.sort_by_key(|name| request.spec.order(name));
     model.encodings = encodings(&tensors);
+    request.spec.state_version(&mut model, stored(&tensors));
     record(&mut model, request, None);
     let mut buffers = Tensors::default();
     if let Some(kept) = read_buffers(opened)? {
@@ -169,7 +176,7 @@ fn write_package(
     package: &Package<'_>,
     report: &mut Report,
 ) -> std::result::Result<(), Failure> {
-    let metadata = BTreeMap::from([("llmstd".to_owned(), request.spec.version.clone())]);
+    let metadata = BTreeMap::from([("llmstd".to_owned(), package.model.spec.clone())]);
     let written = write_tensors(opened, request, folder, package.tensors, &metadata, true, report)?;
     if !package.buffers.outputs.is_empty() {
         let (parent, file) = BUFFERS_FILE.split_once('/').expect("it lies in a folder");
@@ -217,7 +224,7 @@ fn write_package(
     files.sort_by(|left, right| left.0.cmp(&right.0));
     let tensors = package.tensors.outputs.iter().zip(&written.tensors);
     let manifest = Manifest::build(ManifestInput {
-        spec: &request.spec.version,
+        spec: &package.model.spec,
         model: Some(package.model),
         tensors: tensors
             .map(|(output, tensor)| TensorFacts {

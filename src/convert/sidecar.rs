@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, Result};
 use crate::folder::{CONFIG_FILE, Opened};
+use crate::format;
 use crate::manifest::{FileRole, is_tokenizer_file, needs_text};
 use crate::package::{BUFFERS_FILE, MANIFEST_FILE, MODEL_FILE, SOURCE_FILE};
 use crate::spec::Spec;
@@ -56,8 +57,19 @@ pub(super) fn sidecar_files_of_package(opened: &Opened) -> Vec<String> {
 /// The files beside the weights: those that are carried over, and those that are left behind.
 pub(crate) fn sidecar_files(opened: &Opened, spec: &Spec) -> (Vec<String>, Vec<String>) {
     let names = opened.files.iter().map(|file| file.name.as_str());
+    let format = format::find(opened.checkpoint.format);
+    let is_known = |name: &str| {
+        let companions = format.map_or(&[][..], |format| format.companions);
+        let mut configs = spec.dialects.iter().filter_map(|dialect| {
+            let config = dialect.config.as_ref()?;
+            format.is_some_and(|format| format.dialect == dialect.format).then_some(&config.file)
+        });
+        let ends = |end: &&str| name == *end || end.starts_with('.') && name.ends_with(end);
+        companions.iter().any(ends) || configs.any(|file| file == name)
+    };
     let others = names.filter(|name| {
         *name != CONFIG_FILE
+            && !is_known(name)
             && !opened.weights.iter().any(|weight| weight == name)
             && !name.ends_with(".index.json")
     });

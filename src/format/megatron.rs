@@ -201,6 +201,15 @@ fn check_ranks(
         most(&|rank| rank.stage, Some(first.args.stages())),
         most(&|rank| rank.expert, Some(first.args.experts())),
     );
+    let of_experts = first.args.number("expert_tensor_parallel_size").unwrap_or(sizes.0);
+    if 1 < first.args.number("num_experts").unwrap_or(1) && of_experts != sizes.0 {
+        let message = format!(
+            "cuts experts over {of_experts} tensor ranks and all else over {}, which is not read; save \
+             it as torch_dist",
+            sizes.0
+        );
+        return Err(Error::unsupported(message).in_file(&source.place(folder)));
+    }
     if MAX_RANKS < sizes.0.saturating_mul(sizes.1).saturating_mul(sizes.2) {
         return about(format!("says that there are {sizes:?} ranks; up to {MAX_RANKS} are read"));
     }

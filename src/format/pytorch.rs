@@ -162,6 +162,7 @@ fn interpret(
     dtensor::describe(pickle, &mut checkpoint.metadata);
     report_tensors(&checkpoint.tensors, &mut checkpoint.findings);
     checkpoint.findings.extend(storages.find_never_written(source, &checkpoint.tensors));
+    checkpoint.checksums = storages.checksums(&checkpoint.tensors);
     Ok(checkpoint)
 }
 

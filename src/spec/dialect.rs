@@ -226,6 +226,11 @@ impl Dialect {
         self.tie_key.is_none() && !self.stores_ties
     }
 
+    /// Whether names tell its checkpoints from those of other dialects of the format.
+    pub fn is_told_by_names(&self) -> bool {
+        !self.signs.is_empty()
+    }
+
     /// The architectures that are written in it, where it is not all.
     pub fn architectures(&self) -> impl Iterator<Item = &str> {
         self.architectures.iter().map(String::as_str)

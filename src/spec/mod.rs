@@ -21,6 +21,7 @@ pub mod rules;
 pub mod schema;
 pub mod tasks;
 pub mod template;
+pub mod versions;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -47,7 +48,13 @@ use self::tasks::TaskType;
 const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/spec_files.rs"));
 
 /// The newest version of the standard that this program carries.
-pub const CURRENT: &str = "1.0";
+pub const CURRENT: &str = "1.1";
+
+/// The first version of the same major one.
+const FIRST: &str = "1.0";
+
+/// What a version consists of.
+const SPEC_FILE: &str = "spec.toml";
 
 /// A file of vectors under `spec/conformance`, by its name.
 pub fn conformance_file(name: &str) -> Option<&'static str> {
@@ -59,8 +66,11 @@ pub fn conformance_file(name: &str) -> Option<&'static str> {
 pub struct Spec {
     /// Its version, `1.0.0`.
     pub version: String,
-    /// Features of later minor versions that are understood.
-    pub features: Vec<String>,
+    /// The first version of the same major one, which all its packages can be read by that use
+    /// nothing later.
+    pub first: String,
+    /// What later minor versions than the first add.
+    pub later: versions::Features,
     /// The canonical tensor names, in order.
     pub roles: Vec<Role>,
     /// The hyperparameters.
@@ -102,8 +112,10 @@ pub struct Spec {
 #[serde(deny_unknown_fields)]
 struct SpecFile {
     version: String,
+    /// The version below, `1.0`, whose files these add to.
+    #[serde(rename = "extends")]
+    _extends: Option<String>,
     #[serde(default)]
-    features: Vec<String>,
     architectures: Vec<String>,
     #[serde(default)]
     dialects: Vec<String>,
@@ -118,18 +130,8 @@ impl Spec {
     /// There is no such version, `1.0` or `1.0.0`.
     pub fn embedded(version: &str) -> Result<Spec> {
         let minor: Vec<&str> = version.splitn(3, '.').take(2).collect();
-        let prefix = format!("{}/", minor.join("."));
-        let files: Files = EMBEDDED
-            .iter()
-            .filter_map(|(name, text)| {
-                Some((name.strip_prefix(&prefix)?.to_owned(), Cow::Borrowed(*text)))
-            })
-            .collect();
-        if files.is_empty() {
-            let message = format!("there is no version {version:?} of the standard here");
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
-        Spec::lazily(files)
+        let (files, later) = versions::whole(embedded_files(&minor.join("."))?, &embedded_files)?;
+        Spec::lazily(files, later)
     }
 
     /// The newest standard that this program carries.
@@ -144,7 +146,8 @@ impl Spec {
     pub fn from_dir(dir: &Path) -> Result<Spec> {
         let mut files = Files::new();
         read_dir(dir, "", &mut files)?;
-        Spec::from_files(files).map_err(|err| err.in_file(dir))
+        let whole = versions::whole(files, &|version| versions::beside(dir, version));
+        whole.and_then(|(files, later)| Spec::checked(files, later)).map_err(|err| err.in_file(dir))
     }
 
     /// A standard from files that are not known to be good: all of them are read at once.
@@ -152,7 +155,12 @@ impl Spec {
     /// # Errors
     /// A file is missing or does not keep the form.
     pub fn from_files(files: Files) -> Result<Spec> {
-        let spec = Spec::lazily(files)?;
+        let (files, later) = versions::whole(files, &embedded_files)?;
+        Spec::checked(files, later)
+    }
+
+    fn checked(files: Files, later: versions::Features) -> Result<Spec> {
+        let spec = Spec::lazily(files, later)?;
         spec.pretokenizers.check()?;
         spec.classes.check()?;
         spec.dialects.check()?;
@@ -168,8 +176,8 @@ impl Spec {
     }
 
     /// A standard from files of which those that are large or many are read when they are asked for.
-    fn lazily(files: Files) -> Result<Spec> {
-        let head: SpecFile = parse(&files, "spec.toml")?;
+    fn lazily(files: Files, later: versions::Features) -> Result<Spec> {
+        let head: SpecFile = parse(&files, SPEC_FILE)?;
         let roles =
             roles::parse(file(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why))?;
         let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
@@ -199,8 +207,12 @@ impl Spec {
             .collect();
         let dialect_ids = head.dialects;
         Ok(Spec {
+            first: match later.is_empty() {
+                true => head.version.clone(),
+                false => format!("{FIRST}.0"),
+            },
             version: head.version,
-            features: head.features,
+            later,
             role_index: roles::RoleIndex::new(&roles),
             roles,
             keys,
@@ -287,6 +299,20 @@ impl Spec {
     pub fn files(&self) -> &Files {
         &self.files
     }
+}
+
+/// The files of one version alone, `1.0`.
+fn embedded_files(version: &str) -> Result<Files> {
+    let prefix = format!("{version}/");
+    let of = EMBEDDED.iter().filter_map(|(name, text)| {
+        Some((name.strip_prefix(&prefix)?.to_owned(), Cow::Borrowed(*text)))
+    });
+    let files: Files = of.collect();
+    if files.is_empty() {
+        let message = format!("there is no version {version:?} of the standard here");
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
+    Ok(files)
 }
 
 fn read_dir(dir: &Path, prefix: &str, files: &mut Files) -> Result<()> {

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
+use crate::base::checksum::Checksum;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::container::zip::write::{CRC_OFFSET, Member, aligned_header, directory};
-use crate::exec::container::{Checksum, Container, Frame, Insert};
+use crate::exec::container::{Container, Frame, Insert};
 use crate::exec::write::{Shard, Written};
 use crate::format::pytorch::write::Value;
 use crate::plan::program::Output;

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use super::options::Options;
 use super::shards::Shard;
+use crate::base::checksum::Checksum;
 use crate::base::source::Source;
-use crate::exec::container::{Checksum, Frame};
+use crate::exec::container::Frame;
 use crate::exec::produce::Producer;
 
 /// The bytes of a chunk: long enough that taking one costs nothing, short enough for the caches.

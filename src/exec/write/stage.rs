@@ -5,8 +5,8 @@ use std::io::Write as _;
 use std::sync::mpsc::Sender;
 
 use super::chunk::{Chunk, Piece, Pipeline};
+use crate::base::checksum::Sum;
 use crate::base::error::{Error, Result};
-use crate::exec::container::Sum;
 use crate::exec::hash::Hash;
 use crate::package::Loss;
 
