@@ -185,7 +185,7 @@ fn described(opened: &mut Opened, spec: &Spec) -> Result<Described> {
     let Some((Json::Object(config), stored)) = config_of(opened, own)? else {
         return Ok((None, BTreeMap::new(), None));
     };
-    let json = Json::Object(config.clone());
+    let mut json = Json::Object(config.clone());
     // What is not known is shown without an architecture; converting says why.
     let translated = own
         .and_then(|of| Some((of, dialect::read(of, &opened.checkpoint, &|_, _| Ok(true)).ok()?)));
@@ -193,6 +193,10 @@ fn described(opened: &mut Opened, spec: &Spec) -> Result<Described> {
         Some((dialect, translated)) => (dialect.of.as_str(), &translated.checkpoint),
         None => (format, &opened.checkpoint),
     };
+    // A compound is of the architecture of its text model.
+    if let Some(compound) = spec.compound(format, &json) {
+        json = compound.inner(&json);
+    }
     let map = choose(spec, format, checkpoint, &json, None, &mut Vec::new()).ok();
     Ok((map.map(|map| map.arch.clone()), config.into_iter().collect(), Some(stored.path)))
 }

@@ -307,9 +307,11 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Ver
         }
     };
     let (mut carried, _) = convert::sidecar_files(&opened, options.spec);
+    let mut components = Vec::new();
     let (kind, tensors, model) = match planned {
         Some(planned) => {
             findings.extend(planned.findings);
+            components = convert::components::digests(&opened.source, &planned.components)?;
             (Kind::Planned, planned.tensors, Some(planned.model))
         }
         None => {
@@ -325,6 +327,8 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Ver
     let made = keys.map(|(name, bytes)| (name.to_owned(), bytes));
     let made: BTreeMap<String, Vec<u8>> = made.into_iter().collect();
     files.extend(made.iter().map(|(path, bytes)| Beside::of(path, bytes, None)));
+    let component = |(path, len, sha256)| Beside { path, len, sha256, text: None };
+    files.extend(components.into_iter().map(component));
     files.sort_by(|left, right| left.path.cmp(&right.path));
     let manifest = Manifest::build(ManifestInput {
         spec: &options.spec.version,

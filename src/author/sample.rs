@@ -411,6 +411,7 @@ fn buffers(
             shape: made.shape,
             why: drop.drop.why.clone(),
             back: WayBack::Made,
+            component: None,
         });
     }
     Ok(dropped)

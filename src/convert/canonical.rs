@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
+use super::components::{self, Components};
 use super::read::read_whole_model;
 use super::report::foreign_format;
 use super::request::{Failure, Request};
@@ -82,6 +83,7 @@ pub fn model_of(
 pub(crate) struct Canonical {
     pub(crate) tensors: Tensors,
     pub(super) buffers: Tensors,
+    pub(crate) components: Components,
     pub(crate) model: Model,
     pub(super) provenance: Provenance,
     pub(super) map: Option<String>,
@@ -147,12 +149,21 @@ pub(crate) fn canonical(
             })
             .collect();
         let buffers = Tensors::default();
-        return Ok(Canonical { tensors, buffers, model, provenance, map: None, findings });
+        let components = Components::new();
+        return Ok(Canonical {
+            tensors,
+            buffers,
+            components,
+            model,
+            provenance,
+            map: None,
+            findings,
+        });
     }
     if let Some(finding) = refused_input(opened, config.as_ref()) {
         return Err(finding.into());
     }
-    let Some(config) = config else {
+    let Some(mut config) = config else {
         let message = "there is no config.json beside the weights, and nothing else says which \
                        architecture they are of";
         return Err(Diagnostic::error("P001", message)
@@ -171,12 +182,20 @@ pub(crate) fn canonical(
         None => None,
     };
     let format = dialect.map_or(format, |dialect| dialect.of.as_str());
+    let compound = request.spec.compound(format, &config).filter(|_| dialect.is_none());
+    if let Some(compound) = compound {
+        config = compound.inner(&config);
+        let names = compound.renames(&opened.checkpoint);
+        opened.rename(&names);
+    }
     let mut logical = match translated {
         Some(_) => None,
         None => opened.logical()?,
     };
     let of_dialect = translated.as_ref().map(|translated| &translated.checkpoint);
     let checkpoint = of_dialect.or(logical.as_ref()).unwrap_or(&opened.checkpoint);
+    let text = compound.map(|compound| compound.text(checkpoint));
+    let checkpoint = text.as_ref().unwrap_or(checkpoint);
     let map =
         import::choose(request.spec, format, checkpoint, &config, request.arch, &mut findings)?;
     if let Some(found) = aliases::find(request.spec, map, checkpoint, &config)? {
@@ -190,6 +209,8 @@ pub(crate) fn canonical(
     }
     let of_dialect = translated.as_ref().map(|translated| &translated.checkpoint);
     let checkpoint = of_dialect.or(logical.as_ref()).unwrap_or(&opened.checkpoint);
+    let text = compound.map(|compound| compound.text(checkpoint));
+    let checkpoint = text.as_ref().unwrap_or(checkpoint);
     let numbers = typed::with_numbers(map, checkpoint, &mut opened.source);
     let checkpoint = numbers.as_ref().unwrap_or(checkpoint);
     let facts = Bytes(&opened.source);
@@ -250,9 +271,14 @@ pub(crate) fn canonical(
         made.for_each(|dropped| dropped.back = WayBack::Lost);
         provenance.dropped.extend(translated.aside);
     }
+    let mut components = Components::new();
+    if let Some(compound) = compound {
+        let text = std::mem::take(&mut provenance.tensors);
+        components = components::plan(compound, opened, text, &mut provenance)?;
+    }
     provenance.map = Some(used);
     let map = Some(format!("{}/{}", map.format, map.name));
-    Ok(Canonical { tensors, buffers, model, provenance, map, findings })
+    Ok(Canonical { tensors, buffers, components, model, provenance, map, findings })
 }
 
 /// As [`canonical`], where nothing is written: if packed tensors cannot stay as they are, the model is

@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::Value as Json;
 
 use super::canonical::canonical;
+use super::components;
 use super::gguf;
 use super::job::{self, Job};
 use super::read::{read_buffers, read_provenance, read_whole_model};
@@ -26,8 +27,9 @@ use crate::package::{ForeignConfig, METADATA_FILE, Model, Provenance, TENSORS_ST
 use crate::plan::export::{self, Origin};
 use crate::plan::import::STRAY;
 use crate::plan::program::Output;
-use crate::plan::{self, Decode, Exactness, Step, Tensors, dialect, typed};
+use crate::plan::{self, Decode, Exactness, Step, Tensors, dialect, keys, typed};
 use crate::spec::Spec;
+use crate::spec::compound::Compound;
 use crate::spec::dialect::Dialect;
 use crate::spec::expr::as_int;
 use crate::spec::hparams::StackNames;
@@ -190,7 +192,12 @@ pub(super) fn export_plan(
         kept = gguf::kept(opened)?;
         model = read_whole_model(opened)?;
         provenance = read_provenance(opened)?;
-        buffers = read_buffers(opened)?;
+        // What no mapping reads comes back from where it is kept.
+        let mut kept = read_buffers(opened)?;
+        for of in components::read(opened)?.into_values() {
+            kept.get_or_insert_with(Checkpoint::default).tensors.extend(of.tensors);
+        }
+        buffers = kept;
         canonical_tensors = Tensors::of_checkpoint(&opened.checkpoint)?;
         findings = Vec::new();
         carried = sidecar_files_of_package(opened);
@@ -253,9 +260,14 @@ pub(super) fn export_plan(
     if dialect.is_some() {
         refuse_packed(format_asked, &canonical_tensors.encodings, request)?;
     }
+    let outer = source.filter(|_| dialect.is_none()).and_then(|source| {
+        let config: Json = serde_json::from_str(&source.config.as_ref()?.text).ok()?;
+        Some((request.spec.compound(format, &config)?, config))
+    });
     let origin = source.map(|provenance| {
-        let config = match format {
-            export::GGUF => kept.as_ref().map(typed::keys),
+        let config = match (format, &outer) {
+            (export::GGUF, _) => kept.as_ref().map(typed::keys),
+            (_, Some((compound, config))) => Some(compound.inner(config)),
             _ => provenance.config.as_ref().and_then(|config| origin_config(config, dialect)),
         };
         Origin { provenance, config }
@@ -287,12 +299,17 @@ pub(super) fn export_plan(
     findings.extend(exported.findings.iter().cloned());
     if source.is_none() {
         leave_out_strays(provenance.as_ref(), format, &mut findings);
+        findings.extend(components::left_out(opened, provenance.as_ref(), format));
     }
     let (mut config, mut keys, mut tokenizer) = (None, None, Vec::new());
     if format == export::GGUF {
         let kept = kept.filter(|_| source.is_some());
         keys = Some(gguf::metadata(opened, request, kept, &mut exported, map, &mut findings)?);
     } else {
+        if let Some((compound, config)) = &outer {
+            exported.config =
+                compound_config(request.spec, map, &model, &exported.config, compound, config);
+        }
         let text = serde_json::to_string_pretty(&exported.config).unwrap_or_default();
         config = Some(format!("{text}\n"));
         if let Some(kept) = kept.filter(|_| !opened.has(gguf::TOKENIZER_FILE)) {
@@ -379,6 +396,45 @@ fn leave_out_strays(provenance: Option<&Provenance>, format: &str, findings: &mu
         findings.push(finding.help("a package keeps its bytes; nothing computes with them"));
     }
 }
+
+/// The config of a compound whose text model is written. Where that of the source says what the model is,
+/// it is repeated as it was: it may say more, for what stands beside the text model.
+fn compound_config(
+    spec: &Spec,
+    map: &Map,
+    model: &Model,
+    written: &Json,
+    compound: &Compound,
+    source: &Json,
+) -> Json {
+    let mut inner = compound.inner(source);
+    let arch = spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
+    let says = keys::read(spec, map, arch, &inner).is_ok_and(|mut read| {
+        // Bytes say what is tied.
+        let tied = model.hyperparameters.get(TIED).cloned();
+        read.hparams.extend(tied.map(|tied| (TIED.to_owned(), tied)));
+        read.hparams == model.hyperparameters && read.tokens == model.tokens
+    });
+    let Json::Object(entries) = &mut inner else { return source.clone() };
+    if !says {
+        return compound.outer(source, written);
+    }
+    for key in OF_TENSORS {
+        if entries.contains_key(key) {
+            match written.get(key) {
+                Some(value) => entries.insert(key.to_owned(), value.clone()),
+                None => entries.remove(key),
+            };
+        }
+    }
+    compound.outer(source, &inner)
+}
+
+/// Entries of a config that say how tensors are stored.
+const OF_TENSORS: [&str; 3] = ["dtype", "torch_dtype", "quantization_config"];
+
+/// Whether the head is the table of tokens.
+const TIED: &str = "tie_embeddings";
 
 /// The config of the source, in the words that the mappings read.
 fn origin_config(config: &ForeignConfig, dialect: Option<&Dialect>) -> Option<Json> {

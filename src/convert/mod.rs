@@ -2,6 +2,7 @@
 
 mod canonical;
 mod check;
+pub(crate) mod components;
 mod destination;
 mod foreign;
 pub mod formats;

@@ -6,14 +6,13 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::canonical::{Canonical, canonical, encodings};
+use super::components::{self, Components};
 use super::destination::{replaceable, stage};
 use super::foreign::inside;
 use super::read::{read_buffers, read_provenance, read_whole_model};
 use super::report::{Report, report};
 use super::request::{Failure, Request};
-use super::sidecar::{
-    Carried, carry, json_text, sidecar_files, sidecar_files_of_package, write_file,
-};
+use super::sidecar::{carry, json_text, sidecar_files, sidecar_files_of_package, write_file};
 use super::verify::{check_outputs, verify, verify_same};
 use super::write::{commit, write_tensors};
 use super::{check, gguf};
@@ -48,13 +47,14 @@ pub(super) fn to_std(
     if request.dry_run {
         return Ok(report);
     }
-    let Canonical { tensors, buffers, model, provenance, .. } = canonical;
+    let Canonical { tensors, buffers, components, model, provenance, .. } = canonical;
     let staging = stage(opened, request, false, &replaceable)?;
     let package = Package {
         model: &model,
         provenance: Some(&provenance),
         tensors: &tensors,
         buffers: &buffers,
+        components: &components,
     };
     write_package(opened, request, staging.path(), &package, &mut report)?;
     if request.verify {
@@ -118,6 +118,10 @@ pub(super) fn repack(
     if let Some(kept) = read_buffers(opened)? {
         buffers = generic_copies(&kept)?;
     }
+    let mut components = Components::new();
+    for (name, kept) in components::read(opened)? {
+        components.insert(name, generic_copies(&kept)?);
+    }
     let carried = sidecar_files_of_package(opened);
     let mut report = report(opened, request, &tensors, carried, Vec::new());
     report.architecture.clone_from(&model.architecture);
@@ -132,6 +136,7 @@ pub(super) fn repack(
         provenance: provenance.as_ref(),
         tensors: &tensors,
         buffers: &buffers,
+        components: &components,
     };
     write_package(opened, request, staging.path(), &package, &mut report)?;
     if request.verify {
@@ -167,6 +172,7 @@ struct Package<'a> {
     provenance: Option<&'a Provenance>,
     tensors: &'a Tensors,
     buffers: &'a Tensors,
+    components: &'a Components,
 }
 
 fn write_package(
@@ -188,7 +194,7 @@ fn write_package(
         let stem = file.trim_end_matches(".safetensors");
         buffers.write(&opened.source, &inside(folder, parent)?, stem)?;
     }
-    let mut files: Vec<(String, Carried)> = Vec::new();
+    let mut files = components::write(&opened.source, folder, package.components)?;
     for file in &written.files {
         let sha256 = file.sha256.expect("files of a package are hashed");
         files.push((file.name.clone(), (file.len, sha256, None)));

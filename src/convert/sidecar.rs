@@ -11,7 +11,7 @@ use crate::base::error::{Error, Result};
 use crate::folder::{CONFIG_FILE, Opened};
 use crate::format;
 use crate::manifest::{FileRole, is_tokenizer_file, needs_text};
-use crate::package::{BUFFERS_FILE, MANIFEST_FILE, MODEL_FILE, SOURCE_FILE};
+use crate::package::{BUFFERS_FILE, MANIFEST_FILE, MODEL_FILE, SOURCE_FILE, component_of};
 use crate::spec::Spec;
 
 /// The text of a JSON file of a package.
@@ -50,6 +50,7 @@ pub(super) fn sidecar_files_of_package(opened: &Opened) -> Vec<String> {
         !own.contains(&name.as_str())
             && !opened.weights.contains(name)
             && !name.ends_with(".index.json")
+            && component_of(name).is_none()
     });
     carried.cloned().collect()
 }

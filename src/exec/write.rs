@@ -46,11 +46,34 @@ impl Plain<'_> {
     /// As of [`fn@write`].
     pub fn write(&self, source: &Source, dir: &Path, stem: &str) -> Result<Written> {
         let shards = shards(self.outputs, None, stem, "safetensors");
-        let options = Options { n_threads: 1, hash_files: false, progress: &|_| (), cancel: None };
+        let options = Options { n_threads: 1, hash_files: true, progress: &|_| (), cancel: None };
         let container = Safetensors(self.metadata);
         write(source, self.inputs, self.outputs, &shards, &container, dir, &options)
     }
+
+    /// The length and the SHA-256 of the file that [`Plain::write`] writes; nothing is written.
+    ///
+    /// # Errors
+    /// As of [`fn@write`].
+    pub fn digest(&self, source: &Source) -> Result<(u64, [u8; 32])> {
+        let shards = shards(self.outputs, None, "", "safetensors");
+        let header = Safetensors(self.metadata).frame(self.outputs, &shards, 0)?.header;
+        let (mut len, mut hash) = (header.len() as u64, Hash::default());
+        hash.update(&header);
+        let mut buffer = Vec::new();
+        for output in self.outputs {
+            let producer = Producer::new(source, self.inputs, output)?;
+            for range in producer.chunks(producer.chunk_len(DIGEST_ROOM)) {
+                hash.update(producer.bytes(range, &mut buffer)?);
+            }
+            len = len.saturating_add(producer.len());
+        }
+        Ok((len, hash.finish()))
+    }
 }
+
+/// So many bytes of a tensor are hashed at a time.
+const DIGEST_ROOM: u64 = 1 << 20;
 
 /// Writes outputs into new files of the folder `dir`.
 ///

@@ -4,6 +4,7 @@
 pub mod arch;
 pub mod check;
 pub mod classes;
+pub mod compound;
 pub mod dialect;
 pub mod dtypes;
 pub mod encodings;
@@ -30,12 +31,14 @@ use std::sync::{Arc, OnceLock};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::package::Value;
 
 use self::arch::Arch;
+use self::compound::Compound;
 use self::dialect::Dialect;
 use self::hparams::Key;
 use self::lazy::Parsed;
@@ -97,6 +100,8 @@ pub struct Spec {
     pub classes: Lazy<BTreeMap<String, classes::Classes>>,
     /// The architectures by id.
     pub archs: Table<String, Arch>,
+    /// Models whose text model is a part of more.
+    pub compounds: Lazy<Vec<Compound>>,
     /// The words of other programs for the names of mappings, in the order to try.
     pub dialects: Lazy<Vec<Dialect>>,
     /// The mappings by format and name.
@@ -164,6 +169,7 @@ impl Spec {
         spec.pretokenizers.check()?;
         spec.classes.check()?;
         spec.dialects.check()?;
+        spec.compounds.check()?;
         spec.archs.read_all()?;
         spec.heads.read_all()?;
         spec.maps.read_all()?;
@@ -227,6 +233,9 @@ impl Spec {
             encodings,
             classes: Lazy::new(&files, |files| parse(files, "classes.toml")),
             archs: Table::new(head.architectures, read_arch),
+            compounds: Lazy::new(&files, |files| {
+                parse(files, "compounds.toml").map(|file: compound::CompoundsFile| file.compound)
+            }),
             dialects: Lazy::new(&files, move |files| read_dialects(files, &dialect_ids)),
             heads: Table::new(names.clone(), move |(format, name)| {
                 map::resolve_head(format, name, &|name| {
@@ -287,6 +296,11 @@ impl Spec {
         chooses: impl Fn(&map::Head) -> bool,
     ) -> std::vec::IntoIter<&'s Map> {
         self.maps.select(|key| key.0 == format && self.heads.get(key).is_some_and(&chooses))
+    }
+
+    /// The compound that a config is of, if it is of one.
+    pub fn compound(&self, format: &str, config: &Json) -> Option<&Compound> {
+        self.compounds.iter().find(|compound| compound.fits(format, config))
     }
 
     /// The dialect that models of an architecture are written in, in files of a format.
