@@ -19,6 +19,7 @@ pub mod gguf;
 pub mod keras;
 pub mod keras_archive;
 pub mod known;
+pub mod megatron;
 pub mod numpy;
 pub mod onnx;
 pub mod orbax;
@@ -29,6 +30,7 @@ pub mod ranks;
 pub mod safetensors;
 pub mod tensorflow;
 pub mod tensorflow_v1;
+pub mod universal;
 pub mod wrappers;
 pub mod zero;
 
@@ -49,6 +51,7 @@ pub static FORMATS: &[&Format] = &[
     &paddle::FORMAT,
     &ctranslate2::FORMAT,
     &consolidated::FORMAT,
+    &megatron::FORMAT,
 ];
 
 /// A format of files that hold tensors.

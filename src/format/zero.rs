@@ -94,7 +94,7 @@ pub fn read(
     if let Some(name) = parallel.map(|file| &file.name).or(others) {
         let message = format!(
             "`{name}` is a part of a model whose tensors, layers or experts lie on several ranks; make a \
-             universal checkpoint or a state dict of it with DeepSpeed"
+             universal checkpoint of it with DeepSpeed's ds_to_universal, which is read"
         );
         return Err(Error::unsupported(message).in_file(&place));
     }
