@@ -14,6 +14,7 @@ use crate::base::diagnostic::Refusal;
 use crate::convert::Report;
 use crate::diff::Diff;
 use crate::inspect::Inspection;
+use crate::interface::Interface;
 use crate::manifest::Manifest;
 use crate::package::{Model, Provenance};
 use crate::policy;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<(&'static str, Json)> {
         ("diff", of::<Diff>()),
         ("explain", of::<Pages>()),
         ("inspect", of::<Inspection>()),
+        ("interface", of::<Interface>()),
         ("manifest", of::<Manifest>()),
         ("model", of::<Model>()),
         ("policy", of::<policy::file::File>()),
