@@ -73,6 +73,29 @@ fn a_statement_has_every_file_in_order_and_leaves_git_out() {
     assert_eq!(statement["subject"][0]["name"], "m");
 }
 
+/// model-signing passes over what lies behind such a link, and says nothing.
+#[cfg(unix)]
+#[test]
+fn a_link_to_a_folder_is_refused_and_one_to_a_file_is_followed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, beside) = (scratch.path().join("m"), scratch.path().join("beside"));
+    fs::create_dir_all(&folder).unwrap();
+    fs::create_dir_all(&beside).unwrap();
+    fs::write(beside.join("x"), "333").unwrap();
+    std::os::unix::fs::symlink(beside.join("x"), folder.join("x")).unwrap();
+    let folder = folder.to_str().unwrap();
+    let statement = run(&["manifest", folder, "--format", "oms"]);
+    assert_eq!(statement["predicate"]["serialization"]["allow_symlinks"], true);
+    assert_eq!(statement["predicate"]["resources"][0]["digest"], hex(&Sha256::digest("333")));
+    std::os::unix::fs::symlink(&beside, Path::new(folder).join("more")).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_llmstd"))
+        .args(["manifest", folder, "--format", "oms"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is a link to a folder"));
+}
+
 #[test]
 fn a_bill_lists_files_digests_and_licences() {
     let scratch = tempfile::tempdir().unwrap();

@@ -24,8 +24,8 @@ const IGNORED: [&str; 4] = [".git", ".gitattributes", ".github", ".gitignore"];
 pub fn statement(path: &Path, n_threads: usize) -> Result<Json> {
     let mut files: Vec<(Vec<String>, std::path::PathBuf)> = Vec::new();
     let mut has_links = false;
-    // What is named may be a link itself; below it links are told.
-    for entry in walkdir::WalkDir::new(path).follow_links(true) {
+    // What is named may be a link itself.
+    for entry in walkdir::WalkDir::new(path) {
         let entry = entry.map_err(|err| {
             let at = err.path().unwrap_or(path).to_path_buf();
             let message = format!("cannot be listed: {err}");
@@ -41,9 +41,21 @@ pub fn statement(path: &Path, n_threads: usize) -> Result<Json> {
         if parts.first().is_some_and(|first| IGNORED.contains(&first.as_str())) {
             continue;
         }
-        has_links |= entry.path_is_symlink() && !parts.is_empty();
-        if entry.file_type().is_file() {
-            files.push((parts, entry.into_path()));
+        let is_link = entry.path_is_symlink() && !parts.is_empty();
+        has_links |= is_link;
+        let fail =
+            |message: &str| Err(Error::new(ErrorKind::Unsupported, message).in_file(entry.path()));
+        match std::fs::metadata(entry.path()) {
+            Ok(found) if found.is_file() => files.push((parts, entry.into_path())),
+            Ok(found) if found.is_dir() && is_link => {
+                return fail(
+                    "is a link to a folder: what lies behind it is signed by nobody; \
+                     put the folder itself there",
+                );
+            }
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return fail("is neither a file nor a folder, and cannot be signed"),
+            Err(err) => return fail(&format!("cannot be read: {err}")),
         }
     }
     // In the order of their names, part by part.

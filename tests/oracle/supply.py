@@ -1,6 +1,6 @@
 """Judges what `llmstd manifest --format oms` and `--format cyclonedx` print.
 
-    python -m venv venv && venv/bin/pip install model-signing==1.1.1 \
+    python -m venv venv && venv/bin/pip install model-signing==1.1.1 pyopenssl \
         'cyclonedx-python-lib[json-validation]==11.12.0'
     venv/bin/python tests/oracle/supply.py target/debug/llmstd
 
@@ -99,8 +99,11 @@ with tempfile.TemporaryDirectory() as scratch:
             judge_bill(model)
         linked = scratch / f"{name}-linked"
         linked.mkdir()
-        for file in package.iterdir():
-            (linked / file.name).symlink_to(file)
+        for file in package.rglob("*"):
+            if file.is_file():
+                link = linked / file.relative_to(package)
+                link.parent.mkdir(exist_ok=True)
+                link.symlink_to(file)
         judge_statement(linked)
         told = judge_signature(package, scratch)
         print(name, "accepted; a changed byte:", str(told).splitlines()[0])

@@ -202,15 +202,15 @@ fn task_text(task: &TaskInterface, text: &mut String) {
     let lines = lines.lines().map(|line| line.trim_end().to_owned() + "\n");
     text.extend(lines);
     if let Some(labels) = &task.labels {
-        let _ = writeln!(text, "   labels      {}", labels.join(", "));
+        let _ = writeln!(text, "   labels     {}", labels.join(", "));
     }
     for (name, value) in [("problem", &task.problem), ("pool", &task.pool)] {
         if let Some(value) = value {
-            let _ = writeln!(text, "   {name:<11} {value}");
+            let _ = writeln!(text, "   {name:<10} {value}");
         }
     }
     if let Some(normalize) = task.normalize {
-        let _ = writeln!(text, "   {:<11} {normalize}", "normalize");
+        let _ = writeln!(text, "   {:<10} {normalize}", "normalize");
     }
 }
 
