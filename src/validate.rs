@@ -21,6 +21,7 @@ use crate::rule::view::is_package;
 use crate::spec::Spec;
 
 pub use self::contents::Contents;
+pub(crate) use self::contents::licences;
 pub use self::options::Options;
 pub use self::report::{
     Input, InputResult, Kind, PolicyCheck, PolicyFindings, Report, SCHEMA, Validation, Waived,

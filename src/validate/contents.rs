@@ -60,7 +60,7 @@ impl Contents {
 const CARD_FILE: &str = "README.md";
 
 /// The licences that the head of a model card states: `license: mit`, or a list.
-pub(super) fn licences(card: &str) -> Vec<String> {
+pub(crate) fn licences(card: &str) -> Vec<String> {
     let mut lines = card.lines();
     if lines.next().map(str::trim_end) != Some("---") {
         return Vec::new();
