@@ -13,7 +13,8 @@ use crate::package::{Conformance, MANIFEST_FILE};
 use crate::rule::view::PackageView;
 use crate::rule::{self, Check, Outcome, Verdict};
 use crate::spec::Spec;
-use crate::{convert, folder};
+use crate::convert;
+use crate::folder;
 
 /// Whether a file is a manifest, or was meant to be one.
 pub(super) fn is_manifest(path: &Path) -> bool {
