@@ -9,11 +9,12 @@ use super::report::{Kind, Report};
 use super::selected::left_out;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::Result;
+use crate::convert;
+use crate::folder;
 use crate::package::{Conformance, MANIFEST_FILE};
 use crate::rule::view::PackageView;
 use crate::rule::{self, Check, Outcome, Verdict};
 use crate::spec::Spec;
-use crate::{convert, folder};
 
 /// Whether a file is a manifest, or was meant to be one.
 pub(super) fn is_manifest(path: &Path) -> bool {
