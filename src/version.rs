@@ -19,7 +19,8 @@ use crate::base::source::Source;
 use crate::checkpoint::{Payload, n_elements};
 use crate::convert::{self, Failure, Progress, Request, Silent};
 use crate::exec::compare::digests;
-use crate::folder::{self, CONFIG_FILE, Opened};
+use crate::folder::{self, CONFIG_FILE, How, Opened};
+use crate::format::Format;
 use crate::manifest::{
     FileEntry, FileFacts, FileRole, Manifest, ManifestInput, TensorFacts, needs_text,
 };
@@ -42,12 +43,22 @@ pub struct Options<'a> {
     pub n_threads: usize,
     /// Reports progress.
     pub progress: &'a dyn Progress,
+    /// The format that is read, where a folder has several.
+    pub format: Option<&'static Format>,
 }
 
 impl<'a> Options<'a> {
     /// What the config and the manifest say, on one thread.
     pub fn new(spec: &'a Spec) -> Options<'a> {
-        Options { spec, arch: None, generic: false, rehash: false, n_threads: 1, progress: &Silent }
+        Options {
+            spec,
+            arch: None,
+            generic: false,
+            rehash: false,
+            n_threads: 1,
+            progress: &Silent,
+            format: None,
+        }
     }
 }
 
@@ -119,7 +130,8 @@ impl Version {
         {
             return Ok(Version::of_manifest(&label, manifest.trusted(path)?));
         }
-        let opened = match folder::open(path) {
+        let how = How { format: options.format, ..How::default() };
+        let opened = match folder::open_as(path, &how) {
             Ok(opened) => opened,
             // A registry may hold everything but the weights. Weights that are there and damaged are
             // another thing.
@@ -182,7 +194,7 @@ fn has_weights(folder: &Path, manifest: &Manifest) -> bool {
 fn is_lfs_pointer(path: &Path) -> bool {
     let mut head = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(64).read_to_end(&mut head));
-    read.is_ok() && head.starts_with(b"version https://git-lfs")
+    read.is_ok() && crate::format::is_lfs_pointer(&head)
 }
 
 /// A package. Everything but the hashes of the weights is read anew, so that a package that was
@@ -295,9 +307,11 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Ver
         }
     };
     let (mut carried, _) = convert::sidecar_files(&opened, options.spec);
+    let mut components = Vec::new();
     let (kind, tensors, model) = match planned {
         Some(planned) => {
             findings.extend(planned.findings);
+            components = convert::components::digests(&opened.source, &planned.components)?;
             (Kind::Planned, planned.tensors, Some(planned.model))
         }
         None => {
@@ -313,6 +327,8 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Ver
     let made = keys.map(|(name, bytes)| (name.to_owned(), bytes));
     let made: BTreeMap<String, Vec<u8>> = made.into_iter().collect();
     files.extend(made.iter().map(|(path, bytes)| Beside::of(path, bytes, None)));
+    let component = |(path, len, sha256)| Beside { path, len, sha256, text: None };
+    files.extend(components.into_iter().map(component));
     files.sort_by(|left, right| left.path.cmp(&right.path));
     let manifest = Manifest::build(ManifestInput {
         spec: &options.spec.version,

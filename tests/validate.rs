@@ -101,7 +101,14 @@ fn try_run(
     deep: bool,
 ) -> llmstd::base::error::Result<Report> {
     let selection = Selection::default();
-    let options = Options { level, deep, selection: &selection, n_threads: 2, progress: &Silent };
+    let options = Options {
+        level,
+        deep,
+        selection: &selection,
+        n_threads: 2,
+        progress: &Silent,
+        format: None,
+    };
     validate(path, &SPEC, &options)
 }
 
@@ -339,6 +346,11 @@ fn cases() -> Vec<Case> {
     });
     add("V115", Decoder, |p| {
         fs::write(p.join("training_args.bin"), b"\x80\x02}q\x00.").unwrap();
+        reseal(p);
+    });
+    // Protocol 0 has no mark.
+    add("V115", Decoder, |p| {
+        fs::write(p.join("training_args.bin"), "cos\nsystem\n(S'true'\ntR.\n").unwrap();
         reseal(p);
     });
     add("V116", Decoder, |p| {

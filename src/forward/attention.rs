@@ -7,12 +7,15 @@
 //!    `⌊i·g/h⌋` of k and v.
 //! 2. Queries and keys are normed (`qk_norm`) and turned (rotary positions), in the order that
 //!    `qk_norm_at` says; before that, and after a norm that comes first, `qkv_clip` clamps q, k, v.
+//!    Last, q of position p takes the factor `1 + b·ln(1 + ⌊p/l⌋)` where `b = attn_position_scale` is not
+//!    null, with `l = attn_position_scale_length`.
 //! 3. `s = attn_scale · (q·k + relative)`, then `c·tanh(s/c)` by `attn_logit_softcap`, then plus
 //!    the bias of ALiBi or of relative buckets.
 //! 4. `p = softmax(s)` over the keys that the query sees: those the mask shows, not after it where
 //!    the stack is causal, and inside the window in sliding layers. With sinks, the head's sink is
 //!    one more score whose probability goes nowhere.
 //! 5. `o = Σ p·v`, `[n, h·e]`; the result is `o Woᵀ + bo`, `[n, hidden]`.
+//!    With `inner_norm` o is normed over all heads before `Wo`.
 //! 6. With `attn_out_gate`, o is multiplied by `σ(x Wgᵀ + bg)`, `[n, h·e]`, before `Wo`.
 //!
 //! Latent attention makes q, k and v otherwise: see `latent`.
@@ -24,7 +27,7 @@ use super::keys::{Keys, broken};
 use super::latent::Latent;
 use super::mlp::sigmoid;
 use super::norm::Norm;
-use super::position::{Alibi, Disentangled, RelativeBias};
+use super::position::{Alibi, Disentangled, PositionScale, RelativeBias};
 use super::real::Real;
 use super::rope::{Rope, Turns};
 use super::weights::{Bias, Params};
@@ -37,6 +40,7 @@ pub(super) struct Attention<'a, R> {
     hidden: usize,
     scale: f64,
     scale_by_layer: bool,
+    position_scale: Option<PositionScale>,
     softcap: Option<f64>,
     causal: bool,
     window: Window,
@@ -48,6 +52,8 @@ pub(super) struct Attention<'a, R> {
     clip: Option<f64>,
     sinks: bool,
     out_gate: bool,
+    /// The norm before the output map, where there is one.
+    inner_norm: Option<Norm>,
     qk_norm: Option<QkNorm>,
     rope: Option<Rope>,
     latent: Option<Latent>,
@@ -126,6 +132,7 @@ impl<'a, R: Real> Attention<'a, R> {
             hidden: keys.count("hidden_size")?,
             scale: keys.float("attn_scale")?,
             scale_by_layer: keys.bool("attn_scale_by_layer")?,
+            position_scale: PositionScale::read(keys)?,
             softcap: keys.opt_float("attn_logit_softcap")?,
             causal: keys.bool("causal")?,
             window: Window {
@@ -142,6 +149,7 @@ impl<'a, R: Real> Attention<'a, R> {
             clip: keys.opt_float("qkv_clip")?,
             sinks: keys.bool("attn_sinks")?,
             out_gate: keys.bool("attn_out_gate")?,
+            inner_norm: Norm::inner(keys)?,
             qk_norm: QkNorm::read(keys)?,
             rope: Rope::read(keys)?,
             latent: Latent::read(keys, heads)?,
@@ -188,6 +196,17 @@ impl<'a, R: Real> Attention<'a, R> {
         }
         if let Some(norm) = norm_last {
             norm.apply(self.params, place.name, &mut q, &mut k, self.heads)?;
+        }
+        if let Some(scale) = &self.position_scale {
+            for sequence in batch.sequences() {
+                let mut rows = q.slice_mut(s![sequence.rows(), ..]);
+                for (mut row, &p) in
+                    rows.rows_mut().into_iter().zip(&batch.positions[sequence.index])
+                {
+                    let factor = R::of(scale.at(p as f64));
+                    row.mapv_inplace(|x| x * factor);
+                }
+            }
         }
 
         let sinks = match self.sinks {
@@ -239,6 +258,9 @@ impl<'a, R: Real> Attention<'a, R> {
             let name = format!("{}.gate_proj", place.name);
             let gate = self.params.linear(x, &name, width, self.qkv_bias)?;
             mixed.zip_mut_with(&gate, |mixed, &gate| *mixed *= sigmoid(gate));
+        }
+        if let Some(norm) = &self.inner_norm {
+            mixed = norm.apply(self.params, &format!("{}.inner_norm", place.name), &mixed)?;
         }
         let layers = self.o_bias_layers.as_ref();
         let bias = self.o_bias && layers.is_none_or(|layers| layers.contains(&place.layer));

@@ -4,8 +4,13 @@
 //! layouts into layouts, and none of them touches an element. At the end a layout is the list of
 //! strided copies that the executor runs.
 
+mod boxes;
+
+use self::boxes::{BoxDim, IndexBox, MAX_BOXES};
 use super::program::{Dim, StridedCopy};
 use crate::checkpoint::{n_elements, row_major_strides};
+
+pub use self::boxes::{InputBox, Refusal};
 
 /// A tensor in the making.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,47 +19,6 @@ pub struct Layout {
     pub shape: Vec<u64>,
     boxes: Vec<IndexBox>,
 }
-
-/// An input that holds a box of a tensor: the first element of the box is that at `offset`, and
-/// `strides` count the elements between neighbours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InputBox {
-    /// Which of the plan's inputs.
-    pub input: usize,
-    /// The first element, from the start of the input's storage.
-    pub offset: u64,
-    /// The index of the first element in the tensor.
-    pub at: Vec<u64>,
-    /// The dimensions of the box.
-    pub shape: Vec<u64>,
-    /// One for each dimension.
-    pub strides: Vec<u64>,
-}
-
-/// A box of elements from one input: `start[axis] + Σ i·step` along each axis is where the
-/// element at `offset + Σ i·stride` of the input goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct IndexBox {
-    input: usize,
-    offset: u64,
-    start: Vec<u64>,
-    /// Sorted by axis, then by step, largest first; steps on an axis nest like digits.
-    dims: Vec<BoxDim>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct BoxDim {
-    axis: usize,
-    len: u64,
-    step: u64,
-    stride: u64,
-}
-
-/// What an op does not apply to, in words.
-pub type Refusal = String;
-
-/// More boxes than this mean that an op does not fit the layout it meets.
-const MAX_BOXES: usize = 1 << 16;
 
 impl Layout {
     /// An input as it is: strides in units from `offset` of its storage.
@@ -341,214 +305,19 @@ impl Layout {
         let rotated = rotated.collect::<Result<Vec<_>, Refusal>>()?;
         Ok(Layout::concat(1, rotated)?.merge_axes(0))
     }
-}
 
-impl IndexBox {
-    fn sort(&mut self) {
-        self.dims.sort_by_key(|dim| (dim.axis, std::cmp::Reverse(dim.step)));
-    }
-
-    /// One past the last entry along an axis, from `start`.
-    fn span(&self, axis: usize) -> u64 {
-        1 + self.on(axis).map(|dim| (dim.len - 1) * dim.step).sum::<u64>()
-    }
-
-    fn on(&self, axis: usize) -> impl Iterator<Item = &BoxDim> {
-        self.dims.iter().filter(move |dim| dim.axis == axis)
-    }
-
-    /// Splits an axis if every dim falls on one side of the split, or divides along it.
-    fn split_axis(&self, axis: usize, inner: u64) -> Option<IndexBox> {
-        let mut part = IndexBox { dims: Vec::with_capacity(self.dims.len() + 1), ..self.clone() };
-        part.start[axis] /= inner;
-        part.start.insert(axis + 1, self.start[axis] % inner);
-        for &dim in &self.dims {
-            if dim.axis != axis {
-                let axis = if axis < dim.axis { dim.axis + 1 } else { dim.axis };
-                part.dims.push(BoxDim { axis, ..dim });
-            } else if dim.step % inner == 0 {
-                part.dims.push(BoxDim { step: dim.step / inner, ..dim });
-            } else if dim.step * dim.len <= inner || dim.len == 1 {
-                part.dims.push(BoxDim { axis: axis + 1, ..dim });
-            } else {
-                // The dim crosses the split: its slow part counts the outer axis.
-                let fast = inner / dim.step;
-                if !inner.is_multiple_of(dim.step) || dim.len % fast != 0 {
-                    return None;
-                }
-                part.dims.push(BoxDim {
-                    axis,
-                    len: dim.len / fast,
-                    step: 1,
-                    stride: dim.stride * fast,
-                });
-                part.dims.push(BoxDim { axis: axis + 1, len: fast, ..dim });
-            }
+    /// The two halves of the rows of each head in the other order.
+    pub fn swap_halves(self, heads: u64) -> Result<Layout, Refusal> {
+        let rows = *self.shape.first().ok_or("a scalar has no rows")?;
+        if heads == 0 || !rows.is_multiple_of(heads) || !(rows / heads).is_multiple_of(2) {
+            return Err(format!("{rows} rows cannot be {heads} heads of two halves each"));
         }
-        part.sort();
-        // A start inside the inner axis may push the end over its edge.
-        let end = part.start[axis + 1].checked_add(part.span(axis + 1))?;
-        (end <= inner).then_some(part)
-    }
-
-    /// Splits an axis by cutting the box at every edge of the inner axis.
-    fn split_axis_by_cutting(self, axis: usize, inner: u64, boxes: &mut Vec<IndexBox>) {
-        let mut rest = vec![self];
-        while let Some(part) = rest.pop() {
-            let edge = (part.start[axis] / inner + 1).saturating_mul(inner);
-            if edge < part.start[axis].saturating_add(part.span(axis)) {
-                let (mut below, mut above) = (vec![], vec![]);
-                part.cut(axis, edge, &mut below, &mut above);
-                rest.append(&mut below);
-                rest.append(&mut above);
-                if MAX_BOXES < rest.len() + boxes.len() {
-                    // The caller gives up on so many.
-                    boxes.append(&mut rest);
-                    return;
-                }
-                continue;
-            }
-            // It lies inside one entry of the outer axis.
-            let mut part = part;
-            let outer = part.start[axis] / inner;
-            part.start.insert(axis + 1, part.start[axis] % inner);
-            part.start[axis] = outer;
-            part.dims.iter_mut().filter(|dim| axis <= dim.axis).for_each(|dim| dim.axis += 1);
-            part.sort();
-            boxes.push(part);
-        }
-    }
-
-    /// Cuts at the entry `at` of an axis.
-    fn cut(mut self, axis: usize, at: u64, below: &mut Vec<IndexBox>, above: &mut Vec<IndexBox>) {
-        if at <= self.start[axis] {
-            return above.push(self);
-        }
-        if self.start[axis] + self.span(axis) <= at {
-            return below.push(self);
-        }
-        let Some(slowest) = self.dims.iter().position(|dim| dim.axis == axis) else {
-            // Without a dim it is one entry, and lies on one side.
-            return;
-        };
-        let dim = self.dims[slowest];
-        let inner_span = self.span(axis) - (dim.len - 1) * dim.step;
-        // Entries of the slowest dim that lie below as a whole, and from where all lie above.
-        let distance = at - self.start[axis];
-        let whole = if inner_span <= distance { (distance - inner_span) / dim.step + 1 } else { 0 };
-        let whole = whole.min(dim.len);
-        let first_above = distance.div_ceil(dim.step).min(dim.len);
-        let piece = |from: u64, to: u64| {
-            let mut part = self.clone();
-            part.offset += from * dim.stride;
-            part.start[axis] += from * dim.step;
-            if to - from == 1 {
-                part.dims.remove(slowest);
-            } else {
-                part.dims[slowest].len = to - from;
-            }
-            part
-        };
-        if 0 < whole {
-            below.push(piece(0, whole));
-        }
-        for across in whole..first_above {
-            piece(across, across + 1).cut(axis, at, below, above);
-        }
-        if first_above < dim.len {
-            above.push(piece(first_above, dim.len));
-        }
-        self.dims.clear();
+        let half = rows / heads / 2;
+        let mut halves = self.split_axis(0, 2 * half)?.split(1, &[half, half])?;
+        halves.reverse();
+        Ok(Layout::concat(1, halves)?.merge_axes(0))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A row-major input of this shape.
-    fn input(shape: &[u64]) -> Layout {
-        Layout::of_input(0, 0, shape, &row_major_strides(shape))
-    }
-
-    /// The input's element at each place of the result.
-    fn elements(layout: &Layout) -> Vec<u64> {
-        let n: u64 = layout.shape.iter().product();
-        let mut elements = vec![u64::MAX; n as usize];
-        for copy in layout.copies() {
-            let mut places = vec![(copy.output_offset, copy.input_offset)];
-            for dim in &copy.dims {
-                let along = |&(output, input): &(u64, u64)| {
-                    let dim = *dim;
-                    (0..dim.len).map(move |i| {
-                        (output + i * dim.output_stride, input + i * dim.input_stride)
-                    })
-                };
-                places = places.iter().flat_map(along).collect();
-            }
-            for (output, input) in places {
-                assert_eq!(elements[output as usize], u64::MAX, "{output} is filled twice");
-                elements[output as usize] = input;
-            }
-        }
-        assert!(layout.is_full());
-        elements
-    }
-
-    #[test]
-    fn transpose_moves_rows_to_columns() {
-        let layout = input(&[2, 3]).transpose(&[1, 0]).unwrap();
-        assert_eq!(elements(&layout), [0, 3, 1, 4, 2, 5]);
-        assert!(input(&[2, 3]).transpose(&[0, 0]).is_err());
-    }
-
-    #[test]
-    fn reshape_of_a_transpose_keeps_the_order_of_elements() {
-        let layout = input(&[2, 6]).transpose(&[1, 0]).unwrap().reshape(&[3, 2, 2]).unwrap();
-        assert_eq!(elements(&layout), [0, 6, 1, 7, 2, 8, 3, 9, 4, 10, 5, 11]);
-        // An edge that crosses the pattern is cut.
-        let layout = input(&[2, 3]).transpose(&[1, 0]).unwrap().reshape(&[2, 3]).unwrap();
-        assert_eq!(elements(&layout), [0, 3, 1, 4, 2, 5]);
-    }
-
-    #[test]
-    fn rope_is_the_published_permutation_and_goes_back() {
-        // w.view(heads, d/2, 2).transpose(1, 2), here 2 heads of 4 with all dims rotary.
-        let layout = input(&[8]).rope(2, 4, false, false).unwrap();
-        assert_eq!(elements(&layout), [0, 2, 1, 3, 4, 6, 5, 7]);
-        // Partial, at the end of each head of 6.
-        let layout = input(&[12, 1]).rope(2, 4, true, false).unwrap();
-        assert_eq!(elements(&layout), [0, 1, 2, 4, 3, 5, 6, 7, 8, 10, 9, 11]);
-        for (heads, dim, last) in [(2, 4, false), (2, 6, false), (1, 8, true), (3, 2, true)] {
-            let there = input(&[12, 5]).rope(heads, dim.min(12 / heads), last, false).unwrap();
-            let back = there.rope(heads, dim.min(12 / heads), last, true).unwrap();
-            assert_eq!(elements(&back), (0..60).collect::<Vec<_>>());
-        }
-    }
-
-    #[test]
-    fn split_and_concat_are_inverse() {
-        let whole = input(&[7, 3]);
-        for sizes in [[2, 5], [0, 7], [6, 1]] {
-            let pieces = whole.split(0, &sizes).unwrap();
-            assert_eq!(elements(&Layout::concat(0, pieces).unwrap()), elements(&whole));
-        }
-        assert!(whole.split(0, &[3, 3]).is_err());
-        let pieces = input(&[3, 4, 2]).unstack(1);
-        assert_eq!(pieces[2].shape, [3, 2]);
-        assert_eq!(elements(&pieces[2]), [4, 5, 12, 13, 20, 21]);
-        assert_eq!(elements(&Layout::stack(1, pieces).unwrap()), (0..24).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn slices_of_merged_axes_cut_through_blocks() {
-        let layout = input(&[3, 4]).transpose(&[1, 0]).unwrap().merge_axes(0);
-        let all = elements(&layout);
-        for from in 0..12 {
-            for to in from + 1..=12 {
-                let slice = layout.slice(0, from, to);
-                assert_eq!(elements(&slice), all[from as usize..to as usize]);
-            }
-        }
-    }
-}
+mod tests;

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use llmstd::folder::How;
-use llmstd::inspect::{InspectedTensor, InspectedValue, Inspection, inspect_as};
+use llmstd::inspect::{
+    InspectedRun, InspectedTensor, InspectedValue, Inspection, inspect_as, is_of_run,
+};
 use llmstd::report::fold::fold;
 
 use crate::{Format, Global, output};
@@ -25,6 +27,9 @@ Exit status:
 pub(crate) struct Args {
     /// A folder, a weight file, or a shard index
     path: PathBuf,
+    /// The format that is read, where a folder has several
+    #[arg(long, value_name = "FORMAT", value_parser = output::formats())]
+    from: Option<String>,
     /// The folder with config.json, where it is not beside the weights
     #[arg(long, value_name = "DIR")]
     config: Option<PathBuf>,
@@ -42,7 +47,12 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let spec = output::spec(global)?;
-    let how = How { config: args.config.as_deref(), step: args.step.as_deref(), ..How::default() };
+    let how = How {
+        format: output::wanted(args.from.as_deref()),
+        config: args.config.as_deref(),
+        step: args.step.as_deref(),
+        ..How::default()
+    };
     let inspection = inspect_as(&args.path, &how, &spec)?;
     match global.format {
         Format::Json => output::print_json(&inspection)?,
@@ -57,6 +67,9 @@ fn text(inspection: &Inspection, args: &Args, global: &Global) -> String {
     let _ = writeln!(text, "format        {}", inspection.format);
     if let Some(architecture) = &inspection.architecture {
         let _ = writeln!(text, "architecture  {architecture}");
+    }
+    if let Some(run) = &inspection.run {
+        text.push_str(&run_text(run));
     }
     let parameters = inspection.parameters;
     let _ = writeln!(
@@ -80,7 +93,7 @@ fn text(inspection: &Inspection, args: &Args, global: &Global) -> String {
         text.push_str(&tensor_table(inspection, args.tensors));
     }
     text.push('\n');
-    for (key, value) in &inspection.metadata {
+    for (key, value) in inspection.metadata.iter().filter(|(key, _)| !is_of_run(key)) {
         let _ = writeln!(text, "metadata      {key} = {value}");
     }
     for entry in &inspection.typed_metadata {
@@ -91,6 +104,24 @@ fn text(inspection: &Inspection, args: &Args, global: &Global) -> String {
     }
     text.push_str(&output::findings(&inspection.findings, global));
     text
+}
+
+/// The run on a line, and what says which model it left.
+fn run_text(run: &InspectedRun) -> String {
+    let mut parts = vec![run.trainer.clone()];
+    parts.extend(run.step.as_ref().map(|step| format!("step {step}")));
+    let cut = run.parallel.iter().map(|(kind, n)| format!("{kind} {n}"));
+    let cut = cut.collect::<Vec<_>>().join(", ");
+    let cut = if cut.is_empty() { cut } else { format!(" ({cut})") };
+    let count = |n: &String| if n == "1" { "rank" } else { "ranks" };
+    parts.extend(run.ranks.as_ref().map(|n| format!("{n} {}{cut}", count(n))));
+    let config = match &run.config {
+        Some(config) => format!("`{config}` says which model it is"),
+        None => {
+            "nothing says which model it is: name the folder of its config with --config".into()
+        }
+    };
+    format!("run           {}\nrun config    {config}\n", parts.join(", "))
 }
 
 /// The weight files on a line.

@@ -10,6 +10,7 @@ mod inspect;
 mod interface;
 mod interrupt;
 mod manifest;
+mod migrate;
 mod output;
 mod progress;
 mod report;
@@ -160,6 +161,7 @@ enum Command {
     Manifest(manifest::Args),
     Validate(validate::Args),
     Verify(verify::Args),
+    Migrate(migrate::Args),
     Run(run::Args),
     Spec(spec::Args),
     Explain(explain::Args),
@@ -217,6 +219,7 @@ fn main() -> ExitCode {
         Command::Manifest(args) => manifest::run(&args, &global),
         Command::Validate(args) => validate::run(&args, &global),
         Command::Verify(args) => verify::run(&args, &global),
+        Command::Migrate(args) => migrate::run(&args, &global),
         Command::Man { folder } => man(&folder).map(|()| ExitCode::SUCCESS),
         Command::Run(args) => run::run(&args, &global),
         Command::Explain(args) => explain::run(&args, &global),

@@ -36,6 +36,9 @@ Exit status:
 pub(crate) struct Args {
     /// A package, a folder, a weight file, a shard index, or a manifest
     path: PathBuf,
+    /// The format that is read, where a folder has several
+    #[arg(long, value_name = "FORMAT", value_parser = output::formats())]
+    from: Option<String>,
     /// Write the manifest there, as JSON; with --format oms or cyclonedx that document
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -70,6 +73,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         rehash: true,
         n_threads: output::n_threads(args.threads),
         progress: &bar,
+        format: output::wanted(args.from.as_deref()),
     };
     let subject = match Version::open(&args.path, &options) {
         Ok(subject) => subject,
