@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde_json::Value as Json;
+
 use super::check;
 use super::destination::{mark, replaceable, stage};
 use super::foreign::{inside, write_modules};
@@ -29,6 +31,8 @@ pub(super) struct Job {
     pub(super) text: BTreeMap<String, String>,
     /// Keys with kinds.
     pub(super) keys: Metadata,
+    /// The config, in the words of the programs that read it.
+    pub(super) config: Json,
     /// Files that are made, by their paths.
     pub(super) files: Vec<(String, Vec<u8>)>,
     /// The files of the source that are carried over.
@@ -50,7 +54,7 @@ pub(super) fn write(
     target: &Target,
     job: Job,
 ) -> std::result::Result<Report, Failure> {
-    let Job { mut tensors, text, keys, files, carried, left, copies, .. } = job;
+    let Job { mut tensors, text, keys, config, files, carried, left, copies, .. } = job;
     let is_file = target.is_file(request.destination);
     (target.sort)(&mut tensors);
     // Modules behind a transformer have files of their own.
@@ -85,7 +89,17 @@ pub(super) fn write(
     }
     let staging = stage(opened, request, is_file, &replaceable)?;
     let folder = staging.path().to_owned();
-    let content = Content { text: &text, keys: &keys, encodings: &tensors.encodings, stem };
+    let content = Content {
+        text: &text,
+        keys: &keys,
+        encodings: &tensors.encodings,
+        stem,
+        config: &config,
+        ranks: request.ranks,
+    };
+    for (parent, _) in shards.iter().filter_map(|shard| shard.name.rsplit_once('/')) {
+        inside(&folder, parent)?;
+    }
     let container = (target.container)(&content);
     let of_main =
         Tensors { inputs: tensors.inputs.clone(), outputs: main.to_vec(), ..Tensors::default() };
@@ -103,6 +117,9 @@ pub(super) fn write(
     write_modules(opened, &folder, &tensors, n_main, &text, &mut report)?;
     if let Some((name, index)) = target.index_file.zip(written.index) {
         write_file(&folder.join(name), index.as_bytes())?;
+    }
+    for (name, text) in target.extra {
+        write_file(&folder.join(name), text.as_bytes())?;
     }
     // Beside a single file they are there for the proof alone, and are not kept.
     for (name, bytes) in &files {

@@ -1,0 +1,36 @@
+//! What to validate, and how.
+
+use crate::convert::{Progress, Silent};
+use crate::format::Format;
+use crate::package::Conformance;
+use crate::rule::Selection;
+
+/// What to validate, and how.
+pub struct Options<'a> {
+    /// The level to hold it to; what it claims if there is none.
+    pub level: Option<Conformance>,
+    /// Whether to read every byte.
+    pub deep: bool,
+    /// Which rules count.
+    pub selection: &'a Selection,
+    /// How many threads read; the report does not depend on it.
+    pub n_threads: usize,
+    /// Reports progress.
+    pub progress: &'a dyn Progress,
+    /// The format that is read, where a folder has several.
+    pub format: Option<&'static Format>,
+}
+
+impl<'a> Options<'a> {
+    /// Headers and JSON, at the level that is claimed, on one thread.
+    pub fn new(selection: &'a Selection) -> Options<'a> {
+        Options {
+            level: None,
+            deep: false,
+            selection,
+            n_threads: 1,
+            progress: &Silent,
+            format: None,
+        }
+    }
+}
