@@ -148,8 +148,16 @@ fn a_package_that_hides_what_it_requires_is_told() {
 
 /// The files of a version that change with the tool, and not with the standard: how foreign files become
 /// packages, pages, and the forms of what the tool prints.
-const WITH_THE_TOOL: &[&str] =
-    &["map/", "dialect/", "rules/", "schema/", "classes.toml", "layouts.toml", "pretokenizers.toml", "rules.toml"];
+const WITH_THE_TOOL: &[&str] = &[
+    "map/",
+    "dialect/",
+    "rules/",
+    "schema/",
+    "classes.toml",
+    "layouts.toml",
+    "pretokenizers.toml",
+    "rules.toml",
+];
 
 /// What is frozen of a version: SHA-256 over the names and bytes of all other files, and over the
 /// version and the architectures of `spec.toml`.
@@ -178,7 +186,8 @@ fn a_frozen_version_does_not_change() {
         let kept = format!("{} {}", spec["version"], spec["architectures"]);
         let mut all = String::from("spec.toml ") + &kept;
         for (name, bytes) in &files {
-            let changes = WITH_THE_TOOL.iter().any(|of| name.starts_with(of)) || name == "spec.toml";
+            let changes =
+                WITH_THE_TOOL.iter().any(|of| name.starts_with(of)) || name == "spec.toml";
             if !changes {
                 all += &format!("\n{name} {}", sha256(bytes));
             }
