@@ -29,6 +29,8 @@ pub struct Options<'a> {
     pub level: Option<Conformance>,
     /// Whether to read every byte.
     pub deep: bool,
+    /// Whether to hash long tensor files as a whole too, whose every byte the hashes of tensors cover.
+    pub whole_files: bool,
     /// Which rules count.
     pub selection: &'a Selection,
     /// How many threads read; the report does not depend on it.
@@ -40,7 +42,14 @@ pub struct Options<'a> {
 impl<'a> Options<'a> {
     /// Headers and JSON, at the level that is claimed, on one thread.
     pub fn new(selection: &'a Selection) -> Options<'a> {
-        Options { level: None, deep: false, selection, n_threads: 1, progress: &Silent }
+        Options {
+            level: None,
+            deep: false,
+            whole_files: false,
+            selection,
+            n_threads: 1,
+            progress: &Silent,
+        }
     }
 }
 
@@ -238,6 +247,10 @@ pub struct Report {
     pub reached: Option<Conformance>,
     /// Whether every byte was read. Without, hashes and values are not looked at.
     pub deep: bool,
+    /// The tensor files whose own hash in the manifest was not computed: their tensors were hashed,
+    /// and their headers are, byte for byte, what follows from the manifest. `--files` hashes them too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub covered: Vec<String>,
     /// Whether every rule of the level was applied, or had nothing to be applied to: none was left
     /// out, needed bytes that were not read, or could not look.
     pub complete: bool,
@@ -381,7 +394,7 @@ fn validate_package(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
     if options.deep {
         options.progress.begin("reading", view.n_bytes());
         let advance = |n_bytes| options.progress.advance(n_bytes);
-        let read = view.read_bytes(options.n_threads, &advance);
+        let read = view.read_bytes(options.whole_files, options.n_threads, &advance);
         options.progress.end();
         read?;
         // What its tensors stand for, where they are packed; a damaged one is told of by its hash.
@@ -435,6 +448,7 @@ fn report(
         claimed: if kind == Kind::Package { view.claimed() } else { None },
         reached,
         deep: view.is_deep(),
+        covered: view.covered().to_vec(),
         complete: left_out.is_empty() && checks.iter().all(applied),
         left_out,
         tensors: view.n_tensors(),
@@ -673,6 +687,7 @@ fn refused(
         claimed: None,
         reached: None,
         deep: false,
+        covered: Vec::new(),
         complete: false,
         left_out: left_out(spec, level, options.selection),
         tensors,

@@ -8,7 +8,9 @@ use super::destination::{mark, replaceable, stage};
 use super::foreign::{inside, write_modules};
 use super::target::{Content, Target};
 use super::verify::{check_outputs, verify_foreign, verify_same};
-use super::{Failure, Report, Request, carry, check, commit, report, write_file, write_shards};
+use super::{
+    Failure, Report, Request, carry, check, commit, report, units, write_file, write_shards,
+};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Error;
 use crate::folder::Opened;
@@ -76,15 +78,20 @@ pub(super) fn write(
         return Err(Error::unsupported(message + ": name a folder, or take a larger size").into());
     }
     check::before_writing(&report, request)?;
+    let of_main =
+        Tensors { inputs: tensors.inputs.clone(), outputs: main.to_vec(), ..Tensors::default() };
+    units::note(opened, request, &mut report, &of_main, &shards)?;
     if request.dry_run {
+        return Ok(report);
+    }
+    let content = Content { text: &text, keys: &keys, encodings: &tensors.encodings, stem };
+    let container = (target.container)(&content);
+    let of = container.as_ref();
+    if units::share(opened, request, &mut report, &of_main, &shards, of, false)? {
         return Ok(report);
     }
     let staging = stage(opened, request, is_file, &replaceable)?;
     let folder = staging.path().to_owned();
-    let content = Content { text: &text, keys: &keys, encodings: &tensors.encodings, stem };
-    let container = (target.container)(&content);
-    let of_main =
-        Tensors { inputs: tensors.inputs.clone(), outputs: main.to_vec(), ..Tensors::default() };
     let written = write_shards(
         opened,
         request,

@@ -10,6 +10,7 @@ mod job;
 mod package;
 mod same;
 pub mod target;
+pub mod units;
 mod verify;
 mod words;
 
@@ -24,12 +25,13 @@ use sha2::{Digest, Sha256};
 
 use self::foreign::to_foreign;
 use self::package::{repack, to_std};
+use self::units::{Part, Units, UnitsReport};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::Checkpoint;
 use crate::exec::container::{Container, Safetensors};
 use crate::exec::staging::{Staging, free_space};
-use crate::exec::write::{self, Shard, Written};
+use crate::exec::write::{self, Shard, Writer, Written};
 use crate::folder::{CONFIG_FILE, Opened};
 use crate::format;
 use crate::manifest::{FileRole, is_tokenizer_file, needs_text};
@@ -77,6 +79,8 @@ pub struct Request<'a> {
     pub dry_run: bool,
     /// Whether a warning refuses the conversion.
     pub strict: bool,
+    /// What is done of it, and kept for later, where it is done in units.
+    pub units: Option<Units<'a>>,
     /// Ends the work, once it is set: nothing is left behind then.
     pub cancel: Option<&'a AtomicBool>,
     /// Reports progress.
@@ -101,6 +105,7 @@ impl<'a> Request<'a> {
             check_outputs: false,
             dry_run: false,
             strict: false,
+            units: None,
             cancel: None,
             progress: &Silent,
         }
@@ -221,6 +226,9 @@ pub struct Report {
     /// How far the outputs of source and result are apart, by `--check-outputs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outputs: Option<Vec<OutputDifference>>,
+    /// The shards and the digest of the plan, where it is made for units or carried out by them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub units: Option<UnitsReport>,
     /// What is suspicious.
     pub findings: Vec<Diagnostic>,
 }
@@ -345,7 +353,9 @@ fn commit(
         let message = format!("removed what an earlier run that was killed had left: {names}");
         report.findings.push(Diagnostic::note("P032", message));
     }
-    Ok(staging.commit()?)
+    staging.commit()?;
+    units::clean(request, report);
+    Ok(())
 }
 
 /// The format of a checkpoint that is no package.
@@ -362,11 +372,22 @@ fn write_tensors(
     hash_files: bool,
     report: &mut Report,
 ) -> std::result::Result<Written, Failure> {
-    let shards =
-        write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM, "safetensors");
-    report.findings.extend(check::shard_size(request.max_shard_bytes, &tensors.outputs, &shards)?);
     let container = Safetensors(metadata);
+    let shards = package_shards(request, tensors);
     write_shards(opened, request, folder, tensors, &shards, &container, hash_files, report)
+}
+
+/// The files of tensors that a package has.
+fn package_shards(request: &Request<'_>, tensors: &Tensors) -> Vec<Shard> {
+    write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM, "safetensors")
+}
+
+fn write_options<'a>(
+    request: &Request<'a>,
+    hash_files: bool,
+    progress: &'a (dyn Fn(u64) + Sync),
+) -> write::Options<'a> {
+    write::Options { n_threads: request.n_threads, hash_files, progress, cancel: request.cancel }
 }
 
 #[allow(clippy::too_many_arguments)] // What a file is made of.
@@ -382,21 +403,19 @@ fn write_shards(
 ) -> std::result::Result<Written, Failure> {
     request.progress.begin("converting", tensors.n_bytes());
     let advance = |n_bytes| request.progress.advance(n_bytes);
-    let options = write::Options {
-        n_threads: request.n_threads,
-        hash_files,
-        progress: &advance,
-        cancel: request.cancel,
-    };
-    let written = write::write(
-        &opened.source,
-        &tensors.inputs,
-        &tensors.outputs,
-        shards,
-        container,
-        folder,
-        &options,
-    );
+    let writer = Writer::new(&opened.source, &tensors.inputs, &tensors.outputs, shards, container);
+    let written = writer.map_err(Failure::from).and_then(|mut writer| {
+        match (request.units, &mut report.units) {
+            (Some(Units { part: part @ (Part::Finish | Part::All), .. }), Some(planned)) => {
+                units::join(request, part, planned, writer, folder, &advance, hash_files)
+            }
+            _ => {
+                let all: Vec<usize> = (0..shards.len()).collect();
+                writer.write(&all, folder, &write_options(request, hash_files, &advance))?;
+                Ok(writer.finish(folder)?)
+            }
+        }
+    });
     request.progress.end();
     let written = written.or_else(|err| {
         // Of a source that changed, that is the reason.
@@ -530,6 +549,7 @@ fn report(
         loss: None,
         verified: None,
         outputs: None,
+        units: None,
         findings,
     }
 }

@@ -10,13 +10,14 @@ use super::destination::{replaceable, stage};
 use super::foreign::inside;
 use super::verify::{check_outputs, verify, verify_same};
 use super::{
-    Carried, Failure, Report, Request, carry, check, commit, gguf, json_text, read_buffers,
-    read_provenance, read_whole_model, report, sidecar_files, sidecar_files_of_package, write_file,
-    write_tensors,
+    Carried, Failure, Report, Request, carry, check, commit, gguf, json_text, package_shards,
+    read_buffers, read_provenance, read_whole_model, report, sidecar_files,
+    sidecar_files_of_package, units, write_file, write_tensors,
 };
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 use crate::checkpoint::Checkpoint;
+use crate::exec::container::Safetensors;
 use crate::exec::write;
 use crate::folder::Opened;
 use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorFacts};
@@ -41,7 +42,7 @@ pub(super) fn to_std(
     report.copies.clone_from(&canonical.provenance.copies);
     report.findings.append(&mut canonical.findings);
     check::before_writing(&report, request)?;
-    if request.dry_run {
+    if !goes_on(opened, request, &canonical.tensors, &mut report)? {
         return Ok(report);
     }
     let Canonical { tensors, buffers, model, provenance, .. } = canonical;
@@ -61,6 +62,29 @@ pub(super) fn to_std(
     }
     commit(staging, opened, request, &mut report)?;
     Ok(report)
+}
+
+/// Whether there is more to do than to plan, or to make the share of a unit, which is done here.
+fn goes_on(
+    opened: &Opened,
+    request: &Request<'_>,
+    tensors: &Tensors,
+    report: &mut Report,
+) -> std::result::Result<bool, Failure> {
+    let shards = package_shards(request, tensors);
+    report.findings.extend(check::shard_size(request.max_shard_bytes, &tensors.outputs, &shards)?);
+    units::note(opened, request, report, tensors, &shards)?;
+    if request.dry_run {
+        return Ok(false);
+    }
+    let metadata = text_of(request);
+    let container = Safetensors(&metadata);
+    Ok(!units::share(opened, request, report, tensors, &shards, &container, true)?)
+}
+
+/// The free text of the tensor files of a package.
+fn text_of(request: &Request<'_>) -> BTreeMap<String, String> {
+    BTreeMap::from([("llmstd".to_owned(), request.spec.version.clone())])
 }
 
 /// Adds to the history what is done to the model beside `first`: a decode, a cast.
@@ -112,7 +136,7 @@ pub(super) fn repack(
     report.architecture.clone_from(&model.architecture);
     report.conformance = Some(model.conformance);
     check::before_writing(&report, request)?;
-    if request.dry_run {
+    if !goes_on(opened, request, &tensors, &mut report)? {
         return Ok(report);
     }
     let staging = stage(opened, request, false, &replaceable)?;
@@ -165,7 +189,7 @@ fn write_package(
     package: &Package<'_>,
     report: &mut Report,
 ) -> std::result::Result<(), Failure> {
-    let metadata = BTreeMap::from([("llmstd".to_owned(), request.spec.version.clone())]);
+    let metadata = text_of(request);
     let written = write_tensors(opened, request, folder, package.tensors, &metadata, true, report)?;
     if !package.buffers.outputs.is_empty() {
         let (parent, file) = BUFFERS_FILE.split_once('/').expect("it lies in a folder");

@@ -6,8 +6,9 @@ use std::path::Path;
 use half::{bf16, f16};
 use sha2::{Digest, Sha256};
 
-use super::compare::{Operand, digest, digests, first_difference};
+use super::compare::{Operand, first_difference};
 use super::container::Safetensors;
+use super::digest::{Side, digest, digests, digests_and_files, digests_of_two};
 use super::hash::{Hash, update_both};
 use super::kernel::Chain;
 use super::make::Made;
@@ -684,6 +685,45 @@ fn two_hashes_side_by_side_are_those_of_sha2() {
         assert_eq!(a.finish(), <[u8; 32]>::from(Sha256::digest(&bytes[..end])));
         assert_eq!(b.finish(), <[u8; 32]>::from(Sha256::digest(&bytes[start..end])));
         assert_eq!(a.finish(), <[u8; 32]>::from(Sha256::digest([])));
+    }
+}
+
+#[test]
+fn pairs_are_hashed_once_and_others_by_themselves() {
+    let (one, other) = (model(&mut Numbers(99)), model(&mut Numbers(98)));
+    let alone = |(source, inputs, outputs): &(Source, Vec<Input>, Vec<Output>)| {
+        digests(source, inputs, outputs, 2, &|_| ()).expect("sound")
+    };
+    fn side<'a>((source, inputs, outputs): &'a (Source, Vec<Input>, Vec<Output>)) -> Side<'a> {
+        Side { source, inputs, outputs }
+    }
+    let expected = [alone(&one), alone(&other)];
+    let n = one.2.len();
+    // Each with itself, the last with the first: what is alike, and what is not.
+    let same = (0..n).map(|at| [at, at]).collect::<Vec<_>>();
+    let turned = (0..n).map(|at| [at, n - 1 - at]).collect::<Vec<_>>();
+    let across = (0..n.min(other.2.len())).map(|at| [at, at]).collect::<Vec<_>>();
+    for n_threads in [1, 3] {
+        for pairs in [&same, &turned, &Vec::new()] {
+            let [left, right] =
+                digests_of_two(&side(&one), &side(&one), pairs, n_threads, &|_| ()).unwrap();
+            assert_eq!((&left, &right), (&expected[0], &expected[0]));
+        }
+        let found = digests_of_two(&side(&one), &side(&other), &across, n_threads, &|_| ());
+        assert_eq!(found.unwrap(), expected);
+    }
+    assert_ne!(expected[0], expected[1]);
+}
+
+#[test]
+fn files_are_hashed_beside_tensors() {
+    let (source, inputs, outputs) = model(&mut Numbers(7));
+    let files: Vec<_> = source.files().collect();
+    let (tensors, of_files) =
+        digests_and_files(&source, &inputs, &outputs, &files, 3, &|_| ()).expect("sound");
+    assert_eq!(tensors, digests(&source, &inputs, &outputs, 1, &|_| ()).expect("sound"));
+    for (file, digest) in files.into_iter().zip(of_files) {
+        assert_eq!(digest, <[u8; 32]>::from(Sha256::digest(source.bytes(file))));
     }
 }
 

@@ -167,46 +167,109 @@ pub fn write(
     dir: &Path,
     options: &Options<'_>,
 ) -> Result<Written> {
-    check_names(outputs, shards)?;
-    let producers = outputs.iter().map(|output| Producer::new(source, inputs, output));
-    let producers = producers.collect::<Result<Vec<_>>>()?;
-    let frames = (0..shards.len()).map(|number| container.frame(outputs, shards, number));
-    let frames = frames.collect::<Result<Vec<_>>>()?;
-    let mut tensors = Vec::with_capacity(outputs.len());
-    let mut files = Vec::with_capacity(shards.len());
-    let empty = Hash::default().finish();
-    for (file, (shard, frame)) in shards.iter().zip(&frames).enumerate() {
-        let mut offset = frame.header.len() as u64;
-        let mut inserts = frame.inserts.iter().peekable();
-        for (number, producer) in shard.outputs.clone().zip(&producers[shard.outputs.clone()]) {
-            let loss = producer.has_kernels().then(Loss::default);
-            let len = producer.len();
-            // The frames are made of the same sums, checked.
-            while let Some(insert) = inserts.next_if(|of| of.output == number && of.at == 0) {
-                offset += insert.bytes.len() as u64;
+    let mut writer = Writer::new(source, inputs, outputs, shards, container)?;
+    let all: Vec<usize> = (0..shards.len()).collect();
+    writer.write(&all, dir, options)?;
+    writer.finish(dir)
+}
+
+/// Writes the shards of a conversion, all together or some at a time.
+pub struct Writer<'a> {
+    source: &'a Source,
+    outputs: &'a [Output],
+    shards: &'a [Shard],
+    container: &'a dyn Container,
+    producers: Vec<Producer<'a>>,
+    frames: Vec<Frame>,
+    tensors: Vec<WrittenTensor>,
+    files: Vec<WrittenFile>,
+}
+
+impl<'a> Writer<'a> {
+    /// Says where everything is to stand; nothing is read or written yet.
+    ///
+    /// # Errors
+    /// An output cannot be produced or has no place in the container, or two have the same name.
+    pub fn new(
+        source: &'a Source,
+        inputs: &'a [Input],
+        outputs: &'a [Output],
+        shards: &'a [Shard],
+        container: &'a dyn Container,
+    ) -> Result<Writer<'a>> {
+        check_names(outputs, shards)?;
+        let producers = outputs.iter().map(|output| Producer::new(source, inputs, output));
+        let producers = producers.collect::<Result<Vec<_>>>()?;
+        let frames = (0..shards.len()).map(|number| container.frame(outputs, shards, number));
+        let frames = frames.collect::<Result<Vec<_>>>()?;
+        let mut tensors = Vec::with_capacity(outputs.len());
+        let mut files = Vec::with_capacity(shards.len());
+        let empty = Hash::default().finish();
+        for (file, (shard, frame)) in shards.iter().zip(&frames).enumerate() {
+            let mut offset = frame.header.len() as u64;
+            let mut inserts = frame.inserts.iter().peekable();
+            for (number, producer) in shard.outputs.clone().zip(&producers[shard.outputs.clone()]) {
+                let loss = producer.has_kernels().then(Loss::default);
+                let len = producer.len();
+                // The frames are made of the same sums, checked.
+                while let Some(insert) = inserts.next_if(|of| of.output == number && of.at == 0) {
+                    offset += insert.bytes.len() as u64;
+                }
+                tensors.push(WrittenTensor { file, offset, len, sha256: empty, checksum: 0, loss });
+                offset += len;
+                while let Some(insert) = inserts.next_if(|insert| insert.output == number) {
+                    offset += insert.bytes.len() as u64;
+                }
             }
-            tensors.push(WrittenTensor { file, offset, len, sha256: empty, checksum: 0, loss });
-            offset += len;
-            while let Some(insert) = inserts.next_if(|insert| insert.output == number) {
-                offset += insert.bytes.len() as u64;
-            }
+            files.push(WrittenFile { name: shard.name.clone(), len: offset, sha256: None });
         }
-        files.push(WrittenFile { name: shard.name.clone(), len: offset, sha256: None });
+        Ok(Writer { source, outputs, shards, container, producers, frames, tensors, files })
     }
-    let pipeline = Pipeline {
-        source,
-        producers: &producers,
-        shards,
-        frames: &frames,
-        checksum: container.checksum(),
-        dir,
-        options,
-    };
-    pipeline.run(&mut tensors, &mut files)?;
-    let index = (1 < shards.len()).then(|| container.index(outputs, shards)).flatten();
-    let written = Written { tensors, files, index };
-    container.finish(dir, outputs, shards, &written)?;
-    Ok(written)
+
+    /// Writes some of the shards into new files of the folder `dir`.
+    ///
+    /// # Errors
+    /// As of [`fn@write`].
+    pub fn write(&mut self, shards: &[usize], dir: &Path, options: &Options<'_>) -> Result<()> {
+        let pipeline = Pipeline {
+            source: self.source,
+            producers: &self.producers,
+            shards: self.shards,
+            wanted: shards,
+            frames: &self.frames,
+            checksum: self.container.checksum(),
+            dir,
+            options,
+        };
+        pipeline.run(&mut self.tensors, &mut self.files)
+    }
+
+    /// How many shards there are.
+    pub fn n_shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// What was written into a shard: the file and its tensors.
+    pub fn written(&self, shard: usize) -> (&WrittenFile, &[WrittenTensor]) {
+        (&self.files[shard], &self.tensors[self.shards[shard].outputs.clone()])
+    }
+
+    /// The same, to be told of one that was written before.
+    pub fn written_mut(&mut self, shard: usize) -> (&mut WrittenFile, &mut [WrittenTensor]) {
+        (&mut self.files[shard], &mut self.tensors[self.shards[shard].outputs.clone()])
+    }
+
+    /// Ends all shards, which are in the folder `dir`.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn finish(self, dir: &Path) -> Result<Written> {
+        let Writer { outputs, shards, container, tensors, files, .. } = self;
+        let index = (1 < shards.len()).then(|| container.index(outputs, shards)).flatten();
+        let written = Written { tensors, files, index };
+        container.finish(dir, outputs, shards, &written)?;
+        Ok(written)
+    }
 }
 
 fn check_names(outputs: &[Output], shards: &[Shard]) -> Result<()> {
@@ -236,6 +299,8 @@ struct Pipeline<'p, 'a> {
     source: &'p Source,
     producers: &'p [Producer<'a>],
     shards: &'p [Shard],
+    /// The numbers of those that are written.
+    wanted: &'p [usize],
     frames: &'p [Frame],
     checksum: Option<Checksum>,
     dir: &'p Path,
@@ -359,7 +424,7 @@ impl<'p> Pipeline<'p, '_> {
     fn run(&self, tensors: &mut [WrittenTensor], files: &mut [WrittenFile]) -> Result<()> {
         let n_threads = self.options.n_threads.max(1);
         // Each lane needs two chunks to overlap its stages.
-        let n_lanes = n_threads.min(self.shards.len()).clamp(1, MAX_CHUNKS / 2);
+        let n_lanes = n_threads.min(self.wanted.len()).clamp(1, MAX_CHUNKS / 2);
         let lanes = (0..n_lanes).map(|_| {
             // The write first: it is the one that then waits for pages to be mapped.
             let mut work = vec![Work::Write(None)];
@@ -456,8 +521,8 @@ impl<'p> Pipeline<'p, '_> {
         let room = (MAX_CHUNKS / state.lanes.len()).max(2);
         for lane in &mut state.lanes {
             while lane.slots.len() < room {
-                if lane.cursor.is_none() && state.next_file < self.shards.len() {
-                    let file = state.next_file;
+                if lane.cursor.is_none() && state.next_file < self.wanted.len() {
+                    let file = self.wanted[state.next_file];
                     let output = self.shards[file].outputs.start;
                     let cursor =
                         FileCursor { file, header_is_done: false, output, start: 0, insert: 0 };

@@ -261,9 +261,11 @@ fn open_folder(
                     checkpoint = (split.join)(parts).map_err(|err| err.in_file(path))?;
                 }
                 None => {
+                    let mut joined = Joined::new(checkpoint);
                     for (name, part) in parts {
-                        append(&mut checkpoint, part, &name)?;
+                        joined.append(part, &name);
                     }
+                    checkpoint = joined.finish()?;
                 }
             }
             let mut weights = names;
@@ -354,21 +356,44 @@ fn join_parts(entries: &serde_json::Map<String, Json>, checkpoint: &mut Checkpoi
     checkpoint.tensors = joined.collect();
 }
 
-fn append(checkpoint: &mut Checkpoint, part: Checkpoint, file: &str) -> Result<()> {
-    let twice = {
-        let known: BTreeSet<&str> = checkpoint.tensors.iter().map(|t| t.name.as_str()).collect();
-        part.tensors.iter().find(|tensor| known.contains(tensor.name.as_str()))
-    };
-    if let Some(twice) = twice {
-        let message =
-            format!("the tensor `{}` is in two shards, the second is `{file}`", twice.name);
-        return Err(Error::new(ErrorKind::Malformed, message));
+/// Parts that become one checkpoint.
+struct Joined {
+    checkpoint: Checkpoint,
+    /// The files, with the place of the first tensor behind those of each.
+    ends: Vec<(usize, String)>,
+}
+
+impl Joined {
+    /// None yet, beside what is known already.
+    fn new(checkpoint: Checkpoint) -> Joined {
+        Joined { checkpoint, ends: Vec::new() }
     }
-    checkpoint.format = part.format;
-    checkpoint.tensors.extend(part.tensors);
-    checkpoint.metadata.extend(part.metadata);
-    checkpoint.findings.extend(part.findings);
-    Ok(())
+
+    fn append(&mut self, part: Checkpoint, file: &str) {
+        let checkpoint = &mut self.checkpoint;
+        checkpoint.format = part.format;
+        checkpoint.tensors.extend(part.tensors);
+        checkpoint.metadata.extend(part.metadata);
+        checkpoint.findings.extend(part.findings);
+        self.ends.push((checkpoint.tensors.len(), file.to_owned()));
+    }
+
+    /// The one checkpoint.
+    ///
+    /// # Errors
+    /// Two parts have one tensor.
+    fn finish(self) -> Result<Checkpoint> {
+        let tensors = &self.checkpoint.tensors;
+        let mut known = HashSet::with_capacity(tensors.len());
+        if let Some(place) = tensors.iter().position(|tensor| !known.insert(tensor.name.as_str())) {
+            let file = self.ends.iter().find(|(end, _)| place < *end);
+            let (name, file) = (&tensors[place].name, file.map_or("", |(_, file)| file));
+            let message = format!("the tensor `{name}` is in two shards, the second is `{file}`");
+            return Err(Error::new(ErrorKind::Malformed, message));
+        }
+        drop(known);
+        Ok(self.checkpoint)
+    }
 }
 
 /// Tells of weight files of the folder that were not read.

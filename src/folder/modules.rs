@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::choose::ending;
 use super::sentence_transformers::{self, MODULES_FILE};
-use super::{CONFIG_FILE, FolderFile, append};
+use super::{CONFIG_FILE, FolderFile, Joined};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 use crate::base::json;
@@ -98,7 +98,9 @@ pub(super) fn read_modules(
         }
         // The container is that of the transformer.
         part.format = checkpoint.format;
-        append(checkpoint, part, &name)?;
+        let mut joined = Joined::new(std::mem::take(checkpoint));
+        joined.append(part, &name);
+        *checkpoint = joined.finish()?;
         weights.push(name);
     }
     Ok(())

@@ -20,10 +20,11 @@ use crate::base::limits::Backing;
 use crate::base::source::{FileId, Source};
 use crate::checkpoint::{Checkpoint, DType, Encoding, Payload};
 use crate::encoding::layout::{self, LAYOUTS};
+use crate::exec::container::safetensors_header;
 use crate::exec::scan::{FileScan, Job, Piece, Values, scan};
 use crate::folder::{self, FolderFile, Survey};
 use crate::format::safetensors;
-use crate::manifest::{Manifest, SCHEMA};
+use crate::manifest::{FileEntry, Manifest, SCHEMA, TensorEntry};
 use crate::package::{
     Conformance, Hparams, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE, SOURCE_SCHEMA,
     TENSORS_STEM, Value,
@@ -149,6 +150,7 @@ pub struct PackageView<'a> {
     pub around: Surroundings,
     source: Source,
     scans: BTreeMap<String, [u8; 32]>,
+    covered: Vec<String>,
     deep: bool,
     planned: bool,
     alone: bool,
@@ -157,6 +159,9 @@ pub struct PackageView<'a> {
     pub(super) tokenizer_file: OnceCell<Option<TokenizerFile>>,
     pub(super) templates: OnceCell<Vec<Template>>,
 }
+
+/// Shorter tensor files are hashed as a whole too, which takes no time worth sparing.
+const MIN_COVERED_LEN: u64 = 64 << 20;
 
 /// Why a rule about packages says nothing of a foreign checkpoint.
 pub(super) const NO_PACKAGE: &str = "it is about packages";
@@ -208,6 +213,7 @@ impl<'a> PackageView<'a> {
             around: Surroundings::default(),
             source,
             scans: BTreeMap::new(),
+            covered: Vec::new(),
             deep: false,
             planned: false,
             alone: false,
@@ -390,13 +396,23 @@ impl<'a> PackageView<'a> {
 
     /// Reads every byte of every file, for the rules that need them.
     ///
+    /// A tensor file that is as this program writes it is hashed as a whole only with `whole_files`:
+    /// its tensors are, and its header is held to what follows from the manifest.
+    ///
     /// # Errors
     /// A tensor lies outside its file, where what is known to do so is left out before; or a file
     /// was changed meanwhile.
-    pub fn read_bytes(&mut self, n_threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+    pub fn read_bytes(
+        &mut self,
+        whole_files: bool,
+        n_threads: usize,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<()> {
         let mut jobs = Vec::new();
         let mut owners = Vec::new();
-        for name in self.files.keys() {
+        let listed = self.listed();
+        let names: Vec<String> = self.files.keys().cloned().collect();
+        for name in &names {
             let Some(file) = self.source.find(name) else { continue };
             let shard = self.shards.iter().position(|shard| shard.name == *name);
             let tensors = shard.map_or_else(Vec::new, |_| self.pieces_of(name, file));
@@ -405,7 +421,11 @@ impl<'a> PackageView<'a> {
                 len: tensor.len,
                 dtype: *dtype,
             });
-            jobs.push(Job { file, pieces: pieces.collect() });
+            let is_whole = whole_files || !self.is_covered(name, file, &listed);
+            if !is_whole {
+                self.covered.push(name.clone());
+            }
+            jobs.push(Job { file, pieces: pieces.collect(), is_whole });
             let tensors: Vec<ScannedTensor> =
                 tensors.into_iter().map(|(tensor, _)| tensor).collect();
             owners.push((name.clone(), shard, tensors));
@@ -415,7 +435,7 @@ impl<'a> PackageView<'a> {
         let stored: BTreeMap<&str, &Stored> =
             self.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         for ((name, shard, tensors), scan) in owners.into_iter().zip(scans) {
-            self.scans.insert(name.clone(), scan.sha256);
+            self.scans.extend(scan.sha256.map(|sha256| (name.clone(), sha256)));
             if let Some(shard) = shard {
                 let counted =
                     tensors.iter().zip(&scan.pieces).filter(|(tensor, _)| tensor.len != 0);
@@ -436,6 +456,53 @@ impl<'a> PackageView<'a> {
         }
         self.deep = true;
         Ok(())
+    }
+
+    /// The tensors that the manifest puts into each file.
+    fn listed(&self) -> BTreeMap<String, Vec<usize>> {
+        let mut listed: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        let entries = self.manifest.good().into_iter().flat_map(|manifest| &manifest.tensors);
+        for (index, entry) in entries.enumerate() {
+            if let Some(file) = &entry.file {
+                listed.entry(file.clone()).or_default().push(index);
+            }
+        }
+        listed
+    }
+
+    /// Whether the hashes of tensors leave no byte of a long tensor file open: it is as long as the
+    /// manifest says, and begins with the header that this program writes for what the manifest says.
+    fn is_covered(&self, name: &str, file: FileId, listed: &BTreeMap<String, Vec<usize>>) -> bool {
+        let bytes = self.source.bytes(file);
+        let Some((manifest, own)) = self.manifest.good().zip(listed.get(name)) else {
+            return false;
+        };
+        let same_len = |entry: &FileEntry| entry.path == name && entry.len == bytes.len() as u64;
+        let is_good = self
+            .shards
+            .iter()
+            .any(|shard| shard.name == name && matches!(shard.header, Part::Good(_)));
+        if (bytes.len() as u64) < MIN_COVERED_LEN
+            || !is_good
+            || !manifest.files.iter().any(same_len)
+        {
+            return false;
+        }
+        let mut entries: Vec<&TensorEntry> = own.iter().map(|at| &manifest.tensors[*at]).collect();
+        entries.sort_by_key(|entry| (entry.start, entry.len));
+        let tensors = entries.iter().map(|entry| {
+            let dtype = DType::parse(&entry.dtype).unwrap_or(DType::Unknown);
+            (entry.name.as_str(), dtype, entry.shape.as_slice())
+        });
+        // A package says in its files which version of the standard they keep, and nothing else.
+        let metadata = BTreeMap::from([("llmstd".to_owned(), manifest.spec.clone())]);
+        safetensors_header(tensors, &metadata).is_ok_and(|header| bytes.starts_with(&header))
+    }
+
+    /// The tensor files that were not hashed as a whole, as the hashes of their tensors and their
+    /// header leave no byte open.
+    pub fn covered(&self) -> &[String] {
+        &self.covered
     }
 
     /// Says what the values of tensors are, which somebody else has read: those of a foreign

@@ -14,6 +14,7 @@ mod progress;
 mod report;
 mod run;
 mod spec;
+mod units;
 mod validate;
 mod verify;
 
