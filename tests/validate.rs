@@ -1098,7 +1098,7 @@ fn long_package() -> (TempDir, PathBuf) {
     let (source, destination) = (scratch.path().join("source"), scratch.path().join("package"));
     fs::create_dir(&source).unwrap();
     let numbers: Vec<u8> =
-        (0..17u32 << 20).flat_map(|at| (1.0 + at as f32 / 1e3).to_le_bytes()).collect();
+        (0..(17u32 << 20) / 4).flat_map(|at| (1.0 + at as f32 / 1e3).to_le_bytes()).collect();
     let tensor = |name: &str, shape: &[u64], bytes: &[u8]| Tensor {
         name: name.to_owned(),
         dtype: "F32".to_owned(),
@@ -1106,7 +1106,7 @@ fn long_package() -> (TempDir, PathBuf) {
         bytes: bytes.to_vec(),
     };
     let (few, many) = numbers.split_at(28);
-    let tensors = [tensor("few", &[7], few), tensor("many", &[17 * 1024 * 1024 - 7], many)];
+    let tensors = [tensor("few", &[7], few), tensor("many", &[17 * 1024 * 256 - 7], many)];
     write_tensors(&source.join("model.safetensors"), &tensors, "1");
     let request = Request { generic: true, ..Request::new(&SPEC, &destination, "std") };
     convert::convert(folder::open(&source).unwrap(), &request).unwrap();

@@ -161,7 +161,7 @@ pub struct PackageView<'a> {
 }
 
 /// Shorter tensor files are hashed as a whole too, which takes no time worth sparing.
-const MIN_COVERED_LEN: u64 = 64 << 20;
+const MIN_COVERED_LEN: u64 = 16 << 20;
 
 /// Why a rule about packages says nothing of a foreign checkpoint.
 pub(super) const NO_PACKAGE: &str = "it is about packages";

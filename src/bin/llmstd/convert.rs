@@ -250,7 +250,8 @@ fn share_text(unit: Unit, report: &Report) -> String {
     };
     let kept = if kept == 0 { String::new() } else { format!(", {kept} were there already") };
     let names = if made.is_empty() { String::new() } else { format!(": {}", made.join(", ")) };
-    format!("unit {}/{} made {} shards{kept}{names}\n", unit.number, unit.count, made.len())
+    let shards = if made.len() == 1 { "shard" } else { "shards" };
+    format!("unit {}/{} made {} {shards}{kept}{names}\n", unit.number, unit.count, made.len())
 }
 
 fn text(report: &Report, global: &Global) -> String {
