@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::checksum::Checksum;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::source::Extent;
 use crate::metadata::Metadata;
@@ -26,6 +27,23 @@ pub struct Checkpoint {
     pub typed_metadata: Metadata,
     /// What the reader noticed on the way.
     pub findings: Vec<Diagnostic>,
+    /// The checksums that the container keeps of bytes, for whoever reads them all.
+    pub checksums: Vec<StoredChecksum>,
+}
+
+/// A checksum that a container keeps of bytes of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredChecksum {
+    /// The tensor.
+    pub tensor: String,
+    /// The bytes.
+    pub bytes: Extent,
+    /// The kind.
+    pub kind: Checksum,
+    /// What they have.
+    pub value: u32,
+    /// Whether the library of the format compares it whenever it reads the bytes.
+    pub is_compared_on_reading: bool,
 }
 
 /// One tensor of a checkpoint.

@@ -193,7 +193,7 @@ fn described(opened: &mut Opened, spec: &Spec) -> Result<Described> {
     let Some(Json::Object(config)) = opened.json("config.json")? else {
         return Ok((None, BTreeMap::new()));
     };
-    let json = Json::Object(config.clone());
+    let mut json = Json::Object(config.clone());
     // What is not known is shown without an architecture; converting says why.
     let translated = dialect::of(spec, format, &opened.checkpoint)
         .and_then(|of| Some((of, dialect::read(of, &opened.checkpoint, &|_, _| Ok(true)).ok()?)));
@@ -201,6 +201,10 @@ fn described(opened: &mut Opened, spec: &Spec) -> Result<Described> {
         Some((dialect, translated)) => (dialect.of.as_str(), &translated.checkpoint),
         None => (format, &opened.checkpoint),
     };
+    // A compound is of the architecture of its text model.
+    if let Some(compound) = spec.compound(format, &json) {
+        json = compound.inner(&json);
+    }
     let map = choose(spec, format, checkpoint, &json, None, &mut Vec::new()).ok();
     Ok((map.map(|map| map.arch.clone()), config.into_iter().collect()))
 }

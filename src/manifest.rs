@@ -54,6 +54,7 @@ use crate::format::gguf;
 use crate::metadata::Value;
 use crate::package::{
     Conformance, Hparams, MANIFEST_FILE, METADATA_FILE, MODEL_FILE, Model, SOURCE_FILE, Task,
+    component_of,
 };
 use crate::spec::files::{self, Ids};
 
@@ -264,6 +265,8 @@ pub enum FileRole {
     License,
     /// It is for people.
     Docs,
+    /// It is a component beside the text model: a tower, or what joins one to it.
+    Component,
     /// It says where the package came from.
     Source,
     /// It is a program.
@@ -280,6 +283,9 @@ impl FileRole {
         let (stem, end) = base.rsplit_once('.').unwrap_or((base, ""));
         if path == SOURCE_FILE || path.starts_with("source/") {
             return FileRole::Source;
+        }
+        if component_of(path).is_some() {
+            return FileRole::Component;
         }
         if base.ends_with(".safetensors") || base.ends_with(".index.json") {
             return FileRole::Tensors;

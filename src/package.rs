@@ -294,6 +294,9 @@ pub struct Dropped {
     pub why: String,
     /// How it comes back.
     pub back: WayBack,
+    /// The component of a compound that it is of: its bytes are kept in that one's file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
 }
 
 /// How a dropped tensor comes back.
@@ -314,6 +317,20 @@ pub const METADATA_FILE: &str = "tokenizer.gguf";
 
 /// Where dropped tensors that no recipe gives are kept.
 pub const BUFFERS_FILE: &str = "source/buffers.safetensors";
+
+/// The folder of the components that stand beside a text model.
+pub const COMPONENTS_FOLDER: &str = "components";
+
+/// The file in which the tensors of a component are kept.
+pub fn component_file(name: &str) -> String {
+    format!("{COMPONENTS_FOLDER}/{name}.safetensors")
+}
+
+/// The name of the component that a file of a package has.
+pub fn component_of(path: &str) -> Option<&str> {
+    let name = path.strip_prefix(COMPONENTS_FOLDER)?.strip_prefix('/')?;
+    name.strip_suffix(".safetensors").filter(|name| !name.is_empty() && !name.contains('/'))
+}
 
 /// A file of the foreign checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

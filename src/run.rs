@@ -12,7 +12,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::hex;
 use crate::checkpoint::DType;
 use crate::convert::{self, Failure};
-use crate::folder::{self, Opened};
+use crate::folder::{self, How, Opened};
 use crate::forward::{self, Inputs, Outputs, Planned, Tensor, Weights};
 use crate::package::{Model, Task, Value};
 use crate::plan::Tensors;
@@ -31,7 +31,20 @@ pub struct Loaded {
 /// # Errors
 /// It cannot be read, or it cannot be brought to the standard.
 pub fn load(path: &Path, spec: &Spec, arch: Option<&str>) -> std::result::Result<Loaded, Failure> {
-    let mut opened = folder::open(path)?;
+    load_as(path, &How::default(), spec, arch)
+}
+
+/// As [`load`], with what is to be known beside the path.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_as(
+    path: &Path,
+    how: &How<'_>,
+    spec: &Spec,
+    arch: Option<&str>,
+) -> std::result::Result<Loaded, Failure> {
+    let mut opened = folder::open_as(path, how)?;
     let (model, plan) = convert::model_of(&mut opened, spec, arch)?;
     Ok(Loaded { opened, model, plan })
 }

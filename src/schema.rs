@@ -12,6 +12,8 @@ use crate::author::names::NameMap;
 use crate::author::tensors::TensorList;
 use crate::base::diagnostic::Refusal;
 use crate::convert::Report;
+use crate::convert::formats::FormatListing;
+use crate::convert::migrate::Migrated;
 use crate::diff::Diff;
 use crate::inspect::Inspection;
 use crate::manifest::Manifest;
@@ -41,11 +43,13 @@ pub fn all() -> Vec<(&'static str, Json)> {
         ("spec-check", of::<Checked>()),
         ("spec-conformance", of::<Results>()),
         ("spec-export", of::<Export>()),
+        ("spec-formats", of::<FormatListing>()),
         ("spec-list", of::<Listing>()),
         ("spec-map", of::<NameMap>()),
         ("spec-new-arch", of::<Draft>()),
         ("spec-tensors", of::<TensorList>()),
         ("validate", of::<Validation>()),
+        ("migrate", of::<Migrated>()),
         ("verify", of::<Verified>()),
     ];
     all.extend(schema::of_data_files());

@@ -14,7 +14,8 @@ use crate::base::source::{Extent, Source};
 use crate::checkpoint::{Checkpoint, Payload};
 use crate::convert::{self, Failure, Progress, Request, Silent};
 use crate::exec::scan;
-use crate::folder::{self, Opened};
+use crate::folder::{self, How, Opened};
+use crate::format::Format;
 use crate::package::{Conformance, MANIFEST_FILE, Model};
 use crate::plan::Tensors;
 use crate::plan::program::Output;
@@ -37,6 +38,8 @@ pub struct Options<'a> {
     pub n_threads: usize,
     /// Reports progress.
     pub progress: &'a dyn Progress,
+    /// The format that is read, where a folder has several.
+    pub format: Option<&'static Format>,
 }
 
 impl<'a> Options<'a> {
@@ -49,6 +52,7 @@ impl<'a> Options<'a> {
             selection,
             n_threads: 1,
             progress: &Silent,
+            format: None,
         }
     }
 }
@@ -517,6 +521,7 @@ fn foreign_census(
     opened: &mut Opened,
     options: &Options<'_>,
 ) -> std::result::Result<Vec<Counted>, Failure> {
+    convert::stored_checksums(opened, true, options.progress)?;
     let logical = opened.logical()?;
     let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
     let tensors = convert::generic_copies(checkpoint)?;
@@ -539,7 +544,8 @@ fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<R
         }
         ErrorKind::Io | ErrorKind::Unsupported | ErrorKind::Cancelled => Err(err),
     };
-    let mut opened = match folder::open(path) {
+    let how = How { format: options.format, ..How::default() };
+    let mut opened = match folder::open_as(path, &how) {
         Ok(opened) => opened,
         Err(err) => return damaged(err),
     };

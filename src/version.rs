@@ -19,7 +19,8 @@ use crate::base::source::{FileId, Source};
 use crate::checkpoint::{Payload, n_elements};
 use crate::convert::{self, Failure, Progress, Request, Silent};
 use crate::exec::digest::{Side, digests_and_files, digests_of_two};
-use crate::folder::{self, CONFIG_FILE, Opened};
+use crate::folder::{self, CONFIG_FILE, How, Opened};
+use crate::format::Format;
 use crate::manifest::{
     FileEntry, FileFacts, FileRole, Manifest, ManifestInput, TensorFacts, needs_text,
 };
@@ -45,6 +46,8 @@ pub struct Options<'a> {
     pub n_threads: usize,
     /// Reports progress.
     pub progress: &'a dyn Progress,
+    /// The format that is read, where a folder has several.
+    pub format: Option<&'static Format>,
 }
 
 impl<'a> Options<'a> {
@@ -58,6 +61,7 @@ impl<'a> Options<'a> {
             whole_files: true,
             n_threads: 1,
             progress: &Silent,
+            format: None,
         }
     }
 }
@@ -192,7 +196,8 @@ fn prepare(path: &Path, options: &Options<'_>) -> std::result::Result<Opening, F
         let version = Version::of_manifest(&label, manifest.trusted(path)?);
         return Ok(Opening::Done(Box::new(version)));
     }
-    let opened = match folder::open(path) {
+    let how = How { format: options.format, ..How::default() };
+    let opened = match folder::open_as(path, &how) {
         Ok(opened) => opened,
         // A registry may hold everything but the weights. Weights that are there and damaged are
         // another thing.
@@ -334,6 +339,7 @@ fn package(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Pre
         hashes,
         places,
         files,
+        components: Vec::new(),
     })
 }
 
@@ -364,9 +370,11 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Pre
         }
     };
     let (mut carried, _) = convert::sidecar_files(&opened, options.spec);
+    let mut components = Vec::new();
     let (kind, tensors, model) = match planned {
         Some(planned) => {
             findings.extend(planned.findings);
+            components = convert::components::digests(&opened.source, &planned.components)?;
             (Kind::Planned, planned.tensors, Some(planned.model))
         }
         None => {
@@ -388,6 +396,7 @@ fn foreign(mut opened: Opened, options: &Options<'_>) -> std::result::Result<Pre
         hashes: vec![None; n_tensors],
         places: vec![None; n_tensors],
         files: carried,
+        components,
     })
 }
 
@@ -407,6 +416,8 @@ struct Prepared {
     places: Vec<Option<(String, u64)>>,
     /// The files beside the tensors, and of a package those of the tensors too.
     files: Vec<String>,
+    /// The files that a conversion would write of tensors apart: path, length and SHA-256.
+    components: Vec<(String, u64, [u8; 32])>,
 }
 
 /// The tensors that are not hashed, and where they stand.
@@ -498,6 +509,8 @@ impl Prepared {
             let keys = convert::gguf::keys_file(&self.opened)?;
             made.extend(keys.map(|(name, bytes)| (name.to_owned(), bytes)));
             files.extend(made.iter().map(|(path, bytes)| Beside::of(path, bytes, None)));
+            let component = |(path, len, sha256)| Beside { path, len, sha256, text: None };
+            files.extend(std::mem::take(&mut self.components).into_iter().map(component));
             files.sort_by(|left, right| left.path.cmp(&right.path));
         }
         let spec = match (&self.model, self.kind) {

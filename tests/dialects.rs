@@ -247,3 +247,121 @@ fn a_head_that_readers_would_pass_over_is_refused() {
     assert!(why.starts_with("P042: `lm_head.weight` is a matrix of its own"), "{why}");
     assert!(!out.exists());
 }
+
+/// A folder with the files of several frameworks.
+fn several() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for from in ["hf", "flax", "tf"] {
+        for entry in fs::read_dir(names().join("bert").join(from)).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+        }
+    }
+    folder
+}
+
+#[test]
+fn of_several_formats_one_is_read_and_the_others_are_told() {
+    let folder = several();
+    let open = |format: Option<&str>| {
+        let format = format.and_then(llmstd::format::find);
+        folder::open_as(folder.path(), &folder::How { format, ..folder::How::default() }).unwrap()
+    };
+    let told = |opened: &folder::Opened| {
+        let found = opened.checkpoint.findings.iter().find(|found| found.rule == "R014").unwrap();
+        (found.message.clone(), found.help.clone().unwrap())
+    };
+    let opened = open(None);
+    assert_eq!(opened.checkpoint.format, "safetensors");
+    let (message, help) = told(&opened);
+    assert_eq!(
+        message,
+        "other weights of the folder are not read: Flax (flax_model.msgpack) and TensorFlow \
+         (model.ckpt.index); what is read is safetensors (model.safetensors)"
+    );
+    assert_eq!(
+        help,
+        "`--from flax` or `--from tf` reads the others, or name a file instead of the folder"
+    );
+    for id in ["flax", "tf"] {
+        let opened = open(Some(id));
+        assert_eq!(opened.checkpoint.format, id);
+        assert!(told(&opened).1.contains("`--from safetensors`"), "{}", told(&opened).1);
+    }
+}
+
+#[test]
+fn files_that_belong_to_a_checkpoint_are_not_told_as_left_behind() {
+    let spec = Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let source = scratch.path().join("source");
+    converted(&spec, &names().join("bert/hf"), &source, "tf");
+    fs::write(source.join("model.ckpt.meta"), "a graph").unwrap();
+    let report = converted(&spec, &source, &scratch.path().join("out"), "std");
+    assert_eq!(report.left, Vec::<String>::new());
+    assert!(report.findings.iter().all(|found| found.rule != "P041"), "{:?}", report.findings);
+}
+
+#[test]
+fn damaged_bytes_of_a_bundle_are_named() {
+    let spec = Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let source = scratch.path().join("source");
+    converted(&spec, &names().join("bert/hf"), &source, "tf");
+    let file = source.join("model.ckpt.data-00000-of-00001");
+    let whole = fs::read(&file).unwrap();
+    let reader = folder::open(&source).unwrap();
+    let wanted = "bert/encoder/layer_1/output/dense/kernel";
+    let of = reader.checkpoint.checksums.iter().find(|of| of.tensor == wanted).unwrap();
+    let mut flipped = whole.clone();
+    flipped[of.bytes.start as usize + 3] ^= 0x10;
+    fs::write(&file, &flipped).unwrap();
+    let (rule, message, _) = refused(&spec, &source, &scratch.path().join("a"), "std");
+    assert_eq!(rule, "R011");
+    assert!(message.contains(wanted), "{message}");
+    assert!(message.contains("model.ckpt.data-00000-of-00001"), "{message}");
+    let told = |deep| checksum_told(&spec, &source, deep);
+    assert!(told(true) && !told(false));
+    // Cut short, the tensors that are gone are named with their file.
+    fs::write(&file, &whole[..of.bytes.start as usize + 8]).unwrap();
+    let (rule, message, _) = refused(&spec, &source, &scratch.path().join("b"), "std");
+    assert!(["P017", "P024", "P008"].contains(&rule.as_str()), "{rule}");
+    assert!(message.contains(".data-00000-of-"), "{message}");
+    assert!(message.contains("is cut short"), "{message}");
+}
+
+/// Whether `validate` says that a checksum differs.
+fn checksum_told(spec: &Spec, path: &Path, deep: bool) -> bool {
+    let selection = llmstd::Selection::default();
+    let options = llmstd::validate::Options { deep, ..llmstd::validate::Options::new(&selection) };
+    let report = llmstd::validate::validate(path, spec, &options).unwrap();
+    report.findings.iter().any(|found| found.rule == "R011")
+}
+
+#[test]
+fn damaged_members_of_archives_are_named() {
+    let spec = Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    for (from, file, format) in
+        [("npz", "arrays.npz", "numpy"), ("torch", "pytorch_model.bin", "pytorch")]
+    {
+        let source = scratch.path().join(from);
+        fs::create_dir(&source).unwrap();
+        let made = source.join(file);
+        match from {
+            "npz" => drop(converted(&spec, &names().join("bert/hf"), &made, "npz")),
+            _ => drop(
+                fs::copy("fixtures/hf/bert-base-untyped/src/pytorch_model.bin", &made).unwrap(),
+            ),
+        }
+        assert!(!checksum_told(&spec, &made, true), "{from}");
+        let reader = folder::open(&made).unwrap();
+        assert_eq!(reader.checkpoint.format, format);
+        let of = reader.checkpoint.checksums.last().unwrap().clone();
+        drop(reader);
+        let mut bytes = fs::read(&made).unwrap();
+        bytes[of.bytes.end() as usize - 2] ^= 1;
+        fs::write(&made, &bytes).unwrap();
+        assert!(checksum_told(&spec, &made, true) && !checksum_told(&spec, &made, false), "{from}");
+    }
+}

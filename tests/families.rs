@@ -123,7 +123,7 @@ fn same_model(left: &Model, right: &Model) -> Result<(), String> {
 #[test]
 fn every_family_goes_there_and_back() {
     // From the folder: the same files as the embedded ones, and no build between a change and a run.
-    let spec = Spec::from_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/1.0")).unwrap();
+    let spec = Spec::from_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/1.1")).unwrap();
     let mut failed = Vec::new();
     let fixtures = fixtures();
     for fixture in &fixtures {
@@ -165,7 +165,7 @@ fn changed(fixture: &str, keep: impl Fn(&str) -> bool, added: &[&str]) -> tempfi
 /// and so does an architecture that is asked for.
 #[test]
 fn a_class_or_an_architecture_chooses_one_mapping() {
-    let spec = Spec::from_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/1.0")).unwrap();
+    let spec = Spec::from_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/1.1")).unwrap();
     let cases = [
         ("families/gpt2-classifier", "gpt2", true),
         ("families/deepseek_v3", "deepseek_v3", true),

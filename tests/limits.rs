@@ -72,8 +72,14 @@ fn ask(spec: &Spec, path: &Path, ask: Ask) {
         Ask::Validate => {
             let selection = Selection::default();
             let (level, deep, n_threads) = (None, false, 1);
-            let options =
-                Options { level, deep, selection: &selection, n_threads, progress: &Silent };
+            let options = Options {
+                level,
+                deep,
+                selection: &selection,
+                n_threads,
+                progress: &Silent,
+                format: None,
+            };
             let _ = validate(path, spec, &options);
         }
         Ask::Convert(format) => {

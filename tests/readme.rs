@@ -4,13 +4,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use llmstd::convert::formats::{COLUMNS, formats};
 use llmstd::encoding::layout::LAYOUTS;
 use llmstd::spec::Spec;
+use llmstd::spec::compound::Compound;
 
 const BEGIN: &str =
-    "<!-- architectures: `BLESS=1 cargo test --test readme` writes this table from spec/ -->\n";
+    "<!-- architectures: `BLESS=1 cargo test --test readme` writes this from spec/ -->\n";
 const LAYOUTS_BEGIN: &str =
     "<!-- layouts: `BLESS=1 cargo test --test readme` writes this table from spec/ -->\n";
+const FORMATS_BEGIN: &str = "<!-- formats: `BLESS=1 cargo test --test readme` writes this table from `spec list formats` -->\n";
 const END: &str = "<!-- end -->\n";
 
 fn read(name: &str) -> String {
@@ -20,6 +23,42 @@ fn read(name: &str) -> String {
 fn words<'a>(words: impl Iterator<Item = &'a str>) -> String {
     let words: BTreeSet<&str> = words.collect();
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// What there is, in a few lines.
+fn overview(spec: &Spec) -> String {
+    let types = spec.maps.values().filter(|map| map.format == "hf");
+    let types = types.flat_map(|map| map.matches.get("model_type").into_iter().flatten());
+    let types: BTreeSet<&str> = types.map(String::as_str).collect();
+    let compounds: BTreeSet<&str> = spec.compounds.iter().flat_map(Compound::types).collect();
+    let to_gguf = spec.maps.values().filter(|map| map.format == "gguf");
+    let to_gguf: BTreeSet<&str> = to_gguf.map(|map| map.arch.as_str()).collect();
+    format!(
+        "{} architectures of {} `model_type`s of Hugging Face, {} of them to and from GGUF; and the text models of {} \
+         compounds, for pictures and for sound. [spec/SUPPORT.md](spec/SUPPORT.md) lists them with their tasks.\n",
+        spec.archs.values().count(),
+        types.len(),
+        to_gguf.len(),
+        compounds.len()
+    )
+}
+
+/// The page of all architectures and compounds.
+fn support(spec: &Spec) -> String {
+    let mut text = String::from(
+        "# What is supported\n\nMade of the data files; a test holds the two together. Each `model_type` goes both ways \
+         bit for bit, with outputs held to those of transformers, on a checkpoint under `fixtures/families`. The column GGUF \
+         names the architecture that llama.cpp has for it, held to what its converter writes.\n\n## Architectures\n\n",
+    );
+    text += &table(spec);
+    text += "\n## Compounds\n\nModels of which a text model is one part. The text model is the package; the others are carried \
+             beside it ([how](mapping.md#compounds)).\n\n| Hugging Face `model_type` | Its text model, where its config does not say it |\n| --- | --- |\n";
+    for compound in spec.compounds.iter() {
+        for (name, of) in compound.types_with_text() {
+            text += &format!("| `{name}` | `{of}` |\n");
+        }
+    }
+    text
 }
 
 fn table(spec: &Spec) -> String {
@@ -52,10 +91,26 @@ fn layouts() -> String {
     text
 }
 
+fn file_formats(spec: &Spec) -> String {
+    let mut text = format!("| {} |\n|{}\n", COLUMNS.join(" | "), " --- |".repeat(COLUMNS.len()));
+    for format in formats(spec).formats {
+        text += &format!("| {} |\n", format.row().join(" | "));
+    }
+    text
+}
+
 #[test]
 fn the_tables_are_those_of_the_spec() {
-    check_table(BEGIN, &table(&Spec::current()));
+    check_table(BEGIN, &overview(&Spec::current()));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/SUPPORT.md");
+    let wanted = support(&Spec::current());
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(path, wanted).unwrap();
+    } else {
+        assert_eq!(fs::read_to_string(path).unwrap(), wanted, "run with BLESS=1");
+    }
     check_table(LAYOUTS_BEGIN, &layouts());
+    check_table(FORMATS_BEGIN, &file_formats(&Spec::current()));
 }
 
 fn check_table(begin: &str, wanted: &str) {

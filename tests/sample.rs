@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use safetensors::SafeTensors;
 
 fn folder_of_spec() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/1.0")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/1.1")
 }
 
 fn run(spec: &Spec, from: &Path, to: &Path, format: &str) -> Result<Report, String> {

@@ -281,7 +281,7 @@ fn a_draft_reads_the_checkpoint_it_is_made_from() {
 /// What tiny models say of it is for `sample.rs` to see.
 #[test]
 fn nothing_is_wrong_with_the_standard() {
-    let spec = Spec::from_dir(&root().join("spec/1.0")).unwrap();
+    let spec = Spec::from_dir(&root().join("spec/1.1")).unwrap();
     assert_eq!(forms(&spec), Vec::<String>::new());
 }
 

@@ -1,9 +1,11 @@
 //! What trainers leave behind is the model that transformers saves: fixtures/trainers has one tiny
 //! model as several trainers wrote it, see make.py there.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use llmstd::convert::target::Ranks;
 use llmstd::convert::{self, Failure, Request};
 use llmstd::folder::{self, How};
 use llmstd::spec::Spec;
@@ -318,6 +320,80 @@ fn a_hostile_pickle_is_refused_by_name() {
     let err = refused(&run);
     let wanted = "model_world_size_2_rank_1.pt: the pickle calls `posix.system";
     assert!(err.contains(wanted), "{err}");
+}
+
+/// Writes a source for so many ranks, and proves it.
+fn written(source: &Path, out: &Path, to: &str, ranks: Ranks) -> Result<Vec<String>, String> {
+    let spec = Spec::current();
+    let request = Request { verify: true, ranks, ..Request::new(&spec, out, to) };
+    let report = convert::convert(folder::open(source).unwrap(), &request).map_err(|failure| {
+        assert!(!out.exists());
+        match failure {
+            Failure::Error(err) => err.to_string(),
+            Failure::Findings(found) => format!("{}: {}", found[0].rule, found[0].message),
+        }
+    })?;
+    Ok(report.findings.iter().map(|found| format!("{}: {}", found.rule, found.message)).collect())
+}
+
+/// The tensors of one file with their bytes, but for buffers.
+fn tensors(file: &Path) -> BTreeMap<String, (Vec<u64>, Vec<u8>)> {
+    let opened = folder::open(file).unwrap();
+    let tensors = opened.checkpoint.tensors.iter().filter(|tensor| tensor.name != "rope.freqs");
+    let read = |tensor: &llmstd::Tensor| llmstd::read(&opened.source, tensor).unwrap();
+    tensors.map(|of| (of.name.clone(), (of.shape.clone(), read(of).to_vec()))).collect()
+}
+
+#[test]
+fn what_meta_and_mistral_read_is_written() {
+    let scratch = tempfile::tempdir().unwrap();
+    let out = |name: &str| scratch.path().join(name);
+    let two = Ranks { tensor: 2, ..Ranks::ONE };
+    let told = written(&fixture("hf-meta"), &out("tp2"), "meta", two).unwrap();
+    assert!(told.iter().any(|line| line.contains("cannot say that `max_positions` is 64")));
+    assert_eq!(weights(&out("tp2")), weights(&fixture("hf-meta")));
+    // The files of the ranks are those that Meta's layout was written to in the first place.
+    let files = ["consolidated.00.pth", "consolidated.01.pth"];
+    for file in files {
+        assert_eq!(
+            tensors(&out("tp2").join(file)),
+            tensors(&fixture("meta-1").join(file)),
+            "{file}"
+        );
+    }
+    written(&fixture("hf-meta"), &out("tp1"), "meta", Ranks::ONE).unwrap();
+    assert!(!out("tp1").join(files[1]).exists() && !out("tp1").join("config.json").exists());
+    assert_eq!(weights(&out("tp1")), weights(&fixture("hf-meta")));
+    written(&out("tp1"), &out("again"), "meta", two).unwrap();
+    assert_eq!(
+        fs::read(out("again").join("params.json")).unwrap(),
+        fs::read(out("tp2").join("params.json")).unwrap()
+    );
+    written(&fixture("mistral"), &out("mistral"), "mistral", Ranks::ONE).unwrap();
+    let file = "consolidated.safetensors";
+    assert_eq!(tensors(&out("mistral").join(file)), tensors(&fixture("mistral").join(file)));
+    let params = |of: &Path| -> Json {
+        serde_json::from_slice(&fs::read(of.join("params.json")).unwrap()).unwrap()
+    };
+    let (said, was) = (params(&out("mistral")), params(&fixture("mistral")));
+    for (key, value) in was.as_object().unwrap() {
+        assert_eq!(&said[key], value, "{key}");
+    }
+}
+
+#[test]
+fn ranks_that_cannot_share_a_model_are_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("out");
+    let tensor = |tensor| Ranks { tensor, ..Ranks::ONE };
+    let err = written(&fixture("hf-meta"), &out, "meta", tensor(4)).unwrap_err();
+    assert_eq!(err, "R060: `n_heads` is 2, and 4 ranks cannot share it evenly");
+    let err = written(&fixture("hf"), &out, "meta", tensor(3)).unwrap_err();
+    assert_eq!(err, "R060: `n_kv_heads` is 1, and 3 ranks cannot share it evenly");
+    let err = written(&fixture("hf"), &out, "hf", tensor(3)).unwrap_err();
+    assert!(err.starts_with("P030: --tp 3 has no effect: a model that is written as hf"), "{err}");
+    let err = written(&fixture("mistral"), &out, "meta", Ranks::ONE).unwrap_err();
+    assert_eq!(err, "P001: there is no meta mapping of mistral");
 }
 
 #[test]

@@ -354,7 +354,7 @@ fn sample(
         config: None,
     };
     let model = Model {
-        spec: spec.version.clone(),
+        spec: spec.first.clone(),
         requires: Vec::new(),
         conformance: Conformance::Schema,
         architecture: Some(arch.id.clone()),
@@ -411,6 +411,7 @@ fn buffers(
             shape: made.shape,
             why: drop.drop.why.clone(),
             back: WayBack::Made,
+            component: None,
         });
     }
     Ok(dropped)
@@ -527,6 +528,7 @@ fn header(tensors: &[(String, Vec<u64>)], storage: Extent) -> Checkpoint {
         metadata: BTreeMap::new(),
         typed_metadata: Metadata::default(),
         findings: Vec::new(),
+        checksums: Vec::new(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What every room stands on: errors and findings, files and bytes, JSON.
 
 pub mod canonical_json;
+pub mod checksum;
 pub mod cursor;
 pub mod diagnostic;
 pub mod error;

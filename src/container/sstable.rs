@@ -92,6 +92,11 @@ fn block(bytes: &[u8], (start, len): (u64, u64), room: &mut u64) -> Result<Entri
     }
 }
 
+/// The CRC-32C that was stored so.
+pub fn unmask(stored: u32) -> u32 {
+    stored.wrapping_sub(0xa282_ead8).rotate_left(15)
+}
+
 /// A CRC-32C as LevelDB and TensorFlow store it.
 pub fn mask(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
@@ -193,6 +198,13 @@ mod tests {
             &[9, 0, 1],
         ] {
             assert!(unsnap(bad, 0).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn masks_are_taken_off() {
+        for crc in [0, 1, 0xdead_beef, u32::MAX] {
+            assert_eq!(unmask(mask(crc)), crc);
         }
     }
 

@@ -5,22 +5,25 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::{Failure, Request, foreign_format, read_whole_model, sidecar_files};
+use super::components::{self, Components};
+use super::read::read_whole_model;
+use super::report::foreign_format;
+use super::request::{Failure, Request};
+use super::sidecar::sidecar_files;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::Result;
 use crate::base::source::Source;
 use crate::checkpoint::Tensor;
 use crate::exec::compare::{Operand, first_difference};
-use crate::folder::{self, sentence_transformers};
-use crate::folder::{CONFIG_FILE, FolderFile, Opened};
+use crate::folder::{self, CONFIG_FILE, FolderFile, Opened, sentence_transformers};
 use crate::manifest::is_tokenizer_file;
 use crate::package::{
     Conformance, DenseStep, ForeignConfig, ForeignFile, ForeignTensor, Hparams, MANIFEST_FILE,
     MODEL_FILE, Model, Provenance, SOURCE_SCHEMA, Task, Value, WayBack,
 };
-use crate::plan::import::Import;
+use crate::plan::import::{self, Import};
 use crate::plan::program::{Content, Make, Output, whole};
-use crate::plan::{self, Decode, Facts, Tensors, aliases, dialect, export, generic, import, typed};
+use crate::plan::{self, Decode, Facts, Tensors, aliases, dialect, export, generic, typed};
 use crate::rule::view::{PackageView, Stored};
 use crate::rule::{self, Selection};
 use crate::spec::Spec;
@@ -62,20 +65,25 @@ pub fn model_of(
     spec: &Spec,
     arch: Option<&str>,
 ) -> std::result::Result<(Model, Option<Tensors>), Failure> {
+    let complete = |mut model: Model| {
+        model.hyperparameters = spec.complete_hparams(&model.hyperparameters);
+        model
+    };
     if opened.is_package {
-        return Ok((read_whole_model(opened)?, None));
+        return Ok((complete(read_whole_model(opened)?), None));
     }
     // The reference forward reads blocks as they are, and of parts the numbers.
     let plan = plan::Options { decode: Decode::Parts, ..plan::Options::default() };
     let request = Request { arch, plan, dry_run: true, ..Request::new(spec, Path::new(""), "std") };
     let canonical = canonical(opened, &request)?;
-    Ok((canonical.model, Some(canonical.tensors)))
+    Ok((complete(canonical.model), Some(canonical.tensors)))
 }
 
 /// A checkpoint in the standard's terms, before anything is written.
 pub(crate) struct Canonical {
     pub(crate) tensors: Tensors,
     pub(super) buffers: Tensors,
+    pub(crate) components: Components,
     pub(crate) model: Model,
     pub(super) provenance: Provenance,
     pub(super) map: Option<String>,
@@ -115,7 +123,7 @@ pub(crate) fn canonical(
         config: stored_config,
     };
     let mut model = Model {
-        spec: request.spec.version.clone(),
+        spec: request.spec.first.clone(),
         requires: Vec::new(),
         conformance: Conformance::Container,
         architecture: None,
@@ -141,12 +149,21 @@ pub(crate) fn canonical(
             })
             .collect();
         let buffers = Tensors::default();
-        return Ok(Canonical { tensors, buffers, model, provenance, map: None, findings });
+        let components = Components::new();
+        return Ok(Canonical {
+            tensors,
+            buffers,
+            components,
+            model,
+            provenance,
+            map: None,
+            findings,
+        });
     }
     if let Some(finding) = refused_input(opened, config.as_ref()) {
         return Err(finding.into());
     }
-    let Some(config) = config else {
+    let Some(mut config) = config else {
         let message = "there is no config.json beside the weights, and nothing else says which \
                        architecture they are of";
         return Err(Diagnostic::error("P001", message)
@@ -163,12 +180,20 @@ pub(crate) fn canonical(
         None => None,
     };
     let format = dialect.map_or(format, |dialect| dialect.of.as_str());
+    let compound = request.spec.compound(format, &config).filter(|_| dialect.is_none());
+    if let Some(compound) = compound {
+        config = compound.inner(&config);
+        let names = compound.renames(&opened.checkpoint);
+        opened.rename(&names);
+    }
     let mut logical = match translated {
         Some(_) => None,
         None => opened.logical()?,
     };
     let of_dialect = translated.as_ref().map(|translated| &translated.checkpoint);
     let checkpoint = of_dialect.or(logical.as_ref()).unwrap_or(&opened.checkpoint);
+    let text = compound.map(|compound| compound.text(checkpoint));
+    let checkpoint = text.as_ref().unwrap_or(checkpoint);
     let map =
         import::choose(request.spec, format, checkpoint, &config, request.arch, &mut findings)?;
     if let Some(found) = aliases::find(request.spec, map, checkpoint, &config)? {
@@ -182,6 +207,8 @@ pub(crate) fn canonical(
     }
     let of_dialect = translated.as_ref().map(|translated| &translated.checkpoint);
     let checkpoint = of_dialect.or(logical.as_ref()).unwrap_or(&opened.checkpoint);
+    let text = compound.map(|compound| compound.text(checkpoint));
+    let checkpoint = text.as_ref().unwrap_or(checkpoint);
     let numbers = typed::with_numbers(map, checkpoint, &mut opened.source);
     let checkpoint = numbers.as_ref().unwrap_or(checkpoint);
     let facts = Bytes(&opened.source);
@@ -242,9 +269,14 @@ pub(crate) fn canonical(
         made.for_each(|dropped| dropped.back = WayBack::Lost);
         provenance.dropped.extend(translated.aside);
     }
+    let mut components = Components::new();
+    if let Some(compound) = compound {
+        let text = std::mem::take(&mut provenance.tensors);
+        components = components::plan(compound, opened, text, &mut provenance)?;
+    }
     provenance.map = Some(used);
     let map = Some(format!("{}/{}", map.format, map.name));
-    Ok(Canonical { tensors, buffers, model, provenance, map, findings })
+    Ok(Canonical { tensors, buffers, components, model, provenance, map, findings })
 }
 
 /// As [`canonical`], where nothing is written: if packed tensors cannot stay as they are, the model is

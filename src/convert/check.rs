@@ -1,6 +1,8 @@
 //! What is refused before anything is planned: flags without effect, and files that are in the way.
 
-use super::{Failure, Report, Request, foreign_format, target};
+use super::report::{Report, foreign_format};
+use super::request::{Failure, Request};
+use super::target;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::exec::write::Shard;
@@ -70,6 +72,19 @@ pub(super) fn flags(
         let message = format!("{flag} has no effect: {why}");
         Diagnostic::error("P030", message).help(help).into()
     };
+    let target = super::target::find(request.to);
+    for (kind, flag, n) in request.ranks.each() {
+        if n != 1 && !target.is_some_and(|target| target.ranks.contains(&kind)) {
+            let of = super::target::TARGETS.iter().filter(|target| target.ranks.contains(&kind));
+            let of: Vec<String> = of.map(|target| format!("--to {}", target.id)).collect();
+            let why = format!("a model that is written as {} is not cut so", request.to);
+            return Err(useless(
+                &format!("{flag} {n}"),
+                &why,
+                &format!("it is for {}", of.join(", ")),
+            ));
+        }
+    }
     if request.dry_run {
         let writes = [("--verify", request.verify), ("--check-outputs", request.check_outputs)];
         if let Some((flag, _)) = writes.iter().find(|(_, is_asked)| *is_asked) {

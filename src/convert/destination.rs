@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use super::{Request, json_text, write_file};
+use super::request::Request;
+use super::sidecar::{json_text, write_file};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::exec::staging::{Existing, Staging};
 use crate::folder::Opened;
@@ -177,7 +178,7 @@ fn files_below(folder: &Path) -> Result<BTreeSet<String>> {
 }
 
 /// Refuses a destination that is, holds or lies in the source, wherever links lead.
-fn check_apart(opened: &Opened, destination: &Path) -> Result<()> {
+pub(super) fn check_apart(opened: &Opened, destination: &Path) -> Result<()> {
     let refuse = |how: &str, what: &Path| {
         let message = format!("{how} the source {}: choose another destination", what.display());
         Err(Error::new(ErrorKind::Io, message).in_file(destination))

@@ -7,26 +7,29 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::Value as Json;
 
 use super::canonical::canonical;
+use super::components;
+use super::gguf;
 use super::job::{self, Job};
-use super::target::Target;
-use super::{
-    Failure, Report, Request, foreign_format, gguf, json_text, read_buffers, read_provenance,
-    read_whole_model, sidecar_files, sidecar_files_of_package,
-};
+use super::read::{read_buffers, read_provenance, read_whole_model};
+use super::report::{Report, foreign_format};
+use super::request::{Failure, Request};
+use super::sidecar::{json_text, sidecar_files, sidecar_files_of_package};
+use super::target::{Cut, Target};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::checkpoint::{Checkpoint, Encoding};
+use crate::checkpoint::{Checkpoint, Encoding, Payload, Tensor};
 use crate::exec::write;
 use crate::folder::sentence_transformers::{self, MODULES_FILE};
 use crate::folder::{CONFIG_FILE, Opened};
 use crate::format;
 use crate::metadata::Metadata;
 use crate::package::{ForeignConfig, METADATA_FILE, Model, Provenance, TENSORS_STEM, Task};
-use crate::plan::export::Origin;
+use crate::plan::export::{self, Origin};
 use crate::plan::import::STRAY;
 use crate::plan::program::Output;
-use crate::plan::{self, Decode, Exactness, Step, Tensors, dialect, export, typed};
+use crate::plan::{self, Decode, Exactness, Step, Tensors, dialect, keys, typed};
 use crate::spec::Spec;
+use crate::spec::compound::Compound;
 use crate::spec::dialect::Dialect;
 use crate::spec::expr::as_int;
 use crate::spec::hparams::StackNames;
@@ -53,6 +56,15 @@ pub(super) fn to_foreign(
 ) -> std::result::Result<Report, Failure> {
     let mut plan = export_plan(opened, request, target.id)?;
     let is_complete = format::find(target.format).is_some_and(|format| format.is_complete);
+    let config = plan.modules.iter().find(|(name, _)| Some(name) == plan.own_config.as_ref());
+    let cut = Cut {
+        ranks: request.ranks,
+        config: config.map_or(&Json::Null, |(_, config)| config),
+        options: request.plan,
+    };
+    plan.tensors = (target.cut)(plan.tensors, &cut)?;
+    // What is written anew is not left behind.
+    plan.left.retain(|name| Some(name) != plan.own_config.as_ref());
     if is_complete {
         // The tokenizer goes into the file; what else stands beside the source does not.
         let is_in = |name: &String| {
@@ -151,6 +163,8 @@ pub(super) fn inside(folder: &Path, path: &str) -> Result<PathBuf> {
 pub(super) struct ExportPlan {
     pub(super) tensors: Tensors,
     pub(super) config: Option<String>,
+    /// The file, one of `modules`, that stands in the place of that config.
+    pub(super) own_config: Option<String>,
     /// The keys of a GGUF file.
     pub(super) metadata: Option<Metadata>,
     /// What makes an embedding, where no such file is carried over.
@@ -176,7 +190,12 @@ pub(super) fn export_plan(
         kept = gguf::kept(opened)?;
         model = read_whole_model(opened)?;
         provenance = read_provenance(opened)?;
-        buffers = read_buffers(opened)?;
+        // What no mapping reads comes back from where it is kept.
+        let mut kept = read_buffers(opened)?;
+        for of in components::read(opened)?.into_values() {
+            kept.get_or_insert_with(Checkpoint::default).tensors.extend(of.tensors);
+        }
+        buffers = kept;
         canonical_tensors = Tensors::of_checkpoint(&opened.checkpoint)?;
         findings = Vec::new();
         carried = sidecar_files_of_package(opened);
@@ -211,6 +230,7 @@ pub(super) fn export_plan(
         return Ok(ExportPlan {
             tensors,
             config,
+            own_config: None,
             metadata: kept,
             modules: Vec::new(),
             tokenizer: Vec::new(),
@@ -225,14 +245,27 @@ pub(super) fn export_plan(
     let translated = recorded.filter(|_| dialect.is_some()).map(dialect::record);
     let source = translated.as_ref().map(|(record, _)| record).or(recorded);
     let format_asked = format;
+    // What is only read back may be of more architectures than are written.
+    let is_written = request.to == format;
+    if is_written
+        && dialect.is_none()
+        && request.spec.dialects.iter().any(|dialect| dialect.format == format)
+    {
+        return Err(no_map(request.spec, format, architecture).into());
+    }
     let format = dialect.map_or(format, |dialect| dialect.of.as_str());
     let maps = export_maps(request.spec, format, architecture, source)?;
     if dialect.is_some() {
         refuse_packed(format_asked, &canonical_tensors.encodings, request)?;
     }
+    let outer = source.filter(|_| dialect.is_none()).and_then(|source| {
+        let config: Json = serde_json::from_str(&source.config.as_ref()?.text).ok()?;
+        Some((request.spec.compound(format, &config)?, config))
+    });
     let origin = source.map(|provenance| {
-        let config = match format {
-            export::GGUF => kept.as_ref().map(typed::keys),
+        let config = match (format, &outer) {
+            (export::GGUF, _) => kept.as_ref().map(typed::keys),
+            (_, Some((compound, config))) => Some(compound.inner(config)),
             _ => provenance.config.as_ref().and_then(|config| origin_config(config, dialect)),
         };
         Origin { provenance, config }
@@ -264,12 +297,17 @@ pub(super) fn export_plan(
     findings.extend(exported.findings.iter().cloned());
     if source.is_none() {
         leave_out_strays(provenance.as_ref(), format, &mut findings);
+        findings.extend(components::left_out(opened, provenance.as_ref(), format));
     }
     let (mut config, mut keys, mut tokenizer) = (None, None, Vec::new());
     if format == export::GGUF {
         let kept = kept.filter(|_| source.is_some());
         keys = Some(gguf::metadata(opened, request, kept, &mut exported, map, &mut findings)?);
     } else {
+        if let Some((compound, config)) = &outer {
+            exported.config =
+                compound_config(request.spec, map, &model, &exported.config, compound, config);
+        }
         let text = serde_json::to_string_pretty(&exported.config).unwrap_or_default();
         config = Some(format!("{text}\n"));
         if let Some(kept) = kept.filter(|_| !opened.has(gguf::TOKENIZER_FILE)) {
@@ -278,7 +316,7 @@ pub(super) fn export_plan(
         // What stands in those files is there once.
         carried.retain(|name| tokenizer.is_empty() || name != METADATA_FILE);
     }
-    let mut extra = None;
+    let (mut extra, mut own_config) = (None, None);
     if let Some(dialect) = dialect {
         let names = StackNames {
             hparams: &model.hyperparameters,
@@ -289,7 +327,24 @@ pub(super) fn export_plan(
         let stored = translated.as_ref().map(|(_, stored)| stored.clone()).unwrap_or_default();
         exported.tensors =
             dialect::write(request.spec, dialect, &names, &exported, &stored, request.plan)?;
-        extra = dialect.config.as_ref().map(|of| (of.file.clone(), of.theirs(&exported.config)));
+        if let Some(own) = &dialect.config {
+            let theirs = own.theirs(&exported.config).map_err(|why| {
+                Diagnostic::error("P005", format!("{} cannot be written: {why}", own.file))
+            })?;
+            if own.alone && is_written {
+                let said = own.ours(&theirs, &shapes(&exported.tensors));
+                findings.extend(export::check_own_config(
+                    request.spec,
+                    map,
+                    &model,
+                    &canonical_tensors,
+                    &said,
+                )?);
+                config = None;
+                own_config = Some(own.file.clone());
+            }
+            extra = Some((own.file.clone(), theirs));
+        }
     }
     let modules = match carried.iter().any(|name| name == MODULES_FILE) {
         true => Vec::new(),
@@ -299,6 +354,7 @@ pub(super) fn export_plan(
     Ok(ExportPlan {
         tensors: exported.tensors,
         config,
+        own_config,
         metadata: keys,
         modules,
         tokenizer,
@@ -308,6 +364,18 @@ pub(super) fn export_plan(
         architecture: model.architecture.clone(),
         map: Some(format!("{}/{}", map.format, map.name)),
     })
+}
+
+/// What is written, as tensors of which the shapes alone are known.
+fn shapes(tensors: &Tensors) -> Vec<Tensor> {
+    let tensor = |output: &Output| Tensor {
+        name: output.name.clone(),
+        dtype: output.dtype,
+        shape: output.shape.clone(),
+        encoding: None,
+        payload: Payload::Unreadable("it is not written yet".to_owned()),
+    };
+    tensors.outputs.iter().map(tensor).collect()
 }
 
 /// Tells of tensors beside the model, for which a format that the source is not of has no place.
@@ -326,6 +394,45 @@ fn leave_out_strays(provenance: Option<&Provenance>, format: &str, findings: &mu
         findings.push(finding.help("a package keeps its bytes; nothing computes with them"));
     }
 }
+
+/// The config of a compound whose text model is written. Where that of the source says what the model is,
+/// it is repeated as it was: it may say more, for what stands beside the text model.
+fn compound_config(
+    spec: &Spec,
+    map: &Map,
+    model: &Model,
+    written: &Json,
+    compound: &Compound,
+    source: &Json,
+) -> Json {
+    let mut inner = compound.inner(source);
+    let arch = spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
+    let says = keys::read(spec, map, arch, &inner).is_ok_and(|mut read| {
+        // Bytes say what is tied.
+        let tied = model.hyperparameters.get(TIED).cloned();
+        read.hparams.extend(tied.map(|tied| (TIED.to_owned(), tied)));
+        read.hparams == model.hyperparameters && read.tokens == model.tokens
+    });
+    let Json::Object(entries) = &mut inner else { return source.clone() };
+    if !says {
+        return compound.outer(source, written);
+    }
+    for key in OF_TENSORS {
+        if entries.contains_key(key) {
+            match written.get(key) {
+                Some(value) => entries.insert(key.to_owned(), value.clone()),
+                None => entries.remove(key),
+            };
+        }
+    }
+    compound.outer(source, &inner)
+}
+
+/// Entries of a config that say how tensors are stored.
+const OF_TENSORS: [&str; 3] = ["dtype", "torch_dtype", "quantization_config"];
+
+/// Whether the head is the table of tokens.
+const TIED: &str = "tie_embeddings";
 
 /// The config of the source, in the words that the mappings read.
 fn origin_config(config: &ForeignConfig, dialect: Option<&Dialect>) -> Option<Json> {
@@ -373,16 +480,21 @@ fn export_maps<'a>(
     // A mapping named like its architecture is the plainest.
     maps.sort_by_key(|map| map.name != architecture);
     if maps.is_empty() {
-        let dialects = spec.dialects.iter().filter(|dialect| dialect.format == format);
-        let written: Vec<&str> = dialects.flat_map(Dialect::architectures).collect();
-        let message = format!("there is no {format} mapping of {architecture}");
-        let help = match written.is_empty() {
-            true => "`llmstd spec list` shows what there is".to_owned(),
-            false => format!("what is written as {format}: {}", written.join(", ")),
-        };
-        return Err(Diagnostic::error("P001", message).help(help).into());
+        return Err(no_map(spec, format, architecture).into());
     }
     Ok(maps)
+}
+
+/// An architecture is not written in a format.
+fn no_map(spec: &Spec, format: &str, architecture: &str) -> Diagnostic {
+    let dialects = spec.dialects.iter().filter(|dialect| dialect.format == format);
+    let written: Vec<&str> = dialects.flat_map(Dialect::architectures).collect();
+    let message = format!("there is no {format} mapping of {architecture}");
+    let help = match written.is_empty() {
+        true => "`llmstd spec list` shows what there is".to_owned(),
+        false => format!("what is written as {format}: {}", written.join(", ")),
+    };
+    Diagnostic::error("P001", message).help(help)
 }
 
 /// Tensors of an unknown architecture, under the names they came with.

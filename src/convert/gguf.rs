@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use super::{Failure, Request, foreign_format};
+use super::report::foreign_format;
+use super::request::{Failure, Request};
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, Result};
 use crate::exec::produce::Producer;
 use crate::folder::Opened;
-use crate::format::gguf::{self, types::TYPES};
+use crate::format::gguf;
+use crate::format::gguf::types::TYPES;
 use crate::manifest::is_tokenizer_file;
 use crate::metadata::{Metadata, Value};
 use crate::package::METADATA_FILE;

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 
 use sha2::{Digest, Sha256};
 
+use super::request::{Failure, Progress, Request};
 use super::verify::whole_tensors;
-use super::{Failure, Request};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 use crate::base::hex;
+use crate::exec::checksum::damaged;
 use crate::exec::digest::digests;
 use crate::exec::gather::Gather;
 use crate::exec::write::Written;
@@ -30,6 +31,7 @@ pub(super) fn tensors(
     plan: &Tensors,
     written: &Written,
 ) -> std::result::Result<(), Failure> {
+    stored_checksums(opened, false, request.progress)?;
     let Some(manifest) = manifest(opened) else { return Ok(()) };
     let mut hashed: HashMap<(usize, usize), [u8; 32]> = HashMap::new();
     for (output, written) in plan.outputs.iter().zip(&written.tensors) {
@@ -64,6 +66,28 @@ pub(super) fn tensors(
             ));
         }
     }
+    if damaged.is_empty() { Ok(()) } else { Err(damaged.into()) }
+}
+
+/// Holds the bytes of a checkpoint to the checksums that its container keeps: to all, or to those
+/// that the library of its format compares whenever it reads.
+///
+/// # Errors
+/// A tensor has other ones, or cannot be read.
+pub(crate) fn stored_checksums(
+    opened: &Opened,
+    all: bool,
+    progress: &dyn Progress,
+) -> std::result::Result<(), Failure> {
+    let checksums = opened.checkpoint.checksums.iter();
+    let checksums: Vec<_> = checksums.filter(|of| all || of.is_compared_on_reading).collect();
+    if checksums.is_empty() {
+        return Ok(());
+    }
+    progress.begin("checking the source", checksums.iter().map(|of| of.bytes.len).sum());
+    let damaged = damaged(&opened.source, &checksums, &|n_bytes| progress.advance(n_bytes));
+    progress.end();
+    let damaged = damaged?;
     if damaged.is_empty() { Ok(()) } else { Err(damaged.into()) }
 }
 

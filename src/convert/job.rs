@@ -6,11 +6,13 @@ use std::path::Path;
 
 use super::destination::{mark, replaceable, stage};
 use super::foreign::{inside, write_modules};
+use super::report::{Report, report};
+use super::request::{Failure, Request};
+use super::sidecar::{carry, write_file};
 use super::target::{Content, Target};
 use super::verify::{check_outputs, verify_foreign, verify_same};
-use super::{
-    Failure, Report, Request, carry, check, commit, report, units, write_file, write_shards,
-};
+use super::write::{commit, write_shards};
+use super::{check, units};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Error;
 use crate::folder::Opened;

@@ -6,17 +6,19 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::canonical::{Canonical, canonical, encodings};
+use super::components::{self, Components};
 use super::destination::{replaceable, stage};
 use super::foreign::inside;
+use super::read::{read_buffers, read_provenance, read_whole_model};
+use super::report::{Report, report};
+use super::request::{Failure, Request};
+use super::sidecar::{carry, json_text, sidecar_files, sidecar_files_of_package, write_file};
 use super::verify::{check_outputs, verify, verify_same};
-use super::{
-    Carried, Failure, Report, Request, carry, check, commit, gguf, json_text, package_shards,
-    read_buffers, read_provenance, read_whole_model, report, sidecar_files,
-    sidecar_files_of_package, units, write_file, write_tensors,
-};
+use super::write::{commit, package_shards, write_tensors};
+use super::{check, gguf, units};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, DType};
 use crate::exec::container::Safetensors;
 use crate::exec::write;
 use crate::folder::Opened;
@@ -32,6 +34,7 @@ pub(super) fn to_std(
 ) -> std::result::Result<Report, Failure> {
     let mut canonical = canonical(opened, request)?;
     canonical.model = request.spec.normal_model(canonical.model);
+    request.spec.state_version(&mut canonical.model, stored(&canonical.tensors));
     record(&mut canonical.model, request, Some("convert"));
     let (carried, left) = sidecar_files(opened, request.spec);
     let mut report = report(opened, request, &canonical.tensors, carried, left);
@@ -42,16 +45,17 @@ pub(super) fn to_std(
     report.copies.clone_from(&canonical.provenance.copies);
     report.findings.append(&mut canonical.findings);
     check::before_writing(&report, request)?;
-    if !goes_on(opened, request, &canonical.tensors, &mut report)? {
+    if !goes_on(opened, request, &canonical.tensors, &canonical.model, &mut report)? {
         return Ok(report);
     }
-    let Canonical { tensors, buffers, model, provenance, .. } = canonical;
+    let Canonical { tensors, buffers, components, model, provenance, .. } = canonical;
     let staging = stage(opened, request, false, &replaceable)?;
     let package = Package {
         model: &model,
         provenance: Some(&provenance),
         tensors: &tensors,
         buffers: &buffers,
+        components: &components,
     };
     write_package(opened, request, staging.path(), &package, &mut report)?;
     if request.verify {
@@ -69,6 +73,7 @@ fn goes_on(
     opened: &Opened,
     request: &Request<'_>,
     tensors: &Tensors,
+    model: &Model,
     report: &mut Report,
 ) -> std::result::Result<bool, Failure> {
     let shards = package_shards(request, tensors);
@@ -77,14 +82,19 @@ fn goes_on(
     if request.dry_run {
         return Ok(false);
     }
-    let metadata = text_of(request);
+    let metadata = text_of(model);
     let container = Safetensors(&metadata);
     Ok(!units::share(opened, request, report, tensors, &shards, &container, true)?)
 }
 
 /// The free text of the tensor files of a package.
-fn text_of(request: &Request<'_>) -> BTreeMap<String, String> {
-    BTreeMap::from([("llmstd".to_owned(), request.spec.version.clone())])
+fn text_of(model: &Model) -> BTreeMap<String, String> {
+    BTreeMap::from([("llmstd".to_owned(), model.spec.clone())])
+}
+
+/// The names and dtypes of what is written.
+fn stored(tensors: &Tensors) -> impl Iterator<Item = (&str, DType)> {
+    tensors.outputs.iter().map(|output| (output.name.as_str(), output.dtype))
 }
 
 /// Adds to the history what is done to the model beside `first`: a decode, a cast.
@@ -126,17 +136,22 @@ pub(super) fn repack(
     }
     tensors.sort_by_key(|name| request.spec.order(name));
     model.encodings = encodings(&tensors);
+    request.spec.state_version(&mut model, stored(&tensors));
     record(&mut model, request, None);
     let mut buffers = Tensors::default();
     if let Some(kept) = read_buffers(opened)? {
         buffers = generic_copies(&kept)?;
+    }
+    let mut components = Components::new();
+    for (name, kept) in components::read(opened)? {
+        components.insert(name, generic_copies(&kept)?);
     }
     let carried = sidecar_files_of_package(opened);
     let mut report = report(opened, request, &tensors, carried, Vec::new());
     report.architecture.clone_from(&model.architecture);
     report.conformance = Some(model.conformance);
     check::before_writing(&report, request)?;
-    if !goes_on(opened, request, &tensors, &mut report)? {
+    if !goes_on(opened, request, &tensors, &model, &mut report)? {
         return Ok(report);
     }
     let staging = stage(opened, request, false, &replaceable)?;
@@ -145,6 +160,7 @@ pub(super) fn repack(
         provenance: provenance.as_ref(),
         tensors: &tensors,
         buffers: &buffers,
+        components: &components,
     };
     write_package(opened, request, staging.path(), &package, &mut report)?;
     if request.verify {
@@ -180,6 +196,7 @@ struct Package<'a> {
     provenance: Option<&'a Provenance>,
     tensors: &'a Tensors,
     buffers: &'a Tensors,
+    components: &'a Components,
 }
 
 fn write_package(
@@ -189,7 +206,7 @@ fn write_package(
     package: &Package<'_>,
     report: &mut Report,
 ) -> std::result::Result<(), Failure> {
-    let metadata = text_of(request);
+    let metadata = text_of(package.model);
     let written = write_tensors(opened, request, folder, package.tensors, &metadata, true, report)?;
     if !package.buffers.outputs.is_empty() {
         let (parent, file) = BUFFERS_FILE.split_once('/').expect("it lies in a folder");
@@ -201,7 +218,7 @@ fn write_package(
         let stem = file.trim_end_matches(".safetensors");
         buffers.write(&opened.source, &inside(folder, parent)?, stem)?;
     }
-    let mut files: Vec<(String, Carried)> = Vec::new();
+    let mut files = components::write(&opened.source, folder, package.components)?;
     for file in &written.files {
         let sha256 = file.sha256.expect("files of a package are hashed");
         files.push((file.name.clone(), (file.len, sha256, None)));
@@ -237,7 +254,7 @@ fn write_package(
     files.sort_by(|left, right| left.0.cmp(&right.0));
     let tensors = package.tensors.outputs.iter().zip(&written.tensors);
     let manifest = Manifest::build(ManifestInput {
-        spec: &request.spec.version,
+        spec: &package.model.spec,
         model: Some(package.model),
         tensors: tensors
             .map(|(output, tensor)| TensorFacts {

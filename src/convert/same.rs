@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde_json::Value as Json;
 
 use super::job::{self, Job};
+use super::report::Report;
+use super::request::{Failure, Request, SAFETENSORS};
+use super::sidecar::{json_text, sidecar_files, sidecar_files_of_package};
 use super::target::Target;
-use super::{
-    Failure, Report, Request, SAFETENSORS, json_text, sidecar_files, sidecar_files_of_package,
-};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor};

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use super::canonical::{canonical, model_of};
 use super::foreign::export_plan;
-use super::{
-    Failure, OutputDifference, Report, Request, Verified, foreign_format, read_whole_model,
-};
+use super::read::read_whole_model;
+use super::report::{OutputDifference, Report, Verified, foreign_format};
+use super::request::{Failure, Request};
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::Result;
 use crate::base::source::Source;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::STD;
+use super::request::STD;
 use super::target::TARGETS;
 use crate::checkpoint::DType;
 use crate::encoding::{BLOCK_TYPES, BlockType};

@@ -203,6 +203,8 @@ rules! {
         "nobody here knows what the file decides, so it may load silently and compute something else";
     FILE_CHANGED "D184" "file-changed" Metadata []
         "the standard gives it no meaning";
+    COMPONENT_CHANGED "D185" "component-changed" Breaking [Results]
+        "what the model makes of pictures or of sound is another; of text it computes the same";
     PACKING_CHANGED "D190" "packing-changed" Identical []
         "the same tensors in other files or another order";
     SPEC_MAJOR_CHANGED "D191" "spec-major-changed" Breaking [Loaders]

@@ -453,6 +453,7 @@ fn files(old: &Manifest, new: &Manifest, changes: &mut Vec<Change>) {
             FileRole::Docs => rules::DOCS_CHANGED,
             FileRole::Config if known => rules::CONFIG_FILE_CHANGED,
             FileRole::Config => rules::UNKNOWN_CONFIG_CHANGED,
+            FileRole::Component => rules::COMPONENT_CHANGED,
             _ => rules::FILE_CHANGED,
         };
         let hash = |file: Option<&FileEntry>| file.map(|file| file.sha256.clone());

@@ -622,6 +622,7 @@ pub fn logical(
         metadata: checkpoint.metadata.clone(),
         typed_metadata: checkpoint.typed_metadata.clone(),
         findings: checkpoint.findings.clone(),
+        checksums: checkpoint.checksums.clone(),
     })
 }
 

@@ -10,7 +10,9 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::write::{Shard, Written};
+use super::write::shards::Shard;
+use super::write::written::Written;
+use crate::base::checksum::Checksum;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::{DType, Encoding, n_elements};
 use crate::format::gguf;
@@ -71,49 +73,6 @@ pub struct Insert {
     pub at: u64,
     /// The bytes.
     pub bytes: Vec<u8>,
-}
-
-/// A kind of checksum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Checksum {
-    /// That of zip.
-    Crc32,
-    /// Castagnoli's, that of TensorFlow.
-    Crc32c,
-}
-
-impl Checksum {
-    /// The sum of no bytes.
-    pub(super) fn start(self) -> Sum {
-        match self {
-            Checksum::Crc32 => Sum::Crc32(crc32fast::Hasher::new()),
-            Checksum::Crc32c => Sum::Crc32c(0),
-        }
-    }
-}
-
-/// A checksum under way.
-#[derive(Debug)]
-pub(super) enum Sum {
-    Crc32(crc32fast::Hasher),
-    Crc32c(u32),
-}
-
-impl Sum {
-    pub(super) fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Sum::Crc32(crc) => crc.update(bytes),
-            Sum::Crc32c(crc) => *crc = crc32c::crc32c_append(*crc, bytes),
-        }
-    }
-
-    /// The sum, and begins anew.
-    pub(super) fn finish(&mut self) -> u32 {
-        match self {
-            Sum::Crc32(crc) => std::mem::take(crc).finalize(),
-            Sum::Crc32c(crc) => std::mem::take(crc),
-        }
-    }
 }
 
 /// Safetensors, with free text.

@@ -6,6 +6,7 @@
 //! out of blocks one by one, as a transpose does. What is compressed is decoded a stored piece at a
 //! time, and the latest pieces are kept.
 
+pub mod checksum;
 mod coded;
 pub mod compare;
 pub mod container;

@@ -12,7 +12,7 @@ pub mod sentence_transformers;
 mod trainer;
 
 pub use self::choose::shard_number;
-use self::choose::{Choice, check_no_extra_shard, choose, is_weights};
+use self::choose::{Choice, check_no_extra_shard, choose, ending, is_weights};
 use self::index::read_index;
 use self::modules::{beside, lay_out, listed, read_modules};
 use self::sentence_transformers::MODULES_FILE;
@@ -375,6 +375,7 @@ impl Joined {
         checkpoint.tensors.extend(part.tensors);
         checkpoint.metadata.extend(part.metadata);
         checkpoint.findings.extend(part.findings);
+        checkpoint.checksums.extend(part.checksums);
         self.ends.push((checkpoint.tensors.len(), file.to_owned()));
     }
 
@@ -398,20 +399,32 @@ impl Joined {
 
 /// Tells of weight files of the folder that were not read.
 fn note_others(files: &[FolderFile], weights: &[String], checkpoint: &mut Checkpoint) {
-    let others: Vec<&str> = files
-        .iter()
-        .map(|file| file.name.as_str())
-        .filter(|name| is_weights(name) && !weights.iter().any(|weight| weight == name))
-        .collect();
-    if !others.is_empty() {
-        checkpoint.findings.push(
-            Diagnostic::note(
-                "R014",
-                format!("other weights of the folder are not read: {}", others.join(", ")),
-            )
-            .help("name a file instead of the folder to read it, or a format with --from"),
-        );
+    let others = files.iter().map(|file| file.name.as_str());
+    let others =
+        others.filter(|name| is_weights(name) && !weights.iter().any(|weight| weight == name));
+    let mut by_format: BTreeMap<&str, (&Format, Vec<&str>)> = BTreeMap::new();
+    for name in others {
+        if let Some(format) = format::of_ending(ending(name)) {
+            by_format.entry(format.id).or_insert((format, Vec::new())).1.push(name);
+        }
     }
+    let Some(read) = format::find(checkpoint.format).filter(|_| !by_format.is_empty()) else {
+        return;
+    };
+    let held = by_format.values().map(|(of, names)| format!("{} ({})", of.name, names.join(", ")));
+    let held = held.collect::<Vec<_>>().join(" and ");
+    let message = format!(
+        "other weights of the folder are not read: {held}; what is read is {} ({})",
+        read.name,
+        weights.join(", ")
+    );
+    let ids = by_format.keys().filter(|id| **id != read.id).map(|id| format!("`--from {id}`"));
+    let ids = ids.collect::<Vec<_>>().join(" or ");
+    let help = match ids.is_empty() {
+        true => "name a file instead of the folder to read it".to_owned(),
+        false => format!("{ids} reads the others, or name a file instead of the folder"),
+    };
+    checkpoint.findings.push(Diagnostic::note("R014", message).help(help));
 }
 
 /// The files below a folder, sorted by path. What [`survey`] finds beside them is passed over.

@@ -37,6 +37,20 @@ const SPLIT: &[(&str, &[usize])] = &[
     ("w3.weight", &[0]),
 ];
 
+/// The axes that a matrix may be split along, by its name: one, or the first where the other axis has
+/// the width of the model; none of what every rank has whole.
+pub fn axes_of(name: &str) -> &'static [usize] {
+    let is_of = |end: &str| {
+        name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    SPLIT.iter().find(|(end, _)| is_of(end)).map_or(&[], |(_, axes)| axes)
+}
+
+/// The name of the file of a rank, without its ending.
+pub fn stem_of(rank: u64) -> String {
+    format!("consolidated.{rank:02}")
+}
+
 /// A tensor that every rank has whole, of the width of the model.
 const WIDTH: &str = "norm.weight";
 
@@ -78,7 +92,7 @@ pub fn read(
     let n = ranks.len() as u64;
     if let Some(missing) = (0..n).find(|rank| !ranks.contains_key(rank)) {
         let last = ranks.values().last().copied().unwrap_or_default();
-        let message = format!("has `{last}`, and `consolidated.{missing:02}.pth` is missing");
+        let message = format!("has `{last}`, and `{}.pth` is missing", stem_of(missing));
         return Err(Error::new(ErrorKind::Malformed, message).in_file(&source.place(folder)));
     }
     let (mut weights, mut parts) = (Vec::new(), Vec::new());
@@ -162,12 +176,9 @@ fn joined(
             ));
         }
     }
-    let axes = SPLIT.iter().find(|(end, _)| {
-        first.name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    });
-    let axis = match axes {
-        Some((_, [axis])) => Some(*axis),
-        Some((_, [axis, other])) => {
+    let axis = match axes_of(&first.name) {
+        [axis] => Some(*axis),
+        [axis, other] => {
             let is_whole = first.shape.get(*other).copied() == width;
             Some(if is_whole { *axis } else { *other })
         }

@@ -61,6 +61,8 @@ pub struct Format {
     pub endings: &'static [&'static str],
     /// The files that libraries write where one file has all tensors, as paths in the folder.
     pub singles: &'static [&'static str],
+    /// What libraries write beside them that says nothing more of the tensors: whole names, or ends.
+    pub companions: &'static [&'static str],
     /// Which mappings know the names that its tensors have.
     pub dialect: &'static str,
     /// Whether config and tokenizer are in the file, so that files beside it may be of others.
@@ -99,6 +101,7 @@ impl Format {
         name: "",
         endings: &[],
         singles: &[],
+        companions: &[],
         dialect: "hf",
         is_complete: false,
         probe: |_, _| Probe::No,

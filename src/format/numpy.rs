@@ -15,12 +15,15 @@ use std::io::Read;
 use flate2::read::DeflateDecoder;
 
 use super::{Format, Probe};
+use crate::base::checksum::Checksum;
 use crate::base::cursor::Cursor;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, Result};
 use crate::base::source::{Extent, FileId, Source};
 use crate::checkpoint::tiles::{Coding, Filter, Tile};
-use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, View, n_elements, row_major_strides};
+use crate::checkpoint::{
+    Checkpoint, DType, Payload, StoredChecksum, Tensor, View, n_elements, row_major_strides,
+};
 use crate::container::zip::{LOCAL_SIGNATURE, Member, Method, Zip};
 
 /// The format for the registry.
@@ -46,37 +49,36 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
     let extent = source.extent(file);
     let bytes = source.bytes(file);
     let mut checkpoint = Checkpoint { format: FORMAT.id, ..Checkpoint::default() };
-    let findings = &mut checkpoint.findings;
     let read = match bytes.starts_with(LOCAL_SIGNATURE) {
-        true => members(bytes, extent, findings),
+        true => members(bytes, extent, &mut checkpoint),
         false => {
             let name = source.name(file).rsplit('/').next().unwrap_or_default();
             let name = name.strip_suffix(".npy").unwrap_or(name);
             array(name, bytes, 0).map(|array| {
-                findings.extend(array.noticed(name, array.left));
+                checkpoint.findings.extend(array.noticed(name, array.left));
                 vec![array.plain(name, extent)]
             })
         }
     };
-    for finding in findings {
+    for finding in &mut checkpoint.findings {
         finding.file.get_or_insert_with(|| source.name(file).to_owned());
     }
     checkpoint.tensors = read.map_err(|err| err.in_file(source.path(file)))?;
     Ok(checkpoint)
 }
 
-fn members(bytes: &[u8], extent: Extent, findings: &mut Vec<Diagnostic>) -> Result<Vec<Tensor>> {
+fn members(bytes: &[u8], extent: Extent, checkpoint: &mut Checkpoint) -> Result<Vec<Tensor>> {
     let zip = Zip::read(bytes)?;
     let mut tensors = Vec::new();
     for member in zip.members().iter().filter(|member| !member.name.ends_with('/')) {
         match member.name.strip_suffix(".npy") {
-            Some(name) => tensors.push(self::member(name, member, bytes, extent, findings)?),
+            Some(name) => tensors.push(self::member(name, member, bytes, extent, checkpoint)?),
             // NumPy goes by the first bytes, not by the name.
-            None => match self::member(&member.name, member, bytes, extent, findings) {
+            None => match self::member(&member.name, member, bytes, extent, checkpoint) {
                 Ok(tensor) => tensors.push(tensor),
                 Err(_) => {
                     let message = format!("`{}` is no array, and is left aside", member.name);
-                    findings.push(Diagnostic::note("R014", message));
+                    checkpoint.findings.push(Diagnostic::note("R014", message));
                 }
             },
         }
@@ -89,7 +91,7 @@ fn member(
     member: &Member,
     bytes: &[u8],
     extent: Extent,
-    findings: &mut Vec<Diagnostic>,
+    checkpoint: &mut Checkpoint,
 ) -> Result<Tensor> {
     let end = member.start.checked_add(member.packed_len);
     let packed = end.and_then(|end| extent.part(member.start, end));
@@ -102,7 +104,14 @@ fn member(
     match member.method {
         Method::Stored => {
             let array = array(name, stored, packed.start)?;
-            findings.extend(array.noticed(name, array.left));
+            checkpoint.findings.extend(array.noticed(name, array.left));
+            checkpoint.checksums.push(StoredChecksum {
+                tensor: name.to_owned(),
+                bytes: packed,
+                kind: Checksum::Crc32,
+                value: member.crc,
+                is_compared_on_reading: true,
+            });
             Ok(array.plain(name, packed))
         }
         Method::Deflated => {
@@ -112,7 +121,7 @@ fn member(
                 Error::malformed(packed.start, format!("cannot inflate `{name}`: {err}"))
             })?;
             let array = array(name, &head, packed.start)?;
-            findings.extend(array.noticed(name, array.n_bytes.unwrap_or(0)));
+            checkpoint.findings.extend(array.noticed(name, array.n_bytes.unwrap_or(0)));
             let taken = array.n_bytes.and_then(|n| n.checked_add(array.start));
             if array.unreadable.is_none() && taken != Some(member.len) {
                 let message = format!(

@@ -22,6 +22,7 @@ mod state_dict;
 mod storage;
 mod stream;
 mod tensor;
+pub mod write;
 
 use std::collections::BTreeSet;
 
@@ -161,6 +162,7 @@ fn interpret(
     dtensor::describe(pickle, &mut checkpoint.metadata);
     report_tensors(&checkpoint.tensors, &mut checkpoint.findings);
     checkpoint.findings.extend(storages.find_never_written(source, &checkpoint.tensors));
+    checkpoint.checksums = storages.checksums(&checkpoint.tensors);
     Ok(checkpoint)
 }
 
@@ -398,6 +400,11 @@ pub(crate) fn report_globals(pickle: &Pickle<'_>, findings: &mut Vec<Diagnostic>
         let message = format!("the pickle names unknown classes or functions {n_more} times more");
         findings.push(Diagnostic::warning(rule::OPAQUE_GLOBAL, message));
     }
+}
+
+/// Whether files of PyTorch have tensors of a dtype in storages of their own class.
+pub fn has(dtype: DType) -> bool {
+    storage::class_of(dtype).is_some()
 }
 
 /// The dtype that a constant of torch is.

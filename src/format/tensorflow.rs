@@ -14,12 +14,15 @@ pub mod write;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Format, Probe};
+use crate::base::checksum::Checksum;
 use crate::base::cursor::Cursor;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Extent, FileId, Source};
 use crate::checkpoint::tiles::Tile;
-use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, View, n_elements, row_major_strides};
+use crate::checkpoint::{
+    Checkpoint, DType, Payload, StoredChecksum, Tensor, View, n_elements, row_major_strides,
+};
 use crate::container::protobuf::{Field, fields, varint};
 use crate::container::sstable;
 
@@ -31,6 +34,7 @@ pub static FORMAT: Format = Format {
     name: "TensorFlow",
     endings: &["index"],
     singles: &["variables/variables.index"],
+    companions: &["checkpoint", ".meta", "graph.pbtxt", "saved_model.pb", "fingerprint.pb"],
     dialect: "tf",
     probe,
     read,
@@ -87,6 +91,8 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
             slices.remove(name);
             continue;
         }
+        let parts = slices.get(name).into_iter().flatten().map(|(_, part)| part);
+        checkpoint.checksums.extend(checksums(name, parts.chain([entry]), &shards));
         let tensor = match slices.remove(name) {
             Some(slices) => tiled(name, entry, &slices, bundle.big_endian, &shards, nowhere),
             None => whole(name, entry, bundle.big_endian, &shards, nowhere),
@@ -98,6 +104,26 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
         checkpoint.findings.push(Diagnostic::warning("R014", message).tensor(name));
     }
     Ok(checkpoint)
+}
+
+/// The checksums of a tensor that has elements in these places. Texts have one that is taken otherwise.
+fn checksums<'a>(
+    name: &'a str,
+    parts: impl Iterator<Item = &'a Entry>,
+    shards: &BTreeMap<u64, Extent>,
+) -> impl Iterator<Item = StoredChecksum> {
+    let parts = parts.filter(|part| !part.is_sliced && part.len != 0 && part.dtype != STRING);
+    parts.filter_map(move |part| {
+        let end = part.offset.checked_add(part.len)?;
+        let bytes = shards.get(&part.shard)?.part(part.offset, end)?;
+        Some(StoredChecksum {
+            tensor: name.to_owned(),
+            bytes,
+            kind: Checksum::Crc32c,
+            value: part.crc?,
+            is_compared_on_reading: true,
+        })
+    })
 }
 
 /// The keys of what is no part of the model, as the objects say, and a note on them.
@@ -153,6 +179,8 @@ struct Entry {
     shard: u64,
     offset: u64,
     len: u64,
+    /// The CRC-32C of its bytes.
+    crc: Option<u32>,
     is_sliced: bool,
 }
 
@@ -198,6 +226,7 @@ impl Entry {
                 (3, Field::Varint(shard)) => entry.shard = shard,
                 (4, Field::Varint(offset)) => entry.offset = offset,
                 (5, Field::Varint(len)) => entry.len = len,
+                (6, Field::Fixed32(crc)) => entry.crc = Some(sstable::unmask(crc)),
                 (7, Field::Bytes(..)) => entry.is_sliced = true,
                 _ => {}
             }
@@ -322,8 +351,12 @@ fn storage(
     let shard = shards.get(&entry.shard).copied().unwrap_or(nowhere);
     let end = entry.offset.checked_add(entry.len);
     end.and_then(|end| shard.part(entry.offset, end)).ok_or_else(|| {
-        let Entry { len, offset, .. } = entry;
-        format!("{len} bytes at {offset} pass the {} of the file of elements", shard.len)
+        let Entry { len, offset, shard: number, .. } = entry;
+        format!(
+            "{len} bytes at {offset} pass the end of its file `.data-{number:05}-of-…`, which has {}: it \
+             is cut short",
+            shard.len
+        )
     })
 }
 

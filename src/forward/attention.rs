@@ -7,6 +7,8 @@
 //!    `⌊i·g/h⌋` of k and v.
 //! 2. Queries and keys are normed (`qk_norm`) and turned (rotary positions), in the order that
 //!    `qk_norm_at` says; before that, and after a norm that comes first, `qkv_clip` clamps q, k, v.
+//!    Last, q of position p takes the factor `1 + b·ln(1 + ⌊p/l⌋)` where `b = attn_position_scale` is not
+//!    null, with `l = attn_position_scale_length`.
 //! 3. `s = attn_scale · (q·k + relative)`, then `c·tanh(s/c)` by `attn_logit_softcap`, then plus
 //!    the bias of ALiBi or of relative buckets.
 //! 4. `p = softmax(s)` over the keys that the query sees: those the mask shows, not after it where
@@ -24,7 +26,7 @@ use super::keys::{Keys, broken};
 use super::latent::Latent;
 use super::mlp::sigmoid;
 use super::norm::Norm;
-use super::position::{Alibi, Disentangled, RelativeBias};
+use super::position::{Alibi, Disentangled, PositionScale, RelativeBias};
 use super::real::Real;
 use super::rope::{Rope, Turns};
 use super::weights::{Bias, Params};
@@ -37,6 +39,7 @@ pub(super) struct Attention<'a, R> {
     hidden: usize,
     scale: f64,
     scale_by_layer: bool,
+    position_scale: Option<PositionScale>,
     softcap: Option<f64>,
     causal: bool,
     window: Window,
@@ -126,6 +129,7 @@ impl<'a, R: Real> Attention<'a, R> {
             hidden: keys.count("hidden_size")?,
             scale: keys.float("attn_scale")?,
             scale_by_layer: keys.bool("attn_scale_by_layer")?,
+            position_scale: PositionScale::read(keys)?,
             softcap: keys.opt_float("attn_logit_softcap")?,
             causal: keys.bool("causal")?,
             window: Window {
@@ -188,6 +192,17 @@ impl<'a, R: Real> Attention<'a, R> {
         }
         if let Some(norm) = norm_last {
             norm.apply(self.params, place.name, &mut q, &mut k, self.heads)?;
+        }
+        if let Some(scale) = &self.position_scale {
+            for sequence in batch.sequences() {
+                let mut rows = q.slice_mut(s![sequence.rows(), ..]);
+                for (mut row, &p) in
+                    rows.rows_mut().into_iter().zip(&batch.positions[sequence.index])
+                {
+                    let factor = R::of(scale.at(p as f64));
+                    row.mapv_inplace(|x| x * factor);
+                }
+            }
         }
 
         let sinks = match self.sinks {

@@ -248,6 +248,24 @@ pub(super) struct TableMaps<R> {
     keys: Option<Array2<R>>,
 }
 
+/// The factor of a query that grows with its position, `1 + b·ln(1 + floor(p / length))`.
+pub(super) struct PositionScale {
+    b: f64,
+    length: f64,
+}
+
+impl PositionScale {
+    pub(super) fn read(keys: Keys<'_>) -> Result<Option<PositionScale>> {
+        let Some(b) = keys.opt_float("attn_position_scale")? else { return Ok(None) };
+        let length = keys.count("attn_position_scale_length")? as f64;
+        Ok(Some(PositionScale { b, length }))
+    }
+
+    pub(super) fn at(&self, position: f64) -> f64 {
+        1.0 + self.b * (1.0 + (position / self.length).floor()).ln()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -74,6 +74,7 @@ pub fn read(
                 shape: tensor.shape.clone(),
                 why: why.to_owned(),
                 back: WayBack::Lost,
+                component: None,
             });
             continue;
         }

@@ -260,6 +260,29 @@ pub fn refuse_blocks(
     Err(vec![Diagnostic::error("P012", message).tensor(name).help(DECODE_HELP)])
 }
 
+/// Reads a config of a dialect, in the words of the mappings, that is written in the place of theirs: it
+/// must say what the model is.
+///
+/// # Errors
+/// It says something else.
+pub fn check_own_config(
+    spec: &Spec,
+    map: &Map,
+    model: &Model,
+    canonical: &Tensors,
+    config: &Json,
+) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
+    let arch = spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
+    let names = StackNames {
+        hparams: &model.hyperparameters,
+        tokens: Some(&model.tokens),
+        stack: arch.stacks.first().map(String::as_str),
+        layer: None,
+    };
+    let stored = |name: &str| canonical.exprs.contains_key(name);
+    check_config(spec, map, arch, (model, &names, &stored), config)
+}
+
 /// Reads the config that was written: it must say what the package says.
 #[allow(clippy::type_complexity)] // What conditions speak of.
 fn check_config(

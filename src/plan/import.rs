@@ -827,6 +827,7 @@ impl<'a> Planner<'a> {
             shape: tensor.shape.clone(),
             why: why.to_owned(),
             back,
+            component: None,
         });
     }
 

@@ -84,6 +84,7 @@ pub fn with_numbers(map: &Map, checkpoint: &Checkpoint, source: &mut Source) -> 
         metadata: checkpoint.metadata.clone(),
         typed_metadata: checkpoint.typed_metadata.clone(),
         findings: checkpoint.findings.clone(),
+        checksums: checkpoint.checksums.clone(),
     })
 }
 

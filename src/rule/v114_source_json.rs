@@ -1,7 +1,9 @@
 //! V114 source-json.
 
+use std::collections::BTreeSet;
+
 use crate::base::diagnostic::{Diagnostic, Level};
-use crate::package::{BUFFERS_FILE, Conformance, SOURCE_FILE, WayBack};
+use crate::package::{BUFFERS_FILE, Conformance, SOURCE_FILE, WayBack, component_file};
 use crate::rule::{About, Checked, NotChecked, PackageView, Rule, unreadable, view::Part};
 
 /// `source.json` does not keep its schema, or says of files what is not so.
@@ -27,13 +29,17 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             return Ok(());
         }
     };
-    let kept = provenance.dropped.iter().find(|dropped| dropped.back == WayBack::Kept);
-    if let Some(kept) = kept
-        && !view.files.contains_key(BUFFERS_FILE)
-    {
+    let kept = provenance.dropped.iter().filter(|dropped| dropped.back == WayBack::Kept);
+    let mut missing = BTreeSet::new();
+    for kept in kept {
+        let file = kept.component.as_deref().map(component_file);
+        let file = file.unwrap_or_else(|| BUFFERS_FILE.to_owned());
+        if view.files.contains_key(&file) || !missing.insert(file.clone()) {
+            continue;
+        }
         found.push(
             RULE.finding(format!(
-                "source.json says that `{}` is kept in {BUFFERS_FILE}, which is missing",
+                "source.json says that `{}` is kept in {file}, which is missing",
                 kept.name
             ))
             .file(SOURCE_FILE)

@@ -3,6 +3,7 @@
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MANIFEST_FILE, MODEL_FILE};
 use crate::rule::{About, Checked, PackageView, Rule};
+use crate::spec::versions::numbers;
 
 /// The package is of a version of the standard that is not known here.
 pub(super) static RULE: Rule = Rule {
@@ -45,10 +46,4 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         }
     }
     Ok(())
-}
-
-/// `1.0.0` as numbers; `None` if it is no version.
-fn numbers(version: &str) -> Option<[u32; 3]> {
-    let numbers: Option<Vec<u32>> = version.split('.').map(|part| part.parse().ok()).collect();
-    numbers?.try_into().ok()
 }

@@ -30,6 +30,9 @@ pub struct Dialect {
     /// The key of the config that says whether its programs tie what the mappings tie; they always do
     /// where there is none.
     tie_key: Option<String>,
+    /// Whether its programs read a tied tensor under its own name, like any other.
+    #[serde(default)]
+    stores_ties: bool,
     /// The architectures that are written in it; all where there are none.
     #[serde(default)]
     architectures: Vec<String>,
@@ -66,6 +69,32 @@ pub struct ConfigFile {
     /// Sizes that it leaves unsaid, or has a number below 0 for, and that a tensor has.
     #[serde(default)]
     sizes: Vec<Size>,
+    /// Whether its programs read it and no other: it alone is written then, and has to say all.
+    #[serde(default)]
+    pub alone: bool,
+    /// Keys that are read and not written, as not all of its programs have them.
+    #[serde(default)]
+    unwritten: Vec<String>,
+    /// Entries that are not written where they have these values.
+    #[serde(default)]
+    usual: BTreeMap<String, Json>,
+    /// A width that its programs compute of other entries.
+    rounded: Option<Rounded>,
+}
+
+/// A width that programs compute: two thirds of four times another one, times a factor, rounded up
+/// to a multiple. Before each of the two roundings the fraction is cut off.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Rounded {
+    /// The width, as the mappings read it.
+    key: String,
+    /// The other width, as the mappings read it.
+    of: String,
+    /// The entry that has the factor, which is 1 where there is none.
+    factor: String,
+    /// The entry that has what it is a multiple of.
+    multiple: String,
 }
 
 /// A size that a tensor has.
@@ -173,12 +202,17 @@ impl Dialect {
     /// words, rather than read one of its own.
     pub fn ties(&self, config: &Json) -> bool {
         let says = self.tie_key.as_ref().and_then(|key| config.get(key)?.as_bool());
-        says.unwrap_or(true)
+        says.unwrap_or(!self.stores_ties)
     }
 
     /// Whether its programs tie what the mappings tie whatever a config says.
     pub fn always_ties(&self) -> bool {
-        self.tie_key.is_none()
+        self.tie_key.is_none() && !self.stores_ties
+    }
+
+    /// Whether names tell its checkpoints from those of other dialects of the format.
+    pub fn is_told_by_names(&self) -> bool {
+        !self.signs.is_empty()
     }
 
     /// The architectures that are written in it, where it is not all.
@@ -336,11 +370,108 @@ impl ConfigFile {
     }
 
     /// The config that the programs of the dialect read.
-    pub fn theirs(&self, config: &Json) -> Json {
-        let keys = self
-            .keys
-            .iter()
-            .filter_map(|[theirs, ours]| Some((theirs.clone(), config.get(ours)?.clone())));
-        Json::Object(keys.collect())
+    ///
+    /// # Errors
+    /// It cannot say a width.
+    pub fn theirs(&self, config: &Json) -> Result<Json, String> {
+        let mut config = config.clone();
+        if let Some(rounded) = &self.rounded {
+            rounded.state(&mut config)?;
+        }
+        let keys = self.keys.iter().filter(|[theirs, _]| !self.unwritten.contains(theirs));
+        let keys =
+            keys.filter_map(|[theirs, ours]| Some((theirs.clone(), config.get(ours)?.clone())));
+        let is_usual = |key: &String, value: &Json| {
+            let usual = self.usual.get(key);
+            usual.is_some_and(|usual| usual == value || usual.as_f64() == value.as_f64())
+        };
+        Ok(Json::Object(keys.filter(|(key, value)| !is_usual(key, value)).collect()))
+    }
+}
+
+impl Rounded {
+    /// The width that the programs compute.
+    fn width(of: u64, factor: f64, multiple: u64) -> Option<u64> {
+        let width = (of.checked_mul(8)? / 3) as f64 * factor;
+        // As the programs do, which cut the fraction off.
+        (width < 2f64.powi(52)).then_some(width as u64)?.checked_next_multiple_of(multiple)
+    }
+
+    /// Puts the entries in of which the programs compute the width: those that are there, where they
+    /// give it, or else a factor of one decimal and a power of two as the releases have, or what
+    /// gives the width exactly.
+    fn state(&self, config: &mut Json) -> Result<(), String> {
+        let number = |key: &str| config.get(key).and_then(Json::as_u64);
+        let (Some(wanted), Some(of)) = (number(&self.key), number(&self.of)) else {
+            return Ok(());
+        };
+        let factor = config.get(&self.factor).and_then(Json::as_f64);
+        let gives = |factor: f64, multiple: u64| Self::width(of, factor, multiple) == Some(wanted);
+        if number(&self.multiple).is_some_and(|multiple| gives(factor.unwrap_or(1.0), multiple)) {
+            return Ok(());
+        }
+        let powers = (8..13).chain((0..8).rev()).map(|power| 1u64 << power);
+        let plain = (10..100u32).map(|tenths| f64::from(tenths) / 10.0);
+        let plain = plain.flat_map(|factor| powers.clone().map(move |multiple| (factor, multiple)));
+        let exact = || {
+            let factor = (wanted as f64 + 0.5) / (of.checked_mul(8)? / 3) as f64;
+            Some((factor, 1))
+        };
+        let found = plain.into_iter().find(|&(factor, multiple)| gives(factor, multiple));
+        let found = found.or_else(exact).filter(|&(factor, multiple)| gives(factor, multiple));
+        let (factor, multiple) = found.ok_or_else(|| {
+            format!("no `{}` makes `{}` of {of} to {wanted}", self.factor, self.key)
+        })?;
+        let Json::Object(entries) = config else { return Ok(()) };
+        entries.insert(self.multiple.clone(), multiple.into());
+        entries.remove(&self.factor);
+        if factor != 1.0 {
+            entries.insert(self.factor.clone(), factor.into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_widths_of_releases_are_stated_as_numbers_that_make_them() {
+        let rounded = Rounded {
+            key: "width".to_owned(),
+            of: "dim".to_owned(),
+            factor: "factor".to_owned(),
+            multiple: "multiple".to_owned(),
+        };
+        for (dim, width) in [
+            (4096, 11008),
+            (5120, 13824),
+            (8192, 22016),
+            (8192, 28672),
+            (4096, 14336),
+            (16384, 53248),
+            (2048, 8192),
+            (3072, 8192),
+            (12, 19),
+            (12, 40),
+            (12, 7),
+        ] {
+            let mut config = json!({ "width": width, "dim": dim });
+            rounded.state(&mut config).unwrap();
+            let factor = config.get("factor").map_or(1.0, |factor| factor.as_f64().unwrap());
+            let multiple = config["multiple"].as_u64().unwrap();
+            assert_eq!(Rounded::width(dim, factor, multiple), Some(width), "{dim} {config}");
+        }
+        // What is there is kept.
+        let mut config = json!({ "width": 14336, "dim": 4096, "multiple": 1024, "factor": 1.3 });
+        let said = config.clone();
+        rounded.state(&mut config).unwrap();
+        assert_eq!(config, said);
+        config["width"] = json!(11008);
+        rounded.state(&mut config).unwrap();
+        assert_eq!(config, json!({ "width": 11008, "dim": 4096, "multiple": 256 }));
     }
 }

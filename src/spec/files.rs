@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{CURRENT as CURRENT_VERSION, EMBEDDED, Spec};
+use super::{EMBEDDED, FIRST, Spec};
 
 /// Files of one role.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -29,18 +29,18 @@ pub enum Ids {
     Part,
 }
 
-/// The table of the newest version of the standard: digests have one meaning, whatever folder of
-/// data files is read.
-static CURRENT: LazyLock<Vec<FileRole>> = LazyLock::new(|| {
-    let name = format!("{CURRENT_VERSION}/files.toml");
+/// The table of the first version of the standard: digests have one meaning, whatever later version or
+/// folder of data files is read.
+static TABLE: LazyLock<Vec<FileRole>> = LazyLock::new(|| {
+    let name = format!("{FIRST}/files.toml");
     let (_, text) = EMBEDDED.iter().find(|(file, _)| *file == name).expect("it is embedded");
     let file: FilesFile = toml::from_str(text).expect("a test parses the embedded files");
     file.file
 });
 
-/// What the newest version of the standard says of a file beside the tensors.
+/// What the standard says of a file beside the tensors.
 pub fn role_of(name: &str) -> Option<&'static FileRole> {
-    find(&CURRENT, name)
+    find(&TABLE, name)
 }
 
 fn find<'r>(roles: &'r [FileRole], name: &str) -> Option<&'r FileRole> {

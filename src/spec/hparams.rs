@@ -30,6 +30,8 @@ pub struct Key {
     pub max: Option<f64>,
     /// The legal words.
     pub words: Vec<String>,
+    /// What a package means that does not have it: of keys that came after the first version.
+    pub absent: Option<Value>,
     /// What it is, for people.
     pub about: String,
 }
@@ -131,7 +133,30 @@ struct KeyFile {
     max: Option<f64>,
     #[serde(default)]
     words: Vec<String>,
+    absent: Option<Absent>,
     about: String,
+}
+
+/// A value for what is not there; `"null"` stands for null.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Absent {
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Word(String),
+}
+
+impl Absent {
+    fn value(self) -> Value {
+        match self {
+            Absent::Bool(value) => Value::Bool(value),
+            Absent::Int(value) => Value::Int(value),
+            Absent::Float(value) => Value::Float(value),
+            Absent::Word(word) if word == "null" => Value::Null,
+            Absent::Word(word) => Value::Symbol(word),
+        }
+    }
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -166,6 +191,7 @@ impl HparamsFile {
                 min: key.min,
                 max: key.max,
                 words: key.words,
+                absent: key.absent.map(Absent::value),
                 about: key.about,
             })
         });
@@ -328,6 +354,18 @@ impl Spec {
                     _ => key.name.clone(),
                 };
                 match (applies, value) {
+                    (true, None) if key.absent.is_some() => {}
+                    (true, Some(value))
+                        if key.absent.as_ref().is_some_and(|of| same(of, &value)) =>
+                    {
+                        problems.push(Problem {
+                            key: name,
+                            kind: ProblemKind::Value,
+                            expected: "no such key, as that is what a package without it means"
+                                .to_owned(),
+                            found: value.to_string(),
+                        });
+                    }
                     (true, None) => problems.push(Problem {
                         key: name,
                         kind: ProblemKind::Missing,

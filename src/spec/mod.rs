@@ -4,6 +4,7 @@
 pub mod arch;
 pub mod check;
 pub mod classes;
+pub mod compound;
 pub mod dialect;
 pub mod dtypes;
 pub mod encodings;
@@ -21,6 +22,7 @@ pub mod rules;
 pub mod schema;
 pub mod tasks;
 pub mod template;
+pub mod versions;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -29,12 +31,14 @@ use std::sync::{Arc, OnceLock};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::package::Value;
 
 use self::arch::Arch;
+use self::compound::Compound;
 use self::dialect::Dialect;
 use self::hparams::Key;
 use self::lazy::Parsed;
@@ -47,7 +51,13 @@ use self::tasks::TaskType;
 const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/spec_files.rs"));
 
 /// The newest version of the standard that this program carries.
-pub const CURRENT: &str = "1.0";
+pub const CURRENT: &str = "1.1";
+
+/// The first version of the same major one.
+const FIRST: &str = "1.0";
+
+/// What a version consists of.
+const SPEC_FILE: &str = "spec.toml";
 
 /// A file of vectors under `spec/conformance`, by its name.
 pub fn conformance_file(name: &str) -> Option<&'static str> {
@@ -59,8 +69,11 @@ pub fn conformance_file(name: &str) -> Option<&'static str> {
 pub struct Spec {
     /// Its version, `1.0.0`.
     pub version: String,
-    /// Features of later minor versions that are understood.
-    pub features: Vec<String>,
+    /// The first version of the same major one, which all its packages can be read by that use
+    /// nothing later.
+    pub first: String,
+    /// What later minor versions than the first add.
+    pub later: versions::Features,
     /// The canonical tensor names, in order.
     pub roles: Vec<Role>,
     /// The hyperparameters.
@@ -87,6 +100,8 @@ pub struct Spec {
     pub classes: Lazy<BTreeMap<String, classes::Classes>>,
     /// The architectures by id.
     pub archs: Table<String, Arch>,
+    /// Models whose text model is a part of more.
+    pub compounds: Lazy<Vec<Compound>>,
     /// The words of other programs for the names of mappings, in the order to try.
     pub dialects: Lazy<Vec<Dialect>>,
     /// The mappings by format and name.
@@ -102,8 +117,10 @@ pub struct Spec {
 #[serde(deny_unknown_fields)]
 struct SpecFile {
     version: String,
+    /// The version below, `1.0`, whose files these add to.
+    #[serde(rename = "extends")]
+    _extends: Option<String>,
     #[serde(default)]
-    features: Vec<String>,
     architectures: Vec<String>,
     #[serde(default)]
     dialects: Vec<String>,
@@ -118,18 +135,8 @@ impl Spec {
     /// There is no such version, `1.0` or `1.0.0`.
     pub fn embedded(version: &str) -> Result<Spec> {
         let minor: Vec<&str> = version.splitn(3, '.').take(2).collect();
-        let prefix = format!("{}/", minor.join("."));
-        let files: Files = EMBEDDED
-            .iter()
-            .filter_map(|(name, text)| {
-                Some((name.strip_prefix(&prefix)?.to_owned(), Cow::Borrowed(*text)))
-            })
-            .collect();
-        if files.is_empty() {
-            let message = format!("there is no version {version:?} of the standard here");
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
-        Spec::lazily(files)
+        let (files, later) = versions::whole(embedded_files(&minor.join("."))?, &embedded_files)?;
+        Spec::lazily(files, later)
     }
 
     /// The newest standard that this program carries.
@@ -144,7 +151,8 @@ impl Spec {
     pub fn from_dir(dir: &Path) -> Result<Spec> {
         let mut files = Files::new();
         read_dir(dir, "", &mut files)?;
-        Spec::from_files(files).map_err(|err| err.in_file(dir))
+        let whole = versions::whole(files, &|version| versions::beside(dir, version));
+        whole.and_then(|(files, later)| Spec::checked(files, later)).map_err(|err| err.in_file(dir))
     }
 
     /// A standard from files that are not known to be good: all of them are read at once.
@@ -152,10 +160,16 @@ impl Spec {
     /// # Errors
     /// A file is missing or does not keep the form.
     pub fn from_files(files: Files) -> Result<Spec> {
-        let spec = Spec::lazily(files)?;
+        let (files, later) = versions::whole(files, &embedded_files)?;
+        Spec::checked(files, later)
+    }
+
+    fn checked(files: Files, later: versions::Features) -> Result<Spec> {
+        let spec = Spec::lazily(files, later)?;
         spec.pretokenizers.check()?;
         spec.classes.check()?;
         spec.dialects.check()?;
+        spec.compounds.check()?;
         spec.archs.read_all()?;
         spec.heads.read_all()?;
         spec.maps.read_all()?;
@@ -168,8 +182,8 @@ impl Spec {
     }
 
     /// A standard from files of which those that are large or many are read when they are asked for.
-    fn lazily(files: Files) -> Result<Spec> {
-        let head: SpecFile = parse(&files, "spec.toml")?;
+    fn lazily(files: Files, later: versions::Features) -> Result<Spec> {
+        let head: SpecFile = parse(&files, SPEC_FILE)?;
         let roles =
             roles::parse(file(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why))?;
         let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
@@ -199,8 +213,12 @@ impl Spec {
             .collect();
         let dialect_ids = head.dialects;
         Ok(Spec {
+            first: match later.is_empty() {
+                true => head.version.clone(),
+                false => format!("{FIRST}.0"),
+            },
             version: head.version,
-            features: head.features,
+            later,
             role_index: roles::RoleIndex::new(&roles),
             roles,
             keys,
@@ -215,6 +233,9 @@ impl Spec {
             encodings,
             classes: Lazy::new(&files, |files| parse(files, "classes.toml")),
             archs: Table::new(head.architectures, read_arch),
+            compounds: Lazy::new(&files, |files| {
+                parse(files, "compounds.toml").map(|file: compound::CompoundsFile| file.compound)
+            }),
             dialects: Lazy::new(&files, move |files| read_dialects(files, &dialect_ids)),
             heads: Table::new(names.clone(), move |(format, name)| {
                 map::resolve_head(format, name, &|name| {
@@ -277,6 +298,11 @@ impl Spec {
         self.maps.select(|key| key.0 == format && self.heads.get(key).is_some_and(&chooses))
     }
 
+    /// The compound that a config is of, if it is of one.
+    pub fn compound(&self, format: &str, config: &Json) -> Option<&Compound> {
+        self.compounds.iter().find(|compound| compound.fits(format, config))
+    }
+
     /// The dialect that models of an architecture are written in, in files of a format.
     pub fn dialect_to_write(&self, format: &str, architecture: &str) -> Option<&Dialect> {
         let writes = |of: &&Dialect| of.format == format && of.writes(architecture);
@@ -287,6 +313,20 @@ impl Spec {
     pub fn files(&self) -> &Files {
         &self.files
     }
+}
+
+/// The files of one version alone, `1.0`.
+fn embedded_files(version: &str) -> Result<Files> {
+    let prefix = format!("{version}/");
+    let of = EMBEDDED.iter().filter_map(|(name, text)| {
+        Some((name.strip_prefix(&prefix)?.to_owned(), Cow::Borrowed(*text)))
+    });
+    let files: Files = of.collect();
+    if files.is_empty() {
+        let message = format!("there is no version {version:?} of the standard here");
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
+    Ok(files)
 }
 
 fn read_dir(dir: &Path, prefix: &str, files: &mut Files) -> Result<()> {

@@ -42,17 +42,42 @@ impl Spec {
 
     /// The one spelling of hyperparameters: a key that each stack may have for itself stands once, as `KEY`,
     /// where all stacks for which its condition holds have one value, and as `STACK.KEY` for each
-    /// of them where they differ.
+    /// of them where they differ. A key that came after the first version is left out where it has the
+    /// value that a package without it means.
     pub fn normal_hparams(&self, arch: &Arch, hparams: &Hparams) -> Hparams {
-        self.respell(arch, hparams, |values| match values {
+        let mut spelled = self.respell(arch, hparams, |values| match values {
             [(_, first), rest @ ..] => rest.iter().all(|(_, value)| same(first, value)),
             [] => false,
-        })
+        });
+        for key in &self.keys {
+            let is_meant = |value: &Value| key.absent.as_ref().is_some_and(|of| same(of, value));
+            if spelled.get(&key.name).is_some_and(is_meant) {
+                spelled.remove(&key.name);
+            }
+        }
+        spelled
+    }
+
+    /// Hyperparameters with those that came after the first version and are left out.
+    pub fn complete_hparams(&self, hparams: &Hparams) -> Hparams {
+        let mut whole = hparams.clone();
+        for key in &self.keys {
+            let is_there = |name: &String| hparams.contains_key(name);
+            let of_stack = ["encoder", "decoder"].map(|stack| format!("{stack}.{}", key.name));
+            if let Some(absent) = &key.absent
+                && !is_there(&key.name)
+                && !of_stack.iter().any(is_there)
+            {
+                whole.insert(key.name.clone(), absent.clone());
+            }
+        }
+        whole
     }
 
     /// Hyperparameters with `STACK.KEY` for each stack for which the key's condition holds, beside
     /// what [`Spec::normal_hparams`] writes: mappings may speak of either.
     pub fn wide_hparams(&self, arch: &Arch, hparams: &Hparams) -> Hparams {
+        let hparams = &self.complete_hparams(hparams);
         let mut wide = self.respell(arch, hparams, |_| false);
         for (name, value) in hparams {
             wide.entry(name.clone()).or_insert_with(|| value.clone());

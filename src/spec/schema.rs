@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::{
-    SpecFile, arch, classes, dialect, dtypes, encodings, files, hparams, map, ops, pretokenizers,
-    roles, rules, tasks,
+    SpecFile, arch, classes, compound, dialect, dtypes, encodings, files, hparams, map, ops,
+    pretokenizers, roles, rules, tasks,
 };
 use crate::encoding::layout::Layouts;
 
@@ -15,6 +15,7 @@ pub fn of_data_files() -> Vec<(&'static str, Schema)> {
     vec![
         ("data-arch", of::<arch::ArchFile>()),
         ("data-classes", of::<BTreeMap<String, classes::Classes>>()),
+        ("data-compounds", of::<compound::CompoundsFile>()),
         ("data-dialect", of::<dialect::Dialect>()),
         ("data-dtypes", of::<dtypes::DTypesFile>()),
         ("data-encodings", of::<encodings::Encodings>()),

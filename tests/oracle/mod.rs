@@ -22,7 +22,7 @@ pub(crate) fn root() -> &'static Path {
 /// `SPEC` chooses one of one's own.
 pub(crate) fn spec() -> Spec {
     let own = std::env::var("SPEC").map(PathBuf::from);
-    Spec::from_dir(&own.unwrap_or_else(|_| root().join("spec/1.0"))).unwrap()
+    Spec::from_dir(&own.unwrap_or_else(|_| root().join("spec/1.1"))).unwrap()
 }
 
 /// A checkpoint, and the outputs that it must have.

@@ -354,13 +354,13 @@ pub(super) fn write_encoded(spec: &Spec, row: &Json, package: &Path) -> Result<(
         tensors.push(Tensor { name, dtype, shape, bytes });
     }
     tensors.sort_by(|left, right| left.name.cmp(&right.name));
-    write_tensors(&package.join("model.safetensors"), &tensors, &json!({"llmstd": spec.version}))?;
+    write_tensors(&package.join("model.safetensors"), &tensors, &json!({"llmstd": spec.first}))?;
     let mut encoding = json!({"encoding": row["encoding"], "shape": row["shape"]});
     if row["parameters"].as_object().is_some_and(|parameters| !parameters.is_empty()) {
         encoding["parameters"] = row["parameters"].clone();
     }
     let model = json!({
-        "spec": spec.version, "requires": [], "conformance": "container", "hyperparameters": {}, "tokens": {},
+        "spec": spec.first, "requires": [], "conformance": "container", "hyperparameters": {}, "tokens": {},
         "ties": [], "encodings": {ENCODED: encoding}, "tasks": [], "history": [],
     });
     write(&package.join(MODEL_FILE), model.to_string().as_bytes())?;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::builder::PossibleValuesParser;
 use llmstd::checkpoint::DType;
-use llmstd::convert::target::{self, TARGETS};
+use llmstd::convert::target::{self, Ranks, TARGETS};
 use llmstd::convert::units::{Part, Unit, Units};
 use llmstd::convert::{self, Failure, ReadRange, Report, Request, TensorReport, Verified};
 use llmstd::encoding::BlockType;
@@ -87,6 +87,9 @@ pub(crate) struct Args {
     /// The most bytes of tensors in one file: 5GB if nothing is said, and no limit for a .gguf file
     #[arg(long, value_name = "SIZE", value_parser = convert::parse_size)]
     max_shard_size: Option<u64>,
+    /// Cut every matrix over so many ranks, each with a file of its own: for --to meta
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    tp: u64,
     /// Write a GGUF file without the tokenizer of the source, where GGUF cannot say it
     #[arg(long)]
     allow_no_tokenizer: bool,
@@ -203,6 +206,7 @@ fn perform(
             part_names: plan::PartNames::Standard,
             quantize: args.quant,
         },
+        ranks: Ranks { tensor: args.tp, ..Ranks::ONE },
         max_shard_bytes: args.max_shard_size.or_else(|| {
             let target = target::find(to);
             let is_whole = target.is_some_and(|of| !of.is_split || of.is_file(&destination));

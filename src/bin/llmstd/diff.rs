@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// The old version and the new one; the new one alone with --against
     #[arg(required = true, num_args = 1..=2, value_names = ["OLD", "NEW"])]
     paths: Vec<PathBuf>,
+    /// The format that is read, where a folder has several
+    #[arg(long, value_name = "FORMAT", value_parser = output::formats())]
+    from: Option<String>,
     /// The old version: a manifest that was kept, or any other
     #[arg(long, value_name = "MANIFEST")]
     against: Option<PathBuf>,
@@ -89,6 +92,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         whole_files: false,
         n_threads,
         progress: &bar,
+        format: output::wanted(args.from.as_deref()),
     };
     let paths = match (&args.against, args.paths.as_slice()) {
         (None, [old, new]) | (Some(old), [new]) => [old, new],

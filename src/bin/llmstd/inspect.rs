@@ -25,6 +25,9 @@ Exit status:
 pub(crate) struct Args {
     /// A folder, a weight file, or a shard index
     path: PathBuf,
+    /// The format that is read, where a folder has several
+    #[arg(long, value_name = "FORMAT", value_parser = output::formats())]
+    from: Option<String>,
     /// The folder with config.json, where it is not beside the weights
     #[arg(long, value_name = "DIR")]
     config: Option<PathBuf>,
@@ -42,7 +45,12 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let spec = output::spec(global)?;
-    let how = How { config: args.config.as_deref(), step: args.step.as_deref(), ..How::default() };
+    let how = How {
+        format: output::wanted(args.from.as_deref()),
+        config: args.config.as_deref(),
+        step: args.step.as_deref(),
+        ..How::default()
+    };
     let inspection = inspect_as(&args.path, &how, &spec)?;
     match global.format {
         Format::Json => output::print_json(&inspection)?,

@@ -9,6 +9,7 @@ mod git;
 mod inspect;
 mod interrupt;
 mod manifest;
+mod migrate;
 mod output;
 mod progress;
 mod report;
@@ -117,6 +118,7 @@ enum Command {
     Manifest(manifest::Args),
     Validate(validate::Args),
     Verify(verify::Args),
+    Migrate(migrate::Args),
     Run(run::Args),
     Spec(spec::Args),
     Explain(explain::Args),
@@ -178,6 +180,7 @@ fn main() -> ExitCode {
         Command::Manifest(args) => manifest::run(&args, &global),
         Command::Validate(args) => validate::run(&args, &global),
         Command::Verify(args) => verify::run(&args, &global),
+        Command::Migrate(args) => migrate::run(&args, &global),
         Command::Man { folder } => man(&folder).map(|()| ExitCode::SUCCESS),
         Command::Run(args) => run::run(&args, &global),
         Command::Explain(args) => explain::run(&args, &global),

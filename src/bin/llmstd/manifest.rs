@@ -29,6 +29,9 @@ Exit status:
 pub(crate) struct Args {
     /// A package, a folder, a weight file, a shard index, or a manifest
     path: PathBuf,
+    /// The format that is read, where a folder has several
+    #[arg(long, value_name = "FORMAT", value_parser = output::formats())]
+    from: Option<String>,
     /// Write the manifest there, as JSON
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -54,6 +57,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         whole_files: true,
         n_threads: output::n_threads(args.threads),
         progress: &bar,
+        format: output::wanted(args.from.as_deref()),
     };
     let subject = match Version::open(&args.path, &options) {
         Ok(subject) => subject,

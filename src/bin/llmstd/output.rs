@@ -151,3 +151,13 @@ pub(crate) fn size(n_bytes: u64) -> String {
     }
     if unit == 0 { format!("{n_bytes} B") } else { format!("{value:.2} {}", UNITS[unit]) }
 }
+
+/// The formats of files that are read, as values of an argument.
+pub(crate) fn formats() -> clap::builder::PossibleValuesParser {
+    clap::builder::PossibleValuesParser::new(llmstd::format::FORMATS.iter().map(|of| of.id))
+}
+
+/// The format that an argument names.
+pub(crate) fn wanted(from: Option<&str>) -> Option<&'static llmstd::format::Format> {
+    from.and_then(llmstd::format::find)
+}

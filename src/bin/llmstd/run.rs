@@ -8,6 +8,8 @@ use llmstd::convert::Failure;
 use llmstd::forward::Inputs;
 use llmstd::run::{self, Options, OutputReport, Report, TaskReport};
 
+use llmstd::folder::How;
+
 use crate::{Format, Global, output};
 
 /// Compute what a model answers, by the reference forward: for tests, not for service
@@ -28,6 +30,9 @@ Exit status:
 pub(crate) struct Args {
     /// A package, or any checkpoint that can be converted
     path: PathBuf,
+    /// The format that is read, where a folder has several
+    #[arg(long, value_name = "FORMAT", value_parser = output::formats())]
+    from: Option<String>,
     /// Ids of tokens
     #[arg(long, value_name = "IDS", required_unless_present = "input_features", value_parser = ids)]
     input_ids: Vec<Ids>,
@@ -71,7 +76,8 @@ fn ids(text: &str) -> Result<Ids, String> {
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let spec = output::spec(global)?;
-    let mut loaded = match run::load(&args.path, &spec, args.arch.as_deref()) {
+    let how = How { format: output::wanted(args.from.as_deref()), ..How::default() };
+    let mut loaded = match run::load_as(&args.path, &how, &spec, args.arch.as_deref()) {
         Ok(loaded) => loaded,
         Err(Failure::Error(err)) => return Err(err.into()),
         Err(Failure::Findings(findings)) => return output::refuse(&findings, global),

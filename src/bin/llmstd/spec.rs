@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use llmstd::author::names::NameMap;
 use llmstd::author::tensors::TensorList;
-use llmstd::convert::Failure;
+use llmstd::convert::{self, Failure};
 use llmstd::exec::staging::{Existing, Staging};
 use llmstd::folder;
 use llmstd::spec::listing::Checked;
@@ -22,6 +22,7 @@ use crate::{Format, Global, output};
 #[command(after_help = "\
 Examples:
   llmstd spec list
+  llmstd spec list formats
   llmstd spec show llama
   llmstd spec check ./spec/1.0
   llmstd spec map llama --format json
@@ -40,10 +41,24 @@ pub(crate) struct Args {
     command: Command,
 }
 
+/// What `list` lists.
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Listed {
+    /// Architectures, mappings and tasks
+    #[default]
+    Architectures,
+    /// Formats of files
+    Formats,
+}
+
 #[derive(Subcommand)]
 enum Command {
-    /// List architectures, mappings and tasks
-    List,
+    /// List architectures, mappings and tasks; or formats, and what is done with each
+    List {
+        /// What to list
+        #[arg(value_enum, default_value_t)]
+        what: Listed,
+    },
     /// Print an architecture, a mapping (hf/llama), or any file of the standard
     Show {
         /// An architecture, a mapping, or a file
@@ -125,7 +140,8 @@ enum Command {
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     match &args.command {
-        Command::List => list(&output::spec(global)?, global)?,
+        Command::List { what: Listed::Architectures } => list(&output::spec(global)?, global)?,
+        Command::List { what: Listed::Formats } => formats(&output::spec(global)?, global)?,
         Command::Show { name } => show(&output::spec(global)?, name)?,
         Command::Map { name, path, map } => names(name, path.as_deref(), map, global)?,
         Command::Sample { name, out, map, config, variant } => {
@@ -159,6 +175,23 @@ fn list(spec: &Spec, global: &Global) -> anyhow::Result<()> {
         table.add_row([arch.id.clone(), arch.mappings.join(" "), arch.about.clone()]);
     }
     let _ = writeln!(text, "{}\n\ntasks: {}", table.trim_fmt(), listing.tasks.join(", "));
+    output::print(&text)
+}
+
+fn formats(spec: &Spec, global: &Global) -> anyhow::Result<()> {
+    let listing = convert::formats::formats(spec);
+    if global.format == Format::Json {
+        return output::print_json(&listing);
+    }
+    let mut table = output::table();
+    table.set_header(convert::formats::COLUMNS);
+    for format in &listing.formats {
+        table.add_row(format.row());
+    }
+    let mut text = format!("{}\n\ntold and not read:\n", table.trim_fmt());
+    for told in &listing.told {
+        let _ = writeln!(text, "  {}: {}", told.what, told.advice);
+    }
     output::print(&text)
 }
 

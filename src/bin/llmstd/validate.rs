@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// Packages, checkpoints of other formats, or manifests alone
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// The format that is read, where a folder has several
+    #[arg(long, value_name = "FORMAT", value_parser = output::formats())]
+    from: Option<String>,
     /// Find the packages and checkpoints below folders
     #[arg(short, long)]
     recursive: bool,
@@ -163,6 +166,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
             selection: &selection,
             n_threads: output::n_threads(args.threads),
             progress: &bar,
+            format: output::wanted(args.from.as_deref()),
         };
         let result = match nothing {
             Some(why) => InputResult::Skipped(why.clone()),

@@ -13,6 +13,8 @@ const VERSION: u16 = 45;
 const UTF8: u16 = 1 << 11;
 /// The first of January 1980, before which there are no dates.
 const DATE: u16 = 0x21;
+/// The id of the field that PyTorch pads with.
+const PADDING_EXTRA: [u8; 2] = *b"FB";
 /// Where the checksum stands in a local header.
 pub const CRC_OFFSET: u64 = 14;
 
@@ -43,6 +45,15 @@ fn name_len(name: &str) -> Result<u16> {
 /// # Errors
 /// The name is too long.
 pub fn local_header(name: &str, len: u64) -> Result<Vec<u8>> {
+    aligned_header(name, len, 0, 1)
+}
+
+/// What stands before a payload that begins on a multiple of `alignment`, as PyTorch has it; the
+/// header itself begins at `start`.
+///
+/// # Errors
+/// The name is too long.
+pub fn aligned_header(name: &str, len: u64, start: u64, alignment: u64) -> Result<Vec<u8>> {
     let mut header = LOCAL_SIGNATURE.to_vec();
     for number in [VERSION, flags(name), 0, 0, DATE] {
         header.extend(number.to_le_bytes());
@@ -51,12 +62,26 @@ pub fn local_header(name: &str, len: u64) -> Result<Vec<u8>> {
         header.extend(number.to_le_bytes());
     }
     header.extend(name_len(name)?.to_le_bytes());
-    header.extend(20u16.to_le_bytes());
+    let bare = start.saturating_add((header.len() + 2 + name.len() + 20) as u64);
+    let padding = match alignment {
+        0 | 1 => None,
+        _ => {
+            let begin = bare.saturating_add(4).checked_next_multiple_of(alignment);
+            Some(begin.map_or(0, |begin| begin - bare - 4))
+        }
+    };
+    let padding = padding.map(|len| u16::try_from(len).unwrap_or(0));
+    header.extend((20 + padding.map_or(0, |len| len + 4)).to_le_bytes());
     header.extend(name.as_bytes());
     header.extend(ZIP64_EXTRA.to_le_bytes());
     header.extend(16u16.to_le_bytes());
     for _ in 0..2 {
         header.extend(len.to_le_bytes());
+    }
+    if let Some(len) = padding {
+        header.extend(PADDING_EXTRA);
+        header.extend(len.to_le_bytes());
+        header.resize(header.len() + usize::from(len), b'Z');
     }
     Ok(header)
 }
@@ -167,6 +192,18 @@ mod tests {
                 assert!(member.matches(&payload));
             }
         }
+    }
+
+    #[test]
+    fn payloads_begin_where_they_should() {
+        for (start, name) in [(0u64, "a"), (7, "a/b"), (12345, "a/data.pkl"), (63, "")] {
+            let header = aligned_header(name, 5, start, 64).unwrap();
+            assert_eq!((start + header.len() as u64) % 64, 0, "{start} {name}");
+            assert_eq!(header[26..28], (name.len() as u16).to_le_bytes());
+            let extra = u16::from_le_bytes(header[28..30].try_into().unwrap());
+            assert_eq!(header.len(), 30 + name.len() + usize::from(extra));
+        }
+        assert_eq!(local_header("a", 5).unwrap().len(), 30 + 1 + 20);
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! The formats that are written: one file and one line of [`TARGETS`] each.
 
+mod archive;
 mod flax;
 mod gguf;
 mod hf;
+mod meta;
+mod mistral;
 mod npz;
 mod safetensors;
 mod tf;
@@ -10,18 +13,28 @@ mod tf;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde_json::Value as Json;
+
 use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::{DType, Encoding};
 use crate::exec::container::{Container, Safetensors};
 use crate::exec::write::{Shard, shards};
 use crate::metadata::Metadata;
 use crate::package::TENSORS_STEM;
-use crate::plan::Tensors;
 use crate::plan::program::Output;
+use crate::plan::{Options, Tensors};
 
 /// The formats that are written beside the standard's own.
-pub static TARGETS: &[&Target] =
-    &[&hf::TARGET, &gguf::TARGET, &safetensors::TARGET, &flax::TARGET, &tf::TARGET, &npz::TARGET];
+pub static TARGETS: &[&Target] = &[
+    &hf::TARGET,
+    &gguf::TARGET,
+    &safetensors::TARGET,
+    &flax::TARGET,
+    &tf::TARGET,
+    &npz::TARGET,
+    &meta::TARGET,
+    &mistral::TARGET,
+];
 
 /// A format that is written.
 pub struct Target {
@@ -47,10 +60,64 @@ pub struct Target {
     pub shards: fn(&[Output], Option<u64>, stem: &str, ending: &str) -> Vec<Shard>,
     /// Brings tensors into the order that they have in files.
     pub sort: fn(&mut Tensors),
+    /// The kinds of ranks that a model can be cut over.
+    pub ranks: &'static [Kind],
+    /// Cuts what is written apart: the tensors of a rank are then named `FILE/NAME`, where `FILE` is its
+    /// file without the ending.
+    ///
+    /// # Errors
+    /// It cannot be cut so.
+    pub cut: fn(Tensors, &Cut<'_>) -> Result<Tensors, Diagnostic>,
     /// Whether its readers have a dtype.
     pub has: fn(DType) -> bool,
     /// What the files are beside the tensors.
     pub container: for<'a> fn(&Content<'a>) -> Box<dyn Container + 'a>,
+}
+
+/// What ranks share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Each matrix.
+    Tensor,
+    /// The layers.
+    Pipeline,
+    /// The experts.
+    Expert,
+}
+
+/// Over how many ranks of each kind a model is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ranks {
+    /// That share each matrix.
+    pub tensor: u64,
+    /// That share the layers.
+    pub pipeline: u64,
+    /// That share the experts.
+    pub expert: u64,
+}
+
+impl Ranks {
+    /// One rank has all.
+    pub const ONE: Ranks = Ranks { tensor: 1, pipeline: 1, expert: 1 };
+
+    /// Each kind with its flag and number.
+    pub fn each(self) -> [(Kind, &'static str, u64); 3] {
+        [
+            (Kind::Tensor, "--tp", self.tensor),
+            (Kind::Pipeline, "--pp", self.pipeline),
+            (Kind::Expert, "--ep", self.expert),
+        ]
+    }
+}
+
+/// How what is written is to be cut.
+pub struct Cut<'a> {
+    /// Over how many ranks.
+    pub ranks: Ranks,
+    /// The config that is written, in the words of its programs.
+    pub config: &'a Json,
+    /// Casts.
+    pub options: Options,
 }
 
 /// What files hold beside tensors.
@@ -79,6 +146,8 @@ impl Target {
         index_file: None,
         shards,
         sort: |_| (),
+        ranks: &[],
+        cut: |tensors, _| Ok(tensors),
         has: |_| true,
         container: |content| Box::new(Safetensors(content.text)),
     };

@@ -5,9 +5,10 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
 use super::Target;
+use crate::base::checksum::Checksum;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::container::zip::write::{CRC_OFFSET, Member, directory, local_header};
-use crate::exec::container::{Checksum, Container, Frame, Insert};
+use crate::exec::container::{Container, Frame, Insert};
 use crate::exec::write::{Shard, Written};
 use crate::format::numpy::write::{descr, header};
 use crate::plan::program::Output;

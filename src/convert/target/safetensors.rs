@@ -1,7 +1,7 @@
 //! Safetensors with the names and bytes of the source.
 
 use super::Target;
-use crate::convert::SAFETENSORS;
+use crate::convert::request::SAFETENSORS;
 
 pub(super) static TARGET: Target = Target {
     id: SAFETENSORS,

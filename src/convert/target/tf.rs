@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use super::Target;
+use crate::base::checksum::Checksum;
 use crate::base::error::{Error, Result};
-use crate::convert::write_file;
-use crate::exec::container::{Checksum, Container, Frame};
+use crate::convert::sidecar::write_file;
+use crate::exec::container::{Container, Frame};
 use crate::exec::write::{Shard, Written, shards};
 use crate::format::tensorflow::write::{self, Entry};
 use crate::plan::program::Output;

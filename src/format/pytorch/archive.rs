@@ -134,7 +134,7 @@ fn record_of(member: &Member, archive: Extent, checksums: bool) -> Record {
             ..archive
         },
         fault,
-        unchecked: member.crc == 0,
+        crc: Some(member.crc),
         file_has_checksums: checksums,
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::base::checksum::Checksum;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::source::{Extent, Source};
-use crate::checkpoint::{DType, Payload, Tensor};
+use crate::checkpoint::{DType, Payload, StoredChecksum, Tensor};
 use crate::format::pickle::{Node, NodeId, Pickle};
 
 use super::{quote, quote_global, rule};
@@ -111,6 +112,13 @@ pub(super) fn dtype(module: &str, name: &str) -> Option<&'static Class> {
     CLASSES.iter().find(|class| module == "torch" && class.name == name)
 }
 
+/// The name of the class of the storages that hold elements of a dtype.
+pub(super) fn class_of(dtype: DType) -> Option<&'static str> {
+    let fits = |class: &&Class| class.dtype == dtype && class.fault.is_none();
+    let class = CLASSES.iter().find(fits)?;
+    (!class.storage.is_empty()).then_some(class.storage)
+}
+
 /// Whether a global is a quantization scheme or a layout, which are plain constants.
 pub(super) fn is_scheme(module: &str, name: &str) -> bool {
     let of_torch = name.starts_with("per_tensor_")
@@ -139,8 +147,8 @@ pub(super) struct Record {
     pub(super) extent: Extent,
     /// Why the bytes cannot be used, if they cannot.
     pub(super) fault: Option<String>,
-    /// Whether the container keeps a checksum of 0, which means none.
-    pub(super) unchecked: bool,
+    /// The checksum that the container keeps; 0 means none.
+    pub(super) crc: Option<u32>,
     /// Whether it keeps other checksums.
     pub(super) file_has_checksums: bool,
 }
@@ -226,26 +234,52 @@ impl Storages {
         }
     }
 
-    /// Reports the storages of these tensors that torch reserved and never filled.
-    pub(super) fn find_never_written(
-        &self,
-        source: &Source,
-        tensors: &[Tensor],
-    ) -> Vec<Diagnostic> {
-        let mut users: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+    /// The storages that tensors have, each with its key and the first tensor in it.
+    fn used<'a>(
+        &'a self,
+        tensors: &'a [Tensor],
+    ) -> impl Iterator<Item = (&'a str, &'a Record, &'a str)> {
+        let mut users: BTreeMap<u64, &str> = BTreeMap::new();
         for tensor in tensors {
             let start = match &tensor.payload {
                 Payload::Range(extent) if extent.len != 0 => extent.start,
                 Payload::View(view) => view.storage.start,
                 _ => continue,
             };
-            users.entry(start).or_default().push(&tensor.name);
+            users.entry(start).or_insert(&tensor.name);
         }
-        let mut findings = Vec::new();
-        for (key, record) in &self.records {
+        self.records.iter().filter_map(move |(key, record)| {
             let extent = record.extent;
-            let Some((_, names)) = users.range(extent.start..extent.end()).next() else { continue };
-            if !record.unchecked || extent.len == 0 {
+            let (_, first) = users.range(extent.start..extent.end()).next()?;
+            Some((key.as_str(), record, *first))
+        })
+    }
+
+    /// The checksums that the container keeps of the storages of these tensors.
+    pub(super) fn checksums(&self, tensors: &[Tensor]) -> Vec<StoredChecksum> {
+        let used = self.used(tensors).filter(|(_, record, _)| record.fault.is_none());
+        let sums = used.filter_map(|(_, record, first)| {
+            Some(StoredChecksum {
+                tensor: first.to_owned(),
+                bytes: record.extent,
+                kind: Checksum::Crc32,
+                value: record.crc.filter(|&crc| crc != 0)?,
+                is_compared_on_reading: false,
+            })
+        });
+        sums.collect()
+    }
+
+    /// Reports the storages of these tensors that torch reserved and never filled.
+    pub(super) fn find_never_written(
+        &self,
+        source: &Source,
+        tensors: &[Tensor],
+    ) -> Vec<Diagnostic> {
+        let mut findings = Vec::new();
+        for (key, record, first) in self.used(tensors) {
+            let extent = record.extent;
+            if record.crc != Some(0) || extent.len == 0 {
                 continue;
             }
             if !source.slice(extent).is_ok_and(is_zero) {
@@ -253,7 +287,6 @@ impl Storages {
             }
             // With checksums off for the whole file, zeros may be what was saved.
             let level = if record.file_has_checksums { Level::Error } else { Level::Warning };
-            let first = names.first().copied().unwrap_or_default();
             let message = format!(
                 "the storage {} of {} was never written: {} zero bytes without a checksum",
                 quote(key),

@@ -85,7 +85,7 @@ pub(super) fn read(source: &Source, file: FileId) -> Result<Checkpoint> {
         let start = cursor.offset();
         cursor.take(len, &format!("the storage {}", quote(&key)))?;
         let extent = Extent { file, start, len };
-        let record = Record { extent, fault: None, unchecked: false, file_has_checksums: false };
+        let record = Record { extent, fault: None, crc: None, file_has_checksums: false };
         storages.insert(key, record);
     }
     let mut checkpoint = interpret(source, &object, &storages)?;
