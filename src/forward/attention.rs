@@ -15,6 +15,7 @@
 //!    the stack is causal, and inside the window in sliding layers. With sinks, the head's sink is
 //!    one more score whose probability goes nowhere.
 //! 5. `o = Σ p·v`, `[n, h·e]`; the result is `o Woᵀ + bo`, `[n, hidden]`.
+//!    With `inner_norm` o is normed over all heads before `Wo`.
 //! 6. With `attn_out_gate`, o is multiplied by `σ(x Wgᵀ + bg)`, `[n, h·e]`, before `Wo`.
 //!
 //! Latent attention makes q, k and v otherwise: see `latent`.
@@ -51,6 +52,8 @@ pub(super) struct Attention<'a, R> {
     clip: Option<f64>,
     sinks: bool,
     out_gate: bool,
+    /// The norm before the output map, where there is one.
+    inner_norm: Option<Norm>,
     qk_norm: Option<QkNorm>,
     rope: Option<Rope>,
     latent: Option<Latent>,
@@ -146,6 +149,7 @@ impl<'a, R: Real> Attention<'a, R> {
             clip: keys.opt_float("qkv_clip")?,
             sinks: keys.bool("attn_sinks")?,
             out_gate: keys.bool("attn_out_gate")?,
+            inner_norm: Norm::inner(keys)?,
             qk_norm: QkNorm::read(keys)?,
             rope: Rope::read(keys)?,
             latent: Latent::read(keys, heads)?,
@@ -254,6 +258,9 @@ impl<'a, R: Real> Attention<'a, R> {
             let name = format!("{}.gate_proj", place.name);
             let gate = self.params.linear(x, &name, width, self.qkv_bias)?;
             mixed.zip_mut_with(&gate, |mixed, &gate| *mixed *= sigmoid(gate));
+        }
+        if let Some(norm) = &self.inner_norm {
+            mixed = norm.apply(self.params, &format!("{}.inner_norm", place.name), &mixed)?;
         }
         let layers = self.o_bias_layers.as_ref();
         let bias = self.o_bias && layers.is_none_or(|layers| layers.contains(&place.layer));

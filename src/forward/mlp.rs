@@ -1,10 +1,12 @@
 //! The MLP and activations.
 //!
-//! Plain: `act(x Wupᵀ + b) Wdownᵀ + b`. Gated: `(act(x Wgateᵀ + b) ∘ (x Wupᵀ + b)) Wdownᵀ + b`.
+//! Plain: `act(x Wupᵀ + b) Wdownᵀ + b`. Gated: `(act(x Wgateᵀ + b) ∘ (x Wupᵀ + b)) Wdownᵀ + b`. With
+//! `inner_norm` what goes through `Wdown` is normed before.
 
 use ndarray::{Array2, Zip};
 
 use super::keys::{Keys, broken};
+use super::norm::Norm;
 use super::real::Real;
 use super::weights::{Bias, Params};
 use crate::base::error::Result;
@@ -139,6 +141,8 @@ enum Middle {
 pub(super) struct Mlp {
     hidden: usize,
     middle: Middle,
+    /// The norm before the last map, where there is one.
+    inner_norm: Option<Norm>,
 }
 
 impl Mlp {
@@ -153,19 +157,22 @@ impl Mlp {
             word if gated => Middle::Gated(Activation::parse(word)?),
             word => Middle::Plain(Activation::parse(word)?),
         };
-        Ok(Mlp { hidden: keys.count("hidden_size")?, middle })
+        let inner_norm = Norm::inner(keys)?;
+        Ok(Mlp { hidden: keys.count("hidden_size")?, middle, inner_norm })
     }
 
-    /// The MLP of `x`, `[n, hidden]`, by `NAME.gate_proj`, `NAME.up_proj`, `NAME.down_proj`.
+    /// The MLP of `x`, `[n, hidden]`, by `NAME.gate_proj`, `NAME.up_proj`, `NAME.down_proj`; the biases are
+    /// those of the maps into it, and of the last.
     pub(super) fn apply<R: Real>(
         &self,
         params: Params<'_>,
         name: &str,
         x: &Array2<R>,
         width: usize,
-        bias: Bias,
+        [in_bias, bias]: [Bias; 2],
     ) -> Result<Array2<R>> {
         self.with(params, name, x, width, &|x, part, width| {
+            let bias = if part == "down_proj" { bias } else { in_bias };
             params.linear(x, &format!("{name}.{part}"), width, bias)
         })
     }
@@ -215,6 +222,9 @@ impl Mlp {
                     up.mapv_inplace(xielu);
                 }
             }
+        }
+        if let Some(norm) = &self.inner_norm {
+            up = norm.apply(params, &format!("{name}.inner_norm"), &up)?;
         }
         map(&up, "down_proj", self.hidden)
     }

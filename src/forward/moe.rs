@@ -143,7 +143,13 @@ impl Moe {
         }
         if 0 < self.shared_width {
             let shared = format!("{name}.shared");
-            let mut output = self.mlp.apply(params, &shared, x, self.shared_width, Bias::Stored)?;
+            let mut output = self.mlp.apply(
+                params,
+                &shared,
+                x,
+                self.shared_width,
+                [Bias::Stored, Bias::Stored],
+            )?;
             if self.shared_gate {
                 let gate = format!("{name}.shared_gate");
                 let gate = params.linear(x, &gate, 1, Bias::Is(false))?;

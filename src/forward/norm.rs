@@ -38,6 +38,11 @@ impl Norm {
         })
     }
 
+    /// The norm before the last map of each sublayer, where there is one.
+    pub(super) fn inner(keys: Keys<'_>) -> Result<Option<Norm>> {
+        keys.bool("inner_norm")?.then(|| Norm::read(keys)).transpose()
+    }
+
     /// The same norm with another epsilon.
     pub(super) fn with_eps(self, eps: f64) -> Norm {
         Norm { eps, ..self }

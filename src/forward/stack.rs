@@ -257,6 +257,7 @@ struct Feed {
     dense: Option<Mlp>,
     width: usize,
     bias: Bias,
+    in_bias: Bias,
     moe: Option<Moe>,
     moe_layers: Vec<usize>,
     /// Whether experts stand beside an MLP, and add their output after the next layer.
@@ -271,6 +272,11 @@ impl Feed {
             dense: has_mlp.then(|| Mlp::read(keys)).transpose()?,
             width: if has_mlp { keys.count("intermediate_size")? } else { 0 },
             bias: Bias::Is(has_mlp && keys.bool("mlp_bias")?),
+            in_bias: Bias::Is(
+                has_mlp
+                    && keys.bool("mlp_bias")?
+                    && (!keys.bool("mlp_gated")? || keys.bool("mlp_in_bias")?),
+            ),
             moe: has_experts.then(|| Moe::read(keys)).transpose()?,
             moe_layers: if has_experts { keys.counts("moe.layers")? } else { Vec::new() },
             shortcut: has_experts && keys.bool("moe.shortcut")?,
@@ -293,10 +299,10 @@ impl Feed {
         match (moe, &self.dense) {
             (Some(moe), Some(dense)) if self.shortcut => {
                 *late = Some(moe.apply(params, name, x)?);
-                dense.apply(params, name, x, self.width, self.bias)
+                dense.apply(params, name, x, self.width, [self.in_bias, self.bias])
             }
             (Some(moe), _) => moe.apply(params, name, x),
-            (_, Some(dense)) => dense.apply(params, name, x, self.width, self.bias),
+            (_, Some(dense)) => dense.apply(params, name, x, self.width, [self.in_bias, self.bias]),
             (_, None) => Err(broken(format!("layer {layer} has no MLP"))),
         }
     }

@@ -341,6 +341,18 @@ impl Layout {
         let rotated = rotated.collect::<Result<Vec<_>, Refusal>>()?;
         Ok(Layout::concat(1, rotated)?.merge_axes(0))
     }
+
+    /// The two halves of the rows of each head in the other order.
+    pub fn swap_halves(self, heads: u64) -> Result<Layout, Refusal> {
+        let rows = *self.shape.first().ok_or("a scalar has no rows")?;
+        if heads == 0 || !rows.is_multiple_of(heads) || !(rows / heads).is_multiple_of(2) {
+            return Err(format!("{rows} rows cannot be {heads} heads of two halves each"));
+        }
+        let half = rows / heads / 2;
+        let mut halves = self.split_axis(0, 2 * half)?.split(1, &[half, half])?;
+        halves.reverse();
+        Ok(Layout::concat(1, halves)?.merge_axes(0))
+    }
 }
 
 impl IndexBox {

@@ -109,6 +109,10 @@ fn step(
             let (heads, dim) = (heads.eval_size(names)?, dim.eval_size(names)?);
             each(&|layout: Layout| layout.rope(heads, dim, *last, direction == Direction::Export))
         }
+        Op::SwapHalves { heads } => {
+            let heads = heads.eval_size(names)?;
+            each(&|layout: Layout| layout.swap_halves(heads))
+        }
         Op::Split { axis, sizes } => {
             let sizes: Vec<u64> =
                 sizes.iter().map(|size| size.eval_size(names)).collect::<Result<_, _>>()?;
@@ -233,6 +237,7 @@ pub fn describe(ops: &[Op]) -> String {
             let last = if *last { ", last" } else { "" };
             format!("rope_half({}, {}{last})", heads.text, dim.text)
         }
+        Op::SwapHalves { heads } => format!("swap_halves({})", heads.text),
         Op::QkvConcat => "qkv_concat".to_owned(),
         Op::QkvGrouped => "qkv_grouped".to_owned(),
         Op::Blocks { n, .. } => format!("blocks({})", n.text),

@@ -181,6 +181,11 @@ pub enum Op {
         #[serde(default)]
         last: bool,
     },
+    /// The first and the second half of the rows of each head change places.
+    SwapHalves {
+        /// The number of heads.
+        heads: Expr,
+    },
     /// Rows q, then k, then v.
     QkvConcat,
     /// Rows in groups: the q heads of a group, its k head, its v head.

@@ -115,6 +115,7 @@ fn of_ops<'a>(ops: &'a [Op], exprs: &mut Vec<&'a Expr>) {
         match op {
             Op::Reshape { from, to } => exprs.extend(from.iter().chain(to)),
             Op::Split { sizes, .. } => exprs.extend(sizes),
+            Op::SwapHalves { heads } => exprs.push(heads),
             Op::RopeHalf { heads, dim, .. } => exprs.extend([heads, dim]),
             Op::Blocks { n, .. } | Op::UnusedRows { n } => exprs.push(n),
             Op::Add { c } | Op::Scale { c } => exprs.push(c),

@@ -120,6 +120,7 @@ fn chain(ops: &[Op], mut n: Tensors) -> Result<Tensors, String> {
             Op::Transpose { .. }
             | Op::Reshape { .. }
             | Op::RopeHalf { .. }
+            | Op::SwapHalves { .. }
             | Op::UnusedRows { .. }
             | Op::Add { .. }
             | Op::Scale { .. }
