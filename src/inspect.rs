@@ -1,5 +1,7 @@
 //! What a checkpoint is, from its headers.
 
+mod run;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -14,14 +16,17 @@ use crate::base::error::Result;
 use crate::base::source::Extent;
 use crate::checkpoint::tiles::Tile;
 use crate::checkpoint::{Payload, StoredPart, Tensor, n_elements};
-use crate::convert::read_model;
+use crate::convert::{config_of, read_model};
 use crate::folder::{self, How, Opened};
 use crate::format;
 use crate::format::gguf::types::{Block, TYPES};
 use crate::metadata::Value;
+use crate::package::MODEL_FILE;
 use crate::plan::dialect;
 use crate::plan::import::choose;
 use crate::spec::Spec;
+
+pub use self::run::{InspectedRun, is_of_run};
 
 /// What a checkpoint is.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -34,6 +39,9 @@ pub struct Inspection {
     pub format: String,
     /// The architecture, where the standard knows it.
     pub architecture: Option<String>,
+    /// The run of a trainer that left it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<InspectedRun>,
     /// Values of all tensors.
     pub parameters: u64,
     /// Bytes of all tensors.
@@ -127,7 +135,7 @@ pub fn inspect(path: &Path, spec: &Spec) -> Result<Inspection> {
 /// It cannot be read.
 pub fn inspect_as(path: &Path, how: &How<'_>, spec: &Spec) -> Result<Inspection> {
     let mut opened = folder::open_as(path, how)?;
-    let (architecture, config) = described(&mut opened, spec)?;
+    let (architecture, config, stated) = described(&mut opened, spec)?;
     let logical = opened.logical()?;
     let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
     let mut dtypes: BTreeMap<String, u64> = BTreeMap::new();
@@ -160,6 +168,7 @@ pub fn inspect_as(path: &Path, how: &How<'_>, spec: &Spec) -> Result<Inspection>
         path: path.display().to_string(),
         format: format!("{} ({kind})", checkpoint.format),
         architecture,
+        run: run::of(checkpoint, stated),
         parameters: sum(|tensor| n_elements(tensor.logical_shape())),
         tensor_bytes: sum(Tensor::n_bytes),
         dtypes,
@@ -172,9 +181,9 @@ pub fn inspect_as(path: &Path, how: &How<'_>, spec: &Spec) -> Result<Inspection>
     })
 }
 
-type Described = (Option<String>, BTreeMap<String, Json>);
+type Described = (Option<String>, BTreeMap<String, Json>, Option<String>);
 
-/// The architecture and the config.
+/// The architecture, the config, and where that stands.
 fn described(opened: &mut Opened, spec: &Spec) -> Result<Described> {
     if opened.is_package {
         let model = read_model(opened)?;
@@ -182,20 +191,21 @@ fn described(opened: &mut Opened, spec: &Spec) -> Result<Described> {
             .hyperparameters
             .iter()
             .map(|(key, value)| (key.clone(), serde_json::to_value(value).unwrap_or(Json::Null)));
-        return Ok((model.architecture, config.collect()));
+        return Ok((model.architecture, config.collect(), Some(MODEL_FILE.to_owned())));
     }
     // Where a file is complete, a config beside it is of other files.
     let format = format::find(opened.checkpoint.format);
     if format.is_some_and(|format| format.is_complete) {
-        return Ok((None, BTreeMap::new()));
+        return Ok((None, BTreeMap::new(), None));
     }
     let format = format.map_or("hf", |format| format.dialect);
-    let Some(Json::Object(config)) = opened.json("config.json")? else {
-        return Ok((None, BTreeMap::new()));
+    let own = dialect::of(spec, format, &opened.checkpoint);
+    let Some((Json::Object(config), stored)) = config_of(opened, own)? else {
+        return Ok((None, BTreeMap::new(), None));
     };
     let mut json = Json::Object(config.clone());
     // What is not known is shown without an architecture; converting says why.
-    let translated = dialect::of(spec, format, &opened.checkpoint)
+    let translated = own
         .and_then(|of| Some((of, dialect::read(of, &opened.checkpoint, &|_, _| Ok(true)).ok()?)));
     let (format, checkpoint) = match &translated {
         Some((dialect, translated)) => (dialect.of.as_str(), &translated.checkpoint),
@@ -206,7 +216,7 @@ fn described(opened: &mut Opened, spec: &Spec) -> Result<Described> {
         json = compound.inner(&json);
     }
     let map = choose(spec, format, checkpoint, &json, None, &mut Vec::new()).ok();
-    Ok((map.map(|map| map.arch.clone()), config.into_iter().collect()))
+    Ok((map.map(|map| map.arch.clone()), config.into_iter().collect(), Some(stored.path)))
 }
 
 /// Arrays are shown so far.

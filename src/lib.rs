@@ -73,8 +73,10 @@
 //! | [`mod@verify`] | the bytes of a package held to a manifest |
 //! | [`policy`] | what a project asks of its models: `llmstd.toml`, waivers, baselines |
 //! | [`version`] | one side of a diff: any input in the terms of a manifest |
+//! | [`supply`] | a model in the terms of signatures and bills of materials |
 //! | [`mod@diff`] | what changed between two versions, and whom it breaks |
 //! | [`mod@inspect`] | what a checkpoint is, from its headers |
+//! | [`mod@interface`] | what a model can be asked, in its own terms and in those of servers |
 //! | [`author`] | for writers of data files: names, tiny checkpoints, checks, drafts |
 //! | [`schema`] | the JSON Schemas of what is written and printed |
 //! | [`mod@report`] | results to text |
@@ -110,6 +112,7 @@ pub mod folder;
 pub mod format;
 pub mod forward;
 pub mod inspect;
+pub mod interface;
 pub mod manifest;
 pub mod metadata;
 pub mod package;
@@ -121,6 +124,7 @@ pub mod rule;
 pub mod run;
 pub mod schema;
 pub mod spec;
+pub mod supply;
 pub mod tokenizer;
 pub mod validate;
 pub mod verify;
@@ -136,6 +140,7 @@ pub use self::exec::produce::read;
 pub use self::folder::{How, Opened, open, open_as};
 pub use self::forward::{Inputs, Outputs};
 pub use self::inspect::{Inspection, inspect};
+pub use self::interface::{Interface, interface};
 pub use self::manifest::{Digests, Manifest};
 pub use self::package::{Conformance, Model, Provenance, Task, Value};
 pub use self::policy::Policy;

@@ -16,6 +16,7 @@ use crate::convert::formats::FormatListing;
 use crate::convert::migrate::Migrated;
 use crate::diff::Diff;
 use crate::inspect::Inspection;
+use crate::interface::Interface;
 use crate::manifest::Manifest;
 use crate::package::{Model, Provenance};
 use crate::policy;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<(&'static str, Json)> {
         ("diff", of::<Diff>()),
         ("explain", of::<Pages>()),
         ("inspect", of::<Inspection>()),
+        ("interface", of::<Interface>()),
         ("manifest", of::<Manifest>()),
         ("model", of::<Model>()),
         ("policy", of::<policy::file::File>()),

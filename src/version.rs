@@ -268,7 +268,7 @@ fn has_weights(folder: &Path, manifest: &Manifest) -> bool {
 fn is_lfs_pointer(path: &Path) -> bool {
     let mut head = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(64).read_to_end(&mut head));
-    read.is_ok() && head.starts_with(b"version https://git-lfs")
+    read.is_ok() && crate::format::is_lfs_pointer(&head)
 }
 
 /// A package. Everything but the hashes of the weights is read anew, so that a package that was

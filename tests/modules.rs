@@ -42,6 +42,11 @@ fn code(text: &str) -> Vec<&str> {
     lines.filter(|line| !line.trim_start().starts_with("//")).collect()
 }
 
+/// Whether a file has tests alone.
+fn is_test(name: &str) -> bool {
+    name.ends_with("tests.rs") || name.contains("/tests/")
+}
+
 #[test]
 fn the_code_map_lists_every_module() {
     let text = fs::read_to_string(root().join("lib.rs")).unwrap();
@@ -64,7 +69,7 @@ fn modules_use_only_those_above_them() {
     };
     let mut wrong = Vec::new();
     for (name, text) in sources() {
-        if name.ends_with("tests.rs") {
+        if is_test(&name) {
             continue;
         }
         let module = name.split('/').next().unwrap().trim_end_matches(".rs").to_owned();
@@ -96,7 +101,7 @@ fn nothing_below_the_binary_prints_exits_or_reads_the_environment() {
         "stderr()",
     ];
     let mut wrong = Vec::new();
-    for (name, text) in sources().into_iter().filter(|(name, _)| !name.ends_with("tests.rs")) {
+    for (name, text) in sources().into_iter().filter(|(name, _)| !is_test(name)) {
         for line in code(&text) {
             if let Some(word) = forbidden.iter().find(|word| line.contains(**word)) {
                 wrong.push(format!("{name}: {word}: {line}"));
@@ -123,7 +128,7 @@ fn no_model_is_named_in_the_source() {
     assert!(5 < names.len());
     let mut wrong = Vec::new();
     for (name, text) in sources() {
-        if name.ends_with("tests.rs") {
+        if is_test(&name) {
             continue;
         }
         for line in code(&text) {

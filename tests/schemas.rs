@@ -101,6 +101,7 @@ fn what_is_written_and_printed_keeps_the_schemas() {
     }
     let narrow = ["convert", "fixtures/hf/llama-tied/src", &at("refused"), "--dtype", "bf16"];
     check("refusal", &printed(&narrow));
+    check("interface", &printed(&["interface", "fixtures/hf/bert-tokcls/src"]));
     check("spec-list", &printed(&["spec", "list"]));
     let broken = at("spec");
     fs::create_dir(&broken).unwrap();

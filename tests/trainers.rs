@@ -91,6 +91,35 @@ fn master_weights_of_zero_are_those_that_deepspeed_makes() {
     }
 }
 
+#[test]
+fn a_folder_for_each_parameter_is_read() {
+    let run = fixture("universal");
+    // DeepSpeed made F32 of the parameter that is frozen and has no master weights.
+    let as_f32 = |source: &Path| {
+        let (spec, scratch) = (Spec::current(), tempfile::tempdir().unwrap());
+        let out = scratch.path().join("out");
+        let plan = llmstd::plan::Options { dtype: Some(llmstd::DType::F32), ..Default::default() };
+        let request = Request { plan, ..Request::new(&spec, &out, "std") };
+        convert::convert(folder::open(source).unwrap(), &request).unwrap();
+        weights(&out)
+    };
+    assert_eq!(as_f32(&run), as_f32(&fixture("hf-zero2")));
+    let opened = folder::open(&run).unwrap();
+    let said = |key: &str| opened.checkpoint.metadata[key].clone();
+    assert_eq!(
+        (said("trainer"), said("trainer.step")),
+        ("DeepSpeed, universal".into(), "1".into())
+    );
+    let scratch = tempfile::tempdir().unwrap();
+    let run = scratch.path().join("run");
+    copy(&fixture("universal"), &run);
+    let file = "zero/lm_head.weight/fp32.pt";
+    let path = run.join("global_step1_universal").join(file);
+    fs::write(&path, &fs::read(&path).unwrap()[..500]).unwrap();
+    let err = refused(&run);
+    assert!(err.contains(file), "{err}");
+}
+
 /// The rows of queries and keys lie in the order of Meta's rotary pairs there.
 #[test]
 fn the_layout_of_meta_is_merged_and_turned() {
@@ -379,6 +408,193 @@ fn what_meta_and_mistral_read_is_written() {
     for (key, value) in was.as_object().unwrap() {
         assert_eq!(&said[key], value, "{key}");
     }
+}
+
+/// Megatron-Core itself cut these models over its ranks, and computes the logits of transformers with
+/// them: see make_megatron.py.
+#[test]
+fn the_ranks_of_megatron_are_merged() {
+    for (kind, ranks) in
+        [("megatron", "tp2-pp2"), ("megatron-moe", "ep2"), ("megatron-gpt", "tp2-pp2")]
+    {
+        let wanted = weights(&fixture(&format!("hf-{kind}")));
+        // The arguments of the run say what the model is.
+        let dist = fixture(&format!("{kind}-dist"));
+        let (found, told) = digest(&dist, &How::default()).unwrap();
+        assert_eq!(found, wanted, "{kind}-dist");
+        let padding = "R061: `embedding.word_embeddings.weight` has 3 rows of padding behind the 29 of \
+                       `vocab_size`, which are left out";
+        assert!(told.iter().any(|line| line == padding), "{told:?}");
+        let run = fixture(&format!("{kind}-{ranks}"));
+        assert_eq!(weights(&run), wanted, "{kind}-{ranks}");
+        let opened = folder::open(&run).unwrap();
+        let said = |key: &str| opened.checkpoint.metadata[key].clone();
+        assert_eq!((said("trainer.step"), said("trainer.ranks").len()), ("5".into(), 1));
+        let config = fixture(&format!("hf-{kind}"));
+        let how = How { config: Some(&config), ..How::default() };
+        assert_eq!(digest(&run, &how).unwrap().0, wanted);
+    }
+}
+
+#[test]
+fn the_ranks_of_megatron_are_written() {
+    let scratch = tempfile::tempdir().unwrap();
+    let out = |name: &str| scratch.path().join(name);
+    for (kind, of, ranks) in [
+        ("megatron", "tp2-pp2", Ranks { tensor: 2, pipeline: 2, expert: 1 }),
+        ("megatron-moe", "ep2", Ranks { tensor: 1, pipeline: 1, expert: 2 }),
+        ("megatron-gpt", "tp2-pp2", Ranks { tensor: 2, pipeline: 2, expert: 1 }),
+    ] {
+        let source = fixture(&format!("hf-{kind}"));
+        written(&source, &out(kind), "megatron", ranks).unwrap();
+        assert_eq!(weights(&out(kind)), weights(&source), "{kind}");
+        written(&source, &out("one"), "megatron", Ranks::ONE).unwrap();
+        assert_eq!(weights(&out("one")), weights(&source), "{kind}");
+        fs::remove_dir_all(out("one")).unwrap();
+        // Rank for rank what Megatron-Core has, but for the number of rows of padding.
+        let theirs = fixture(&format!("{kind}-{of}")).join("iter_0000005");
+        let mut n_files = 0;
+        for entry in fs::read_dir(&theirs).unwrap() {
+            let folder = entry.unwrap().file_name();
+            let file = |run: &Path| run.join(&folder).join("model_optim_rng.pt");
+            let (ours, theirs) = (file(&out(kind).join("release")), file(&theirs));
+            let usual = |name: &str| {
+                name.replace("input_layernorm.", "self_attention.linear_qkv.layer_norm_").replace(
+                    "pre_mlp_layernorm.",
+                    if kind == "megatron-moe" {
+                        "pre_mlp_layernorm."
+                    } else {
+                        "mlp.linear_fc1.layer_norm_"
+                    },
+                )
+            };
+            let (ours, theirs) = (tensors(&ours), tensors(&theirs));
+            let theirs: BTreeMap<_, _> =
+                theirs.into_iter().map(|(name, of)| (usual(&name), of)).collect();
+            assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+            for (name, (shape, bytes)) in &ours {
+                let (wanted, theirs) = &theirs[name];
+                match name.contains("word_embeddings") || name.contains("output_layer") {
+                    true => assert_eq!(shape[1..], wanted[1..]),
+                    false => assert_eq!((shape, bytes), (wanted, theirs), "{name}"),
+                }
+            }
+            n_files += 1;
+        }
+        assert_eq!(n_files, ranks.tensor * ranks.pipeline * ranks.expert);
+    }
+    let err = written(
+        &fixture("hf-megatron"),
+        &out("x"),
+        "megatron",
+        Ranks { pipeline: 3, ..Ranks::ONE },
+    );
+    assert_eq!(err.unwrap_err(), "R060: `num_layers` is 4, and 3 ranks cannot share it evenly");
+    let all = Ranks { tensor: 2, pipeline: 2, expert: 2 };
+    written(&fixture("hf-megatron-moe"), &out("all"), "megatron", all).unwrap();
+    assert_eq!(weights(&out("all")), weights(&fixture("hf-megatron-moe")));
+    let expert = Ranks { expert: 2, ..Ranks::ONE };
+    let err = written(&fixture("hf-megatron"), &out("x"), "megatron", expert);
+    assert_eq!(err.unwrap_err(), "R060: `num_experts` is 1, and 2 ranks cannot share it evenly");
+}
+
+/// A model of 8 layers, in safetensors.
+fn deep_model(folder: &Path) {
+    let config = fs::read_to_string(fixture("hf-megatron").join("config.json")).unwrap();
+    let mut config: Json = serde_json::from_str(&config).unwrap();
+    for (key, value) in
+        [("num_hidden_layers", 8), ("num_attention_heads", 8), ("num_key_value_heads", 8)]
+    {
+        config[key] = value.into();
+    }
+    config["intermediate_size"] = 16.into();
+    fs::create_dir(folder).unwrap();
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let mut shapes = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![29, 8]),
+        ("lm_head.weight".to_owned(), vec![29, 8]),
+        ("model.norm.weight".to_owned(), vec![8]),
+    ];
+    for layer in 0..8 {
+        let of = |name: &str, shape: &[u64]| {
+            (format!("model.layers.{layer}.{name}.weight"), shape.to_vec())
+        };
+        for name in ["q", "k", "v"] {
+            shapes.push(of(&format!("self_attn.{name}_proj"), &[16, 8]));
+        }
+        shapes.push(of("self_attn.o_proj", &[8, 16]));
+        shapes.push(of("mlp.gate_proj", &[16, 8]));
+        shapes.push(of("mlp.up_proj", &[16, 8]));
+        shapes.push(of("mlp.down_proj", &[8, 16]));
+        shapes.push(of("input_layernorm", &[8]));
+        shapes.push(of("post_attention_layernorm", &[8]));
+    }
+    let (mut header, mut bytes) = (serde_json::Map::new(), Vec::new());
+    for (name, shape) in shapes {
+        let start = bytes.len();
+        for at in 0..shape.iter().product::<u64>() {
+            bytes.extend((start as f32 + at as f32 / 7.0).to_le_bytes());
+        }
+        let entry = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, bytes.len()]});
+        header.insert(name, entry);
+    }
+    let header = Json::Object(header).to_string();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    file.extend(bytes);
+    fs::write(folder.join("model.safetensors"), file).unwrap();
+}
+
+#[test]
+fn one_rank_of_64_that_is_wrong_is_named() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = |name: &str| scratch.path().join(name);
+    deep_model(&path("hf"));
+    written(&path("hf"), &path("run"), "megatron", Ranks { tensor: 8, pipeline: 8, expert: 1 })
+        .unwrap();
+    written(&path("hf"), &path("other"), "megatron", Ranks { tensor: 4, pipeline: 8, expert: 1 })
+        .unwrap();
+    assert_eq!(weights(&path("run")), weights(&path("hf")));
+    let rank = "release/mp_rank_03_005/model_optim_rng.pt";
+    let file = path("run").join(rank);
+    let whole = fs::read(&file).unwrap();
+    let replaced = |from: &[u8], to: &[u8]| {
+        let mut bytes = whole.clone();
+        let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
+        assert_eq!(from.len(), to.len());
+        bytes[at..at + to.len()].copy_from_slice(to);
+        bytes
+    };
+    fs::remove_file(&file).unwrap();
+    let err = refused(&path("run"));
+    let wanted = "has 63 of the files of 64 ranks: `mp_rank_03_005/model_optim_rng.pt` is missing";
+    assert!(err.contains(wanted), "{err}");
+    let check = |bytes: &[u8], wanted: &[&str]| {
+        fs::write(&file, bytes).unwrap();
+        let err = refused(&path("run"));
+        for wanted in [rank].iter().chain(wanted) {
+            assert!(err.contains(wanted), "{wanted}: {err}");
+        }
+    };
+    check(&whole[..whole.len() / 2], &[]);
+    check(&[], &[]);
+    check(
+        &replaced(b"iterationK\x00", b"iterationK\x07"),
+        &["is of the step 7, and `release/mp_rank_00_000/model_optim_rng.pt` of 0"],
+    );
+    check(
+        &fs::read(path("other").join(rank)).unwrap(),
+        &[
+            "is of another run than `release/mp_rank_00_000/model_optim_rng.pt`",
+            "`tensor_model_parallel_size` is 4 here and 8 there",
+        ],
+    );
+    check(
+        &replaced(b"argparse\nNamespace\n", b"subprocess\nPopen_x\n"),
+        &["calls `subprocess.Popen_x`, which no checkpoint needs; nothing of it was run"],
+    );
+    fs::write(&file, &whole).unwrap();
+    assert_eq!(weights(&path("run")), weights(&path("hf")));
 }
 
 #[test]

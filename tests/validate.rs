@@ -341,6 +341,11 @@ fn cases() -> Vec<Case> {
         fs::write(p.join("training_args.bin"), b"\x80\x02}q\x00.").unwrap();
         reseal(p);
     });
+    // Protocol 0 has no mark.
+    add("V115", Decoder, |p| {
+        fs::write(p.join("training_args.bin"), "cos\nsystem\n(S'true'\ntR.\n").unwrap();
+        reseal(p);
+    });
     add("V116", Decoder, |p| {
         let path = p.join("model.safetensors");
         write_tensors(&path, &read_tensors(&path), "2.0.0");

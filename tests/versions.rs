@@ -145,3 +145,70 @@ fn a_package_that_hides_what_it_requires_is_told() {
     fs::write(new.join("model.json"), text.replace("\"1.1.0\"", "\"1.0.0\"")).unwrap();
     assert!(rules(errors(&new, &Spec::current())).contains(&"V117".to_owned()));
 }
+
+/// The files of a version that change with the tool, and not with the standard: how foreign files become
+/// packages, pages, and the forms of what the tool prints.
+const WITH_THE_TOOL: &[&str] = &[
+    "map/",
+    "dialect/",
+    "rules/",
+    "schema/",
+    "classes.toml",
+    "layouts.toml",
+    "pretokenizers.toml",
+    "rules.toml",
+];
+
+/// What is frozen of a version: SHA-256 over the names and bytes of all other files, and over the
+/// version and the architectures of `spec.toml`.
+const FROZEN: &[(&str, &str)] = &[("1.0", "")];
+
+fn below(folder: &Path, prefix: &str, found: &mut BTreeMap<String, Vec<u8>>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        match entry.path().is_dir() {
+            true => below(&entry.path(), &format!("{name}/"), found),
+            false => drop(found.insert(name, fs::read(entry.path()).unwrap())),
+        }
+    }
+}
+
+/// `BLESS=1 cargo test --test versions` writes the sums of files that change with the tool.
+#[test]
+fn a_frozen_version_does_not_change() {
+    for (version, frozen) in FROZEN {
+        let folder = root().join("spec").join(version);
+        let mut files = BTreeMap::new();
+        below(&folder, "", &mut files);
+        files.remove("SHA256SUMS");
+        let spec: toml::Table = std::str::from_utf8(&files["spec.toml"]).unwrap().parse().unwrap();
+        let kept = format!("{} {}", spec["version"], spec["architectures"]);
+        let mut all = String::from("spec.toml ") + &kept;
+        for (name, bytes) in &files {
+            let changes =
+                WITH_THE_TOOL.iter().any(|of| name.starts_with(of)) || name == "spec.toml";
+            if !changes {
+                all += &format!("\n{name} {}", sha256(bytes));
+            }
+        }
+        assert_eq!(
+            sha256(all.as_bytes()),
+            *frozen,
+            "version {version} is frozen: what is new goes to the next minor version"
+        );
+        let sums: String =
+            files.iter().map(|(name, bytes)| format!("{}  {name}\n", sha256(bytes))).collect();
+        let path = folder.join("SHA256SUMS");
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&path, &sums).unwrap();
+        }
+        let listed = fs::read_to_string(&path).unwrap_or_default();
+        let changed: Vec<&str> = sums.lines().filter(|line| !listed.contains(line)).collect();
+        assert!(
+            changed.is_empty() && listed == sums,
+            "SHA256SUMS of version {version} is not of its files: {changed:?}; \
+             `BLESS=1 cargo test --test versions` writes it"
+        );
+    }
+}

@@ -35,6 +35,9 @@ class Refused(Exception):
         self.rule = rule
 
 
+TASK = set("id head pool normalize activation dense problem labels inputs outputs".split())
+PORT = {"name", "dtype", "shape", "optional"}
+MANIFEST = set("schema spec tool digests model tokenizer templates dtypes tensors files".split())
 EVENTS = ("convert", "cast", "decode", "repack", "migrate")
 BITS = {row["name"]: row["bits"] for row in table("dtypes.toml")["dtype"]}
 FILES = table("files.toml")["file"]
@@ -307,11 +310,20 @@ class Package:
             raise Refused("V124", "a token is not in the normal form")
         if any(event.get("op") not in EVENTS for event in model["history"]):
             raise Refused("V124", "the history has an event that is not known")
+        for event in model["history"]:
+            if not all(isinstance(value, str) for value in event.values()):
+                raise Refused("V102", "a member of an event is no text")
+        for tie in model["ties"]:
+            if not (isinstance(tie, list) and len(tie) == 2 and all(isinstance(name, str) for name in tie)):
+                raise Refused("V102", "a tie is not two names")
         self._check_spelling()
         for task in model["tasks"]:
             if not isinstance(task, dict) or not {"id", "inputs", "outputs"} <= task.keys():
                 raise Refused("V102", "a task is not whole")
             ports = task["inputs"] + task["outputs"]
+            surplus = (task.keys() - TASK).union(*(port.keys() - PORT for port in ports))
+            if surplus:
+                raise Refused("V102", f"no members of a task or of its ports: {sorted(surplus)}")
             if None in task.values() or [] in (task.get("labels"), task.get("dense")) or False in [
                 port.get("optional") for port in ports
             ]:
@@ -432,6 +444,8 @@ class Package:
         manifest, model = self.manifest, self.model
         if manifest.get("schema") != "llmstd.manifest/1" or not isinstance(manifest.get("tensors"), list):
             raise Refused("V103", "it is no manifest")
+        if manifest.keys() - MANIFEST:
+            raise Refused("V103", f"no members of a manifest: {sorted(manifest.keys() - MANIFEST)}")
         if manifest.get("spec") != model["spec"]:
             raise Refused("V116", "model.json and manifest.json are of two versions")
         if self.order != in_order(self.order, model["encodings"]):

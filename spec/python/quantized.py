@@ -13,6 +13,8 @@ import numpy as np
 SPEC = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "1.0")
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
+IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
+
 
 def table(name):
     """A data file of the standard."""
@@ -94,9 +96,34 @@ def ggml(kind, data, shape):
     elif kind == "q8_0":
         values = d * b[:, 2:].view(np.int8).astype(np.float32)
     elif kind == "mxfp4":
-        values = TINY["F8_E8M0"][b[:, :1]] * (E2M1[nibbles(b[:, 1:])] + 0.0)  # Code 8 is 0 here.
+        # Code 8 is 0 here, and scale 255 a number: products are taken before they are F32.
+        values = (2.0 ** (b[:, :1] - 127.0) * (E2M1[nibbles(b[:, 1:])] + 0.0)).astype(np.float32)
     elif kind in ("q4_k", "q5_k"):
         values = k_super_block(kind, b, d)
+    elif kind == "q2_k":
+        scales, d, least = b[:, :16], half(b, 80), half(b, 82)
+        q = fields(b[:, 16:80], 2, 32).reshape(-1, 16, 16)
+        values = (d * (scales & 15))[..., None] * q - (least * (scales >> 4))[..., None]
+    elif kind == "q3_k":
+        low = fields(b[:, 32:96], 2, 32)
+        high = fields(b[:, :32], 1, 32)
+        scales = fields(b[:, 96:104], 4, 8) | fields(b[:, 104:108], 2, 4) << 4
+        q = (low.astype(np.int32) - 4 * (1 - high.astype(np.int32))).reshape(-1, 16, 16)
+        values = (half(b, 108) * (scales.astype(np.float32) - 32))[..., None] * q.astype(np.float32)
+    elif kind == "iq4_nl":
+        values = d * IQ4[nibbles(b[:, 2:])]
+    elif kind == "iq4_xs":
+        high = np.ascontiguousarray(b[:, 2:4]).view("<u2").astype(np.int32) >> 2 * np.arange(8)
+        scales = fields(b[:, 4:8], 4, 1) | (high & 3) << 4
+        q = nibbles(b[:, 8:].reshape(-1, 8, 16))
+        values = (d * (scales.astype(np.float32) - 32))[..., None] * IQ4[q]
+    elif kind == "tq2_0":
+        values = half(b, 64) * (fields(b[:, :64], 2, 32).astype(np.float32) - 1)
+    elif kind == "tq1_0":
+        parts = [(b[:, :32], 5), (b[:, 32:48], 5), (b[:, 48:52], 4)]
+        trits = [(q[:, None, :] * (3 ** np.arange(n, dtype=np.uint8))[:, None]).reshape(len(b), -1) for q, n in parts]
+        q = np.concatenate(trits, 1).astype(np.uint16) * 3 >> 8
+        values = half(b, 52) * (q.astype(np.float32) - 1)
     elif kind == "q6_k":
         low, high, scales, d = b[:, :128], b[:, 128:192], b[:, 192:208].view(np.int8), half(b, 208)
         values = np.empty((len(b), 256), np.float32)
@@ -110,6 +137,13 @@ def ggml(kind, data, shape):
     else:
         raise ValueError(f"ggml.{kind} is not decoded here")
     return values.reshape(shape)
+
+
+def fields(data, bits, run):
+    """Fields of some bits: those of each run of bytes in the least bits, then in the next, for all runs."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+    parts = data.reshape(len(data), -1, 1, run) >> shifts & (1 << bits) - 1
+    return parts.reshape(len(data), -1)
 
 
 def k_super_block(kind, b, d):
@@ -146,6 +180,17 @@ def grouped(scales, n):
     return np.repeat(scales, n // scales.shape[-1], axis=-1)
 
 
+def spread(grid, shape):
+    """A grid with an entry for all, each row, or each block, as one entry for each value."""
+    grid = grid.reshape(grid.shape or (1,))
+    if grid.ndim < len(shape):
+        grid = grid.reshape(*grid.shape, *[1] * (len(shape) - grid.ndim))
+    for axis, n in enumerate(shape):
+        grid = np.repeat(grid, -(-n // grid.shape[axis]), axis)
+        grid = np.take(grid, range(n), axis)
+    return grid
+
+
 def decode(encoding, shape, parameters, parts):
     """The numbers of a quantized tensor, F32; `parts` gives (dtype, array) by role, the payload under its own."""
     if encoding.startswith("ggml."):
@@ -154,6 +199,8 @@ def decode(encoding, shape, parameters, parts):
     f = {role: array.astype(np.float32) for role, array in raw.items()}
     dtype = next((d for role, (d, _) in parts.items() if role in ("scales", "scale")), "F32")
     n = shape[-1]
+
+    dtype = parameters.get("dtype", dtype)
 
     def rounded(x):
         x = x.astype(np.float32)
@@ -218,4 +265,12 @@ def decode(encoding, shape, parameters, parts):
             zero = stream(raw["zero"].T, bits, shape[-2]).T - (1 << bits - 1)
             q = q - grouped(zero, n)
         return rounded(q * grouped(f["scale"], n))
+    if encoding == "torchao.int4":
+        low = pairs(payload.view(np.uint8)).astype(np.int8)
+        q = np.where(low < 8, low, low - 16)
+        return rounded(rounded(q * grouped(f["scale"].T, n)) + grouped(f["zero_point"].T, n))
+    if encoding in ("scaled", "torchao.int8", "torchao.intx", "torchao.float8"):
+        zero = raw.get("zero", raw.get("zero_point"))
+        q = f["payload"] if zero is None else f["payload"] - spread(zero.astype(np.float32), shape)
+        return rounded(q * spread(f["scale"], shape))
     raise ValueError(f"{encoding} is not decoded here")

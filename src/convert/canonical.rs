@@ -175,7 +175,9 @@ pub(crate) fn canonical(
         Some(dialect) => {
             let facts = Bytes(&opened.source);
             let same = |left: &Tensor, right: &Tensor| facts.equal(left, right);
-            Some(dialect::read(dialect, &opened.checkpoint, &same)?)
+            let mut translated = dialect::read(dialect, &opened.checkpoint, &same)?;
+            findings.extend(dialect::trim(dialect, &mut translated, &config));
+            Some(translated)
         }
         None => None,
     };
@@ -304,7 +306,7 @@ pub(crate) fn canonical_or_decoded(
 }
 
 /// The config that the mappings read, and the one that the files have.
-fn config_of(
+pub(crate) fn config_of(
     opened: &mut Opened,
     dialect: Option<&Dialect>,
 ) -> Result<Option<(Json, ForeignConfig)>> {
@@ -312,11 +314,18 @@ fn config_of(
     let found = opened.config()?;
     // Beside the config of the mappings' library its own says nothing new.
     let says = found.as_ref().is_some_and(|(config, _)| config.get(MODEL_TYPE).is_some());
-    let Some(own) = own.filter(|own| !says && opened.has(&own.file)) else {
+    // Some have it in the files of the weights.
+    let inner = own.and_then(|own| opened.checkpoint.metadata.get(&own.file)).cloned();
+    let Some(own) = own.filter(|own| !says && (inner.is_some() || opened.has(&own.file))) else {
         let stored = |text| ForeignConfig { path: CONFIG_FILE.to_owned(), text };
         return Ok(found.map(|(config, text)| (config, stored(text))));
     };
-    let (Some(config), Some(text)) = (opened.json(&own.file)?, opened.text(&own.file)?) else {
+    let inner = inner.and_then(|text| Some((serde_json::from_str(&text).ok()?, text)));
+    let stated = match inner {
+        Some(inner) => Some(inner),
+        None => opened.json(&own.file)?.zip(opened.text(&own.file)?),
+    };
+    let Some((config, text)) = stated else {
         return Ok(None);
     };
     let config = own.ours(&config, &opened.checkpoint.tensors);

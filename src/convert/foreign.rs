@@ -56,12 +56,13 @@ pub(super) fn to_foreign(
 ) -> std::result::Result<Report, Failure> {
     let mut plan = export_plan(opened, request, target.id)?;
     let is_complete = format::find(target.format).is_some_and(|format| format.is_complete);
-    let config = plan.modules.iter().find(|(name, _)| Some(name) == plan.own_config.as_ref());
-    let cut = Cut {
-        ranks: request.ranks,
-        config: config.map_or(&Json::Null, |(_, config)| config),
-        options: request.plan,
-    };
+    let own = plan.modules.iter().position(|(name, _)| Some(name) == plan.own_config.as_ref());
+    let config = own.map_or(Json::Null, |own| match target.has_config {
+        true => plan.modules[own].1.clone(),
+        // It goes into the files of the tensors.
+        false => plan.modules.remove(own).1,
+    });
+    let cut = Cut { ranks: request.ranks, config: &config, options: request.plan };
     plan.tensors = (target.cut)(plan.tensors, &cut)?;
     // What is written anew is not left behind.
     plan.left.retain(|name| Some(name) != plan.own_config.as_ref());
@@ -94,6 +95,7 @@ pub(super) fn to_foreign(
         // Readers of safetensors take files without metadata, or with this one.
         text: BTreeMap::from([("format".to_owned(), "pt".to_owned())]),
         keys: plan.metadata.unwrap_or_default(),
+        config,
         files,
         carried: plan.carried,
         left: plan.left,

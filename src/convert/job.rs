@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde_json::Value as Json;
+
 use super::destination::{mark, replaceable, stage};
 use super::foreign::{inside, write_modules};
 use super::report::{Report, report};
@@ -29,6 +31,8 @@ pub(super) struct Job {
     pub(super) text: BTreeMap<String, String>,
     /// Keys with kinds.
     pub(super) keys: Metadata,
+    /// The config, in the words of the programs that read it.
+    pub(super) config: Json,
     /// Files that are made, by their paths.
     pub(super) files: Vec<(String, Vec<u8>)>,
     /// The files of the source that are carried over.
@@ -50,7 +54,7 @@ pub(super) fn write(
     target: &Target,
     job: Job,
 ) -> std::result::Result<Report, Failure> {
-    let Job { mut tensors, text, keys, files, carried, left, copies, .. } = job;
+    let Job { mut tensors, text, keys, config, files, carried, left, copies, .. } = job;
     let is_file = target.is_file(request.destination);
     (target.sort)(&mut tensors);
     // Modules behind a transformer have files of their own.
@@ -86,7 +90,14 @@ pub(super) fn write(
     if request.dry_run {
         return Ok(report);
     }
-    let content = Content { text: &text, keys: &keys, encodings: &tensors.encodings, stem };
+    let content = Content {
+        text: &text,
+        keys: &keys,
+        encodings: &tensors.encodings,
+        stem,
+        config: &config,
+        ranks: request.ranks,
+    };
     let container = (target.container)(&content);
     let of = container.as_ref();
     if units::share(opened, request, &mut report, &of_main, &shards, of, false)? {
@@ -94,6 +105,9 @@ pub(super) fn write(
     }
     let staging = stage(opened, request, is_file, &replaceable)?;
     let folder = staging.path().to_owned();
+    for (parent, _) in shards.iter().filter_map(|shard| shard.name.rsplit_once('/')) {
+        inside(&folder, parent)?;
+    }
     let written = write_shards(
         opened,
         request,
@@ -108,6 +122,9 @@ pub(super) fn write(
     write_modules(opened, &folder, &tensors, n_main, &text, &mut report)?;
     if let Some((name, index)) = target.index_file.zip(written.index) {
         write_file(&folder.join(name), index.as_bytes())?;
+    }
+    for (name, text) in target.extra {
+        write_file(&folder.join(name), text.as_bytes())?;
     }
     // Beside a single file they are there for the proof alone, and are not kept.
     for (name, bytes) in &files {

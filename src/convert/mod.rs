@@ -28,7 +28,7 @@ use crate::base::error::Error;
 use crate::folder::Opened;
 
 pub use self::canonical::model_of;
-pub(crate) use self::canonical::{canonical, canonical_or_decoded, written_files};
+pub(crate) use self::canonical::{canonical, canonical_or_decoded, config_of, written_files};
 pub(crate) use self::intact::stored_checksums;
 pub(crate) use self::package::generic_copies;
 pub use self::read::{read_model, read_provenance};

@@ -59,7 +59,8 @@ pub(super) fn to_std(
     };
     write_package(opened, request, staging.path(), &package, &mut report)?;
     if request.verify {
-        report.verified = Some(verify(opened, request, staging.path(), &tensors)?);
+        report.verified =
+            Some(verify(opened, request, staging.path(), &tensors, &report.findings)?);
     }
     if request.check_outputs {
         check_outputs(opened, request, staging.path(), &mut report)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::FolderFile;
+use super::list::FolderFile;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::format::{self, FORMATS, Format, known};
 use crate::package;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value as Json;
 
-use super::Joined;
+use super::join::Joined;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::json;

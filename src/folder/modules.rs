@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use super::choose::ending;
+use super::join::Joined;
+use super::list::FolderFile;
+use super::opened::CONFIG_FILE;
 use super::sentence_transformers::{self, MODULES_FILE};
-use super::{CONFIG_FILE, FolderFile, Joined};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 use crate::base::json;

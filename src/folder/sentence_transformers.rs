@@ -6,7 +6,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::Opened;
+use super::opened::Opened;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 

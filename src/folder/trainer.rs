@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::choose::{ending, is_weights};
-use super::{CONFIG_FILE, FolderFile, read_part};
+use super::list::FolderFile;
+use super::open::read_part;
+use super::opened::CONFIG_FILE;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
 use crate::checkpoint::Checkpoint;
-use crate::format::consolidated::PARAMS_FILE;
+use crate::format::consolidated::{self, PARAMS_FILE};
 use crate::format::dcp::{self, METADATA_FILE};
 use crate::format::ranks::{self, RankFile};
-use crate::format::{FORMATS, Format, consolidated, pytorch, zero};
+use crate::format::{FORMATS, Format, megatron, pytorch, universal, zero};
 
 /// Files whose text is the last step, or the folder of it.
 const LATEST: &[&str] = &["latest", "latest_checkpointed_iteration.txt"];
@@ -39,8 +41,12 @@ enum Kind {
     Ranks,
     /// Flat vectors of DeepSpeed ZeRO.
     Zero,
+    /// A folder for each parameter, of DeepSpeed.
+    Universal,
     /// Matrices split over the ranks of Meta's own code.
     Consolidated,
+    /// Matrices, layers and experts split over the ranks of Megatron.
+    Megatron,
 }
 
 impl Kind {
@@ -52,8 +58,14 @@ impl Kind {
         if names.iter().any(|name| RankFile::parse(name).is_some()) {
             return Some(Kind::Ranks);
         }
+        if universal::is_folder(names) {
+            return Some(Kind::Universal);
+        }
         if names.iter().any(|name| zero::is_file(name)) {
             return Some(Kind::Zero);
+        }
+        if megatron::is_folder(names) {
+            return Some(Kind::Megatron);
         }
         consolidated::is_folder(names).then_some(Kind::Consolidated)
     }
@@ -62,8 +74,9 @@ impl Kind {
     fn format(self) -> &'static Format {
         match self {
             Kind::Dcp => &dcp::FORMAT,
-            Kind::Ranks | Kind::Zero => &pytorch::FORMAT,
+            Kind::Ranks | Kind::Zero | Kind::Universal => &pytorch::FORMAT,
             Kind::Consolidated => &consolidated::FORMAT,
+            Kind::Megatron => &megatron::FORMAT,
         }
     }
 }
@@ -82,7 +95,8 @@ pub(super) fn find(
 ) -> Result<Option<Run>> {
     let mut by_folder: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for file in files {
-        let cut = file.name.rfind('/').map_or(0, |slash| slash + 1);
+        let own = || file.name.rfind('/').map_or(0, |slash| slash + 1);
+        let cut = home_len(&file.name).unwrap_or_else(own);
         by_folder.entry(&file.name[..cut]).or_default().push(&file.name[cut..]);
     }
     let is_optimizer = |home: &str| home.split('/').any(|part| part.starts_with(OPTIMIZER));
@@ -162,6 +176,11 @@ pub(super) fn find(
             Err(Error::unsupported(message).in_file(folder))
         }
     }
+}
+
+/// The length of the folder of a checkpoint whose files lie in folders below it, if a path is one.
+fn home_len(path: &str) -> Option<usize> {
+    megatron::home_len(path).or_else(|| universal::home_len(path))
 }
 
 /// A folder without the slash at its end.
@@ -273,7 +292,8 @@ impl Run {
         files: &[FolderFile],
     ) -> Result<(Checkpoint, Vec<String>)> {
         let names = files.iter().filter_map(|file| file.name.strip_prefix(&self.home));
-        let names: Vec<&str> = names.filter(|name| !name.contains('/')).collect();
+        let is_own = |name: &&str| !name.contains('/') || home_len(name) == Some(0);
+        let names: Vec<&str> = names.filter(is_own).collect();
         let (mut checkpoint, weights) = match self.kind {
             Kind::Dcp => {
                 let name = format!("{}{METADATA_FILE}", self.home);
@@ -283,7 +303,15 @@ impl Run {
             Kind::Ranks => ranks::read(source, &self.home, &names)?,
             Kind::Zero => zero::read(source, &self.home, &names)?,
             Kind::Consolidated => consolidated::read(source, &self.home, &names)?,
+            Kind::Megatron => megatron::read(source, &self.home, &names)?,
+            Kind::Universal => universal::read(source, &self.home, &names)?,
         };
+        if self.kind == Kind::Dcp && megatron::is_named_so(&checkpoint.tensors) {
+            let place = source.place(&self.home);
+            megatron::unstack(&mut checkpoint).map_err(|err| err.in_file(&place))?;
+            megatron::read_common(source, &self.home, &mut checkpoint)?;
+            checkpoint.format = megatron::FORMAT.id;
+        }
         // Trainers that have the names of Meta's code have its order of rows, too.
         if consolidated::is_named_so(&checkpoint.tensors) {
             checkpoint.format = consolidated::FORMAT.id;

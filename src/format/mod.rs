@@ -19,6 +19,7 @@ pub mod gguf;
 pub mod keras;
 pub mod keras_archive;
 pub mod known;
+pub mod megatron;
 pub mod numpy;
 pub mod onnx;
 pub mod orbax;
@@ -29,6 +30,7 @@ pub mod ranks;
 pub mod safetensors;
 pub mod tensorflow;
 pub mod tensorflow_v1;
+pub mod universal;
 pub mod wrappers;
 pub mod zero;
 
@@ -49,6 +51,7 @@ pub static FORMATS: &[&Format] = &[
     &paddle::FORMAT,
     &ctranslate2::FORMAT,
     &consolidated::FORMAT,
+    &megatron::FORMAT,
 ];
 
 /// A format of files that hold tensors.
@@ -127,6 +130,11 @@ pub fn names() -> String {
     format!("{} and {last}", rest.join(", "))
 }
 
+/// Whether a file that begins so is a pointer of Git LFS, in place of what it stands for.
+pub fn is_lfs_pointer(head: &[u8]) -> bool {
+    head.starts_with(b"version https://git-lfs")
+}
+
 /// Reads the headers of one file, of the format `wanted` or of the one that its bytes and its name
 /// tell. Tensors whose tiles do not hold every element once have no values.
 ///
@@ -139,7 +147,7 @@ pub fn read_file(
 ) -> Result<Checkpoint> {
     let bytes = source.bytes(file);
     let head = &bytes[..bytes.len().min(512)];
-    if head.starts_with(b"version https://git-lfs") {
+    if is_lfs_pointer(head) {
         let message = "is a Git LFS pointer, not the weights; `git lfs pull` fetches them";
         return Err(Error::new(ErrorKind::Malformed, message).in_file(source.path(file)));
     }

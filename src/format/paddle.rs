@@ -7,7 +7,7 @@
 //!
 //! Spec: `python/paddle/framework/io.py`, `paddle/fluid/framework/lod_tensor.cc`. No pickle is run.
 
-use super::pickle::{Node, NodeId, Pickle};
+use super::pickle::{Node, NodeId, Pickle, is_marked};
 use super::{Format, Probe, numpy, pytorch};
 use crate::base::cursor::Cursor;
 use crate::base::diagnostic::Diagnostic;
@@ -33,7 +33,7 @@ const NAMES: &str = "StructuredToParameterName@@";
 const CUT: &str = "UnpackBigParamInfor@@";
 
 fn probe(head: &[u8], name: &str) -> Probe {
-    let is_pickle = matches!(head, [0x80, 2..=5, ..]);
+    let is_pickle = is_marked(head);
     let ends = |end: &str| name.ends_with(end);
     match head {
         _ if is_pickle && (ends(".pdparams") || ends(".pdopt")) => Probe::Sure,

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 
-use super::import::backing;
 use super::{keys, names};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::limits::Backing;
@@ -85,11 +84,11 @@ pub fn find(
         StackNames { hparams: &keys.hparams, tokens: Some(&keys.tokens), stack, layer: None };
     let present: BTreeSet<&str> =
         checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-    let n_before = names::n_known(map, &present, &names, backing(checkpoint));
+    let n_before = names::n_known(map, &present, &names, names::backing(checkpoint));
     if n_before == present.len() {
         return Ok(None);
     }
-    let known = names::known_under_any_prefix(map, &present, &names, backing(checkpoint));
+    let known = names::known_under_any_prefix(map, &present, &names, names::backing(checkpoint));
     let count = |change: &Change<'_>| {
         let bare: BTreeSet<String> = present.iter().map(|name| change.bare(name)).collect();
         if bare.len() < present.len() || bare.contains("") {
@@ -259,7 +258,7 @@ fn finish(
         after.insert(if is_spelled { spelled } else { bare });
     }
     let after: BTreeSet<&str> = after.iter().map(String::as_str).collect();
-    let n_after = names::n_known(map, &after, names, backing(checkpoint));
+    let n_after = names::n_known(map, &after, names, names::backing(checkpoint));
     if renamed.is_empty() || n_after <= n_before {
         return Ok(None);
     }

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value as Json;
+
 use super::export::Export;
 use super::layout::Layout;
 use super::ops::TensorExpr;
@@ -11,7 +13,7 @@ use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::{Checkpoint, Payload, Tensor, View, row_major_strides};
 use crate::package::{Dropped, Provenance, WayBack};
 use crate::spec::Spec;
-use crate::spec::dialect::{Dialect, Kind};
+use crate::spec::dialect::{Dialect, Kind, Padded};
 use crate::spec::hparams::StackNames;
 
 /// A checkpoint in the terms of a mapping.
@@ -94,6 +96,42 @@ pub fn read(
     }
     let checkpoint = Checkpoint { format: checkpoint.format, tensors, ..Checkpoint::default() };
     Ok(Translated { checkpoint, names, aside })
+}
+
+/// The rule of [`trim`].
+pub const PADDING: &str = "R061";
+
+/// Leaves out the rows of tensors that nothing reads, and tells of them.
+pub fn trim(dialect: &Dialect, translated: &mut Translated, config: &Json) -> Vec<Diagnostic> {
+    let mut told = Vec::new();
+    for Padded { tensor: name, key } in &dialect.padded {
+        let Some(wanted) = config.get(key).and_then(Json::as_u64) else { continue };
+        let found = translated.checkpoint.tensors.iter_mut().find(|tensor| tensor.name == *name);
+        let Some(tensor) = found else { continue };
+        let Some(&rows) = tensor.shape.first().filter(|rows| wanted < **rows) else { continue };
+        match &mut tensor.payload {
+            Payload::Range(_) => {
+                let Ok(view) = tensor.view() else { continue };
+                tensor.payload = Payload::View(view);
+            }
+            Payload::Tiles(tiles) => {
+                tiles.retain(|tile| tile.at.first().is_some_and(|at| *at < wanted));
+                for tile in tiles {
+                    tile.shape[0] = tile.shape[0].min(wanted - tile.at[0]);
+                }
+            }
+            _ => {}
+        }
+        tensor.shape[0] = wanted;
+        let stored = translated.names.get(name).and_then(|stored| stored.first());
+        let stored = stored.map_or(name, |(stored, _)| stored);
+        let message = format!(
+            "`{stored}` has {} rows of padding behind the {wanted} of `{key}`, which are left out",
+            rows - wanted
+        );
+        told.push(Diagnostic::note(PADDING, message).tensor(stored));
+    }
+    told
 }
 
 /// Checks that a second tensor of a name holds what the first does.

@@ -4,10 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::diagnostic::Diagnostic;
 use crate::base::limits::{Backing, Budget};
+use crate::checkpoint::{Checkpoint, Tensor};
 use crate::package::Value;
 use crate::spec::expr::{Expr, Names};
 use crate::spec::map::{DropRule, Each, Map, Rule, Spell};
 use crate::spec::template::{Bindings, Template};
+
+/// The tensors of a checkpoint, against which the counts of a config are held.
+pub fn backing(checkpoint: &Checkpoint) -> Backing {
+    Backing::of(checkpoint.tensors.iter().map(Tensor::logical_shape))
+}
 
 /// One rule, for one choice of its variables.
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@
 //! A rule looks at a [`PackageView`], tells what is wrong, and says when it could not look. None
 //! opens a file: what can be read was read before, as far as it could be.
 
+mod pickle;
 pub mod surroundings;
 mod template;
 mod tokenizer_file;

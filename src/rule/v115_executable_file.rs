@@ -2,6 +2,7 @@
 
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::Conformance;
+use crate::rule::pickle::is_pickle;
 use crate::rule::{About, Checked, PackageView, Rule};
 
 /// A file of the package is a program, or a pickle that runs one when it is loaded.
@@ -17,8 +18,7 @@ pub(super) static RULE: Rule = Rule {
 
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     for name in view.files.keys() {
-        let head = view.bytes(name).map(|bytes| &bytes[..bytes.len().min(512)]);
-        if let Some(what) = danger(name, head.unwrap_or_default()) {
+        if let Some(what) = danger(name, view.bytes(name).unwrap_or_default()) {
             found.push(
                 RULE.finding(format!("{name} is {what}"))
                     .file(name)
@@ -29,24 +29,27 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     Ok(())
 }
 
-/// What a zip archive begins with.
-const ZIP: &[u8] = b"PK\x03\x04";
-
-fn danger(name: &str, head: &[u8]) -> Option<&'static str> {
+fn danger(name: &str, bytes: &[u8]) -> Option<&'static str> {
+    if is_pickle(name, bytes) {
+        return Some("a pickle");
+    }
     let lower = name.to_ascii_lowercase();
     let end = lower.rsplit_once('.').map_or("", |(_, end)| end);
-    match end {
-        "pkl" | "pickle" | "joblib" | "dill" => return Some("a pickle"),
-        "exe" | "dylib" | "so" | "dll" | "bat" | "ps1" | "sh" | "py" | "pyc" | "ipynb" | "js"
-        | "jar" | "wasm" => return Some("a program"),
-        _ => {}
-    }
-    if head.starts_with(b"\x7fELF") || head.starts_with(b"#!") {
-        return Some("a program");
-    }
-    // Documents and tokenizers may begin with any byte; only what claims to be weights is asked.
-    let is_weights = matches!(end, "bin" | "pt" | "pth" | "ckpt");
-    // Protocols 2 to 5 begin so; older ones have no mark.
-    let is_pickle = matches!(head, [0x80, 2..=5, ..]) || head.starts_with(ZIP);
-    (is_weights && is_pickle).then_some("a pickle")
+    let is_program = matches!(
+        end,
+        "exe"
+            | "dylib"
+            | "so"
+            | "dll"
+            | "bat"
+            | "ps1"
+            | "sh"
+            | "py"
+            | "pyc"
+            | "ipynb"
+            | "js"
+            | "jar"
+            | "wasm"
+    );
+    (is_program || bytes.starts_with(b"\x7fELF") || bytes.starts_with(b"#!")).then_some("a program")
 }

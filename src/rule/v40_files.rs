@@ -9,6 +9,7 @@ use crate::base::json;
 use crate::format;
 use crate::format::pytorch::{self, Global};
 use crate::package::Conformance;
+use crate::rule::pickle::is_pickle;
 use crate::rule::vocabulary::Vocabulary;
 use crate::rule::{Checked, NotChecked, PackageView, Rule};
 
@@ -16,7 +17,7 @@ use crate::rule::{Checked, NotChecked, PackageView, Rule};
 pub(super) static POINTER: Rule =
     Rule::of_folder(Conformance::Container, "V401", "lfs-pointer", Level::Error, |view, found| {
         each_head(view, found, &POINTER, |_, head| {
-            let is_pointer = head.starts_with(b"version https://git-lfs");
+            let is_pointer = format::is_lfs_pointer(head);
             is_pointer
                 .then_some(("is a Git LFS pointer, not the file", "`git lfs pull` fetches it"))
         })
@@ -173,7 +174,7 @@ pub(super) static PICKLE: Rule = Rule::of_folder(
     |view, found| {
         let mut looked = false;
         for name in view.around.files.keys().filter(|name| !view.around.weights.contains(name)) {
-            let Some(bytes) = view.bytes(name).filter(|bytes| may_be_pickle(name, bytes)) else {
+            let Some(bytes) = view.bytes(name).filter(|bytes| is_pickle(name, bytes)) else {
                 continue;
             };
             looked = true;
@@ -269,10 +270,7 @@ pub(super) static BROKEN_JSON: Rule =
                 continue;
             };
             let head = &text[..text.len().min(MAX_HEAD)];
-            if !is_read(view, name)
-                || head.starts_with(b"version https://git-lfs")
-                || head.starts_with(b"<")
-            {
+            if !is_read(view, name) || format::is_lfs_pointer(head) || head.starts_with(b"<") {
                 continue;
             }
             if let Err(err) = json::parse_python(text, 0) {
@@ -370,26 +368,6 @@ fn is_read(view: &PackageView<'_>, name: &str) -> bool {
 
 fn is_weights(name: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(_, end)| format::of_ending(end).is_some())
-}
-
-/// Whether bytes are a pickle of protocol 0 or 1, which has no mark: it begins with a global, a mark or
-/// an empty collection, and ends with a stop.
-fn is_old_pickle(bytes: &[u8]) -> bool {
-    matches!(bytes.first(), Some(b'c' | b'(' | b']' | b'}' | b')'))
-        && bytes.trim_ascii_end().ends_with(b".")
-}
-
-fn may_be_pickle(name: &str, bytes: &[u8]) -> bool {
-    let end = name.rsplit_once('.').map_or("", |(_, end)| end).to_ascii_lowercase();
-    match end.as_str() {
-        "pkl" | "pickle" | "joblib" | "dill" => true,
-        "pt" | "pth" | "bin" | "ckpt" => {
-            matches!(bytes, [0x80, 2..=5, ..])
-                || bytes.starts_with(b"PK\x03\x04")
-                || is_old_pickle(bytes)
-        }
-        _ => false,
-    }
 }
 
 /// The file of the folder that a class of `auto_map` is in; `owner/repository--module.Class` lies

@@ -35,6 +35,17 @@ impl Spec {
             }
             problems.extend(names::of_arch(self, arch));
         }
+        for known in &self.parameters {
+            let unknown = known.tasks.iter().filter(|task| self.task(task).is_none());
+            problems.extend(
+                unknown.map(|task| format!("tasks: `{}`: there is no task `{task}`", known.name)),
+            );
+        }
+        for known in &self.dimensions {
+            let max = known.max.iter().filter(|max| self.key(max).is_none());
+            problems
+                .extend(max.map(|max| format!("tasks: `{}`: there is no key `{max}`", known.name)));
+        }
         for map in self.maps.values() {
             let at = format!("map/{}/{}", map.format, map.name);
             let arch = self.arch(&map.arch).expect("mappings lead to what there is");

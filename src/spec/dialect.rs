@@ -53,6 +53,19 @@ pub struct Dialect {
     pieces: Vec<Piece>,
     #[serde(default, rename = "aside")]
     asides: Vec<Aside>,
+    /// Tensors that have more rows than the model.
+    #[serde(default)]
+    pub padded: Vec<Padded>,
+}
+
+/// A tensor whose rows behind the first ones nothing reads.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Padded {
+    /// The tensor, by its name in the mappings.
+    pub tensor: String,
+    /// The entry of the config, as the mappings read it, that says how many rows count.
+    pub key: String,
 }
 
 /// A config with words of its own.
@@ -72,6 +85,9 @@ pub struct ConfigFile {
     /// Whether its programs read it and no other: it alone is written then, and has to say all.
     #[serde(default)]
     pub alone: bool,
+    /// Whether what is not among the keys says nothing of the model.
+    #[serde(default)]
+    closed: bool,
     /// Keys that are read and not written, as not all of its programs have them.
     #[serde(default)]
     unwritten: Vec<String>,
@@ -348,6 +364,9 @@ impl ConfigFile {
         let mut ours = serde_json::Map::new();
         for (key, value) in entries {
             let known = self.keys.iter().find(|[theirs, _]| theirs == key);
+            if self.closed && known.is_none() {
+                continue;
+            }
             ours.insert(known.map_or(key, |[_, ours]| ours).clone(), value.clone());
         }
         let find = |name: &str| tensors.iter().find(|tensor| tensor.name == name);

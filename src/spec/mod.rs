@@ -45,7 +45,7 @@ use self::lazy::Parsed;
 pub use self::lazy::{Files, Lazy, Table};
 use self::map::Map;
 use self::roles::Role;
-use self::tasks::TaskType;
+use self::tasks::{DimensionType, ParameterType, TaskType};
 
 /// Every file under `spec/`, by its path there.
 const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/spec_files.rs"));
@@ -84,6 +84,10 @@ pub struct Spec {
     pub constraints: Vec<hparams::Constraint>,
     /// The tasks.
     pub tasks: Vec<TaskType>,
+    /// Sizes of inputs and outputs that the client chooses.
+    pub dimensions: Vec<DimensionType>,
+    /// What a request may say beside its tensors.
+    pub parameters: Vec<ParameterType>,
     /// The ops of mappings.
     pub ops: Vec<ops::OpType>,
     /// The types of elements.
@@ -225,6 +229,8 @@ impl Spec {
             witnesses,
             constraints,
             tasks: tasks.task,
+            dimensions: tasks.dimension,
+            parameters: tasks.parameter,
             ops: ops.op,
             dtypes: dtypes.dtype,
             rules: rules.rule,

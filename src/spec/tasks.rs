@@ -52,7 +52,67 @@ pub struct PortType {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TasksFile {
+    /// The tasks.
     pub(super) task: Vec<TaskType>,
+    /// Sizes that the client chooses.
+    #[serde(default)]
+    pub(super) dimension: Vec<DimensionType>,
+    /// What a request may say beside its tensors.
+    #[serde(default)]
+    pub(super) parameter: Vec<ParameterType>,
+}
+
+/// A size that the client chooses.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DimensionType {
+    /// The word that stands in shapes.
+    pub name: String,
+    /// What it counts, for people.
+    pub about: String,
+    /// The hyperparameter that bounds it.
+    #[serde(default)]
+    pub max: Option<String>,
+    /// The stack whose hyperparameter it is, where each has its own.
+    #[serde(default)]
+    pub stack: Option<String>,
+}
+
+/// What a request may say beside its tensors.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ParameterType {
+    /// The name.
+    pub name: String,
+    /// The tasks that have it.
+    pub tasks: Vec<String>,
+    /// `I64`, `F32`, `BOOL`, or `TEXT`.
+    pub dtype: String,
+    /// Whether it is several values.
+    #[serde(default)]
+    pub list: bool,
+    /// What holds where a request says nothing.
+    #[serde(default)]
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub default: Option<toml::Value>,
+    /// What else says the default: a model's generation config, or the problem of its task.
+    #[serde(default)]
+    pub from: Option<DefaultFrom>,
+    /// The words it may be.
+    #[serde(default)]
+    pub words: Vec<String>,
+    /// What it does, for people.
+    pub about: String,
+}
+
+/// What says the default of a parameter for one model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DefaultFrom {
+    /// The member of its name in `generation_config.json`.
+    Generation,
+    /// What the labels mean: one of them, several, a number.
+    Problem,
 }
 
 impl Spec {

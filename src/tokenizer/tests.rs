@@ -1,4 +1,5 @@
-//! What fixtures of whole tokenizers do not show: files that are wrong, and choices between files.
+//! What fixtures of whole tokenizers do not show: files that are wrong, and choices between files. One
+//! file, as all of them are changes of one small tokenizer.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

@@ -87,9 +87,15 @@ pub(crate) struct Args {
     /// The most bytes of tensors in one file: 5GB if nothing is said, and no limit for a .gguf file
     #[arg(long, value_name = "SIZE", value_parser = convert::parse_size)]
     max_shard_size: Option<u64>,
-    /// Cut every matrix over so many ranks, each with a file of its own: for --to meta
+    /// Cut every matrix over so many ranks, each with a file of its own: for --to megatron and meta
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=4096))]
     tp: u64,
+    /// Cut the layers over so many stages of a pipeline: for --to megatron
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pp: u64,
+    /// Cut the experts over so many ranks: for --to megatron
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    ep: u64,
     /// Write a GGUF file without the tokenizer of the source, where GGUF cannot say it
     #[arg(long)]
     allow_no_tokenizer: bool,
@@ -206,7 +212,7 @@ fn perform(
             part_names: plan::PartNames::Standard,
             quantize: args.quant,
         },
-        ranks: Ranks { tensor: args.tp, ..Ranks::ONE },
+        ranks: Ranks { tensor: args.tp, pipeline: args.pp, expert: args.ep },
         max_shard_bytes: args.max_shard_size.or_else(|| {
             let target = target::find(to);
             let is_whole = target.is_some_and(|of| !of.is_split || of.is_file(&destination));

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use llmstd::folder::How;
-use llmstd::inspect::{InspectedTensor, InspectedValue, Inspection, inspect_as};
+use llmstd::inspect::{
+    InspectedRun, InspectedTensor, InspectedValue, Inspection, inspect_as, is_of_run,
+};
 use llmstd::report::fold::fold;
 
 use crate::{Format, Global, output};
@@ -66,6 +68,9 @@ fn text(inspection: &Inspection, args: &Args, global: &Global) -> String {
     if let Some(architecture) = &inspection.architecture {
         let _ = writeln!(text, "architecture  {architecture}");
     }
+    if let Some(run) = &inspection.run {
+        text.push_str(&run_text(run));
+    }
     let parameters = inspection.parameters;
     let _ = writeln!(
         text,
@@ -88,7 +93,7 @@ fn text(inspection: &Inspection, args: &Args, global: &Global) -> String {
         text.push_str(&tensor_table(inspection, args.tensors));
     }
     text.push('\n');
-    for (key, value) in &inspection.metadata {
+    for (key, value) in inspection.metadata.iter().filter(|(key, _)| !is_of_run(key)) {
         let _ = writeln!(text, "metadata      {key} = {value}");
     }
     for entry in &inspection.typed_metadata {
@@ -99,6 +104,24 @@ fn text(inspection: &Inspection, args: &Args, global: &Global) -> String {
     }
     text.push_str(&output::findings(&inspection.findings, global));
     text
+}
+
+/// The run on a line, and what says which model it left.
+fn run_text(run: &InspectedRun) -> String {
+    let mut parts = vec![run.trainer.clone()];
+    parts.extend(run.step.as_ref().map(|step| format!("step {step}")));
+    let cut = run.parallel.iter().map(|(kind, n)| format!("{kind} {n}"));
+    let cut = cut.collect::<Vec<_>>().join(", ");
+    let cut = if cut.is_empty() { cut } else { format!(" ({cut})") };
+    let count = |n: &String| if n == "1" { "rank" } else { "ranks" };
+    parts.extend(run.ranks.as_ref().map(|n| format!("{n} {}{cut}", count(n))));
+    let config = match &run.config {
+        Some(config) => format!("`{config}` says which model it is"),
+        None => {
+            "nothing says which model it is: name the folder of its config with --config".into()
+        }
+    };
+    format!("run           {}\nrun config    {config}\n", parts.join(", "))
 }
 
 /// The weight files on a line.

@@ -7,6 +7,7 @@ mod diff;
 mod explain;
 mod git;
 mod inspect;
+mod interface;
 mod interrupt;
 mod manifest;
 mod migrate;
@@ -46,8 +47,8 @@ Exit status:
 #[derive(Args)]
 struct GlobalArgs {
     /// How results are printed; validate, diff and verify have every form, the others text and json
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", value_parser = format())]
-    format: &'static llmstd::report::Format,
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", value_parser = form())]
+    format: &'static str,
     /// When text is coloured
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
     color: Color,
@@ -62,11 +63,51 @@ struct GlobalArgs {
     spec: Option<String>,
 }
 
-/// The forms of reports, as values of an argument.
-fn format() -> impl clap::builder::TypedValueParser<Value = &'static llmstd::report::Format> {
-    let value = |format: &&llmstd::report::Format| PossibleValue::new(format.id).help(format.about);
-    let values = PossibleValuesParser::new(llmstd::report::FORMATS.iter().map(value));
-    values.map(|id| llmstd::report::format(&id).expect("one of the forms that are there"))
+/// The forms of results, as values of an argument; those of one command are listed there.
+fn form() -> impl clap::builder::TypedValueParser<Value = &'static str> {
+    let reports = llmstd::report::FORMATS
+        .iter()
+        .map(|format| PossibleValue::new(format.id).help(format.about));
+    let own = interfaces().chain(manifest::FORMS);
+    let hidden = own.map(|id| PossibleValue::new(id).hide(true));
+    let values = PossibleValuesParser::new(reports.chain(hidden).collect::<Vec<_>>());
+    let known = |id: String| {
+        let reports = llmstd::report::FORMATS.iter().map(|format| format.id);
+        let mut all = reports.chain(interfaces()).chain(manifest::FORMS);
+        all.find(|known| *known == id).expect("one of those that are listed")
+    };
+    values.map(known)
+}
+
+/// The forms that `interface` alone has.
+fn interfaces() -> impl Iterator<Item = &'static str> {
+    llmstd::interface::LOWERINGS.iter().map(|lowering| lowering.id)
+}
+
+/// Refuses a form that the command does not have.
+fn check_form(command: &Command, id: &str) -> anyhow::Result<()> {
+    let is_report = llmstd::report::format(id).is_some();
+    let forms = match command {
+        Command::Validate(_) | Command::Diff(_) | Command::Verify(_) if is_report => return Ok(()),
+        Command::Interface(_) if interfaces().any(|known| known == id) => return Ok(()),
+        _ if ["text", "json"].contains(&id) => return Ok(()),
+        Command::Manifest(_) if manifest::FORMS.contains(&id) => return Ok(()),
+        Command::Manifest(_) => format!("text, json, {}", manifest::FORMS.join(", ")),
+        Command::Interface(_) => {
+            format!("text, json, {}", interfaces().collect::<Vec<_>>().join(", "))
+        }
+        Command::Validate(_) | Command::Diff(_) | Command::Verify(_) => {
+            let ids: Vec<&str> = llmstd::report::FORMATS.iter().map(|format| format.id).collect();
+            ids.join(", ")
+        }
+        _ => "text and json".to_owned(),
+    };
+    let owner = match id {
+        _ if is_report => "validate, diff and verify",
+        id if manifest::FORMS.contains(&id) => "manifest",
+        _ => "interface",
+    };
+    anyhow::bail!("--format {id} is a form of {owner}; here there are {forms}")
 }
 
 /// How the results of commands that have two forms are printed.
@@ -89,6 +130,8 @@ enum Color {
 pub(crate) struct Global {
     /// How results are printed, of the commands that have two forms.
     pub(crate) format: Format,
+    /// The word that says how results are printed.
+    pub(crate) form: &'static str,
     /// How reports are printed.
     pub(crate) report: &'static llmstd::report::Format,
     /// Whether text is coloured.
@@ -113,6 +156,7 @@ impl Global {
 #[derive(Subcommand)]
 enum Command {
     Inspect(inspect::Args),
+    Interface(interface::Args),
     Convert(convert::Args),
     Diff(diff::Args),
     Manifest(manifest::Args),
@@ -155,26 +199,22 @@ fn main() -> ExitCode {
     };
     let global = Global {
         // A report that is for programs is no place for what else is told.
-        format: if cli.global.format.id == "json" { Format::Json } else { Format::Text },
-        report: cli.global.format,
+        format: if cli.global.format == "json" { Format::Json } else { Format::Text },
+        form: cli.global.format,
+        report: llmstd::report::format(cli.global.format).unwrap_or(llmstd::report::FORMATS[0]),
         color,
         quiet: cli.global.quiet,
         verbose: cli.global.verbose,
         spec: cli.global.spec,
         interrupt,
     };
-    let has_every_form =
-        matches!(cli.command, Command::Validate(_) | Command::Diff(_) | Command::Verify(_));
-    if !has_every_form && !["text", "json"].contains(&global.report.id) {
-        let id = global.report.id;
-        let err = anyhow::anyhow!(
-            "--format {id} is a form of validate, diff and verify; here there are text and json"
-        );
+    if let Err(err) = check_form(&cli.command, global.form) {
         output::error(&err, &global);
         return ExitCode::from(2);
     }
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args, &global),
+        Command::Interface(args) => interface::run(&args, &global),
         Command::Convert(args) => convert::run(&args, &global),
         Command::Diff(args) => diff::run(&args, &global),
         Command::Manifest(args) => manifest::run(&args, &global),

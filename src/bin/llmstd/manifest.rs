@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use llmstd::convert::Failure;
+use llmstd::supply;
 use llmstd::version::{Kind, Options, Version};
 
 use crate::progress::Bar;
@@ -22,6 +23,12 @@ Examples:
   llmstd manifest ./bert-base
   llmstd manifest ./package --format json
   llmstd manifest model.safetensors --generic -o manifest.json
+  llmstd manifest ./package --format oms -o statement.json
+
+Formats:
+  text, json   digests, hashes and what the model is
+  oms          the statement of OpenSSF Model Signing 1.0 over the files as they are, to be signed
+  cyclonedx    a bill of materials, CycloneDX 1.6
 
 Exit status:
   0  it was hashed
@@ -32,7 +39,7 @@ pub(crate) struct Args {
     /// The format that is read, where a folder has several
     #[arg(long, value_name = "FORMAT", value_parser = output::formats())]
     from: Option<String>,
-    /// Write the manifest there, as JSON
+    /// Write the manifest there, as JSON; with --format oms or cyclonedx that document
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// The architecture, where the config does not say it
@@ -46,8 +53,18 @@ pub(crate) struct Args {
     threads: Option<NonZeroUsize>,
 }
 
+/// The forms that this command has beside text and JSON.
+pub(crate) const FORMS: [&str; 2] = [OMS, CYCLONEDX];
+const OMS: &str = "oms";
+const CYCLONEDX: &str = "cyclonedx";
+
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let spec = output::spec(global)?;
+    if global.form == OMS {
+        let statement = supply::oms::statement(&args.path, output::n_threads(args.threads))?;
+        deliver(&statement, args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let bar = Bar::new(global);
     let options = Options {
         spec: &spec,
@@ -70,6 +87,10 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     if !findings.is_empty() {
         output::hint(findings.trim_end(), global);
     }
+    if global.form == CYCLONEDX {
+        deliver(&supply::cyclonedx::bill(&args.path, &subject.manifest)?, args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Some(path) = &args.output {
         let text = subject.manifest.to_text();
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -79,6 +100,17 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         Format::Text => output::print(&text(&subject))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a document, or writes it to a file.
+fn deliver(document: &serde_json::Value, args: &Args) -> anyhow::Result<()> {
+    let text = format!("{document:#}\n");
+    match &args.output {
+        None => output::print_data(&text),
+        Some(path) => {
+            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+        }
+    }
 }
 
 fn text(subject: &Version) -> String {

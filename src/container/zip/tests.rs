@@ -3,6 +3,7 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
 
+use super::directory::{ENCRYPTED, SIZES_FOLLOW};
 use super::*;
 
 /// A member as each of the two places tells of it.

@@ -1,10 +1,9 @@
 //! What a zip archive has around members that are stored as they are, as Python's `zipfile` writes it
 //! where it may not know how long a member gets: every local header has 64-bit sizes.
 
-use super::{
-    DIRECTORY_SIGNATURE, END_SIGNATURE, END64_SIGNATURE, LOCAL_SIGNATURE, LOCATOR_SIGNATURE,
-    ZIP64_EXTRA,
-};
+use super::directory::{DIRECTORY_SIGNATURE, END_SIGNATURE, END64_SIGNATURE, LOCATOR_SIGNATURE};
+use super::extra::ZIP64_EXTRA;
+use super::local::LOCAL_SIGNATURE;
 use crate::base::error::{Error, Result};
 
 /// Readers of zip from version 4.5 on know 64-bit sizes.

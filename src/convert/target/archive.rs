@@ -9,18 +9,18 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::container::zip::write::{CRC_OFFSET, Member, aligned_header, directory};
 use crate::exec::container::{Container, Frame, Insert};
 use crate::exec::write::{Shard, Written};
-use crate::format::pytorch::write::{Pickler, Value};
+use crate::format::pytorch::write::Value;
 use crate::plan::program::Output;
 
 /// Where payloads begin, so that a map of the file has elements on their boundaries.
 const ALIGNMENT: u64 = 64;
 
-/// What stands around the tensors of a file, by the file's name.
-pub(super) type Wrap<'a> = dyn for<'t> Fn(&str, Vec<(&'t str, Value<'t>)>) -> Value<'t> + Sync + 'a;
+/// The pickle of a file with these tensors.
+pub(super) type Wrap<'a> = dyn Fn(Vec<(&str, Value<'_>)>) -> Result<Vec<u8>> + Sync + 'a;
 
 /// Archives of tensors that are named `FILE/NAME`, one for each file.
 pub(super) struct Archives<'a> {
-    pub(super) wrap: &'a Wrap<'a>,
+    pub(super) wrap: Box<Wrap<'a>>,
 }
 
 /// The files of tensors that are named `FILE/NAME`, in which those of a file follow each other.
@@ -57,7 +57,7 @@ impl Archives<'_> {
             (split(name).1, Value::Tensor { key, dtype: *dtype, shape })
         });
         let root = Self::root(shard);
-        let pickle = Pickler::pickle(&(self.wrap)(&shard.name, tensors.collect()))?;
+        let pickle = (self.wrap)(tensors.collect())?;
         Ok(vec![
             (format!("{root}/data.pkl"), pickle),
             (format!("{root}/byteorder"), b"little".to_vec()),

@@ -4,7 +4,8 @@ use super::archive::{self, Archives};
 use super::{Cut, Kind, Target};
 use crate::base::diagnostic::Diagnostic;
 use crate::format::consolidated::{axes_of, stem_of};
-use crate::format::pytorch::{self, write::Value};
+use crate::format::pytorch;
+use crate::format::pytorch::write::{Pickler, Value};
 use crate::plan::{Tensors, cut};
 
 pub(super) static TARGET: Target = Target {
@@ -15,7 +16,9 @@ pub(super) static TARGET: Target = Target {
     cut: over_ranks,
     shards: |outputs, _, _, _| archive::shards(outputs, ".pth"),
     has: pytorch::has,
-    container: |_| Box::new(Archives { wrap: &|_, tensors| Value::Dict(tensors) }),
+    container: |_| {
+        Box::new(Archives { wrap: Box::new(|tensors| Pickler::pickle(&Value::Dict(tensors))) })
+    },
     ..Target::DEFAULT
 };
 

@@ -4,6 +4,7 @@ mod archive;
 mod flax;
 mod gguf;
 mod hf;
+mod megatron;
 mod meta;
 mod mistral;
 mod npz;
@@ -32,6 +33,7 @@ pub static TARGETS: &[&Target] = &[
     &flax::TARGET,
     &tf::TARGET,
     &npz::TARGET,
+    &megatron::TARGET,
     &meta::TARGET,
     &mistral::TARGET,
 ];
@@ -60,6 +62,10 @@ pub struct Target {
     pub shards: fn(&[Output], Option<u64>, stem: &str, ending: &str) -> Vec<Shard>,
     /// Brings tensors into the order that they have in files.
     pub sort: fn(&mut Tensors),
+    /// Whether the config is a file of its own.
+    pub has_config: bool,
+    /// Files that are the same for every model, with their texts.
+    pub extra: &'static [(&'static str, &'static str)],
     /// The kinds of ranks that a model can be cut over.
     pub ranks: &'static [Kind],
     /// Cuts what is written apart: the tensors of a rank are then named `FILE/NAME`, where `FILE` is its
@@ -131,6 +137,10 @@ pub struct Content<'a> {
     pub encodings: &'a BTreeMap<String, Encoding>,
     /// What the files are named, without their endings.
     pub stem: &'a str,
+    /// The config, in the words of the programs that read it.
+    pub config: &'a Json,
+    /// Over how many ranks the model is cut.
+    pub ranks: Ranks,
 }
 
 impl Target {
@@ -146,6 +156,8 @@ impl Target {
         index_file: None,
         shards,
         sort: |_| (),
+        has_config: true,
+        extra: &[],
         ranks: &[],
         cut: |tensors, _| Ok(tensors),
         has: |_| true,

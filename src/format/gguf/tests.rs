@@ -1,3 +1,6 @@
+//! Files of GGUF: those that are whole, and those that lie. One file, as all of them are built by the same
+//! draft.
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

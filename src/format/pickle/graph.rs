@@ -1,6 +1,6 @@
 //! Looking values up in what a pickle recorded: dictionaries, and the attributes of objects.
 
-use super::{Node, NodeId, Object, Pickle};
+use super::value::{Node, NodeId, Object, Pickle};
 
 impl Pickle<'_> {
     /// The module and name of what an object calls; sees through the ids of classes in the oldest

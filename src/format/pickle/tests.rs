@@ -1,4 +1,5 @@
 use super::*;
+use crate::base::cursor::Cursor;
 
 /// Writes a pickle's value as Python would, with `…` for what is nested too deep to show.
 fn show(pickle: &Pickle<'_>, id: NodeId, depth: u32) -> String {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 
-use super::Planner;
+use super::planner::Planner;
 use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::Tensor;
 use crate::package::WayBack;

@@ -1,0 +1,163 @@
+//! The leaves of tensors and the digests of a model.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use serde_json::{Value as Json, json};
+use sha2::{Digest, Sha256};
+
+use super::document::{Census, Digests, Manifest, Semantics, TensorEntry};
+use crate::base::{canonical_json, hex};
+
+impl Manifest {
+    /// The digests, computed from the entries.
+    pub fn compute_digests(&self) -> Digests {
+        let mut tensors: Vec<&TensorEntry> = self.tensors.iter().collect();
+        tensors.sort_by(|left, right| left.name.cmp(&right.name));
+        let some = |document: Json| Some(canonical_json::sha256(&document));
+
+        // Borrowed rather than `json!`, which copies every entry: there may be many.
+        #[derive(Serialize)]
+        struct Document<'a, T> {
+            digest: &'static str,
+            tensors: Vec<T>,
+            #[serde(flatten)]
+            rest: BTreeMap<&'a str, Json>,
+        }
+        let hashed = tensors.iter().map(|t| (&t.name, &t.dtype, &t.shape, &t.sha256)).collect();
+        let rest = BTreeMap::new();
+        let weights = Document { digest: "llmstd.weights.v1", tensors: hashed, rest };
+
+        let model = self.model.as_ref();
+        let shapes = tensors.iter().map(|t| (&t.name, &t.dtype, &t.shape)).collect();
+        let ties: Option<BTreeSet<&[String; 2]>> = model.map(|model| model.ties.iter().collect());
+        let rest = BTreeMap::from([
+            ("architecture", json!(model.map(|model| &model.architecture))),
+            ("hyperparameters", json!(model.map(|model| &model.hyperparameters))),
+            ("ties", json!(ties)),
+            ("encodings", json!(model.map(|model| &model.encodings))),
+        ]);
+        let structure = Document { digest: "llmstd.structure.v1", tensors: shapes, rest };
+        let (weights, structure) =
+            rayon::join(|| canonical_json::sha256(&weights), || canonical_json::sha256(&structure));
+
+        let config = model.filter(|model| model.architecture.is_some()).map(|model| {
+            json!({
+                "digest": "llmstd.config.v1",
+                "architecture": model.architecture,
+                "hyperparameters": model.hyperparameters,
+            })
+        });
+        let asked = |model: &&Semantics| !model.tasks.is_empty() || !model.tokens.is_empty();
+        let interface = model.filter(asked).map(|model| {
+            json!({
+                "digest": "llmstd.interface.v1",
+                "tasks": model.tasks,
+                "tokens": model.tokens,
+            })
+        });
+        let tokenizer = self.tokenizer.as_ref().map(|tokenizer| {
+            json!({
+                "digest": "llmstd.tokenizer.v1",
+                "files": tokenizer.files,
+                "settings": tokenizer.settings,
+            })
+        });
+        let template = (!self.templates.is_empty())
+            .then(|| json!({"digest": "llmstd.template.v1", "templates": self.templates}));
+
+        let mut digests = Digests {
+            weights: Some(weights),
+            structure: Some(structure),
+            tokenizer: tokenizer.and_then(some),
+            config: config.and_then(some),
+            interface: interface.and_then(some),
+            template: template.and_then(some),
+            model: None,
+        };
+        digests.model = some(json!({
+            "digest": "llmstd.model.v1",
+            "spec": self.spec.split('.').next(),
+            "weights": digests.weights,
+            "structure": digests.structure,
+            "tokenizer": digests.tokenizer,
+            "config": digests.config,
+            "interface": digests.interface,
+            "template": digests.template,
+        }));
+        digests
+    }
+
+    /// Every place where the manifest contradicts itself: a JSON pointer, what its entries give,
+    /// and what it says.
+    pub fn contradictions(&self) -> Vec<(String, String, String)> {
+        let of_tensor = |(index, tensor): (usize, &TensorEntry)| {
+            let Some(sha256) = hex::decode32(&tensor.sha256) else {
+                let wanted = "64 digits of lower-case hex".to_owned();
+                return vec![(format!("/tensors/{index}/sha256"), wanted, tensor.sha256.clone())];
+            };
+            let named = hex::encode(&leaf(&tensor.name, &tensor.dtype, &tensor.shape, &sha256));
+            let nameless = hex::encode(&content_leaf(&tensor.dtype, &tensor.shape, &sha256));
+            let both = [("leaf", named, &tensor.leaf), ("content", nameless, &tensor.content)];
+            let wrong = both.into_iter().filter(|(_, computed, said)| computed != *said);
+            wrong
+                .map(|(key, computed, said)| {
+                    (format!("/tensors/{index}/{key}"), computed, said.clone())
+                })
+                .collect()
+        };
+        // The two halves of the work of a manifest with many tensors.
+        let (mut found, computed) = rayon::join(
+            || self.tensors.iter().enumerate().flat_map(of_tensor).collect::<Vec<_>>(),
+            || self.compute_digests(),
+        );
+        for (index, file) in self.files.iter().enumerate() {
+            if hex::decode32(&file.sha256).is_none() {
+                let wanted = "64 digits of lower-case hex".to_owned();
+                found.push((format!("/files/{index}/sha256"), wanted, file.sha256.clone()));
+            }
+        }
+        for ((name, computed), (_, said)) in computed.each().into_iter().zip(self.digests.each()) {
+            if computed != said {
+                let text = |digest: Option<&str>| digest.unwrap_or("null").to_owned();
+                found.push((format!("/digests/{name}"), text(computed), text(said)));
+            }
+        }
+        if self.census() != self.dtypes {
+            let text = |census: &BTreeMap<String, Census>| canonical_json::text(census);
+            found.push(("/dtypes".to_owned(), text(&self.census()), text(&self.dtypes)));
+        }
+        found
+    }
+}
+
+/// The leaf of a tensor over its name, dtype, shape and bytes.
+pub fn leaf(name: &str, dtype: &str, shape: &[u64], sha256: &[u8; 32]) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    update_text(&mut hasher, "llmstd.tensor.v1");
+    update_text(&mut hasher, name);
+    update_content(&mut hasher, dtype, shape, sha256);
+    hasher.finalize().into()
+}
+
+/// The leaf of a tensor over its dtype, shape and bytes: the same under any name.
+pub fn content_leaf(dtype: &str, shape: &[u64], sha256: &[u8; 32]) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    update_text(&mut hasher, "llmstd.content.v1");
+    update_content(&mut hasher, dtype, shape, sha256);
+    hasher.finalize().into()
+}
+
+fn update_text(hasher: &mut Sha256, text: &str) {
+    hasher.update((text.len() as u64).to_le_bytes());
+    hasher.update(text.as_bytes());
+}
+
+fn update_content(hasher: &mut Sha256, dtype: &str, shape: &[u64], sha256: &[u8; 32]) {
+    update_text(hasher, dtype);
+    hasher.update((shape.len() as u64).to_le_bytes());
+    for dim in shape {
+        hasher.update(dim.to_le_bytes());
+    }
+    hasher.update(sha256);
+}

@@ -1,0 +1,314 @@
+//! The form of `manifest.json`, and its text.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use super::role::FileRole;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::json as text;
+use crate::base::source::Source;
+use crate::checkpoint::n_elements;
+use crate::package::{Conformance, Hparams, Model, Task};
+
+/// The schema of [`Manifest`].
+pub const SCHEMA: &str = "llmstd.manifest/1";
+
+/// What a model is, by its hashes: enough to compare two without either.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// The version of the standard, `1.0.0`.
+    pub spec: String,
+    /// The program that wrote it.
+    pub tool: Tool,
+    /// The digests of the aspects.
+    pub digests: Digests,
+    /// What `model.json` says; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Semantics>,
+    /// The tokenizer; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<Tokenizer>,
+    /// The SHA-256 of each chat template's text, by its name; the usual one is `default`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub templates: BTreeMap<String, String>,
+    /// How many tensors, elements and bytes there are of each dtype.
+    pub dtypes: BTreeMap<String, Census>,
+    /// The tensors, in the order they were given.
+    pub tensors: Vec<TensorEntry>,
+    /// The files, sorted by path; without the manifest itself.
+    pub files: Vec<FileEntry>,
+}
+
+/// A program and its version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+impl Tool {
+    /// This program.
+    pub fn this() -> Tool {
+        Tool { name: "llmstd".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }
+    }
+}
+
+/// What `model.json` says, but for its history.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Semantics {
+    /// The level the package was written to.
+    pub conformance: Conformance,
+    /// Features that a reader must know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
+    /// The architecture's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+    /// The hyperparameters.
+    pub hyperparameters: Hparams,
+    /// Token ids with a meaning.
+    pub tokens: Hparams,
+    /// Tensors that are stored once under the second name.
+    pub ties: Vec<[String; 2]>,
+    /// Quantized payloads by tensor name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub encodings: BTreeMap<String, Json>,
+    /// What the model can be asked.
+    pub tasks: Vec<Task>,
+}
+
+impl Semantics {
+    /// What a `model.json` says.
+    pub fn of(model: &Model) -> Semantics {
+        Semantics {
+            conformance: model.conformance,
+            requires: model.requires.clone(),
+            architecture: model.architecture.clone(),
+            hyperparameters: model.hyperparameters.clone(),
+            tokens: model.tokens.clone(),
+            ties: model.ties.clone(),
+            encodings: model.encodings.clone(),
+            tasks: model.tasks.clone(),
+        }
+    }
+
+    /// The `model.json` that says it, of a version of the standard; without its history.
+    pub fn model(&self, spec: &str) -> Model {
+        Model {
+            spec: spec.to_owned(),
+            requires: self.requires.clone(),
+            conformance: self.conformance,
+            architecture: self.architecture.clone(),
+            hyperparameters: self.hyperparameters.clone(),
+            tokens: self.tokens.clone(),
+            ties: self.ties.clone(),
+            encodings: self.encodings.clone(),
+            tasks: self.tasks.clone(),
+            history: Vec::new(),
+        }
+    }
+}
+
+/// What decides which ids a text becomes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tokenizer {
+    /// The SHA-256 of each of its files that decide ids, by name.
+    pub files: BTreeMap<String, String>,
+    /// Its [`TOKENIZER_SETTINGS`] that are stated.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, Json>,
+}
+
+/// How much there is of one dtype.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Census {
+    /// The number of tensors.
+    pub tensors: u64,
+    /// The number of elements.
+    pub elements: u64,
+    /// The number of bytes.
+    pub bytes: u64,
+}
+
+/// One tensor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TensorEntry {
+    /// Its name.
+    pub name: String,
+    /// Its dtype, `BF16`.
+    pub dtype: String,
+    /// Its dimensions, slowest first.
+    pub shape: Vec<u64>,
+    /// How its payload is encoded, as `model.json` says; absent where it is plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Json>,
+    /// The file that holds it; absent where no single range of a file does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Its first byte in that file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<u64>,
+    /// The number of its bytes.
+    pub len: u64,
+    /// The SHA-256 of its bytes, in hex.
+    pub sha256: String,
+    /// The leaf over name, dtype, shape and bytes.
+    pub leaf: String,
+    /// The leaf over dtype, shape and bytes.
+    pub content: String,
+}
+
+/// One file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Its path, relative to the package, with `/`.
+    pub path: String,
+    /// The number of its bytes.
+    pub len: u64,
+    /// The SHA-256 of its bytes, in hex.
+    pub sha256: String,
+    /// What it is for.
+    pub role: FileRole,
+}
+
+/// The digests of the aspects of a model, in hex; `null` for an aspect it does not have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Digests {
+    /// Names, dtypes, shapes and bytes of all tensors: the same weights.
+    pub weights: Option<String>,
+    /// Names, dtypes and shapes, and the hyperparameters: loads into the same code.
+    pub structure: Option<String>,
+    /// The tokenizer: the same token ids.
+    pub tokenizer: Option<String>,
+    /// The hyperparameters: the same function of the same weights.
+    pub config: Option<String>,
+    /// Tasks, their inputs, outputs and labels, and special tokens: the same API.
+    pub interface: Option<String>,
+    /// The chat template: the same prompts.
+    pub template: Option<String>,
+    /// All of them, and the major version of the standard: the same model.
+    pub model: Option<String>,
+}
+
+impl Digests {
+    /// Each digest with its name.
+    pub fn each(&self) -> [(&'static str, Option<&str>); 7] {
+        [
+            ("weights", self.weights.as_deref()),
+            ("structure", self.structure.as_deref()),
+            ("tokenizer", self.tokenizer.as_deref()),
+            ("config", self.config.as_deref()),
+            ("interface", self.interface.as_deref()),
+            ("template", self.template.as_deref()),
+            ("model", self.model.as_deref()),
+        ]
+    }
+}
+
+impl Manifest {
+    /// Reads a manifest file; `None` if the file is something else.
+    ///
+    /// # Errors
+    /// It cannot be read, is no JSON, or does not keep the schema that it names.
+    pub fn read(path: &Path) -> Result<Option<Manifest>> {
+        let mut source = Source::new("");
+        let file = source.add_path(path)?;
+        let bytes = source.bytes(file);
+        // The common case in one pass; what is wrong with another file is said by the strict parser.
+        if let Ok(manifest) = serde_json::from_slice::<Manifest>(bytes)
+            && manifest.schema == SCHEMA
+        {
+            return Ok(Some(manifest));
+        }
+        let value = text::parse(bytes, 0).map_err(|err| err.in_file(path))?;
+        if value.get("schema").and_then(Json::as_str) != Some(SCHEMA) {
+            return Ok(None);
+        }
+        let malformed = |err: serde_json::Error| {
+            Error::new(ErrorKind::Malformed, err.to_string()).in_file(path)
+        };
+        serde_json::from_value(value).map(Some).map_err(malformed)
+    }
+
+    /// The manifest, which stands for weights that nobody looks at, so that it has to be right in itself.
+    ///
+    /// # Errors
+    /// What it derives does not follow from its entries.
+    pub fn trusted(self, path: &Path) -> Result<Manifest> {
+        let contradictions = self.contradictions();
+        let Some((place, wanted, said)) = contradictions.first() else { return Ok(self) };
+        let message = format!(
+            "contradicts itself in {} places; the first is {place}: {said}, where its entries give \
+             {wanted}. It was edited by hand; `llmstd manifest` makes a true one",
+            contradictions.len()
+        );
+        Err(Error::new(ErrorKind::Malformed, message).in_file(path))
+    }
+
+    /// The dtype census, computed from the entries.
+    pub fn census(&self) -> BTreeMap<String, Census> {
+        let mut dtypes: BTreeMap<String, Census> = BTreeMap::new();
+        for tensor in &self.tensors {
+            let census = dtypes.entry(tensor.dtype.clone()).or_default();
+            census.tensors += 1;
+            let elements = n_elements(&tensor.shape).unwrap_or(u64::MAX);
+            census.elements = census.elements.saturating_add(elements);
+            census.bytes = census.bytes.saturating_add(tensor.len);
+        }
+        dtypes
+    }
+
+    /// The tensor of this name.
+    pub fn tensor(&self, name: &str) -> Option<&TensorEntry> {
+        self.tensors.iter().find(|tensor| tensor.name == name)
+    }
+
+    /// The text of `manifest.json`.
+    ///
+    /// One entry stands on one line, so that a finding has a line to point to and a version
+    /// control system a short difference to show.
+    pub fn to_text(&self) -> String {
+        let value = serde_json::to_value(self).expect("a manifest has string keys");
+        let mut text = String::from("{\n");
+        let fields = value.as_object().into_iter().flatten();
+        let fields: Vec<String> = fields
+            .map(|(key, value)| {
+                let key = Json::from(key.as_str());
+                match value {
+                    Json::Array(items) if !items.is_empty() => {
+                        let lines: Vec<String> =
+                            items.iter().map(|item| format!("    {item}")).collect();
+                        format!("  {key}: [\n{}\n  ]", lines.join(",\n"))
+                    }
+                    Json::Object(items) if !items.is_empty() => {
+                        let line = |(key, item): (&String, &Json)| {
+                            format!("    {}: {item}", Json::from(key.as_str()))
+                        };
+                        let lines: Vec<String> = items.iter().map(line).collect();
+                        format!("  {key}: {{\n{}\n  }}", lines.join(",\n"))
+                    }
+                    value => format!("  {key}: {value}"),
+                }
+            })
+            .collect();
+        text.push_str(&fields.join(",\n"));
+        text.push_str("\n}\n");
+        text
+    }
+}

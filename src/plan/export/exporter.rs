@@ -1,0 +1,269 @@
+//! The foreign tensors that are planned, rule by rule.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::base::diagnostic::Diagnostic;
+use crate::base::limits::Backing;
+use crate::checkpoint::{Checkpoint, DType};
+use crate::package::{MapUsed, Model, Provenance, WayBack};
+use crate::plan::import::make;
+use crate::plan::names::{self, Bound, Choices, Instance};
+use crate::plan::ops::{Direction, TensorExpr, describe, exactness, run};
+use crate::plan::{Exactness, Options, Step, Tensors};
+use crate::spec::Spec;
+use crate::spec::hparams::StackNames;
+use crate::spec::map::Map;
+
+/// The prefix and spellings to write: those of the source, or of the class, or the mapping's first.
+/// A checkpoint of the base class has no prefix where the mapping knows files without one.
+pub(super) fn choices(
+    map: &Map,
+    used: Option<&MapUsed>,
+    model: &Model,
+    class: Option<&str>,
+) -> Choices {
+    if let Some(used) = used {
+        return Choices { prefix: used.prefix.clone(), spellings: used.spellings.clone() };
+    }
+    let has_head = model.tasks.iter().any(|task| task.head.is_some());
+    let bare = map.prefixes.iter().find(|prefix| prefix.is_empty() && !has_head);
+    let mut rules =
+        map.tasks.iter().filter(|rule| rule.class.iter().any(|own| Some(&**own) == class));
+    let own = rules.find_map(|rule| rule.prefix.as_ref());
+    let prefix = own.or(bare).or(map.prefixes.first()).cloned().unwrap_or_default();
+    Choices { prefix, spellings: Vec::new() }
+}
+
+pub(super) struct Exporter<'a> {
+    pub(super) spec: &'a Spec,
+    pub(super) names: &'a StackNames<'a>,
+    pub(super) options: Options,
+    /// The dtype that tensors of one axis have.
+    pub(super) vector_dtype: Option<DType>,
+    pub(super) stored: &'a BTreeMap<String, (TensorExpr, DType)>,
+    pub(super) ties: BTreeMap<&'a str, &'a str>,
+    /// The foreign names of the source, if there was one.
+    pub(super) recorded: Option<BTreeSet<&'a str>>,
+    pub(super) used: BTreeSet<String>,
+    pub(super) backing: Backing,
+    pub(super) tied: BTreeMap<String, String>,
+    pub(super) tensors: Tensors,
+    pub(super) errors: Vec<Diagnostic>,
+}
+
+impl Exporter<'_> {
+    /// Whether the source had a tensor of this name.
+    pub(super) fn was_recorded(&self, name: &str) -> bool {
+        self.recorded.as_ref().is_some_and(|names| names.contains(name))
+    }
+
+    pub(super) fn plan_instance(&mut self, instance: &Instance<'_>) {
+        let tied_to = instance.to.first().and_then(|name| self.ties.get(name.as_str()).copied());
+        let n_stored =
+            instance.to.iter().filter(|name| self.stored.contains_key(name.as_str())).count();
+        if let (Some(target), 0) = (tied_to, n_stored) {
+            // A tied tensor is written where the source had it, and left out where not; without a
+            // source it is written where readers differ in what the config's flag ties.
+            let name = &instance.from[0];
+            let wanted = match &self.recorded {
+                Some(names) => names.contains(name.as_str()),
+                None => instance.rule.ignore_tie_flag,
+            };
+            if wanted {
+                self.tied.insert(name.clone(), instance.to[0].clone());
+                self.plan_rule(instance, &[target.to_owned()], std::slice::from_ref(name));
+            }
+            return;
+        }
+        if n_stored == 0 {
+            return;
+        }
+        if n_stored < instance.to.len() {
+            let missing =
+                instance.to.iter().filter(|name| !self.stored.contains_key(name.as_str()));
+            for name in missing {
+                let message = format!("`{name}` is missing, which `{}` needs", instance.from[0]);
+                self.errors.push(Diagnostic::error("P008", message).tensor(name));
+            }
+            return;
+        }
+        self.used.extend(instance.to.iter().cloned());
+        let recorded = |name: &&String| self.was_recorded(name);
+        let copies: Vec<String> = instance.also.iter().filter(recorded).cloned().collect();
+        // A source may have had the copy alone.
+        let only_copies = !copies.is_empty()
+            && instance.from.len() == 1
+            && instance.from.iter().all(|name| !recorded(&name));
+        if !only_copies {
+            self.plan_rule(instance, &instance.to, &instance.from);
+        }
+        for copy in copies {
+            self.plan_rule(instance, &instance.to, &[copy]);
+        }
+    }
+
+    fn plan_rule(&mut self, instance: &Instance<'_>, canonical: &[String], foreign: &[String]) {
+        if let Err(diagnostic) = self.try_plan_rule(instance, canonical, foreign) {
+            self.errors.push(diagnostic);
+        }
+    }
+
+    fn try_plan_rule(
+        &mut self,
+        instance: &Instance<'_>,
+        canonical: &[String],
+        foreign: &[String],
+    ) -> Result<(), Diagnostic> {
+        let mut exprs = Vec::with_capacity(canonical.len());
+        let mut dtypes = BTreeSet::new();
+        for name in canonical {
+            let (expr, dtype) = self.stored.get(name.as_str()).ok_or_else(|| {
+                Diagnostic::error("P008", format!("`{name}` is missing")).tensor(name)
+            })?;
+            exprs.push(expr.clone());
+            dtypes.insert(*dtype);
+        }
+        let dtype = *dtypes.first().expect("a rule has one canonical tensor at least");
+        if 1 < dtypes.len() {
+            let found: Vec<&str> = dtypes.iter().map(|dtype| dtype.name()).collect();
+            let message = format!("`{}` is made of tensors with different dtypes", foreign[0]);
+            return Err(Diagnostic::error("P012", message)
+                .tensor(&canonical[0])
+                .mismatch("one dtype", found.join(", ")));
+        }
+        let stack = self.spec.role(&instance.to[0]).and_then(|role| role.stack);
+        let names = StackNames { stack: stack.as_deref().or(self.names.stack), ..*self.names };
+        let bound = Bound { names: &names, bindings: &instance.bindings };
+        let exprs = run(&instance.rule.ops, Direction::Export, &bound, exprs).map_err(|why| {
+            let message = format!("`{}` does not fit its rule: {why}", canonical[0]);
+            Diagnostic::error("P010", message).tensor(&canonical[0])
+        })?;
+        if exprs.len() != foreign.len() {
+            let message = format!(
+                "the rule of `{}` makes {} tensors and names {}",
+                foreign[0],
+                exprs.len(),
+                foreign.len()
+            );
+            return Err(Diagnostic::error("P010", message).tensor(&canonical[0]));
+        }
+        let class = exactness(&instance.rule.ops, Direction::Export);
+        for (name, expr) in foreign.iter().zip(exprs) {
+            let step = Step {
+                name: name.clone(),
+                from: canonical.to_vec(),
+                ops: describe(&instance.rule.ops),
+                class,
+            };
+            let options = self.options_for(instance, name, &expr);
+            self.tensors.write(name, expr, dtype, options, step)?;
+        }
+        Ok(())
+    }
+
+    /// What is asked for, but where the format leaves no choice. What the source had stays.
+    fn options_for(&self, instance: &Instance<'_>, name: &str, expr: &TensorExpr) -> Options {
+        let is_vector = expr.layout.shape.len() < 2;
+        let only = instance.rule.dtype.or(self.vector_dtype.filter(|_| is_vector));
+        let Some(only) = only else { return self.options };
+        let kept = self.was_recorded(name);
+        let dtype = (!kept).then_some(only);
+        Options { dtype, lossy: true, quantize: None, ..self.options }
+    }
+
+    /// Makes the buffers that readers of the foreign layout miss, in the dtype of the token table.
+    pub(super) fn plan_without_source(&mut self, map: &Map, choices: &Choices) {
+        let drops = names::drops(map, choices, self.names, &BTreeSet::new(), self.backing)
+            .unwrap_or_default();
+        let dtype = self.stored.get("embed.tokens.weight").map_or(DType::F32, |(_, dtype)| *dtype);
+        for drop in drops.iter().filter(|drop| drop.drop.emit_without_source) {
+            let Some(rule) = &drop.drop.make else { continue };
+            let bound = Bound { names: self.names, bindings: &drop.bindings };
+            match make(rule, dtype, &bound) {
+                Ok(made) => {
+                    let step = Step {
+                        name: drop.name.clone(),
+                        from: Vec::new(),
+                        ops: rule.function.clone(),
+                        class: Exactness::Exact,
+                    };
+                    self.tensors.make(&drop.name, made, step);
+                }
+                Err(why) => {
+                    let message = format!("the buffer `{}` cannot be made: {why}", drop.name);
+                    self.errors.push(Diagnostic::error("P015", message).tensor(&drop.name));
+                }
+            }
+        }
+    }
+
+    /// Brings back the buffers that the standard does not store.
+    pub(super) fn plan_dropped(
+        &mut self,
+        map: &Map,
+        choices: &Choices,
+        source: &Provenance,
+        buffers: Option<&Checkpoint>,
+        findings: &mut Vec<Diagnostic>,
+    ) {
+        let drops = names::drops(map, choices, self.names, &BTreeSet::new(), self.backing)
+            .unwrap_or_default();
+        for dropped in &source.dropped {
+            let step = |from: &str, ops: &str| Step {
+                name: dropped.name.clone(),
+                from: vec![from.to_owned()],
+                ops: ops.to_owned(),
+                class: Exactness::Exact,
+            };
+            let result = match dropped.back {
+                WayBack::Lost => {
+                    findings.push(
+                        Diagnostic::warning(
+                            "P015",
+                            format!("`{}` does not come back: {}", dropped.name, dropped.why),
+                        )
+                        .tensor(&dropped.name),
+                    );
+                    Ok(())
+                }
+                WayBack::Made => {
+                    let drop = drops.iter().find(|drop| drop.name == dropped.name);
+                    let made = drop.and_then(|drop| Some((drop, drop.drop.make.as_ref()?)));
+                    let made = made.ok_or_else(|| "no rule of the mapping makes it".to_owned());
+                    let dtype =
+                        DType::parse(&dropped.dtype).ok_or("its dtype is not known".to_owned());
+                    made.and_then(|(drop, rule)| {
+                        let bound = Bound { names: self.names, bindings: &drop.bindings };
+                        let made = make(rule, dtype?, &bound)?;
+                        self.tensors.make(&dropped.name, made, step("", &rule.function));
+                        Ok(())
+                    })
+                }
+                WayBack::Kept => {
+                    let kept = buffers.and_then(|buffers| {
+                        buffers.tensors.iter().find(|tensor| tensor.name == dropped.name)
+                    });
+                    kept.ok_or_else(|| "it is not among the buffers kept".to_owned()).and_then(
+                        |tensor| {
+                            let (expr, dtype) = self.tensors.read(tensor)?;
+                            let step = step(&dropped.name, "copy");
+                            let written = self.tensors.write(
+                                &dropped.name,
+                                expr,
+                                dtype,
+                                Options::default(),
+                                step,
+                            );
+                            written.map_err(|diagnostic| diagnostic.message)
+                        },
+                    )
+                }
+            };
+            if let Err(why) = result {
+                let message =
+                    format!("the buffer `{}` cannot be brought back: {why}", dropped.name);
+                findings.push(Diagnostic::warning("P015", message).tensor(&dropped.name));
+            }
+        }
+    }
+}

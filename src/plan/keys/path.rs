@@ -1,0 +1,87 @@
+//! Places in a foreign config, and what stands there.
+
+use serde_json::Value as Json;
+
+use crate::base::json::FLOAT_TAG;
+use crate::base::limits::MAX_LIST;
+use crate::package::Value;
+
+/// Follows a path with dots into a JSON object.
+pub fn lookup<'a>(config: &'a Json, path: &str) -> Option<&'a Json> {
+    // A key may have dots itself.
+    if let Some(value) = config.get(path) {
+        return Some(value);
+    }
+    let (first, rest) = path.split_once('.')?;
+    lookup(config.get(first)?, rest)
+}
+
+/// What a config says at a path, null if nothing.
+///
+/// # Errors
+/// It is no value of the standard.
+pub fn stated(config: &Json, path: &str) -> Result<Value, String> {
+    lookup(config, path).map_or(Ok(Value::Null), from_json)
+}
+
+pub(crate) fn from_json(json: &Json) -> Result<Value, String> {
+    Ok(match json {
+        Json::Null => Value::Null,
+        Json::Bool(value) => Value::Bool(*value),
+        Json::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(int), _) => Value::Int(int),
+            (None, Some(float)) if float.is_finite() => Value::Float(float),
+            _ => return Err(format!("{number} is no number that can be kept")),
+        },
+        Json::String(word) => Value::Symbol(word.clone()),
+        Json::Array(items) if MAX_LIST < items.len() => {
+            return Err(format!("a list of {} entries, at most {MAX_LIST} are read", items.len()));
+        }
+        Json::Array(items) => Value::List(items.iter().map(from_json).collect::<Result<_, _>>()?),
+        // An infinite number, as transformers 5 writes it, is a word: `'Infinity'`.
+        Json::Object(object) if object.len() == 1 && object.contains_key(FLOAT_TAG) => {
+            from_json(&object[FLOAT_TAG])?
+        }
+        Json::Object(_) => return Err("an object, where one value is read".to_owned()),
+    })
+}
+
+pub(super) fn to_json(value: &Value) -> Json {
+    serde_json::to_value(value).unwrap_or(Json::Null)
+}
+
+pub(crate) fn set(config: &mut Json, path: &str, value: Json) {
+    let (first, rest) = match path.split_once('.') {
+        Some((first, rest)) => (first, Some(rest)),
+        None => (path, None),
+    };
+    if !config.is_object() {
+        *config = Json::Object(serde_json::Map::new());
+    }
+    let Json::Object(object) = config else { return };
+    // A key may have dots itself.
+    if let Some(known) = object.get_mut(path) {
+        *known = value;
+        return;
+    }
+    match rest {
+        None => {
+            object.insert(first.to_owned(), value);
+        }
+        Some(rest) => set(object.entry(first).or_insert(Json::Null), rest, value),
+    }
+}
+
+pub(crate) fn remove(config: &mut Json, path: &str) {
+    let Json::Object(object) = config else { return };
+    match path.split_once('.') {
+        None => {
+            object.shift_remove(path);
+        }
+        Some((first, rest)) => {
+            if let Some(inner) = object.get_mut(first) {
+                remove(inner, rest);
+            }
+        }
+    }
+}

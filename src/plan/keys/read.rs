@@ -1,0 +1,387 @@
+//! From a foreign config to hyperparameters.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+
+use super::path::{from_json, lookup, stated};
+use super::write::writer_is;
+use crate::base::diagnostic::Diagnostic;
+use crate::base::limits::MAX_LIST;
+use crate::package::{Hparams, Value};
+use crate::spec::Spec;
+use crate::spec::arch::Arch;
+use crate::spec::classes::Class;
+use crate::spec::expr::{Expr, Names, same};
+use crate::spec::hparams::{ProblemKind, StackNames};
+use crate::spec::map::{KeyRule, Map};
+
+/// What a foreign config says in the standard's words.
+#[derive(Clone, Debug, Default)]
+pub struct Keys {
+    /// The hyperparameters.
+    pub hparams: Hparams,
+    /// The ids of special tokens.
+    pub tokens: Hparams,
+    /// Where each value comes from, for people.
+    pub origins: BTreeMap<String, String>,
+}
+
+/// Reads the hyperparameters of an architecture from a foreign config.
+///
+/// # Errors
+/// A key is missing without a listed default, or has a value the standard does not know.
+pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, Vec<Diagnostic>> {
+    let reader = Reader::of(spec, map, arch, config);
+    let mut keys = Keys::default();
+    let (mut findings, mut failed) = (Vec::new(), Vec::new());
+    for rule in &map.keys {
+        let name = rule.to.as_str();
+        match reader.lookup(name) {
+            Ok(None) => {}
+            Ok(Some((value, origin))) => {
+                if let Some(token) = name.strip_prefix("tokens.") {
+                    match (token, value) {
+                        // A token that the model does not have is not told of.
+                        (_, Value::Null) => None,
+                        ("eos", id @ Value::Int(_)) => {
+                            keys.tokens.insert(token.to_owned(), Value::List(vec![id]))
+                        }
+                        (_, id) => keys.tokens.insert(token.to_owned(), id),
+                    };
+                } else if !name.starts_with('_') {
+                    let value = spec.key(name).map_or(value.clone(), |key| key.normal(value));
+                    keys.hparams.insert(name.to_owned(), value);
+                }
+                keys.origins.insert(name.to_owned(), origin);
+            }
+            Err(why) => failed.push((rule, why)),
+        }
+    }
+    // What depends on a key that cannot be read says the same once more.
+    let causes: Vec<String> = failed.iter().map(|(_, why)| why.clone()).collect();
+    failed.retain(|(_, why)| {
+        !causes.iter().any(|cause| cause.len() < why.len() && why.ends_with(cause.as_str()))
+    });
+    findings.extend(failed.iter().map(|(rule, why)| key_error(rule, why)));
+    for (name, fixed) in &arch.fixed {
+        match keys.hparams.get(name) {
+            None => {
+                let value = spec.key(name).map_or(fixed.clone(), |key| key.normal(fixed.clone()));
+                keys.hparams.insert(name.clone(), value);
+                keys.origins.insert(name.clone(), format!("fixed for {}", arch.id));
+            }
+            Some(value) if same(value, fixed) => {}
+            Some(value) => findings.push(
+                Diagnostic::error(
+                    "P004",
+                    format!("`{name}` is {value} here, and {} has {fixed} only", arch.id),
+                )
+                .key(name.clone())
+                .mismatch(fixed, value),
+            ),
+        }
+    }
+    if !findings.is_empty() {
+        return Err(findings);
+    }
+    // What the conditions of other keys switch off is not part of the model. A key that the
+    // stacks share stays while one of them needs it.
+    for key in &spec.keys {
+        let Some(when) = &key.when else { continue };
+        let mut needed = false;
+        for stack in arch.stacks.iter().map(String::as_str) {
+            let names = StackNames {
+                hparams: &keys.hparams,
+                tokens: None,
+                stack: key.per_stack.then_some(stack),
+                layer: None,
+            };
+            let off = when.eval_bool(&names) == Ok(false);
+            needed |= !off;
+            if off {
+                keys.hparams.remove(&format!("{stack}.{}", key.name));
+            }
+        }
+        if !needed {
+            keys.hparams.remove(&key.name);
+        }
+    }
+    keys.hparams = spec.normal_hparams(arch, &keys.hparams);
+    for problem in spec.check_hparams(arch, &keys.hparams) {
+        let origin = keys.origins.get(&problem.key);
+        let origin = origin.map(|origin| format!(" (from {origin})")).unwrap_or_default();
+        let message = match problem.kind {
+            ProblemKind::Missing => format!(
+                "nothing says what `{}` is: neither the config nor a listed default",
+                problem.key
+            ),
+            ProblemKind::Constraint => format!(
+                "hyperparameters contradict each other: {}{origin}; they have to hold {}",
+                problem.found, problem.expected
+            ),
+            _ => format!(
+                "`{}` is {}{origin}, and has to be {}",
+                problem.key, problem.found, problem.expected
+            ),
+        };
+        let diagnostic = Diagnostic::error("P003", message).key(problem.key);
+        findings.push(diagnostic.mismatch(problem.expected, problem.found));
+    }
+    if findings.is_empty() { Ok(keys) } else { Err(findings) }
+}
+
+/// Why a key has no value that nobody has stated.
+const NOT_THERE: &str = "it is not there, and no default is listed";
+
+fn key_error(rule: &KeyRule, why: &str) -> Diagnostic {
+    let places = rule.from.join("`, `");
+    // Names with a line in front are the mapping's own, and say nothing to anybody else.
+    let message = match (rule.to.starts_with('_'), places.is_empty()) {
+        (false, false) => format!("`{}` cannot be had (read from `{places}`): {why}", rule.to),
+        (false, true) => format!("`{}` cannot be had: {why}", rule.to),
+        (true, _) if why.starts_with("the config's") => why.to_owned(),
+        (true, false) => format!("the config's `{places}` cannot be read: {why}"),
+        (true, true) => format!("the config cannot be read: {why}"),
+    };
+    let key = if rule.to.starts_with('_') { rule.from.first() } else { None };
+    Diagnostic::error("P003", message).key(key.unwrap_or(&rule.to).clone()).help(
+        match why.ends_with(NOT_THERE) {
+            true => "add the key to the config; no value is guessed",
+            false => "correct the config; no value is guessed",
+        },
+    )
+}
+
+type Found = Option<(Value, String)>;
+
+pub(super) struct Reader<'a> {
+    map: &'a Map,
+    arch: &'a Arch,
+    config: &'a Json,
+    /// The class that reads the config, if it is known.
+    class: Option<Class<'a>>,
+    /// What is known, by key; `None` while it is being looked for.
+    done: RefCell<BTreeMap<String, Option<Result<Found, String>>>>,
+}
+
+impl Names for Reader<'_> {
+    fn value(&self, name: &str) -> Result<Value, String> {
+        if let Some(path) = name.strip_prefix("config.") {
+            return stated(self.config, path);
+        }
+        match self.lookup(name)? {
+            Some((value, _)) => Ok(value),
+            None => match self.arch.fixed.get(name) {
+                Some(value) => Ok(value.clone()),
+                None => Err(format!("there is no `{name}` here")),
+            },
+        }
+    }
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn of(spec: &'a Spec, map: &'a Map, arch: &'a Arch, config: &'a Json) -> Reader<'a> {
+        let classes = spec.classes.get(&map.format);
+        let class = classes.and_then(|classes| classes.of(map, config));
+        Reader { map, arch, config, class, done: RefCell::default() }
+    }
+
+    /// Where a key may stand in the config: under its own paths, and what the class calls them.
+    pub(super) fn paths(&self, rule: &'a KeyRule) -> Vec<&'a str> {
+        let mut paths: Vec<&str> = rule.from.iter().map(String::as_str).collect();
+        for path in &rule.from {
+            for other in self.class.into_iter().flat_map(|class| class.other_names(path)) {
+                if !paths.contains(&other) {
+                    paths.push(other);
+                }
+            }
+        }
+        paths
+    }
+
+    pub(super) fn lookup(&self, name: &str) -> Result<Found, String> {
+        if let Some(known) = self.done.borrow().get(name) {
+            return known.clone().unwrap_or_else(|| Err(format!("`{name}` depends on itself")));
+        }
+        let Some(rule) = self.map.keys.iter().find(|rule| rule.to == name) else {
+            return Ok(None);
+        };
+        self.done.borrow_mut().insert(name.to_owned(), None);
+        let found = self.read(rule);
+        self.done.borrow_mut().insert(name.to_owned(), Some(found.clone()));
+        found
+    }
+
+    fn read(&self, rule: &KeyRule) -> Result<Found, String> {
+        if let Some(when) = &rule.when
+            && !when.eval_bool(self)?
+        {
+            return Ok(None);
+        }
+        if let Some(value) = &rule.value {
+            return Ok(Some((value.eval(self)?, computed(value))));
+        }
+        let mut found: Found = None;
+        let paths = self.paths(rule);
+        for path in &paths {
+            let foreign = match lookup(self.config, path) {
+                None => continue,
+                Some(Json::Null) if !rule.null => continue,
+                Some(foreign) => foreign,
+            };
+            let value = from_json(foreign)
+                .and_then(|raw| read_value(rule, raw, self))
+                .map_err(|why| format!("the config's `{path}`: {why}"))?;
+            match &found {
+                None => found = Some((value, format!("the config's `{path}`"))),
+                Some((first, _)) if same(first, &value) => {}
+                Some((first, origin)) => {
+                    return Err(format!(
+                        "{origin} makes it {first}, and `{path}` makes it {value}: readers differ \
+                         in which they believe"
+                    ));
+                }
+            }
+        }
+        if found.is_some() {
+            return Ok(found);
+        }
+        if let Some((counted, each)) = &rule.each {
+            let count = counted.eval_size(self)?;
+            // A config may claim any number of layers.
+            if (MAX_LIST as u64) < count {
+                let name = self.map.keys.iter().find(|key| key.to == counted.text);
+                let from = name.and_then(|key| key.from.first());
+                let from = from.map(|path| format!(" (the config's `{path}`)"));
+                return Err(format!(
+                    "`{}`{} is {count}, and at most {MAX_LIST} layers are taken",
+                    counted.text,
+                    from.unwrap_or_default()
+                ));
+            }
+            let entry = |i: u64| {
+                let names = |name: &str| match name {
+                    "i" => Ok(Value::Int(i64::try_from(i).unwrap_or(i64::MAX))),
+                    _ => self.value(name),
+                };
+                each.eval(&names)
+            };
+            let entries = (0..count).map(entry).collect::<Result<Vec<_>, _>>()?;
+            return Ok(Some((Value::List(entries), computed(each))));
+        }
+        if let Some(otherwise) = &rule.otherwise {
+            return Ok(Some((otherwise.eval(self)?, computed(otherwise))));
+        }
+        let found = self.default(rule, &paths)?;
+        // A default is for a config that is silent: null is nothing, and not what nothing stands for.
+        let null = paths.iter().find(|path| lookup(self.config, path) == Some(&Json::Null));
+        let stands_for = |path: &&str| self.class.and_then(|class| class.default(path));
+        if let Some(path) = null
+            && let Some(default) = stands_for(path)
+            && !matches!(default, Value::Null | Value::Bool(false))
+        {
+            return Err(format!(
+                "the config's `{path}` is null, which has no meaning here; where the config is silent \
+                 it is {default}"
+            ));
+        }
+        Ok(Some(found))
+    }
+
+    /// What a key is where the config does not say it: the first listed default that holds, or else that
+    /// of the class. Of a token the class's comes before a listed one that there is none.
+    fn default(&self, rule: &KeyRule, paths: &[&str]) -> Result<(Value, String), String> {
+        let listed = self.listed_default(rule);
+        let is_class_first = rule.to.starts_with("tokens.");
+        match listed {
+            Some(found) if found.0 != Value::Null || !is_class_first => Ok(found),
+            listed => {
+                let found = self.class_default(rule, paths)?.or(listed);
+                found.ok_or_else(|| NOT_THERE.to_owned())
+            }
+        }
+    }
+
+    fn listed_default(&self, rule: &KeyRule) -> Option<(Value, String)> {
+        for default in &rule.defaults {
+            if default.when.as_deref().is_none_or(|when| writer_is(self.config, when)) {
+                let origin = match &default.when {
+                    Some(when) => format!("the default of {when}"),
+                    None => "the default of the foreign class".to_owned(),
+                };
+                return Some((default.value.clone(), origin));
+            }
+        }
+        None
+    }
+
+    fn class_default(
+        &self,
+        rule: &KeyRule,
+        paths: &[&str],
+    ) -> Result<Option<(Value, String)>, String> {
+        // What a class does with a config that names it is known; another's silence is not.
+        let named = |class: &Class<'_>| {
+            self.config.get("model_type").and_then(Json::as_str) == Some(class.name)
+        };
+        if let Some(class) = self.class.filter(named) {
+            let stated = paths.iter().find_map(|path| class.default(path));
+            if let Some(raw) = stated.filter(|raw| rule.null || *raw != Value::Null) {
+                let origin = format!("the default of the class of {}", class.name);
+                return Ok(Some((read_value(rule, raw, self)?, origin)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Where a computed value comes from, for people: the keys that it is computed of.
+fn computed(expr: &Expr) -> String {
+    // Names with a line in front are the mapping's own.
+    let mut names: Vec<&str> = expr.names();
+    names.retain(|name| !name.starts_with('_') && *name != "i");
+    names.sort_unstable();
+    names.dedup();
+    match names.as_slice() {
+        [] => "what the mapping says".to_owned(),
+        names => format!("`{}`", names.join("`, `")),
+    }
+}
+
+/// The standard's value of a foreign one.
+fn read_value(rule: &KeyRule, raw: Value, names: &dyn Names) -> Result<Value, String> {
+    let value = translate(rule, raw)?;
+    match &rule.expr {
+        Some(expr) => expr.eval(&|name: &str| match name {
+            "x" => Ok(value.clone()),
+            _ => names.value(name),
+        }),
+        None => Ok(value),
+    }
+}
+
+fn translate(rule: &KeyRule, value: Value) -> Result<Value, String> {
+    if rule.words.is_empty() {
+        return Ok(value);
+    }
+    match value {
+        Value::List(items) => {
+            let items = items.into_iter().map(|item| translate(rule, item));
+            Ok(Value::List(items.collect::<Result<_, _>>()?))
+        }
+        Value::Null => Ok(Value::Null),
+        value => {
+            let word = match &value {
+                Value::Symbol(word) => word.clone(),
+                value => value.to_string(),
+            };
+            let meaning = rule.words.iter().find(|(known, _)| *known == word);
+            meaning.map(|(_, meaning)| meaning.clone()).ok_or_else(|| {
+                let known: Vec<_> = rule.words.iter().map(|(known, _)| known.as_str()).collect();
+                format!("{value} has no meaning here, only {}", known.join(", "))
+            })
+        }
+    }
+}
