@@ -67,7 +67,7 @@ fn publish(spec: &Spec, name: &str, schema: Schema) -> Json {
     let mut schema = schema.to_value();
     plain_words(&mut schema);
     strict::tighten(spec, name, &mut schema);
-    let minor: Vec<&str> = spec.version.split('.').take(2).collect();
+    let minor: Vec<&str> = spec.first.split('.').take(2).collect();
     let mut published = serde_json::Map::new();
     published
         .insert("$id".to_owned(), format!("urn:llmstd:{}:schema:{name}", minor.join(".")).into());

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde_json::Value as Json;
+
 use super::foreign::inside;
 use super::package::generic_copies;
 use super::request::Failure;
@@ -15,10 +17,13 @@ use crate::checkpoint::Checkpoint;
 use crate::exec::write;
 use crate::folder::Opened;
 use crate::package::{
-    COMPONENTS_FOLDER, Dropped, ForeignTensor, Provenance, WayBack, component_file, component_of,
+    COMPONENTS_FOLDER, Dropped, ForeignTensor, Model, Provenance, WayBack, component_file,
+    component_of,
 };
-use crate::plan::Tensors;
+use crate::plan::{Tensors, keys};
+use crate::spec::Spec;
 use crate::spec::compound::Compound;
+use crate::spec::map::Map;
 
 /// The tensors of each component by its name.
 pub(crate) type Components = BTreeMap<String, Tensors>;
@@ -137,3 +142,42 @@ pub(super) fn left_out(
     });
     told.collect()
 }
+
+/// The config of a compound whose text model is written. Where that of the source says what the model is,
+/// it is repeated as it was: it may say more, for what stands beside the text model.
+pub(super) fn config(
+    spec: &Spec,
+    map: &Map,
+    model: &Model,
+    written: &Json,
+    compound: &Compound,
+    source: &Json,
+) -> Json {
+    let mut inner = compound.inner(source);
+    let arch = spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
+    let says = keys::read(spec, map, arch, &inner).is_ok_and(|mut read| {
+        // Bytes say what is tied.
+        let tied = model.hyperparameters.get(TIED).cloned();
+        read.hparams.extend(tied.map(|tied| (TIED.to_owned(), tied)));
+        read.hparams == model.hyperparameters && read.tokens == model.tokens
+    });
+    let Json::Object(entries) = &mut inner else { return source.clone() };
+    if !says {
+        return compound.outer(source, written);
+    }
+    for key in OF_TENSORS {
+        if entries.contains_key(key) {
+            match written.get(key) {
+                Some(value) => entries.insert(key.to_owned(), value.clone()),
+                None => entries.remove(key),
+            };
+        }
+    }
+    compound.outer(source, &inner)
+}
+
+/// Entries of a config that say how tensors are stored.
+const OF_TENSORS: [&str; 3] = ["dtype", "torch_dtype", "quantization_config"];
+
+/// Whether the head is the table of tokens.
+const TIED: &str = "tie_embeddings";

@@ -27,9 +27,8 @@ use crate::package::{ForeignConfig, METADATA_FILE, Model, Provenance, TENSORS_ST
 use crate::plan::export::{self, Origin};
 use crate::plan::import::STRAY;
 use crate::plan::program::Output;
-use crate::plan::{self, Decode, Exactness, Step, Tensors, dialect, keys, typed};
+use crate::plan::{self, Decode, Exactness, Step, Tensors, dialect, typed};
 use crate::spec::Spec;
-use crate::spec::compound::Compound;
 use crate::spec::dialect::Dialect;
 use crate::spec::expr::as_int;
 use crate::spec::hparams::StackNames;
@@ -308,7 +307,7 @@ pub(super) fn export_plan(
     } else {
         if let Some((compound, config)) = &outer {
             exported.config =
-                compound_config(request.spec, map, &model, &exported.config, compound, config);
+                components::config(request.spec, map, &model, &exported.config, compound, config);
         }
         let text = serde_json::to_string_pretty(&exported.config).unwrap_or_default();
         config = Some(format!("{text}\n"));
@@ -396,45 +395,6 @@ fn leave_out_strays(provenance: Option<&Provenance>, format: &str, findings: &mu
         findings.push(finding.help("a package keeps its bytes; nothing computes with them"));
     }
 }
-
-/// The config of a compound whose text model is written. Where that of the source says what the model is,
-/// it is repeated as it was: it may say more, for what stands beside the text model.
-fn compound_config(
-    spec: &Spec,
-    map: &Map,
-    model: &Model,
-    written: &Json,
-    compound: &Compound,
-    source: &Json,
-) -> Json {
-    let mut inner = compound.inner(source);
-    let arch = spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
-    let says = keys::read(spec, map, arch, &inner).is_ok_and(|mut read| {
-        // Bytes say what is tied.
-        let tied = model.hyperparameters.get(TIED).cloned();
-        read.hparams.extend(tied.map(|tied| (TIED.to_owned(), tied)));
-        read.hparams == model.hyperparameters && read.tokens == model.tokens
-    });
-    let Json::Object(entries) = &mut inner else { return source.clone() };
-    if !says {
-        return compound.outer(source, written);
-    }
-    for key in OF_TENSORS {
-        if entries.contains_key(key) {
-            match written.get(key) {
-                Some(value) => entries.insert(key.to_owned(), value.clone()),
-                None => entries.remove(key),
-            };
-        }
-    }
-    compound.outer(source, &inner)
-}
-
-/// Entries of a config that say how tensors are stored.
-const OF_TENSORS: [&str; 3] = ["dtype", "torch_dtype", "quantization_config"];
-
-/// Whether the head is the table of tokens.
-const TIED: &str = "tie_embeddings";
 
 /// The config of the source, in the words that the mappings read.
 fn origin_config(config: &ForeignConfig, dialect: Option<&Dialect>) -> Option<Json> {

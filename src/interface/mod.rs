@@ -113,7 +113,7 @@ pub struct Parameter {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default: Option<Json>,
     /// The words it may be; any, where there are none.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub words: Vec<String>,
     /// What it does, for people.
     pub about: String,

@@ -64,7 +64,9 @@ impl Spec {
                     map.keys.iter().any(|rule| rule.to == name) || arch.fixed.contains_key(name)
                 };
                 let stacked = arch.stacks.iter().any(|stack| has(&format!("{stack}.{}", key.name)));
-                if key.when.is_none() && !has(&key.name) && !stacked {
+                // What a package may leave out, a mapping may leave unsaid.
+                let is_needed = key.when.is_none() && key.absent.is_none();
+                if is_needed && !has(&key.name) && !stacked {
                     problems.push(format!("{at}: nothing gives `{}`", key.name));
                 }
             }
