@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use llmstd::base::diagnostic::Level;
 use llmstd::base::error::ErrorKind;
 use llmstd::checkpoint::DType;
-use llmstd::convert::{self, Request, Silent};
+use llmstd::convert::{self, Request};
 use llmstd::folder;
 use llmstd::manifest::{
     FileEntry, FileFacts, FileRole, Manifest, ManifestInput, TensorFacts, needs_text,
