@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use llmstd::base::source::Source;
-use llmstd::exec::compare::digest;
+use llmstd::exec::digest::digest;
 use llmstd::format::{self, FORMATS};
 use llmstd::plan::program::whole;
 use llmstd::spec::expr::Expr;

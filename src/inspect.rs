@@ -2,8 +2,10 @@
 
 mod run;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -89,7 +91,7 @@ pub struct InspectedTensor {
     /// Its name.
     pub name: String,
     /// Its dtype; of a quantized one the type of its blocks, `Q4_K`.
-    pub dtype: String,
+    pub dtype: Cow<'static, str>,
     /// The shape of its values.
     pub shape: Vec<u64>,
     /// The id of the encoding of a quantized one, `ggml.q4_k`.
@@ -101,14 +103,22 @@ pub struct InspectedTensor {
     /// Its bytes when packed.
     pub len: Option<u64>,
     /// The file its bytes lie in.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_text")]
+    #[schemars(with = "Option<String>")]
+    pub file: Option<Arc<str>>,
     /// The first byte in that file, and one past the last, of its storage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<[u64; 2]>,
     /// What is unusual: a view, a shared storage, values that cannot be had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+}
+
+fn as_text<S: serde::Serializer>(
+    name: &Option<Arc<str>>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    name.as_deref().serialize(serializer)
 }
 
 /// Reads the headers of a checkpoint.
@@ -130,13 +140,21 @@ pub fn inspect_as(path: &Path, how: &How<'_>, spec: &Spec) -> Result<Inspection>
     let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
     let mut dtypes: BTreeMap<String, u64> = BTreeMap::new();
     for tensor in &checkpoint.tensors {
-        *dtypes.entry(type_name(tensor)).or_default() += 1;
+        let name = type_name(tensor);
+        match dtypes.get_mut(name.as_ref()) {
+            Some(n) => *n += 1,
+            None => _ = dtypes.insert(name.into_owned(), 1),
+        }
     }
-    let mut owners: BTreeMap<(Extent, u64), &str> = BTreeMap::new();
-    let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
+    let names: Vec<Arc<str>> =
+        opened.source.files().map(|file| opened.source.name(file).into()).collect();
+    let mut owners = HashMap::with_capacity(checkpoint.tensors.len());
+    let mut tensors: Vec<InspectedTensor> = Vec::with_capacity(checkpoint.tensors.len());
     for tensor in &checkpoint.tensors {
-        tensors.push(inspected(&opened, tensor, &mut owners));
+        let one = inspected(&opened, tensor, &names, &tensors, &mut owners);
+        tensors.push(one);
     }
+    drop(owners);
     let kind = if opened.is_package { "std" } else { "foreign" };
     let files = opened.weights.iter().map(|name| InspectedFile {
         name: name.clone(),
@@ -214,20 +232,24 @@ fn inspected_value((key, value): (&str, &Value)) -> InspectedValue {
 }
 
 /// The name of the dtype, or of the type of blocks.
-fn type_name(tensor: &Tensor) -> String {
+fn type_name(tensor: &Tensor) -> Cow<'static, str> {
     match &tensor.encoding {
         Some(encoding) => {
             let block = TYPES.block(&encoding.id);
-            block.map_or_else(|| encoding.id.clone(), Block::name)
+            Cow::Owned(block.map_or_else(|| encoding.id.clone(), Block::name))
         }
-        None => tensor.dtype.name().to_owned(),
+        None => Cow::Borrowed(tensor.dtype.name()),
     }
 }
 
-fn inspected<'a>(
+/// One tensor. `names` are those of the files, `before` the tensors before it, and `owners` which of
+/// them lies at a place.
+fn inspected(
     opened: &Opened,
-    tensor: &'a Tensor,
-    owners: &mut BTreeMap<(Extent, u64), &'a str>,
+    tensor: &Tensor,
+    names: &[Arc<str>],
+    before: &[InspectedTensor],
+    owners: &mut HashMap<(Extent, u64), usize>,
 ) -> InspectedTensor {
     let mut notes = BTreeSet::new();
     let place = match &tensor.payload {
@@ -255,9 +277,9 @@ fn inspected<'a>(
     };
     if let Some(place) = place
         && place.0.len != 0
-        && let Some(owner) = owners.insert(place, &tensor.name)
+        && let Some(owner) = owners.insert(place, before.len())
     {
-        notes.insert(format!("shares its storage with {owner}"));
+        notes.insert(format!("shares its storage with {}", before[owner].name));
     }
     let n_values = n_elements(tensor.logical_shape());
     let bits = tensor.encoding.as_ref().and(tensor.n_bytes()).zip(n_values.filter(|&n| n != 0));
@@ -268,7 +290,7 @@ fn inspected<'a>(
         encoding: tensor.encoding.as_ref().map(|encoding| encoding.id.clone()),
         bits_per_value: bits.map(|(n_bytes, n_values)| n_bytes as f64 * 8.0 / n_values as f64),
         len: tensor.n_bytes(),
-        file: place.map(|(extent, _)| opened.source.name(extent.file).to_owned()),
+        file: place.map(|(extent, _)| names[extent.file.number() as usize].clone()),
         bytes: place.map(|(extent, _)| [extent.start, extent.end()]),
         note: (!notes.is_empty()).then(|| notes.into_iter().collect::<Vec<_>>().join("; ")),
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use llmstd::base::hex;
 use llmstd::checkpoint::{Checkpoint, DType, Payload, Tensor};
-use llmstd::exec::compare::digest;
+use llmstd::exec::digest::digest;
 use llmstd::folder::{self, Opened};
 use llmstd::format::{self, FORMATS};
 use llmstd::plan::program::whole;

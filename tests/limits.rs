@@ -75,6 +75,7 @@ fn ask(spec: &Spec, path: &Path, ask: Ask) {
             let options = Options {
                 level,
                 deep,
+                whole_files: false,
                 selection: &selection,
                 n_threads,
                 progress: &Silent,

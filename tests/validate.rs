@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use llmstd::base::diagnostic::Level;
 use llmstd::base::error::ErrorKind;
 use llmstd::checkpoint::DType;
-use llmstd::convert::{self, Request, Silent};
+use llmstd::convert::{self, Request};
 use llmstd::folder;
 use llmstd::manifest::{
     FileEntry, FileFacts, FileRole, Manifest, ManifestInput, TensorFacts, needs_text,
@@ -101,14 +101,7 @@ fn try_run(
     deep: bool,
 ) -> llmstd::base::error::Result<Report> {
     let selection = Selection::default();
-    let options = Options {
-        level,
-        deep,
-        selection: &selection,
-        n_threads: 2,
-        progress: &Silent,
-        format: None,
-    };
+    let options = Options { level, deep, n_threads: 2, ..Options::new(&selection) };
     validate(path, &SPEC, &options)
 }
 
@@ -1102,4 +1095,61 @@ fn every_number_has_one_page_and_every_page_a_number() {
         }
     }
     assert_eq!(paged, printed());
+}
+
+/// A package with a tensor file that is long enough to be held to its tensors and header alone.
+fn long_package() -> (TempDir, PathBuf) {
+    let scratch = TempDir::new().unwrap();
+    let (source, destination) = (scratch.path().join("source"), scratch.path().join("package"));
+    fs::create_dir(&source).unwrap();
+    let numbers: Vec<u8> =
+        (0..(17u32 << 20) / 4).flat_map(|at| (1.0 + at as f32 / 1e3).to_le_bytes()).collect();
+    let tensor = |name: &str, shape: &[u64], bytes: &[u8]| Tensor {
+        name: name.to_owned(),
+        dtype: "F32".to_owned(),
+        shape: shape.to_vec(),
+        bytes: bytes.to_vec(),
+    };
+    let (few, many) = numbers.split_at(28);
+    let tensors = [tensor("few", &[7], few), tensor("many", &[17 * 1024 * 256 - 7], many)];
+    write_tensors(&source.join("model.safetensors"), &tensors, "1");
+    let request = Request { generic: true, ..Request::new(&SPEC, &destination, "std") };
+    convert::convert(folder::open(&source).unwrap(), &request).unwrap();
+    fs::remove_dir_all(source).unwrap();
+    (scratch, destination)
+}
+
+#[test]
+fn a_long_file_is_held_to_its_tensors_and_header_and_as_a_whole_when_asked() {
+    let (_scratch, path) = long_package();
+    let check = |whole_files| {
+        let selection = Selection::default();
+        let options = Options { deep: true, whole_files, ..Options::new(&selection) };
+        let report = validate(&path, &SPEC, &options).unwrap();
+        let rules = report.findings.iter().map(|found| found.rule.to_owned());
+        (rules.collect::<Vec<_>>(), report.covered)
+    };
+    let none: Vec<String> = Vec::new();
+    let file = path.join("model.safetensors");
+    assert_eq!(check(false), (none.clone(), vec!["model.safetensors".to_owned()]));
+    assert_eq!(check(true), (none.clone(), none.clone()));
+    // The header says something else, in as many bytes.
+    let good = fs::read(&file).unwrap();
+    swap(&file, "\"llmstd\":\"1.0", "\"llmstd\":\"1.1");
+    assert!(check(false).0.contains(&"V121".to_owned()));
+    // A byte of a tensor.
+    let mut bad = good.clone();
+    let last = bad.len() - 1;
+    bad[last] ^= 1;
+    fs::write(&file, bad).unwrap();
+    assert_eq!(check(false).0, ["V120"]);
+    assert_eq!(check(true).0, ["V120"]);
+    // The hash of the whole file is wrong in the manifest, and nothing else is.
+    fs::write(&file, good).unwrap();
+    edit_manifest(&path, |manifest| {
+        let entry = manifest.files.iter_mut().find(|file| file.path == "model.safetensors");
+        entry.unwrap().sha256 = "0".repeat(64);
+    });
+    assert_eq!(check(false).0, none);
+    assert_eq!(check(true).0, ["V121"]);
 }

@@ -11,7 +11,7 @@ use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 use crate::base::hex;
 use crate::exec::checksum::damaged;
-use crate::exec::compare::digests;
+use crate::exec::digest::digests;
 use crate::exec::gather::Gather;
 use crate::exec::write::Written;
 use crate::folder::Opened;

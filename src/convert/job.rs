@@ -6,7 +6,6 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::check;
 use super::destination::{mark, replaceable, stage};
 use super::foreign::{inside, write_modules};
 use super::report::{Report, report};
@@ -15,6 +14,7 @@ use super::sidecar::{carry, write_file};
 use super::target::{Content, Target};
 use super::verify::{check_outputs, verify_foreign, verify_same};
 use super::write::{commit, write_shards};
+use super::{check, units};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Error;
 use crate::folder::Opened;
@@ -84,11 +84,12 @@ pub(super) fn write(
         return Err(Error::unsupported(message + ": name a folder, or take a larger size").into());
     }
     check::before_writing(&report, request)?;
+    let of_main =
+        Tensors { inputs: tensors.inputs.clone(), outputs: main.to_vec(), ..Tensors::default() };
+    units::note(opened, request, &mut report, &of_main, &shards)?;
     if request.dry_run {
         return Ok(report);
     }
-    let staging = stage(opened, request, is_file, &replaceable)?;
-    let folder = staging.path().to_owned();
     let content = Content {
         text: &text,
         keys: &keys,
@@ -97,12 +98,16 @@ pub(super) fn write(
         config: &config,
         ranks: request.ranks,
     };
+    let container = (target.container)(&content);
+    let of = container.as_ref();
+    if units::share(opened, request, &mut report, &of_main, &shards, of, false)? {
+        return Ok(report);
+    }
+    let staging = stage(opened, request, is_file, &replaceable)?;
+    let folder = staging.path().to_owned();
     for (parent, _) in shards.iter().filter_map(|shard| shard.name.rsplit_once('/')) {
         inside(&folder, parent)?;
     }
-    let container = (target.container)(&content);
-    let of_main =
-        Tensors { inputs: tensors.inputs.clone(), outputs: main.to_vec(), ..Tensors::default() };
     let written = write_shards(
         opened,
         request,

@@ -17,6 +17,7 @@ mod request;
 mod same;
 mod sidecar;
 pub mod target;
+pub mod units;
 mod verify;
 mod words;
 mod write;

@@ -14,11 +14,12 @@ use super::report::{Report, report};
 use super::request::{Failure, Request};
 use super::sidecar::{carry, json_text, sidecar_files, sidecar_files_of_package, write_file};
 use super::verify::{check_outputs, verify, verify_same};
-use super::write::{commit, write_tensors};
-use super::{check, gguf};
+use super::write::{commit, package_shards, write_tensors};
+use super::{check, gguf, units};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 use crate::checkpoint::{Checkpoint, DType};
+use crate::exec::container::Safetensors;
 use crate::exec::write;
 use crate::folder::Opened;
 use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorFacts};
@@ -44,7 +45,7 @@ pub(super) fn to_std(
     report.copies.clone_from(&canonical.provenance.copies);
     report.findings.append(&mut canonical.findings);
     check::before_writing(&report, request)?;
-    if request.dry_run {
+    if !goes_on(opened, request, &canonical.tensors, &canonical.model, &mut report)? {
         return Ok(report);
     }
     let Canonical { tensors, buffers, components, model, provenance, .. } = canonical;
@@ -66,6 +67,30 @@ pub(super) fn to_std(
     }
     commit(staging, opened, request, &mut report)?;
     Ok(report)
+}
+
+/// Whether there is more to do than to plan, or to make the share of a unit, which is done here.
+fn goes_on(
+    opened: &Opened,
+    request: &Request<'_>,
+    tensors: &Tensors,
+    model: &Model,
+    report: &mut Report,
+) -> std::result::Result<bool, Failure> {
+    let shards = package_shards(request, tensors);
+    report.findings.extend(check::shard_size(request.max_shard_bytes, &tensors.outputs, &shards)?);
+    units::note(opened, request, report, tensors, &shards)?;
+    if request.dry_run {
+        return Ok(false);
+    }
+    let metadata = text_of(model);
+    let container = Safetensors(&metadata);
+    Ok(!units::share(opened, request, report, tensors, &shards, &container, true)?)
+}
+
+/// The free text of the tensor files of a package.
+fn text_of(model: &Model) -> BTreeMap<String, String> {
+    BTreeMap::from([("llmstd".to_owned(), model.spec.clone())])
 }
 
 /// The names and dtypes of what is written.
@@ -127,7 +152,7 @@ pub(super) fn repack(
     report.architecture.clone_from(&model.architecture);
     report.conformance = Some(model.conformance);
     check::before_writing(&report, request)?;
-    if request.dry_run {
+    if !goes_on(opened, request, &tensors, &model, &mut report)? {
         return Ok(report);
     }
     let staging = stage(opened, request, false, &replaceable)?;
@@ -182,7 +207,7 @@ fn write_package(
     package: &Package<'_>,
     report: &mut Report,
 ) -> std::result::Result<(), Failure> {
-    let metadata = BTreeMap::from([("llmstd".to_owned(), package.model.spec.clone())]);
+    let metadata = text_of(package.model);
     let written = write_tensors(opened, request, folder, package.tensors, &metadata, true, report)?;
     if !package.buffers.outputs.is_empty() {
         let (parent, file) = BUFFERS_FILE.split_once('/').expect("it lies in a folder");

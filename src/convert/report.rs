@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::request::Request;
 use super::sidecar::left_behind;
+use super::units::UnitsReport;
 use crate::base::diagnostic::Diagnostic;
 use crate::exec::staging::free_space;
 use crate::exec::write;
@@ -60,6 +61,9 @@ pub struct Report {
     /// How far the outputs of source and result are apart, by `--check-outputs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outputs: Option<Vec<OutputDifference>>,
+    /// The shards and the digest of the plan, where it is made for units or carried out by them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub units: Option<UnitsReport>,
     /// What is suspicious.
     pub findings: Vec<Diagnostic>,
 }
@@ -192,6 +196,7 @@ pub(super) fn report(
         loss: None,
         verified: None,
         outputs: None,
+        units: None,
         findings,
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::target::Ranks;
+use super::units::Units;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, Result};
 use crate::plan;
@@ -42,6 +43,8 @@ pub struct Request<'a> {
     pub dry_run: bool,
     /// Whether a warning refuses the conversion.
     pub strict: bool,
+    /// What is done of it, and kept for later, where it is done in units.
+    pub units: Option<Units<'a>>,
     /// Ends the work, once it is set: nothing is left behind then.
     pub cancel: Option<&'a AtomicBool>,
     /// Reports progress.
@@ -67,6 +70,7 @@ impl<'a> Request<'a> {
             check_outputs: false,
             dry_run: false,
             strict: false,
+            units: None,
             cancel: None,
             progress: &Silent,
         }

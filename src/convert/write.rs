@@ -5,10 +5,11 @@ use std::path::Path;
 
 use super::report::Report;
 use super::request::{Failure, Request};
+use super::units::{self, Part, Units};
 use crate::base::diagnostic::Diagnostic;
 use crate::exec::container::{Container, Safetensors};
 use crate::exec::staging::Staging;
-use crate::exec::write::{self, Shard, Written};
+use crate::exec::write::{self, Shard, Writer, Written};
 use crate::folder::Opened;
 use crate::package::{Loss, TENSORS_STEM};
 use crate::plan::Tensors;
@@ -29,7 +30,9 @@ pub(super) fn commit(
         let message = format!("removed what an earlier run that was killed had left: {names}");
         report.findings.push(Diagnostic::note("P032", message));
     }
-    Ok(staging.commit()?)
+    staging.commit()?;
+    units::clean(request, report);
+    Ok(())
 }
 
 pub(super) fn write_tensors(
@@ -41,15 +44,22 @@ pub(super) fn write_tensors(
     hash_files: bool,
     report: &mut Report,
 ) -> std::result::Result<Written, Failure> {
-    let shards =
-        write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM, "safetensors");
-    report.findings.extend(crate::convert::check::shard_size(
-        request.max_shard_bytes,
-        &tensors.outputs,
-        &shards,
-    )?);
     let container = Safetensors(metadata);
+    let shards = package_shards(request, tensors);
     write_shards(opened, request, folder, tensors, &shards, &container, hash_files, report)
+}
+
+/// The files of tensors that a package has.
+pub(super) fn package_shards(request: &Request<'_>, tensors: &Tensors) -> Vec<Shard> {
+    write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM, "safetensors")
+}
+
+pub(super) fn write_options<'a>(
+    request: &Request<'a>,
+    hash_files: bool,
+    progress: &'a (dyn Fn(u64) + Sync),
+) -> write::Options<'a> {
+    write::Options { n_threads: request.n_threads, hash_files, progress, cancel: request.cancel }
 }
 
 #[allow(clippy::too_many_arguments)] // What a file is made of.
@@ -65,21 +75,19 @@ pub(super) fn write_shards(
 ) -> std::result::Result<Written, Failure> {
     request.progress.begin("converting", tensors.n_bytes());
     let advance = |n_bytes| request.progress.advance(n_bytes);
-    let options = write::Options {
-        n_threads: request.n_threads,
-        hash_files,
-        progress: &advance,
-        cancel: request.cancel,
-    };
-    let written = write::write(
-        &opened.source,
-        &tensors.inputs,
-        &tensors.outputs,
-        shards,
-        container,
-        folder,
-        &options,
-    );
+    let writer = Writer::new(&opened.source, &tensors.inputs, &tensors.outputs, shards, container);
+    let written = writer.map_err(Failure::from).and_then(|mut writer| {
+        match (request.units, &mut report.units) {
+            (Some(Units { part: part @ (Part::Finish | Part::All), .. }), Some(planned)) => {
+                units::join(request, part, planned, writer, folder, &advance, hash_files)
+            }
+            _ => {
+                let all: Vec<usize> = (0..shards.len()).collect();
+                writer.write(&all, folder, &write_options(request, hash_files, &advance))?;
+                Ok(writer.finish(folder)?)
+            }
+        }
+    });
     request.progress.end();
     let written = written.or_else(|err| {
         // Of a source that changed, that is the reason.

@@ -1,11 +1,7 @@
-//! Logical tensors, compared and hashed without being written.
-
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+//! Logical tensors, compared without being written.
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::kernel::{BLOCK, decode};
 use super::produce::Producer;
@@ -158,9 +154,42 @@ pub fn values(a: Operand<'_>, b: Operand<'_>) -> Result<Values> {
 
 impl Values {
     fn add(&mut self, old: &[f64], new: &[f64], sums: &mut Sums) {
-        let worst = |worst: &mut Option<f64>, value: f64| {
-            *worst = Some(worst.map_or(value, |worst: f64| worst.max(value)));
-        };
+        // Sums without branches, which the compiler turns into vector instructions.
+        let finite =
+            |values: &[f64]| values.iter().fold(true, |all, value| all & value.is_finite());
+        if finite(old) & finite(new) {
+            self.add_finite(old, new, sums);
+        } else {
+            self.add_any(old, new, sums);
+        }
+    }
+
+    fn add_finite(&mut self, old: &[f64], new: &[f64], sums: &mut Sums) {
+        let mut lanes = <[FiniteLane; N_LANES]>::default();
+        let (old, old_rest) = old.as_chunks::<N_LANES>();
+        let (new, new_rest) = new.as_chunks::<N_LANES>();
+        for (old, new) in old.iter().zip(new) {
+            for ((lane, &old), &new) in lanes.iter_mut().zip(old).zip(new) {
+                lane.add(old, new);
+            }
+        }
+        for lane in lanes {
+            sums.old += lane.old;
+            sums.new += lane.new;
+            sums.product += lane.product;
+            sums.difference += lane.squares;
+            self.changed += lane.changed as u64;
+            if 0.0 < lane.changed {
+                worst(&mut self.max_difference, lane.difference);
+            }
+            if 0.0 < lane.related {
+                worst(&mut self.max_relative_difference, lane.relative.min(f64::MAX));
+            }
+        }
+        self.add_any(old_rest, new_rest, sums);
+    }
+
+    fn add_any(&mut self, old: &[f64], new: &[f64], sums: &mut Sums) {
         for (&old, &new) in old.iter().zip(new) {
             self.not_finite[0] += u64::from(!old.is_finite());
             self.not_finite[1] += u64::from(!new.is_finite());
@@ -184,88 +213,50 @@ impl Values {
     }
 }
 
-fn lcm(a: u64, b: u64) -> u64 {
+fn worst(worst: &mut Option<f64>, value: f64) {
+    *worst = Some(worst.map_or(value, |worst: f64| worst.max(value)));
+}
+
+/// Elements are summed up in so many lanes, which do not wait for each other.
+const N_LANES: usize = 8;
+
+/// What is known of every eighth pair of finite values. Counts are whole numbers here too, as lanes
+/// are of one kind.
+#[derive(Clone, Copy, Default)]
+struct FiniteLane {
+    old: f64,
+    new: f64,
+    product: f64,
+    squares: f64,
+    changed: f64,
+    related: f64,
+    difference: f64,
+    relative: f64,
+}
+
+impl FiniteLane {
+    #[inline(always)]
+    fn add(&mut self, old: f64, new: f64) {
+        let apart = new - old;
+        self.old += old * old;
+        self.new += new * new;
+        self.product += old * new;
+        self.squares += apart * apart;
+        let one_if = |holds: bool| if holds { 1.0 } else { 0.0 };
+        let difference = apart.abs().min(f64::MAX);
+        let (is_changed, has_old) = (old != new, old != 0.0);
+        let relative = if has_old { difference / old.abs() } else { 0.0 };
+        self.changed += one_if(is_changed);
+        self.related += one_if(is_changed & has_old);
+        self.difference = if self.difference < difference { difference } else { self.difference };
+        self.relative = if self.relative < relative { relative } else { self.relative };
+    }
+}
+
+pub(super) fn lcm(a: u64, b: u64) -> u64 {
     let (mut x, mut y) = (a.max(1), b.max(1));
     while y != 0 {
         (x, y) = (y, x % y);
     }
     (a.max(1) / x).saturating_mul(b.max(1))
-}
-
-/// Returns the SHA-256 of one logical tensor: row-major, packed, little-endian.
-///
-/// # Errors
-/// It cannot be produced.
-pub fn digest(source: &Source, inputs: &[Input], output: &Output) -> Result<[u8; 32]> {
-    digest_with(source, inputs, output, &mut Vec::new(), &|_| ())
-}
-
-fn digest_with(
-    source: &Source,
-    inputs: &[Input],
-    output: &Output,
-    buffer: &mut Vec<u8>,
-    progress: &(dyn Fn(u64) + Sync),
-) -> Result<[u8; 32]> {
-    let producer = Producer::new(source, inputs, output)?;
-    let mut hasher = Sha256::new();
-    for range in producer.chunks(CHUNK_LEN) {
-        let len = range.end - range.start;
-        hasher.update(producer.bytes(range, buffer)?);
-        progress(len);
-    }
-    Ok(hasher.finalize().into())
-}
-
-/// Returns the SHA-256 of each logical tensor, in order, on `n_threads` threads.
-///
-/// `progress` hears of every batch of bytes that is done.
-///
-/// # Errors
-/// One cannot be produced.
-pub fn digests(
-    source: &Source,
-    inputs: &[Input],
-    outputs: &[Output],
-    n_threads: usize,
-    progress: &(dyn Fn(u64) + Sync),
-) -> Result<Vec<[u8; 32]>> {
-    // Long tensors first, so that no thread is left alone with the longest.
-    let mut order: Vec<usize> = (0..outputs.len()).collect();
-    let n_bytes = |output: &Output| {
-        let n = crate::checkpoint::n_elements(&output.shape);
-        n.and_then(|n| output.dtype.n_bytes(n)).unwrap_or(0)
-    };
-    order.sort_by_key(|&index| std::cmp::Reverse(n_bytes(&outputs[index])));
-    let results: Mutex<Vec<Option<Result<[u8; 32]>>>> =
-        Mutex::new(outputs.iter().map(|_| None).collect());
-    let next = AtomicUsize::new(0);
-    let failed = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..n_threads.clamp(1, outputs.len().max(1)) {
-            scope.spawn(|| {
-                let mut buffer = Vec::new();
-                while !failed.load(Ordering::Relaxed)
-                    && let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed))
-                {
-                    let output = &outputs[index];
-                    let result = digest_with(source, inputs, output, &mut buffer, progress);
-                    if result.is_err() {
-                        failed.store(true, Ordering::Relaxed);
-                    }
-                    results.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(result);
-                }
-            });
-        }
-    });
-    let mut digests = Vec::with_capacity(outputs.len());
-    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if failed.into_inner() {
-        let error = results.into_iter().flatten().find_map(Result::err);
-        return Err(error.expect("the flag is set where an error is stored"));
-    }
-    for result in results {
-        digests.push(result.expect("without an error every output was taken")?);
-    }
-    Ok(digests)
 }

@@ -14,7 +14,7 @@ use super::write::shards::Shard;
 use super::write::written::Written;
 use crate::base::checksum::Checksum;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::checkpoint::{DType, Encoding};
+use crate::checkpoint::{DType, Encoding, n_elements};
 use crate::format::gguf;
 use crate::metadata::Metadata;
 use crate::plan::program::Output;
@@ -81,7 +81,9 @@ pub struct Safetensors<'a>(pub &'a BTreeMap<String, String>);
 
 impl Container for Safetensors<'_> {
     fn frame(&self, outputs: &[Output], shards: &[Shard], number: usize) -> Result<Frame> {
-        let header = safetensors_header(&outputs[shards[number].outputs.clone()], self.0)?;
+        let outputs = outputs[shards[number].outputs.clone()].iter();
+        let entries = outputs.map(|of| (of.name.as_str(), of.dtype, of.shape.as_slice()));
+        let header = safetensors_header(entries, self.0)?;
         Ok(Frame { header, inserts: Vec::new() })
     }
 
@@ -138,27 +140,35 @@ fn gguf_entry<'a>(
     Ok(gguf::write::Entry { name, kind, shape: logical })
 }
 
-/// The length and the JSON that a file begins with, padded to a multiple of 64 bytes.
-fn safetensors_header(outputs: &[Output], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+/// The length and the JSON that a file of tensors begins with, given by name, dtype and shape, padded
+/// to a multiple of 64 bytes.
+///
+/// # Errors
+/// A tensor has no place in such a file, or the header passes what readers take.
+pub fn safetensors_header<'a>(
+    tensors: impl Iterator<Item = (&'a str, DType, &'a [u64])>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<u8>> {
     let mut entries = serde_json::Map::new();
     if !metadata.is_empty() {
         entries.insert("__metadata__".to_owned(), json!(metadata));
     }
     let mut offset = 0u64;
-    for output in outputs {
-        if matches!(output.dtype, DType::C128 | DType::Unknown) || output.name == "__metadata__" {
-            let message = format!("`{}` of {} in a safetensors file", output.name, output.dtype);
+    for (name, dtype, shape) in tensors {
+        if matches!(dtype, DType::C128 | DType::Unknown) || name == "__metadata__" {
+            let message = format!("`{name}` of {dtype} in a safetensors file");
             return Err(Error::unsupported(message));
         }
-        let end = offset.checked_add(output.n_bytes()).ok_or_else(|| {
+        let n_bytes = n_elements(shape).and_then(|n| dtype.n_bytes(n));
+        let end = n_bytes.and_then(|n_bytes| offset.checked_add(n_bytes)).ok_or_else(|| {
             Error::new(ErrorKind::Limit, "the tensors of one file pass 2^64 bytes")
         })?;
         let entry = json!({
-            "dtype": output.dtype.name(),
-            "shape": output.shape,
+            "dtype": dtype.name(),
+            "shape": shape,
             "data_offsets": [offset, end],
         });
-        entries.insert(output.name.clone(), entry);
+        entries.insert(name.to_owned(), entry);
         offset = end;
     }
     let json = serde_json::to_string(&entries).expect("strings and numbers are JSON");

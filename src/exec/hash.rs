@@ -1,4 +1,4 @@
-//! SHA-256 of the same bytes twice: of the tensor they belong to, and of the file.
+//! SHA-256 of two streams at once: of the same bytes for a tensor and its file, or of two tensors.
 //!
 //! One round of SHA-256 waits for the one before it, so that a processor with SHA instructions
 //! idles half the time. Two hashes whose rounds alternate fill each other's gaps: both take
@@ -71,7 +71,13 @@ impl Hash {
 
 /// Gives the same bytes to two hashes.
 pub fn update_both(a: &mut Hash, b: &mut Hash, bytes: &[u8]) {
-    let (bytes_a, bytes_b) = (a.fill_buffer(bytes), b.fill_buffer(bytes));
+    update_two([a, b], [bytes, bytes]);
+}
+
+/// Gives each of two hashes bytes of its own.
+pub fn update_two(hashes: [&mut Hash; 2], bytes: [&[u8]; 2]) {
+    let ([a, b], [bytes_a, bytes_b]) = (hashes, bytes);
+    let (bytes_a, bytes_b) = (a.fill_buffer(bytes_a), b.fill_buffer(bytes_b));
     let (blocks_a, blocks_b) = (bytes_a.as_chunks().0, bytes_b.as_chunks().0);
     let n = blocks_a.len().min(blocks_b.len());
     compress_both([&mut a.state, &mut b.state], [&blocks_a[..n], &blocks_b[..n]]);

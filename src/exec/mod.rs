@@ -10,14 +10,17 @@ pub mod checksum;
 mod coded;
 pub mod compare;
 pub mod container;
+pub mod digest;
 pub mod gather;
 pub mod hash;
 pub mod kernel;
+pub mod lanes;
 pub mod make;
 mod packed;
 pub mod produce;
 pub mod scan;
 pub mod staging;
+pub mod units;
 pub mod write;
 
 #[cfg(test)]

@@ -1,14 +1,9 @@
 //! Reads files whole: the SHA-256 of each file and of each tensor in it, and what values there
-//! are, all in one pass over the bytes.
+//! are.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-
-use rayon::prelude::*;
-
-use super::hash::{Hash, update_both};
+use super::lanes::{Produced, Stream, hash_streams};
 use super::produce::Producer;
-use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::error::{Error, Result};
 use crate::base::source::{FileId, Source};
 use crate::checkpoint::DType;
 use crate::plan::program::{Input, Output};
@@ -24,6 +19,8 @@ pub struct Job {
     pub file: FileId,
     /// Its tensors, sorted by their first byte; none lies over another.
     pub pieces: Vec<Piece>,
+    /// Whether the file is hashed as a whole too.
+    pub is_whole: bool,
 }
 
 /// A tensor of a file.
@@ -40,8 +37,8 @@ pub struct Piece {
 /// What a file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileScan {
-    /// The SHA-256 of all its bytes.
-    pub sha256: [u8; 32],
+    /// The SHA-256 of all its bytes, where that was asked for.
+    pub sha256: Option<[u8; 32]>,
     /// What each of its tensors holds, in the order of the job.
     pub pieces: Vec<PieceScan>,
 }
@@ -78,7 +75,8 @@ pub struct Values {
 /// The longest element, `C128`.
 const MAX_ELEMENT_LEN: usize = 16;
 
-/// Reads files, on `n_threads` threads, one thread for a file.
+/// Reads files, on `n_threads` threads: each tensor, and each file that is hashed as a whole, is a
+/// stream of its own.
 ///
 /// `progress` hears of every batch of bytes that is done.
 ///
@@ -90,24 +88,80 @@ pub fn scan(
     n_threads: usize,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<FileScan>> {
-    // Long files first, so that no thread is left alone with the longest.
-    let mut order: Vec<usize> = (0..jobs.len()).collect();
-    order.sort_by_key(|&index| std::cmp::Reverse(source.extent(jobs[index].file).len));
-    let results: Mutex<Vec<Option<Result<FileScan>>>> =
-        Mutex::new(jobs.iter().map(|_| None).collect());
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..n_threads.clamp(1, jobs.len().max(1)) {
-            scope.spawn(|| {
-                while let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let result = scan_file(source, &jobs[index], progress);
-                    results.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(result);
-                }
-            });
+    let mut streams: Vec<(usize, Option<DType>, &[u8])> = Vec::new();
+    for (index, job) in jobs.iter().enumerate() {
+        let bytes = source.bytes(job.file);
+        let mut at = 0;
+        for piece in &job.pieces {
+            let end = piece.start.checked_add(piece.len);
+            let (Ok(start), Some(Ok(end))) =
+                (usize::try_from(piece.start), end.map(usize::try_from))
+            else {
+                return Err(misplaced(source, job.file, at));
+            };
+            let of_piece = bytes.get(start..end).filter(|_| at <= start);
+            let of_piece = of_piece.ok_or_else(|| misplaced(source, job.file, at))?;
+            streams.push((index, Some(piece.dtype), of_piece));
+            at = end;
         }
-    });
-    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.into_iter().map(|result| result.expect("every job was taken")).collect()
+        if job.is_whole {
+            streams.push((index, None, bytes));
+        }
+    }
+    // Long ones first, so that no thread is left alone with the longest.
+    let mut order: Vec<usize> = (0..streams.len()).collect();
+    order.sort_by_key(|&index| std::cmp::Reverse(streams[index].2.len()));
+    let open = |job: usize, buffer| {
+        let (_, dtype, bytes) = streams[order[job]];
+        Ok(Counting { bytes, dtype, values: Values::default(), buffer })
+    };
+    let hashed = hash_streams(streams.len(), n_threads, open, progress)?;
+    let mut in_order: Vec<Option<PieceScan>> = vec![None; streams.len()];
+    for (index, (sha256, values)) in order.into_iter().zip(hashed) {
+        in_order[index] = Some(PieceScan { sha256, values });
+    }
+    let mut scans: Vec<FileScan> = jobs
+        .iter()
+        .map(|job| FileScan { sha256: None, pieces: Vec::with_capacity(job.pieces.len()) })
+        .collect();
+    for ((index, dtype, _), scan) in streams.iter().zip(in_order.into_iter().flatten()) {
+        match dtype {
+            Some(_) => scans[*index].pieces.push(scan),
+            None => scans[*index].sha256 = Some(scan.sha256),
+        }
+    }
+    Ok(scans)
+}
+
+fn misplaced(source: &Source, file: FileId, at: usize) -> Error {
+    Error::malformed(at as u64, "a tensor lies outside the file, or over another one")
+        .in_file(source.path(file))
+}
+
+/// Bytes of a file, whose values are counted as they are hashed.
+struct Counting<'a> {
+    bytes: &'a [u8],
+    /// What they are; a file as a whole is nothing that is counted.
+    dtype: Option<DType>,
+    values: Values,
+    buffer: Vec<u8>,
+}
+
+impl Stream for Counting<'_> {
+    type Known = Values;
+
+    fn next(&mut self) -> Result<Option<&[u8]>> {
+        let (chunk, rest) = self.bytes.split_at(self.bytes.len().min(CHUNK_LEN));
+        self.bytes = rest;
+        if let Some(dtype) = self.dtype {
+            self.values.take(dtype, chunk);
+        }
+        Ok((!chunk.is_empty()).then_some(chunk))
+    }
+
+    fn end(self) -> (Values, Vec<u8>) {
+        (self.values, self.buffer)
+    }
 }
 
 /// A census of the values of logical tensors, and the SHA-256 of each, in their order, on `n_threads`
@@ -124,56 +178,38 @@ pub fn census(
     n_threads: usize,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<PieceScan>> {
-    let one = |output: &Output| -> Result<PieceScan> {
+    let open = |job: usize, buffer| {
+        let output = &outputs[job];
         let producer = Producer::new(source, inputs, output)?;
-        let (mut values, mut hash, mut buffer) = (Values::default(), Hash::default(), Vec::new());
-        for range in producer.chunks(CHUNK_LEN as u64) {
-            let len = range.end - range.start;
-            let bytes = producer.bytes(range, &mut buffer)?;
-            values.take(output.dtype, bytes);
-            hash.update(bytes);
-            progress(len);
-        }
-        Ok(PieceScan { sha256: hash.finish(), values })
+        let bytes = Produced::new(producer, CHUNK_LEN as u64, buffer);
+        Ok(CountingOutput { bytes, dtype: output.dtype, values: Values::default() })
     };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build();
-    let pool = pool.map_err(|err| Error::new(ErrorKind::Io, format!("no threads: {err}")))?;
-    pool.install(|| outputs.par_iter().map(one).collect())
+    let scans = hash_streams(outputs.len(), n_threads, open, progress)?;
+    Ok(scans.into_iter().map(|(sha256, values)| PieceScan { sha256, values }).collect())
 }
 
-fn scan_file(source: &Source, job: &Job, progress: &(dyn Fn(u64) + Sync)) -> Result<FileScan> {
-    let bytes = source.bytes(job.file);
-    let slice = |start: usize, end: Option<usize>| {
-        end.and_then(|end| bytes.get(start..end)).ok_or_else(|| {
-            Error::malformed(start as u64, "a tensor lies outside the file, or over another one")
-                .in_file(source.path(job.file))
-        })
-    };
-    let mut file = Hash::default();
-    let mut pieces = Vec::with_capacity(job.pieces.len());
-    let mut at = 0;
-    for piece in &job.pieces {
-        let start = usize::try_from(piece.start).ok();
-        for chunk in slice(at, start)?.chunks(CHUNK_LEN) {
-            file.update(chunk);
-            progress(chunk.len() as u64);
+/// The bytes of an output, whose values are counted as they are hashed.
+struct CountingOutput<'a> {
+    bytes: Produced<'a>,
+    dtype: DType,
+    values: Values,
+}
+
+impl Stream for CountingOutput<'_> {
+    type Known = Values;
+
+    fn next(&mut self) -> Result<Option<&[u8]>> {
+        let bytes = self.bytes.next()?;
+        if let Some(bytes) = bytes {
+            self.values.take(self.dtype, bytes);
         }
-        let end = piece.start.checked_add(piece.len).and_then(|end| usize::try_from(end).ok());
-        let mut tensor = Hash::default();
-        let mut values = Values::default();
-        for chunk in slice(start.unwrap_or(at), end)?.chunks(CHUNK_LEN) {
-            update_both(&mut file, &mut tensor, chunk);
-            values.take(piece.dtype, chunk);
-            progress(chunk.len() as u64);
-        }
-        pieces.push(PieceScan { sha256: tensor.finish(), values });
-        at = end.unwrap_or(at);
+        Ok(bytes)
     }
-    for chunk in slice(at, Some(bytes.len()))?.chunks(CHUNK_LEN) {
-        file.update(chunk);
-        progress(chunk.len() as u64);
+
+    fn end(self) -> (Values, Vec<u8>) {
+        let ((), buffer) = self.bytes.end();
+        (self.values, buffer)
     }
-    Ok(FileScan { sha256: file.finish(), pieces })
 }
 
 impl Values {
@@ -233,11 +269,17 @@ impl Values {
     fn count<const N: usize, U: Ord + Copy + Into<u64> + Default>(
         &mut self,
         elements: &[[u8; N]],
-        magnitude: fn(&[u8; N]) -> U,
+        magnitude: impl Fn(&[u8; N]) -> U,
         infinite: U,
     ) {
-        // Two sums without branches, which the compiler turns into vector instructions.
-        for part in elements.chunks(1 << 14) {
+        // Loops without branches, which the compiler turns into vector instructions. Most parts have
+        // finite numbers alone, and their greatest one says so.
+        for part in elements.chunks(1 << 12) {
+            let greatest = part.iter().map(&magnitude).fold(U::default(), U::max);
+            if greatest < infinite {
+                self.largest = self.largest.max(greatest.into());
+                continue;
+            }
             let (mut nans, mut infinities, mut largest) = (0u32, 0u32, U::default());
             for element in part {
                 let magnitude = magnitude(element);
@@ -261,7 +303,8 @@ mod tests {
     fn scan_bytes(bytes: &[u8], pieces: &[(u64, u64, DType)]) -> Result<FileScan> {
         let source = Source::from_bytes("t", bytes);
         let pieces = pieces.iter().map(|&(start, len, dtype)| Piece { start, len, dtype });
-        let job = Job { file: source.files().next().unwrap(), pieces: pieces.collect() };
+        let file = source.files().next().unwrap();
+        let job = Job { file, pieces: pieces.collect(), is_whole: true };
         Ok(scan(&source, &[job], 2, &|_| ())?.remove(0))
     }
 
@@ -271,7 +314,7 @@ mod tests {
         let cuts = [(5, 100), (105, CHUNK_LEN + 3), (CHUNK_LEN + 108, 0), (2 * CHUNK_LEN, 64)];
         let pieces = cuts.map(|(start, len)| (start as u64, len as u64, DType::U8));
         let scanned = scan_bytes(&bytes, &pieces).unwrap();
-        assert_eq!(scanned.sha256, <[u8; 32]>::from(Sha256::digest(&bytes)));
+        assert_eq!(scanned.sha256, Some(<[u8; 32]>::from(Sha256::digest(&bytes))));
         for ((start, len), piece) in cuts.iter().zip(scanned.pieces) {
             let expected: [u8; 32] = Sha256::digest(&bytes[*start..start + len]).into();
             assert_eq!(piece.sha256, expected, "{start} {len}");

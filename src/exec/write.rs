@@ -16,7 +16,7 @@ use std::path::Path;
 
 use self::chunk::Pipeline;
 use self::shards::check_names;
-use super::container::{Container, Safetensors};
+use super::container::{Container, Frame, Safetensors};
 use super::hash::Hash;
 use super::produce::Producer;
 use crate::base::error::Result;
@@ -89,44 +89,107 @@ pub fn write(
     dir: &Path,
     options: &Options<'_>,
 ) -> Result<Written> {
-    check_names(outputs, shards)?;
-    let producers = outputs.iter().map(|output| Producer::new(source, inputs, output));
-    let producers = producers.collect::<Result<Vec<_>>>()?;
-    let frames = (0..shards.len()).map(|number| container.frame(outputs, shards, number));
-    let frames = frames.collect::<Result<Vec<_>>>()?;
-    let mut tensors = Vec::with_capacity(outputs.len());
-    let mut files = Vec::with_capacity(shards.len());
-    let empty = Hash::default().finish();
-    for (file, (shard, frame)) in shards.iter().zip(&frames).enumerate() {
-        let mut offset = frame.header.len() as u64;
-        let mut inserts = frame.inserts.iter().peekable();
-        for (number, producer) in shard.outputs.clone().zip(&producers[shard.outputs.clone()]) {
-            let loss = producer.has_kernels().then(Loss::default);
-            let len = producer.len();
-            // The frames are made of the same sums, checked.
-            while let Some(insert) = inserts.next_if(|of| of.output == number && of.at == 0) {
-                offset += insert.bytes.len() as u64;
+    let mut writer = Writer::new(source, inputs, outputs, shards, container)?;
+    let all: Vec<usize> = (0..shards.len()).collect();
+    writer.write(&all, dir, options)?;
+    writer.finish(dir)
+}
+
+/// Writes the shards of a conversion, all together or some at a time.
+pub struct Writer<'a> {
+    source: &'a Source,
+    outputs: &'a [Output],
+    shards: &'a [Shard],
+    container: &'a dyn Container,
+    producers: Vec<Producer<'a>>,
+    frames: Vec<Frame>,
+    tensors: Vec<WrittenTensor>,
+    files: Vec<WrittenFile>,
+}
+
+impl<'a> Writer<'a> {
+    /// Says where everything is to stand; nothing is read or written yet.
+    ///
+    /// # Errors
+    /// An output cannot be produced or has no place in the container, or two have the same name.
+    pub fn new(
+        source: &'a Source,
+        inputs: &'a [Input],
+        outputs: &'a [Output],
+        shards: &'a [Shard],
+        container: &'a dyn Container,
+    ) -> Result<Writer<'a>> {
+        check_names(outputs, shards)?;
+        let producers = outputs.iter().map(|output| Producer::new(source, inputs, output));
+        let producers = producers.collect::<Result<Vec<_>>>()?;
+        let frames = (0..shards.len()).map(|number| container.frame(outputs, shards, number));
+        let frames = frames.collect::<Result<Vec<_>>>()?;
+        let mut tensors = Vec::with_capacity(outputs.len());
+        let mut files = Vec::with_capacity(shards.len());
+        let empty = Hash::default().finish();
+        for (file, (shard, frame)) in shards.iter().zip(&frames).enumerate() {
+            let mut offset = frame.header.len() as u64;
+            let mut inserts = frame.inserts.iter().peekable();
+            for (number, producer) in shard.outputs.clone().zip(&producers[shard.outputs.clone()]) {
+                let loss = producer.has_kernels().then(Loss::default);
+                let len = producer.len();
+                // The frames are made of the same sums, checked.
+                while let Some(insert) = inserts.next_if(|of| of.output == number && of.at == 0) {
+                    offset += insert.bytes.len() as u64;
+                }
+                tensors.push(WrittenTensor { file, offset, len, sha256: empty, checksum: 0, loss });
+                offset += len;
+                while let Some(insert) = inserts.next_if(|insert| insert.output == number) {
+                    offset += insert.bytes.len() as u64;
+                }
             }
-            tensors.push(WrittenTensor { file, offset, len, sha256: empty, checksum: 0, loss });
-            offset += len;
-            while let Some(insert) = inserts.next_if(|insert| insert.output == number) {
-                offset += insert.bytes.len() as u64;
-            }
+            files.push(WrittenFile { name: shard.name.clone(), len: offset, sha256: None });
         }
-        files.push(WrittenFile { name: shard.name.clone(), len: offset, sha256: None });
+        Ok(Writer { source, outputs, shards, container, producers, frames, tensors, files })
     }
-    let pipeline = Pipeline {
-        source,
-        producers: &producers,
-        shards,
-        frames: &frames,
-        checksum: container.checksum(),
-        dir,
-        options,
-    };
-    pipeline.run(&mut tensors, &mut files)?;
-    let index = (1 < shards.len()).then(|| container.index(outputs, shards)).flatten();
-    let written = Written { tensors, files, index };
-    container.finish(dir, outputs, shards, &written)?;
-    Ok(written)
+
+    /// Writes some of the shards into new files of the folder `dir`.
+    ///
+    /// # Errors
+    /// As of [`fn@write`].
+    pub fn write(&mut self, shards: &[usize], dir: &Path, options: &Options<'_>) -> Result<()> {
+        let pipeline = Pipeline {
+            source: self.source,
+            producers: &self.producers,
+            shards: self.shards,
+            wanted: shards,
+            frames: &self.frames,
+            checksum: self.container.checksum(),
+            dir,
+            options,
+        };
+        pipeline.run(&mut self.tensors, &mut self.files)
+    }
+
+    /// How many shards there are.
+    pub fn n_shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// What was written into a shard: the file and its tensors.
+    pub fn written(&self, shard: usize) -> (&WrittenFile, &[WrittenTensor]) {
+        (&self.files[shard], &self.tensors[self.shards[shard].outputs.clone()])
+    }
+
+    /// The same, to be told of one that was written before.
+    pub fn written_mut(&mut self, shard: usize) -> (&mut WrittenFile, &mut [WrittenTensor]) {
+        (&mut self.files[shard], &mut self.tensors[self.shards[shard].outputs.clone()])
+    }
+
+    /// Ends all shards, which are in the folder `dir`.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn finish(self, dir: &Path) -> Result<Written> {
+        let Writer { outputs, shards, container, tensors, files, .. } = self;
+        let index = (1 < shards.len()).then(|| container.index(outputs, shards)).flatten();
+        let written = Written { tensors, files, index };
+        container.finish(dir, outputs, shards, &written)?;
+        Ok(written)
+    }
 }

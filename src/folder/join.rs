@@ -1,6 +1,6 @@
 //! Makes one checkpoint of the parts that several files hold.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value as Json;
 
@@ -35,20 +35,43 @@ pub(super) fn join_parts(entries: &serde_json::Map<String, Json>, checkpoint: &m
     checkpoint.tensors = joined.collect();
 }
 
-pub(super) fn append(checkpoint: &mut Checkpoint, part: Checkpoint, file: &str) -> Result<()> {
-    let twice = {
-        let known: BTreeSet<&str> = checkpoint.tensors.iter().map(|t| t.name.as_str()).collect();
-        part.tensors.iter().find(|tensor| known.contains(tensor.name.as_str()))
-    };
-    if let Some(twice) = twice {
-        let message =
-            format!("the tensor `{}` is in two shards, the second is `{file}`", twice.name);
-        return Err(Error::new(ErrorKind::Malformed, message));
+/// Parts that become one checkpoint.
+pub(super) struct Joined {
+    pub(super) checkpoint: Checkpoint,
+    /// The files, with the place of the first tensor behind those of each.
+    ends: Vec<(usize, String)>,
+}
+
+impl Joined {
+    /// None yet, beside what is known already.
+    pub(super) fn new(checkpoint: Checkpoint) -> Joined {
+        Joined { checkpoint, ends: Vec::new() }
     }
-    checkpoint.format = part.format;
-    checkpoint.tensors.extend(part.tensors);
-    checkpoint.metadata.extend(part.metadata);
-    checkpoint.findings.extend(part.findings);
-    checkpoint.checksums.extend(part.checksums);
-    Ok(())
+
+    pub(super) fn append(&mut self, part: Checkpoint, file: &str) {
+        let checkpoint = &mut self.checkpoint;
+        checkpoint.format = part.format;
+        checkpoint.tensors.extend(part.tensors);
+        checkpoint.metadata.extend(part.metadata);
+        checkpoint.findings.extend(part.findings);
+        checkpoint.checksums.extend(part.checksums);
+        self.ends.push((checkpoint.tensors.len(), file.to_owned()));
+    }
+
+    /// The one checkpoint.
+    ///
+    /// # Errors
+    /// Two parts have one tensor.
+    pub(super) fn finish(self) -> Result<Checkpoint> {
+        let tensors = &self.checkpoint.tensors;
+        let mut known = HashSet::with_capacity(tensors.len());
+        if let Some(place) = tensors.iter().position(|tensor| !known.insert(tensor.name.as_str())) {
+            let file = self.ends.iter().find(|(end, _)| place < *end);
+            let (name, file) = (&tensors[place].name, file.map_or("", |(_, file)| file));
+            let message = format!("the tensor `{name}` is in two shards, the second is `{file}`");
+            return Err(Error::new(ErrorKind::Malformed, message));
+        }
+        drop(known);
+        Ok(self.checkpoint)
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use super::choose::ending;
-use super::join::append;
+use super::join::Joined;
 use super::list::FolderFile;
 use super::opened::CONFIG_FILE;
 use super::sentence_transformers::{self, MODULES_FILE};
@@ -100,7 +100,9 @@ pub(super) fn read_modules(
         }
         // The container is that of the transformer.
         part.format = checkpoint.format;
-        append(checkpoint, part, &name)?;
+        let mut joined = Joined::new(std::mem::take(checkpoint));
+        joined.append(part, &name);
+        *checkpoint = joined.finish()?;
         weights.push(name);
     }
     Ok(())

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::choose::{Choice, check_no_extra_shard, choose, ending, is_weights};
 use super::index::read_index;
-use super::join::{append, join_parts};
+use super::join::{Joined, join_parts};
 use super::list::{FolderFile, list};
 use super::modules::{beside, lay_out, read_modules};
 use super::opened::{CONFIG_FILE, Opened};
@@ -216,9 +216,11 @@ fn open_folder(
                     checkpoint = (split.join)(parts).map_err(|err| err.in_file(path))?;
                 }
                 None => {
+                    let mut joined = Joined::new(checkpoint);
                     for (name, part) in parts {
-                        append(&mut checkpoint, part, &name)?;
+                        joined.append(part, &name);
                     }
+                    checkpoint = joined.finish()?;
                 }
             }
             let mut weights = names;

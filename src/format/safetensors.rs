@@ -9,7 +9,8 @@
 //! weights: no hole, no overlap, no trailing byte.
 //! Spec: <https://github.com/huggingface/safetensors#format>, version 0.8.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use serde::Deserialize;
@@ -85,14 +86,15 @@ fn read_header(bytes: &[u8], extent: Extent) -> Result<Checkpoint> {
     check_tiles(&entries, weights)?;
 
     let mut checkpoint = Checkpoint { format: "safetensors", metadata, ..Checkpoint::default() };
+    checkpoint.tensors.reserve_exact(entries.len());
     for (name, entry) in entries {
-        checkpoint.tensors.push(tensor(&name, &entry, weights, &mut checkpoint.findings)?);
+        checkpoint.tensors.push(tensor(name, entry, weights, &mut checkpoint.findings)?);
     }
     Ok(checkpoint)
 }
 
 /// Checks that the ranges of the tensors tile the weights.
-fn check_tiles(entries: &[(String, Entry)], weights: Extent) -> Result<()> {
+fn check_tiles(entries: &[(String, Entry<'_>)], weights: Extent) -> Result<()> {
     let mut ranges: Vec<(u64, u64, &str)> = Vec::with_capacity(entries.len());
     for (name, entry) in entries {
         let [start, end] = entry.data_offsets;
@@ -130,8 +132,8 @@ fn check_tiles(entries: &[(String, Entry)], weights: Extent) -> Result<()> {
 }
 
 fn tensor(
-    name: &str,
-    entry: &Entry,
+    name: String,
+    entry: Entry<'_>,
     weights: Extent,
     findings: &mut Vec<Diagnostic>,
 ) -> Result<Tensor> {
@@ -140,19 +142,14 @@ fn tensor(
     let extent = weights.part(start, end).ok_or_else(|| {
         Error::malformed(offset, format!("tensor `{name}` lies outside the file"))
     })?;
-    let shape = entry.shape.clone();
+    let mut shape = entry.shape;
+    shape.shrink_to_fit();
     let Some(dtype) = DType::ALL.iter().find(|dtype| dtype.name() == entry.dtype).copied() else {
         let why = format!("its dtype {:?} is not known here", entry.dtype);
         let message = format!("the values of `{name}` cannot be had: {why}");
-        findings.push(Diagnostic::warning("R003", message).tensor(name));
+        findings.push(Diagnostic::warning("R003", message).tensor(&name));
         let payload = Payload::Unreadable(why);
-        return Ok(Tensor {
-            name: name.to_owned(),
-            dtype: DType::Unknown,
-            shape,
-            encoding: None,
-            payload,
-        });
+        return Ok(Tensor { name, dtype: DType::Unknown, shape, encoding: None, payload });
     };
     let n_bytes = n_elements(&shape).and_then(|n| dtype.n_bytes(n));
     if n_bytes != Some(extent.len) {
@@ -163,31 +160,30 @@ fn tensor(
         );
         return Err(Error::malformed(offset, message));
     }
-    Ok(Tensor {
-        name: name.to_owned(),
-        dtype,
-        shape,
-        encoding: None,
-        payload: Payload::Range(extent),
-    })
+    Ok(Tensor { name, dtype, shape, encoding: None, payload: Payload::Range(extent) })
 }
 
-struct Header {
-    entries: Vec<(String, Entry)>,
+struct Header<'t> {
+    entries: Vec<(String, Entry<'t>)>,
     metadata: BTreeMap<String, String>,
 }
 
 /// One tensor, as the header spells it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
-    dtype: String,
+struct Entry<'t> {
+    #[serde(borrow)]
+    dtype: Cow<'t, str>,
     shape: Vec<u64>,
     data_offsets: [u64; 2],
 }
 
-impl<'de> Deserialize<'de> for Header {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Header, D::Error> {
+/// A name, borrowed from the text where it has no escapes.
+#[derive(Deserialize)]
+struct Name<'t>(#[serde(borrow)] Cow<'t, str>);
+
+impl<'de> Deserialize<'de> for Header<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Header<'de>, D::Error> {
         deserializer.deserialize_map(HeaderVisitor)
     }
 }
@@ -195,16 +191,16 @@ impl<'de> Deserialize<'de> for Header {
 struct HeaderVisitor;
 
 impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = Header;
+    type Value = Header<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of tensors by name")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header<'de>, A::Error> {
         let mut header = Header { entries: Vec::new(), metadata: BTreeMap::new() };
-        let mut names = BTreeSet::new();
-        while let Some(name) = map.next_key::<String>()? {
+        let mut names = HashSet::new();
+        while let Some(Name(name)) = map.next_key()? {
             if !names.insert(name.clone()) {
                 return Err(A::Error::custom(format!("the tensor {name:?} stands twice")));
             }
@@ -212,10 +208,10 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 let Metadata(metadata) = map.next_value()?;
                 header.metadata = metadata;
             } else {
-                let entry = map.next_value::<Entry>();
+                let entry = map.next_value::<Entry<'de>>();
                 let entry =
                     entry.map_err(|err| A::Error::custom(format!("tensor {name:?}: {err}")))?;
-                header.entries.push((name, entry));
+                header.entries.push((name.into_owned(), entry));
             }
         }
         Ok(header)

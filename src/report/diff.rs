@@ -334,7 +334,9 @@ fn renames(group: &[&Change]) -> Vec<String> {
 fn tensors(group: &[&Change]) -> Vec<String> {
     #[derive(Default)]
     struct Kind {
+        /// Of each place of a number, those of all rows.
         numbers: Vec<Vec<u64>>,
+        rows: usize,
         worst: Option<Worst>,
     }
     let mut kinds: BTreeMap<(String, String), Kind> = BTreeMap::new();
@@ -346,7 +348,11 @@ fn tensors(group: &[&Change]) -> Vec<String> {
             order.push(key.clone());
         }
         let kind = kinds.entry(key).or_default();
-        kind.numbers.push(numbers);
+        kind.rows += 1;
+        kind.numbers.resize(numbers.len(), Vec::new());
+        for (of_place, number) in kind.numbers.iter_mut().zip(numbers) {
+            of_place.push(number);
+        }
         if let Some(worst) = Worst::of(change) {
             kind.worst.get_or_insert_default().add(&worst);
         }
@@ -355,8 +361,8 @@ fn tensors(group: &[&Change]) -> Vec<String> {
         let kind = &kinds[key];
         let (name, detail) = key;
         let mut line = fill(name, &kind.numbers);
-        if 1 < kind.numbers.len() {
-            let _ = write!(line, "  ×{}", kind.numbers.len());
+        if 1 < kind.rows {
+            let _ = write!(line, "  ×{}", kind.rows);
         }
         if !detail.is_empty() {
             let _ = write!(line, "  {detail}");

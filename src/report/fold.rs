@@ -15,8 +15,9 @@ pub struct Folded {
 struct Kind {
     /// Of each cell, its text with `{}` for numbers.
     patterns: Vec<String>,
-    /// Of each cell, the numbers in each row.
+    /// Of each cell, the numbers in each of its places, over all rows.
     numbers: Vec<Vec<Vec<u64>>>,
+    rows: usize,
 }
 
 /// Folds rows whose cells are alike but for the numbers between the dots of names, each at the place
@@ -27,16 +28,27 @@ pub fn fold(rows: impl IntoIterator<Item = Vec<String>>) -> Vec<Folded> {
     for cells in rows {
         let (patterns, numbers): (Vec<String>, Vec<Vec<u64>>) =
             cells.iter().map(|cell| pattern(cell)).unzip();
-        let place = *places.entry(patterns.clone()).or_insert(kinds.len());
-        if place == kinds.len() {
-            kinds.push(Kind { patterns, numbers: vec![Vec::new(); cells.len()] });
-        }
+        let place = match places.get(&patterns) {
+            Some(place) => *place,
+            None => {
+                let empty = numbers.iter().map(|numbers| vec![Vec::new(); numbers.len()]).collect();
+                kinds.push(Kind { patterns: patterns.clone(), numbers: empty, rows: 0 });
+                places.insert(patterns, kinds.len() - 1);
+                kinds.len() - 1
+            }
+        };
+        kinds[place].rows += 1;
         for (of_cell, numbers) in kinds[place].numbers.iter_mut().zip(numbers) {
-            of_cell.push(numbers);
+            for (of_place, number) in of_cell.iter_mut().zip(numbers) {
+                // Neighbours often repeat the number of a layer.
+                if of_place.last() != Some(&number) {
+                    of_place.push(number);
+                }
+            }
         }
     }
-    let folded = kinds.into_iter().map(|Kind { patterns, numbers }| Folded {
-        rows: numbers.first().map_or(0, Vec::len),
+    let folded = kinds.into_iter().map(|Kind { patterns, numbers, rows }| Folded {
+        rows,
         cells: patterns.iter().zip(&numbers).map(|(cell, numbers)| fill(cell, numbers)).collect(),
     });
     folded.collect()
@@ -47,7 +59,7 @@ pub(super) fn pattern(name: &str) -> (String, Vec<u64>) {
     let mut numbers = Vec::new();
     let parts = name.split('.').map(|part| match part.parse::<u64>() {
         // `05` is no number to count with, and would be told without its zero.
-        Ok(number) if number.to_string() == part => {
+        Ok(number) if part == "0" || !part.starts_with(['0', '+']) => {
             numbers.push(number);
             "{}"
         }
@@ -57,13 +69,12 @@ pub(super) fn pattern(name: &str) -> (String, Vec<u64>) {
     (name, numbers)
 }
 
-/// Puts numbers into a pattern: `{0-11}` where there are several.
+/// Puts the numbers of each place into a pattern: `{0-11}` where there are several.
 pub(super) fn fill(pattern: &str, numbers: &[Vec<u64>]) -> String {
     let mut text = String::new();
     for (index, part) in pattern.split("{}").enumerate() {
         if index != 0 {
-            let mut of_place: Vec<u64> =
-                numbers.iter().filter_map(|numbers| numbers.get(index - 1)).copied().collect();
+            let mut of_place = numbers.get(index - 1).cloned().unwrap_or_default();
             of_place.sort_unstable();
             of_place.dedup();
             text.push_str(&ranges(&of_place));

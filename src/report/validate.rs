@@ -261,6 +261,13 @@ fn summary(report: &OfInput) -> String {
     if !report.deep && report.kind != Kind::Manifest {
         text.push_str(", bytes not read: --deep reads them");
     }
+    match report.covered.len() {
+        0 => {}
+        1 => text.push_str(", 1 file by its tensors and header: --files hashes it whole"),
+        n => {
+            _ = write!(text, ", {n} files by their tensors and headers: --files hashes them whole")
+        }
+    }
     let counts = counts(|level| report.count(level));
     if !counts.is_empty() {
         let _ = write!(text, ": {counts}");

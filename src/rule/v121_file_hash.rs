@@ -1,7 +1,10 @@
 //! V121 file-hash.
 
+use std::collections::BTreeMap;
+
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::hex;
+use crate::manifest::TensorEntry;
 use crate::package::Conformance;
 use crate::rule::{About, Checked, PackageView, Rule};
 
@@ -18,6 +21,8 @@ pub(super) static RULE: Rule = Rule {
 
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let manifest = view.manifest()?;
+    let listed: BTreeMap<&str, &TensorEntry> =
+        manifest.tensors.iter().map(|entry| (entry.name.as_str(), entry)).collect();
     for file in &manifest.files {
         let Some(actual) = view.sha256(&file.path).map(|sha256| hex::encode(sha256)) else {
             continue;
@@ -33,7 +38,7 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             }
             Some((tensors, scan)) => {
                 let intact = tensors.iter().zip(&scan.pieces).all(|(tensor, piece)| {
-                    let entry = manifest.tensor(&tensor.name);
+                    let entry = listed.get(tensor.name.as_str());
                     entry.is_none_or(|entry| entry.sha256 == hex::encode(&piece.sha256))
                 });
                 if !intact {

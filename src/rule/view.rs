@@ -146,6 +146,7 @@ pub struct PackageView<'a> {
     pub around: Surroundings,
     source: Source,
     scans: BTreeMap<String, [u8; 32]>,
+    covered: Vec<String>,
     deep: bool,
     planned: bool,
     alone: bool,
@@ -154,6 +155,9 @@ pub struct PackageView<'a> {
     pub(super) tokenizer_file: OnceCell<Option<TokenizerFile>>,
     pub(super) templates: OnceCell<Vec<Template>>,
 }
+
+/// Shorter tensor files are hashed as a whole too, which takes no time worth sparing.
+const MIN_COVERED_LEN: u64 = 16 << 20;
 
 /// Why a rule about packages says nothing of a foreign checkpoint.
 pub(super) const NO_PACKAGE: &str = "it is about packages";

@@ -183,6 +183,7 @@ fn refused(
         claimed: None,
         reached: None,
         deep: false,
+        covered: Vec::new(),
         complete: false,
         left_out: left_out(spec, level, options.selection),
         tensors,

@@ -11,6 +11,8 @@ pub struct Options<'a> {
     pub level: Option<Conformance>,
     /// Whether to read every byte.
     pub deep: bool,
+    /// Whether to hash long tensor files as a whole too, whose every byte the hashes of tensors cover.
+    pub whole_files: bool,
     /// Which rules count.
     pub selection: &'a Selection,
     /// How many threads read; the report does not depend on it.
@@ -27,6 +29,7 @@ impl<'a> Options<'a> {
         Options {
             level: None,
             deep: false,
+            whole_files: false,
             selection,
             n_threads: 1,
             progress: &Silent,

@@ -41,7 +41,7 @@ pub(super) fn validate_package(path: &Path, spec: &Spec, options: &Options<'_>) 
     if options.deep {
         options.progress.begin("reading", view.n_bytes());
         let advance = |n_bytes| options.progress.advance(n_bytes);
-        let read = view.read_bytes(options.n_threads, &advance);
+        let read = view.read_bytes(options.whole_files, options.n_threads, &advance);
         options.progress.end();
         read?;
         // What its tensors stand for, where they are packed; a damaged one is told of by its hash.
@@ -95,6 +95,7 @@ pub(super) fn report(
         claimed: if kind == Kind::Package { view.claimed() } else { None },
         reached,
         deep: view.is_deep(),
+        covered: view.covered().to_vec(),
         complete: left_out.is_empty() && checks.iter().all(applied),
         left_out,
         tensors: view.n_tensors(),

@@ -128,6 +128,10 @@ pub struct Report {
     pub reached: Option<Conformance>,
     /// Whether every byte was read. Without, hashes and values are not looked at.
     pub deep: bool,
+    /// The tensor files whose own hash in the manifest was not computed: their tensors were hashed,
+    /// and their headers are, byte for byte, what follows from the manifest. `--files` hashes them too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub covered: Vec<String>,
     /// Whether every rule of the level was applied, or had nothing to be applied to: none was left
     /// out, needed bytes that were not read, or could not look.
     pub complete: bool,

@@ -5,9 +5,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::builder::PossibleValuesParser;
 use llmstd::checkpoint::DType;
 use llmstd::convert::target::{self, Ranks, TARGETS};
+use llmstd::convert::units::{Part, Unit, Units};
 use llmstd::convert::{self, Failure, ReadRange, Report, Request, TensorReport, Verified};
 use llmstd::encoding::BlockType;
 use llmstd::folder::{self, How, Links};
@@ -17,7 +19,7 @@ use llmstd::plan::{self, Decode};
 use llmstd::report::fold::fold;
 
 use crate::progress::Bar;
-use crate::{Format, Global, output};
+use crate::{Format, Global, output, units};
 
 /// The most bytes of tensors in one file of a folder, where nothing else is asked for.
 const MAX_SHARD_BYTES: u64 = 5_000_000_000;
@@ -37,15 +39,23 @@ Examples:
   llmstd convert model.bin ./out --dry-run              print the plan, write nothing
   llmstd convert ./run ./model --to hf --step 400       what ranks left, merged
   llmstd convert ./odd.ckpt ./odd.std --generic         an architecture that is not known
+  llmstd convert ./big ./big.std --resume               goes on where a killed run has ended
+
+On many machines that share a file system, byte for byte what one run makes:
+  llmstd convert ./big ./big.std --dry-run --format json > plan.json
+  llmstd convert --plan plan.json --unit 3/64           each of them, in any order, again if killed
+  llmstd convert --plan plan.json --finish
 
 Exit status:
   0  converted
   2  it could not be done; nothing is left under the destination's name")]
 pub(crate) struct Args {
     /// A folder, a weight file, or a shard index
-    src: PathBuf,
+    #[arg(required_unless_present = "plan")]
+    src: Option<PathBuf>,
     /// The folder to write, or the .gguf, .safetensors, .msgpack or .npz file; it must not exist
-    dst: PathBuf,
+    #[arg(required_unless_present = "plan")]
+    dst: Option<PathBuf>,
     /// The format to write; where nothing is said, that of the destination's ending, or std
     #[arg(long, value_name = "FORMAT", value_parser = targets())]
     to: Option<String>,
@@ -114,6 +124,20 @@ pub(crate) struct Args {
     /// How many threads work; the bytes written do not depend on it
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+    /// Keep each file of tensors as it becomes whole, and go on where a run that was killed has ended
+    #[arg(long, conflicts_with = "dry_run")]
+    resume: bool,
+    /// Carry out a plan that --dry-run --format json has printed: all of it, or what --unit or
+    /// --finish says
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["src", "dst", "dry_run", "resume"])]
+    pub(crate) plan: Option<PathBuf>,
+    /// Of a plan, make the share of unit K of N and nothing else; auto/N takes K from
+    /// SLURM_ARRAY_TASK_ID (from 1 on) or JOB_COMPLETION_INDEX (from 0 on)
+    #[arg(long, value_name = "K/N", requires = "plan")]
+    unit: Option<String>,
+    /// Of a plan, join what the units have made
+    #[arg(long, requires = "plan", conflicts_with = "unit")]
+    finish: bool,
 }
 
 /// The formats to write.
@@ -129,14 +153,41 @@ fn sources() -> PossibleValuesParser {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
-    let spec = output::spec(global)?;
-    let destination = convert::strip_slash(&args.dst);
+    let Some(path) = &args.plan else {
+        let units = args.resume.then_some(Units { part: Part::All, digest: None });
+        return perform(args, units, global.spec.as_deref(), global);
+    };
+    let mut planned = units::read(path)?;
+    let part = match &args.unit {
+        Some(word) => Part::Share(units::unit(word, |name| std::env::var(name).ok())?),
+        None if args.finish => Part::Finish,
+        None => Part::All,
+    };
+    let own = &mut planned.args;
+    own.dry_run = false;
+    own.threads = args.threads.or(own.threads);
+    own.verify |= args.verify;
+    own.force |= args.force;
+    let units = Units { part, digest: Some(&planned.digest) };
+    let spec = global.spec.as_deref().or(planned.spec.as_deref());
+    perform(&planned.args, Some(units), spec, global)
+}
+
+fn perform(
+    args: &Args,
+    units: Option<Units<'_>>,
+    spec: Option<&str>,
+    global: &Global,
+) -> anyhow::Result<ExitCode> {
+    let spec = output::spec_of(spec)?;
+    let (src, dst) = args.src.as_deref().zip(args.dst.as_deref()).context("name SRC and DST")?;
+    let destination = convert::strip_slash(dst);
     let to = convert::target(&destination, args.to.as_deref()).map_err(anyhow::Error::msg)?;
     let wanted = args.from.as_deref().and_then(format::find);
     let links = if args.no_follow { Links::Refuse } else { Links::Follow };
     let how =
         How { format: wanted, links, config: args.config.as_deref(), step: args.step.as_deref() };
-    let opened = folder::open_as(&args.src, &how)?;
+    let opened = folder::open_as(src, &how)?;
     if let Some(from) = &args.from {
         let is = opened.checkpoint.format;
         anyhow::ensure!(
@@ -144,7 +195,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
                 || (from == "std" && opened.is_package)
                 || (from == "hf" && !opened.is_package),
             "{}: is read as {is}, not as {from}",
-            args.src.display()
+            src.display()
         );
     }
     let bar = Bar::new(global);
@@ -174,6 +225,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         check_outputs: args.check_outputs,
         dry_run: args.dry_run,
         strict: args.strict,
+        units,
         cancel: global.interrupt.flag(),
         progress: &bar,
     };
@@ -182,15 +234,34 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         Err(Failure::Error(err)) => return Err(err.into()),
         Err(Failure::Findings(findings)) => return output::refuse(&findings, global),
     };
-    report.source = args.src.display().to_string();
+    report.source = src.display().to_string();
+    if let Some(planned) = report.units.as_mut().filter(|_| args.dry_run) {
+        planned.arguments = units::arguments();
+    }
     match global.format {
         Format::Json => output::print_json(&report)?,
         Format::Text => {
             output::warn(&report.findings, global);
-            output::print(&text(&report, global))?;
+            let share = units.and_then(|units| match units.part {
+                Part::Share(unit) => Some(share_text(unit, &report)),
+                Part::Finish | Part::All => None,
+            });
+            output::print(&share.unwrap_or_else(|| text(&report, global)))?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a unit did.
+fn share_text(unit: Unit, report: &Report) -> String {
+    let (made, kept) = match &report.units {
+        Some(units) => (units.made.as_slice(), units.kept.len()),
+        None => (&[][..], 0),
+    };
+    let kept = if kept == 0 { String::new() } else { format!(", {kept} were there already") };
+    let names = if made.is_empty() { String::new() } else { format!(": {}", made.join(", ")) };
+    let shards = if made.len() == 1 { "shard" } else { "shards" };
+    format!("unit {}/{} made {} {shards}{kept}{names}\n", unit.number, unit.count, made.len())
 }
 
 fn text(report: &Report, global: &Global) -> String {

@@ -89,31 +89,27 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         arch: args.arch.as_deref(),
         generic: args.generic,
         rehash: args.deep,
+        whole_files: false,
         n_threads,
         progress: &bar,
         format: output::wanted(args.from.as_deref()),
     };
-    let mut sides = Vec::with_capacity(2);
     let paths = match (&args.against, args.paths.as_slice()) {
         (None, [old, new]) | (Some(old), [new]) => [old, new],
         (None, _) => anyhow::bail!("name two versions, the old and the new one, or --against"),
         (Some(_), _) => anyhow::bail!("--against is the old version: name the new one alone"),
     };
     let places = [git::Side::of(paths[0])?, git::Side::of(paths[1])?];
-    for side in &places {
-        let path = &side.path;
-        match Version::open(path, &options) {
-            Ok(mut subject) => {
-                subject.label.clone_from(&side.label);
-                sides.push(subject);
+    let [mut old, mut new] =
+        match Version::open_two(places.each_ref().map(|side| side.path.as_path()), &options) {
+            Ok(sides) => sides,
+            Err((_, Failure::Error(err))) => return Err(err.into()),
+            Err((side, Failure::Findings(findings))) => {
+                return output::refuse_input(&places[side].path, &findings, global);
             }
-            Err(Failure::Error(err)) => return Err(err.into()),
-            Err(Failure::Findings(findings)) => {
-                return output::refuse_input(path, &findings, global);
-            }
-        }
-    }
-    let [old, new] = <[Version; 2]>::try_from(sides).ok().expect("two paths give two sides");
+        };
+    old.label.clone_from(&places[0].label);
+    new.label.clone_from(&places[1].label);
     for subject in [&old, &new] {
         let findings = output::findings(&subject.findings, global);
         if !findings.is_empty() {

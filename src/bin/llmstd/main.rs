@@ -16,6 +16,7 @@ mod progress;
 mod report;
 mod run;
 mod spec;
+mod units;
 mod validate;
 mod verify;
 

@@ -71,6 +71,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         arch: args.arch.as_deref(),
         generic: args.generic,
         rehash: true,
+        whole_files: true,
         n_threads: output::n_threads(args.threads),
         progress: &bar,
         format: output::wanted(args.from.as_deref()),

@@ -126,7 +126,12 @@ pub(crate) fn paint(text: &str, code: &str, global: &Global) -> String {
 
 /// The standard that was asked for.
 pub(crate) fn spec(global: &Global) -> anyhow::Result<Spec> {
-    Ok(match global.spec.as_deref() {
+    spec_of(global.spec.as_deref())
+}
+
+/// The standard of this version, or in this folder.
+pub(crate) fn spec_of(named: Option<&str>) -> anyhow::Result<Spec> {
+    Ok(match named {
         None => Spec::current(),
         Some(dir) if Path::new(dir).is_dir() => Spec::from_dir(Path::new(dir))?,
         Some(version) => Spec::embedded(version)?,

@@ -54,6 +54,9 @@ pub(crate) struct Args {
     /// Read every byte: hashes of tensors and files, NaNs and infinities
     #[arg(long)]
     deep: bool,
+    /// With --deep, hash long tensor files as a whole too, not by their tensors and header alone
+    #[arg(long, requires = "deep")]
+    files: bool,
     /// Apply these rules only: numbers or their beginnings, V120 or V1
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     select: Vec<String>,
@@ -159,6 +162,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         let options = Options {
             level: rules.level(),
             deep: args.deep,
+            whole_files: args.files,
             selection: &selection,
             n_threads: output::n_threads(args.threads),
             progress: &bar,

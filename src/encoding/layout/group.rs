@@ -1,6 +1,6 @@
 //! Finds the logical tensors that are stored as several.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -54,13 +54,22 @@ impl Layouts {
         metadata: &BTreeMap<String, String>,
     ) -> Vec<Grouped<'a>> {
         let config = Config::of(config);
-        let index: BTreeMap<&str, usize> =
+        let index: HashMap<&str, usize> =
             stored.iter().enumerate().map(|(i, tensor)| (tensor.name, i)).collect();
-        let mut used = BTreeSet::new();
+        // The words behind the last dots are few, however many tensors there are.
+        let last = |name: &'_ str| name.rsplit('.').next().map_or(0, str::len);
+        let ends: HashSet<&str> = stored
+            .iter()
+            .map(|tensor| &tensor.name[tensor.name.len() - last(tensor.name)..])
+            .collect();
+        let mut used = HashSet::new();
         let mut groups = self.torchao(stored, &index, metadata);
         used.extend(groups.iter().flat_map(|group| group.parts.values().copied()));
         for layout in self.layout.iter().filter(|layout| layout.torchao.is_none()) {
             if config.method.is_some_and(|method| !layout.methods.iter().any(|m| m == method)) {
+                continue;
+            }
+            if !layout.may_be_among(&ends) {
                 continue;
             }
             for (at, tensor) in stored.iter().enumerate() {
@@ -89,7 +98,7 @@ impl Layouts {
     fn torchao<'a>(
         &'a self,
         stored: &[Stored],
-        index: &BTreeMap<&str, usize>,
+        index: &HashMap<&str, usize>,
         metadata: &BTreeMap<String, String>,
     ) -> Vec<Grouped<'a>> {
         let names: Option<Vec<String>> =
@@ -130,6 +139,19 @@ impl Layouts {
 }
 
 impl Layout {
+    /// Whether tensors whose names end in these words can be of this layout: each part that may not
+    /// be absent has to be one of them. Where only parts are missing, a name may still tell.
+    fn may_be_among(&self, ends: &HashSet<&str>) -> bool {
+        let is_there = |part: &PartRule| match part.suffix.rsplit_once('.') {
+            Some((_, word)) => ends.contains(word),
+            None => ends.iter().any(|end| end.ends_with(&part.suffix)),
+        };
+        let (payload, others) = self.parts.split_first().expect("a test holds that there is one");
+        is_there(payload)
+            && (payload.suffix != ".weight"
+                || others.iter().all(|part| part.optional || is_there(part)))
+    }
+
     /// The group of this layout under a name, or `None` if what is there is not of this layout.
     pub(super) fn fit<'a>(
         &'a self,

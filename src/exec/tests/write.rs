@@ -10,8 +10,8 @@ use super::{Numbers, all, source};
 use crate::base::error::ErrorKind;
 use crate::base::source::Source;
 use crate::checkpoint::{DType, Payload, Tensor, n_elements};
-use crate::exec::compare::{digest, digests};
 use crate::exec::container::Safetensors;
+use crate::exec::digest::{Side, digest, digests, digests_and_files, digests_of_two};
 use crate::exec::hash::{Hash, update_both};
 use crate::exec::staging::{Existing, Staging};
 use crate::exec::write::{Options, Shard, Written, shards, write};
@@ -323,4 +323,40 @@ fn progress_counts_the_bytes_of_all_tensors() {
     )
     .unwrap();
     assert_eq!(seen.into_inner(), n_bytes);
+}
+
+#[test]
+fn pairs_are_hashed_once_and_others_by_themselves() {
+    let (one, other) = (model(&mut Numbers(99)), model(&mut Numbers(98)));
+    let alone = |(source, inputs, outputs): &(Source, Vec<Input>, Vec<Output>)| {
+        digests(source, inputs, outputs, 2, &|_| ()).expect("sound")
+    };
+    fn side<'a>((source, inputs, outputs): &'a (Source, Vec<Input>, Vec<Output>)) -> Side<'a> {
+        Side { source, inputs, outputs }
+    }
+    let expected = [alone(&one), alone(&other)];
+    let n = one.2.len();
+    // Each with itself, the last with the first: what is alike, and what is not.
+    let same = (0..n).map(|at| [at, at]).collect::<Vec<_>>();
+    let turned = (0..n).map(|at| [at, n - 1 - at]).collect::<Vec<_>>();
+    let across = (0..n.min(other.2.len())).map(|at| [at, at]).collect::<Vec<_>>();
+    for pairs in [&same, &turned] {
+        let [left, right] = digests_of_two(&side(&one), &side(&one), pairs, 3, &|_| ()).unwrap();
+        assert_eq!((&left, &right), (&expected[0], &expected[0]));
+    }
+    let found = digests_of_two(&side(&one), &side(&other), &across, 1, &|_| ());
+    assert_eq!(found.unwrap(), expected);
+    assert_ne!(expected[0], expected[1]);
+}
+
+#[test]
+fn files_are_hashed_beside_tensors() {
+    let (source, inputs, outputs) = model(&mut Numbers(7));
+    let files: Vec<_> = source.files().collect();
+    let (tensors, of_files) =
+        digests_and_files(&source, &inputs, &outputs, &files, 3, &|_| ()).expect("sound");
+    assert_eq!(tensors, digests(&source, &inputs, &outputs, 1, &|_| ()).expect("sound"));
+    for (file, digest) in files.into_iter().zip(of_files) {
+        assert_eq!(digest, <[u8; 32]>::from(Sha256::digest(source.bytes(file))));
+    }
 }

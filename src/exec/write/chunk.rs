@@ -21,6 +21,8 @@ pub(super) struct Pipeline<'p, 'a> {
     pub(super) source: &'p Source,
     pub(super) producers: &'p [Producer<'a>],
     pub(super) shards: &'p [Shard],
+    /// The numbers of those that are written.
+    pub(super) wanted: &'p [usize],
     pub(super) frames: &'p [Frame],
     pub(super) checksum: Option<Checksum>,
     pub(super) dir: &'p Path,

@@ -95,7 +95,7 @@ impl<'p> Pipeline<'p, '_> {
     ) -> Result<()> {
         let n_threads = self.options.n_threads.max(1);
         // Each lane needs two chunks to overlap its stages.
-        let n_lanes = n_threads.min(self.shards.len()).clamp(1, MAX_CHUNKS / 2);
+        let n_lanes = n_threads.min(self.wanted.len()).clamp(1, MAX_CHUNKS / 2);
         let lanes = (0..n_lanes).map(|_| {
             // The write first: it is the one that then waits for pages to be mapped.
             let mut work = vec![Work::Write(None)];
@@ -192,8 +192,8 @@ impl<'p> Pipeline<'p, '_> {
         let room = (MAX_CHUNKS / state.lanes.len()).max(2);
         for lane in &mut state.lanes {
             while lane.slots.len() < room {
-                if lane.cursor.is_none() && state.next_file < self.shards.len() {
-                    let file = state.next_file;
+                if lane.cursor.is_none() && state.next_file < self.wanted.len() {
+                    let file = self.wanted[state.next_file];
                     let output = self.shards[file].outputs.start;
                     lane.cursor = Some(FileCursor::new(file, output));
                     state.next_file += 1;

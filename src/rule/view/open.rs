@@ -36,6 +36,7 @@ impl<'a> PackageView<'a> {
             around: Surroundings::default(),
             source,
             scans: BTreeMap::new(),
+            covered: Vec::new(),
             deep: false,
             planned: false,
             alone: false,
