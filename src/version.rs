@@ -486,7 +486,7 @@ impl Prepared {
         let (inputs, n_threads) = (&self.tensors.inputs, options.n_threads);
         let hashed = digests_and_files(source, inputs, &missing.outputs, &ids, n_threads, &advance);
         options.progress.end();
-        let (hashes, of_files) = hashed?;
+        let [hashes, of_files] = hashed?;
         self.fill(&missing, hashes)?;
         let names = files.into_iter().map(|(name, _)| name);
         self.complete(names.zip(of_files).collect(), options)

@@ -34,11 +34,11 @@ pub fn digests(
     n_threads: usize,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<[u8; 32]>> {
-    let (of_outputs, _) = digests_and_files(source, inputs, outputs, &[], n_threads, progress)?;
+    let [of_outputs, _] = digests_and_files(source, inputs, outputs, &[], n_threads, progress)?;
     Ok(of_outputs)
 }
 
-/// As [`digests`], and the SHA-256 of each of these files, meanwhile.
+/// As [`digests`], and behind them the SHA-256 of each of these files, hashed meanwhile.
 ///
 /// # Errors
 /// As of [`digests`].
@@ -49,7 +49,7 @@ pub fn digests_and_files(
     files: &[FileId],
     n_threads: usize,
     progress: &(dyn Fn(u64) + Sync),
-) -> Result<(Vec<[u8; 32]>, Vec<[u8; 32]>)> {
+) -> Result<Digests> {
     let order = longest_first(outputs);
     // A file is longer than its tensors, and what takes the longest begins first.
     let open = |job: usize, buffer| match files.get(job) {
@@ -67,7 +67,7 @@ pub fn digests_and_files(
     for (index, (digest, ())) in order.into_iter().zip(of_outputs) {
         digests[index] = digest;
     }
-    Ok((digests, of_files.into_iter().map(|(digest, ())| digest).collect()))
+    Ok([digests, of_files.into_iter().map(|(digest, ())| digest).collect()])
 }
 
 /// The bytes of a file, or of an output.
@@ -109,7 +109,7 @@ fn longest_first(outputs: &[Output]) -> Vec<usize> {
     order
 }
 
-/// The digest of each tensor of two sides, hashed once where a pair is alike to the last byte.
+/// The digests of two lists: the tensors of two sides, or tensors and files.
 pub type Digests = [Vec<[u8; 32]>; 2];
 
 /// One side of a comparison: its tensors, and where they are read.

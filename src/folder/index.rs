@@ -35,6 +35,7 @@ pub(super) fn read_index(
         (WeightMap::of(map, is_tree).map_err(malformed)?, claimed.cloned())
     };
     let mut by_file: Vec<Vec<&str>> = vec![Vec::new(); map.files.len()];
+    #[expect(clippy::iter_over_hash_type, reason = "what is told of is sorted")]
     for (tensor, file) in &map.places {
         by_file[*file].push(tensor);
     }

@@ -353,7 +353,7 @@ fn pairs_are_hashed_once_and_others_by_themselves() {
 fn files_are_hashed_beside_tensors() {
     let (source, inputs, outputs) = model(&mut Numbers(7));
     let files: Vec<_> = source.files().collect();
-    let (tensors, of_files) =
+    let [tensors, of_files] =
         digests_and_files(&source, &inputs, &outputs, &files, 3, &|_| ()).expect("sound");
     assert_eq!(tensors, digests(&source, &inputs, &outputs, 1, &|_| ()).expect("sound"));
     for (file, digest) in files.into_iter().zip(of_files) {
