@@ -1153,3 +1153,24 @@ fn a_long_file_is_held_to_its_tensors_and_header_and_as_a_whole_when_asked() {
     assert_eq!(check(false).0, none);
     assert_eq!(check(true).0, ["V121"]);
 }
+
+/// An embedding is as wide as the last map that sentence-transformers puts behind the pooling.
+#[test]
+fn the_width_of_an_embedding_is_that_of_its_last_map() {
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("out");
+    let opened = folder::open(&root().join("fixtures/hf/st-dense/src")).unwrap();
+    convert::convert(opened, &Request::new(&SPEC, &out, "std")).unwrap();
+    let report = try_run(&out, Some(Conformance::Full), false).unwrap();
+    let told: Vec<_> = report.findings.iter().filter(|found| found.rule == "V306").collect();
+    assert!(told.is_empty(), "{told:?}");
+    // Another width is told.
+    let model = fs::read_to_string(out.join("model.json")).unwrap();
+    let mut model: Json = serde_json::from_str(&model).unwrap();
+    let tasks = model["tasks"].as_array_mut().unwrap();
+    let task = tasks.iter_mut().find(|task| task["id"] == "embedding").unwrap();
+    task["outputs"][0]["shape"][1] = 18.into();
+    fs::write(out.join("model.json"), model.to_string()).unwrap();
+    let report = try_run(&out, Some(Conformance::Full), false).unwrap();
+    assert!(report.findings.iter().any(|found| found.rule == "V306"));
+}

@@ -23,10 +23,11 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         return Err(NotChecked::NotApplicable("there is no task"));
     }
     for task in &model.tasks {
-        // Without a head, an output is as wide as the stream.
-        let rows = match &task.head {
-            Some(head) => view.head_rows(head),
-            None => match hparams.get("hidden_size") {
+        // Without a head, an output is as wide as the last map of the pooled vector, or as the stream.
+        let rows = match (&task.head, task.dense.last()) {
+            (Some(head), _) => view.head_rows(head),
+            (None, Some(step)) => view.rows(&format!("heads.{}.dense.weight", step.head)),
+            (None, None) => match hparams.get("hidden_size") {
                 Some(Value::Int(int)) => u64::try_from(*int).ok(),
                 _ => None,
             },

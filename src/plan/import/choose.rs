@@ -6,12 +6,15 @@ use std::collections::BTreeSet;
 use serde_json::Value as Json;
 
 use crate::base::diagnostic::Diagnostic;
-use crate::base::near::did_you_mean;
+use crate::base::near::{self, did_you_mean};
 use crate::checkpoint::Checkpoint;
 use crate::plan::{keys, names, tasks};
 use crate::spec::Spec;
 use crate::spec::hparams::StackNames;
 use crate::spec::map::{Head, Map};
+
+/// At most so many architectures are proposed.
+const MAX_PROPOSED: usize = 3;
 
 /// The mapping for a foreign config: by what the config says, or else by its class, or else by
 /// the tensors' names.
@@ -83,22 +86,28 @@ pub fn choose<'a>(
         class.is_some_and(|class| classes.into_iter().any(|other| other == class))
     };
     if let (Some((path, word)), None) = (stated, arch) {
-        let whole: Vec<&str> = maps
+        let whole: BTreeSet<&str> = maps
             .iter()
             .filter(|map| knows_all(spec, map, &present, checkpoint, config).is_some())
             .map(|map| map.arch.as_str())
             .collect();
-        let of_class: Vec<&str> =
+        let of_class: BTreeSet<&str> =
             maps.iter().filter(of_class).map(|map| map.arch.as_str()).collect();
-        let both: Vec<&str> =
-            whole.iter().copied().filter(|arch| of_class.contains(arch)).collect();
-        let whole = if both.is_empty() { whole } else { both };
+        let both: Vec<&str> = whole.intersection(&of_class).copied().collect();
+        let mut whole = if both.is_empty() { whole.into_iter().collect() } else { both };
+        // The nearest names first; of many that have the same tensors a few are enough.
+        whole.sort_by_key(|arch| near::distance(word, arch));
+        let others = match whole.len().saturating_sub(MAX_PROPOSED) {
+            0 => String::new(),
+            n => format!(" and {n} others"),
+        };
+        whole.truncate(MAX_PROPOSED);
         let help = match whole.as_slice() {
             [] => "`llmstd spec list` shows what there is; --arch tries the mapping of another \
                    architecture, --generic keeps names and bytes as they are"
                 .to_owned(),
             some => format!(
-                "all {} tensors have names of {}: if the config means the same there, add {}; --generic \
+                "all {} tensors have names of {}{others}: if the config means the same there, add {}; --generic \
                  keeps names and bytes as they are",
                 present.len(),
                 some.join(", "),

@@ -88,10 +88,14 @@ impl<'a> PackageView<'a> {
 
     /// The rows of a head's projection, whether it is stored or tied.
     pub fn head_rows(&self, head: &str) -> Option<u64> {
-        let name = format!("heads.{head}.proj.weight");
+        self.rows(&format!("heads.{head}.proj.weight"))
+    }
+
+    /// The number of rows of a map, also where it is tied to another one.
+    pub fn rows(&self, name: &str) -> Option<u64> {
         let ties = self.model.good().into_iter().flat_map(|model| &model.ties);
         let target = ties.into_iter().find(|[tied, _]| *tied == name);
-        let stored = target.map_or(name.as_str(), |[_, target]| target);
+        let stored = target.map_or(name, |[_, target]| target);
         let tensor = self.tensors.iter().find(|tensor| tensor.name == stored)?;
         self.shape(tensor).first().copied()
     }
