@@ -154,7 +154,7 @@ const WITH_THE_TOOL: &[&str] = &[
     "rules/",
     "schema/",
     "classes.toml",
-    "layouts.toml",
+    "compounds.toml",
     "pretokenizers.toml",
     "rules.toml",
 ];
