@@ -513,9 +513,11 @@ impl Prepared {
             files.extend(std::mem::take(&mut self.components).into_iter().map(component));
             files.sort_by(|left, right| left.path.cmp(&right.path));
         }
-        let spec = match (&self.model, self.kind) {
-            (Some(model), Kind::Package) => &model.spec,
-            _ => &options.spec.version,
+        let stored = self.tensors.outputs.iter().map(|of| (of.name.as_str(), of.dtype));
+        let spec = &match (&self.model, self.kind) {
+            (Some(model), Kind::Package) => model.spec.clone(),
+            (Some(model), _) => options.spec.least_version(model, stored).0,
+            (None, _) => options.spec.first.clone(),
         };
         let hashes = std::mem::take(&mut self.hashes).into_iter().flatten().collect();
         let manifest = Manifest::build(ManifestInput {

@@ -343,7 +343,7 @@ fn cases() -> Vec<Case> {
     });
     // Protocol 0 has no mark.
     add("V115", Decoder, |p| {
-        fs::write(p.join("training_args.bin"), "cos\nsystem\n(S'true'\ntR.\n").unwrap();
+        fs::write(p.join("training_args.bin"), "(dp0\nS'steps'\np1\nI7\ns.").unwrap();
         reseal(p);
     });
     add("V116", Decoder, |p| {

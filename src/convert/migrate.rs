@@ -9,6 +9,7 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 use super::destination::{check_apart, replaceable};
@@ -106,8 +107,9 @@ pub fn migrate(
             let text = said(&read(name)?, &texts[..1], &model, || json_text(&model));
             Some((bytes.len(), text.into_bytes()))
         } else if opened.weights.contains(name) {
-            let header = header(bytes, &from, &to.version).map_err(|err| err.in_file(&path))?;
-            header.map(|header| (header.len(), header))
+            let place = opened.source.place(name);
+            let header = header(bytes, &from, &to.version).map_err(|err| err.in_file(&place))?;
+            Some((header.len(), header))
         } else {
             None
         };
@@ -127,6 +129,11 @@ pub fn migrate(
             texts.push((old, new.clone()));
             (entry.sha256, entry.len) = (new, len);
         }
+    }
+    if let Some(entry) = manifest.files.iter().find(|entry| !names.contains(&entry.path)) {
+        let message = "the manifest names it, and it is not there: get the package again";
+        let path = opened.source.place(&entry.path);
+        return Err(Error::new(ErrorKind::Malformed, message).in_file(&path));
     }
     manifest.spec.clone_from(&to.version);
     if let Some(semantics) = &mut manifest.model {
@@ -163,18 +170,15 @@ fn said<T: DeserializeOwned + PartialEq>(
     }
 }
 
-/// The bytes of a safetensors file up to its tensors with another version in them, as many as before;
-/// `None` where it names none.
-fn header(bytes: &[u8], from: &str, to: &str) -> Result<Option<Vec<u8>>> {
+/// The bytes of a safetensors file up to its tensors with another version in them, as many as before.
+fn header(bytes: &[u8], from: &str, to: &str) -> Result<Vec<u8>> {
     let len = bytes.first_chunk().map(|len| u64::from_le_bytes(*len));
     let end = len.and_then(|len| usize::try_from(len).ok()?.checked_add(8));
     let text = end.and_then(|end| std::str::from_utf8(bytes.get(8..end)?).ok());
     let Some(text) = text else { return Err(Error::malformed(0, "a header that is cut short")) };
-    let (old, new) = (format!("\"llmstd\":\"{from}\""), format!("\"llmstd\":\"{to}\""));
-    if !text.contains(&old) {
-        return Ok(None);
-    }
-    let mut exchanged = text.replacen(&old, &new, 1);
+    let mut exchanged = said_version(text, from, to).ok_or_else(|| {
+        Error::malformed(8, format!("the header does not say that it keeps {from}"))
+    })?;
     let longer = exchanged.len().saturating_sub(text.len());
     if longer != 0 {
         let room = exchanged.len() - exchanged.trim_end_matches(' ').len();
@@ -184,7 +188,27 @@ fn header(bytes: &[u8], from: &str, to: &str) -> Result<Option<Vec<u8>>> {
         exchanged.truncate(text.len());
     }
     exchanged.extend(std::iter::repeat_n(' ', text.len() - exchanged.len()));
-    Ok(Some([&bytes[..8], exchanged.as_bytes()].concat()))
+    Ok([&bytes[..8], exchanged.as_bytes()].concat())
+}
+
+/// A header in which the entry `llmstd` of the metadata is another version; `None` if it was not `from`.
+fn said_version(text: &str, from: &str, to: &str) -> Option<String> {
+    let parse = |text: &str| serde_json::from_str::<Json>(text).ok();
+    let mut wanted = parse(text)?;
+    let said = wanted.get_mut("__metadata__")?.get_mut("llmstd")?;
+    if said.as_str() != Some(from) {
+        return None;
+    }
+    *said = to.into();
+    // White space is as the writer left it; whatever else looks like the entry is not the first.
+    let places = text.match_indices("\"llmstd\"").map(|(at, _)| at);
+    let mut exchanged = places.filter_map(|at| {
+        let (before, after) = text.split_at(at);
+        let after = after.replacen(&format!("\"{from}\""), &format!("\"{to}\""), 1);
+        let exchanged = format!("{before}{after}");
+        (parse(&exchanged)? == wanted).then_some(exchanged)
+    });
+    exchanged.next()
 }
 
 /// Writes bytes to a file, the first of them replaced: the SHA-256 of the old ones and of the new ones,

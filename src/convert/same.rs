@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::Value as Json;
 
+use super::components;
 use super::job::{self, Job};
 use super::report::Report;
 use super::request::{Failure, Request, SAFETENSORS};
@@ -47,6 +48,9 @@ pub(super) fn write(
             }
             _ => finding.help("where a program wants both, give it the one under either name"),
         });
+    }
+    if opened.is_package {
+        findings.extend(components::left_out(opened, None, target.id));
     }
     let files = match is_file {
         true => Vec::new(),

@@ -43,7 +43,22 @@ fn files(interface: &Interface, task: &TaskInterface) -> Result<Vec<File>, Error
             "task": task,
         })
     );
-    Ok(vec![File { path: format!("{}/MLmodel", task.name), text }])
+    Ok(vec![File { path: format!("{}/MLmodel", task.name), text: plain(&text) }])
+}
+
+/// Characters that YAML takes for line breaks or refuses, as JSON escapes: they stand in strings only.
+fn plain(text: &str) -> String {
+    let special = |c: char| matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}');
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match special(c) {
+            true => {
+                let _ = write!(plain, "\\u{:04x}", u32::from(c));
+            }
+            false => plain.push(c),
+        }
+    }
+    plain
 }
 
 fn tensor(port: &PortInterface) -> Result<Json, Error> {

@@ -176,7 +176,24 @@ pub fn interface(
                        or its architecture is not known";
         return Err(Error::new(ErrorKind::Unsupported, message).in_file(path).into());
     }
-    Ok(of(&model, spec, generation.as_ref(), name.unwrap_or(&stem)))
+    let found = of(&model, spec, generation.as_ref(), name.unwrap_or(&stem));
+    for task in &found.tasks {
+        // Servers have a folder of that name.
+        if !is_name(&task.name) {
+            let message = format!(
+                "the task {:?} would be served as {:?}, which is no name of a folder: a name has no / and \
+                 no \\ and is not . or ..; --name gives another one",
+                task.id, task.name
+            );
+            return Err(Error::new(ErrorKind::Malformed, message).in_file(path).into());
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a text can be the name of a folder.
+pub fn is_name(text: &str) -> bool {
+    !matches!(text, "" | "." | "..") && !text.contains(['/', '\\', '\0'])
 }
 
 /// The interface of a model. `generation` is its `generation_config.json`.

@@ -16,11 +16,12 @@ pub(super) static RULE: Rule = Rule {
 };
 
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
-    let version = view.model.good().map(|model| model.spec.as_str());
+    let said = view.model.good().map(|model| model.spec.as_str());
+    let said = said.or_else(|| view.manifest.good().map(|manifest| manifest.spec.as_str()));
+    let expected = said.unwrap_or(&view.spec.first);
     for shard in &view.shards {
         let Some(header) = shard.header.good() else { continue };
         let said = header.metadata.get("llmstd").map(String::as_str);
-        let expected = version.unwrap_or(&view.spec.version);
         if said != Some(expected) {
             found.push(
                 RULE.finding(format!(

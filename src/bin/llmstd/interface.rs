@@ -51,10 +51,9 @@ pub(crate) struct Args {
 
 /// A name that is a part of a path, too.
 fn name(text: &str) -> Result<String, String> {
-    match text {
-        "" | "." | ".." => Err("this names nothing".to_owned()),
-        text if text.contains(['/', '\\', '\0']) => Err("a name has no / and no \\".to_owned()),
-        text => Ok(text.to_owned()),
+    match interface::is_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err("a name has no / and no \\ and is not . or ..".to_owned()),
     }
 }
 

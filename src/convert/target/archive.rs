@@ -41,6 +41,9 @@ pub(super) fn split(name: &str) -> (&str, &str) {
     name.rsplit_once('/').unwrap_or(("", name))
 }
 
+/// The headers of a file's tensors, each with where it begins.
+type Headers = Vec<(u64, Vec<u8>)>;
+
 /// The records before the first tensor, with their payloads.
 type Records = Vec<(String, Vec<u8>)>;
 
@@ -66,11 +69,7 @@ impl Archives<'_> {
     }
 
     /// The headers of a file's tensors, each with where it begins, and where the last payload ends.
-    fn headers(
-        outputs: &[Output],
-        shard: &Shard,
-        start: u64,
-    ) -> Result<(Vec<(u64, Vec<u8>)>, u64)> {
+    fn headers(outputs: &[Output], shard: &Shard, start: u64) -> Result<(Headers, u64)> {
         let (mut at, root) = (start, Self::root(shard));
         let mut headers = Vec::with_capacity(shard.outputs.len());
         for (key, output) in outputs[shard.outputs.clone()].iter().enumerate() {

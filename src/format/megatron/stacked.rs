@@ -13,6 +13,9 @@ const ALL_EXPERTS: &str = ".mlp.experts.experts.";
 /// More layers or experts than this are no model.
 const MAX_ENTRIES: u64 = 1 << 16;
 
+/// More tensors than this are not taken apart, whatever the axes of all say.
+const MAX_TENSORS: u64 = 1 << 20;
+
 /// Whether tensors have the names that Megatron-Core gives them.
 pub fn is_named_so(tensors: &[Tensor]) -> bool {
     let has = |end: &str| tensors.iter().any(|tensor| tensor.name.ends_with(end));
@@ -26,12 +29,13 @@ pub fn is_named_so(tensors: &[Tensor]) -> bool {
 /// A tensor is no such one.
 pub fn unstack(checkpoint: &mut Checkpoint) -> Result<()> {
     let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
+    let mut left = MAX_TENSORS;
     for tensor in std::mem::take(&mut checkpoint.tensors) {
         let rest = tensor.name.strip_prefix(LAYERS).map(str::to_owned);
         let of_layers = match &rest {
             Some(rest) if !rest.starts_with(|c: char| c.is_ascii_digit()) => {
                 let name = |layer: u64| format!("{LAYERS}{layer}.{rest}");
-                apart(tensor, &name)?
+                apart(tensor, &name, &mut left)?
             }
             _ => vec![tensor],
         };
@@ -39,7 +43,7 @@ pub fn unstack(checkpoint: &mut Checkpoint) -> Result<()> {
             match tensor.name.clone().split_once(ALL_EXPERTS) {
                 Some((layer, rest)) => {
                     let name = |expert: u64| format!("{layer}{EXPERTS}{expert}.{rest}");
-                    tensors.extend(apart(tensor, &name)?);
+                    tensors.extend(apart(tensor, &name, &mut left)?);
                 }
                 None => tensors.push(tensor),
             }
@@ -50,7 +54,7 @@ pub fn unstack(checkpoint: &mut Checkpoint) -> Result<()> {
 }
 
 /// A tensor for each entry of the first axis.
-fn apart(tensor: Tensor, name: &dyn Fn(u64) -> String) -> Result<Vec<Tensor>> {
+fn apart(tensor: Tensor, name: &dyn Fn(u64) -> String, left: &mut u64) -> Result<Vec<Tensor>> {
     let refuse =
         |why: &str| Error::new(ErrorKind::Malformed, format!("{} {why}", quote(&tensor.name)));
     let Some((&n, shape)) = tensor.shape.split_first() else {
@@ -61,6 +65,11 @@ fn apart(tensor: Tensor, name: &dyn Fn(u64) -> String) -> Result<Vec<Tensor>> {
             "has {n} entries along its first axis, at most {MAX_ENTRIES} are read"
         )));
     }
+    *left = left.checked_sub(n).ok_or_else(|| {
+        refuse(&format!(
+            "has {n} entries along its first axis, and all tensors together have more than {MAX_TENSORS}"
+        ))
+    })?;
     let mut pieces: Vec<Vec<Tile>> = (0..n).map(|_| Vec::new()).collect();
     let tiles = match &tensor.payload {
         Payload::Tiles(tiles) => tiles.clone(),
