@@ -192,6 +192,9 @@ fn a_mapping_with_one_thing_wrong_is_noticed() {
     for fixture in &fixtures {
         let mut opened = folder::open(&fixture.checkpoint).unwrap();
         let config = opened.json("config.json").unwrap().unwrap();
+        if spec.compound("hf", &config).is_some() {
+            continue; // Its text model is of a mapping that has fixtures of its own.
+        }
         let found = &mut Vec::new();
         let map = import::choose(&spec, "hf", &opened.checkpoint, &config, None, found).unwrap();
         let loaded = open(&spec, &fixture.checkpoint).unwrap();

@@ -200,8 +200,6 @@ def decode(encoding, shape, parameters, parts):
     dtype = next((d for role, (d, _) in parts.items() if role in ("scales", "scale")), "F32")
     n = shape[-1]
 
-    dtype = parameters.get("dtype", dtype)
-
     def rounded(x):
         x = x.astype(np.float32)
         if dtype == "F16":
@@ -272,5 +270,7 @@ def decode(encoding, shape, parameters, parts):
     if encoding in ("scaled", "torchao.int8", "torchao.intx", "torchao.float8"):
         zero = raw.get("zero", raw.get("zero_point"))
         q = f["payload"] if zero is None else f["payload"] - spread(zero.astype(np.float32), shape)
-        return rounded(q * spread(f["scale"], shape))
+        product = q * spread(f["scale"], shape)
+        # torchao's differences are whole numbers of 9 bits at most, which every type holds.
+        return rounded(product) if encoding == "scaled" or parameters.get("dtype") == dtype else product
     raise ValueError(f"{encoding} is not decoded here")

@@ -100,7 +100,11 @@ mod tests {
             "key, witness, constraint".to_owned(),
             ["key", "witness", "constraint"].map(str::to_owned).into(),
         );
-        for list in ["role", "task", "op", "dtype", "file", "rule"] {
+        told.insert(
+            "dimension, parameter, task".to_owned(),
+            ["dimension", "parameter", "task"].map(str::to_owned).into(),
+        );
+        for list in ["role", "op", "dtype", "file", "rule"] {
             told.insert(format!("a list of {list}"), [list.to_owned()].into());
         }
         let mut used = BTreeSet::new();
