@@ -64,7 +64,7 @@ fn a_statement_has_every_file_in_order_and_leaves_git_out() {
     let resources = statement["predicate"]["resources"].as_array().unwrap();
     let names: Vec<&str> = resources.iter().map(|one| one["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["a/B", "a/c", "a.b", "z"]);
-    let digests = ["333", "22", "1", ""].map(|text| Sha256::digest(text));
+    let digests = ["333", "22", "1", ""].map(Sha256::digest);
     let all: Vec<u8> = digests.iter().flat_map(|digest| digest.to_vec()).collect();
     for (one, digest) in resources.iter().zip(&digests) {
         assert_eq!(one["digest"], hex(digest));
