@@ -1,4 +1,4 @@
-//! The layouts of quantized safetensors checkpoints, each as a [`Decoder`].
+//! The layouts of quantized safetensors checkpoints, each as a `Decoder`.
 //!
 //! A weight is `[out, in]` where nothing else is said. Lengths and shapes are compared before
 //! anything is read, so a decoder cannot reach past its parts.

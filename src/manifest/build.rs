@@ -49,7 +49,7 @@ pub struct FileFacts<'a> {
     pub len: u64,
     /// The SHA-256 of its bytes.
     pub sha256: [u8; 32],
-    /// Its bytes, for the files that [`needs_text`] names.
+    /// Its bytes, for the files that `needs_text` names.
     pub text: Option<&'a [u8]>,
 }
 

@@ -126,7 +126,7 @@ impl Semantics {
 pub struct Tokenizer {
     /// The SHA-256 of each of its files that decide ids, by name.
     pub files: BTreeMap<String, String>,
-    /// Its [`TOKENIZER_SETTINGS`] that are stated.
+    /// Its `TOKENIZER_SETTINGS` that are stated.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, Json>,
 }

@@ -79,7 +79,7 @@ impl FileRole {
     }
 }
 
-/// Whether [`Manifest::build`] looks into a file of this path.
+/// Whether `Manifest::build` looks into a file of this path.
 pub fn needs_text(path: &str) -> bool {
     let role = FileRole::of(path);
     role == FileRole::Template || path == TOKENIZER_CONFIG || path == METADATA_FILE

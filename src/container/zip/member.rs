@@ -9,7 +9,7 @@ use flate2::read::DeflateDecoder;
 use super::extra::{quote, slice};
 use crate::base::error::{Error, Result};
 
-/// One member of a [`Zip`].
+/// One member of a `Zip`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Its name.
