@@ -11,7 +11,7 @@ use super::package::generic_copies;
 use super::request::Failure;
 use super::sidecar::Carried;
 use crate::base::diagnostic::Diagnostic;
-use crate::base::error::Result;
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
 use crate::checkpoint::Checkpoint;
 use crate::exec::write;
@@ -70,7 +70,25 @@ pub(super) fn plan(
 }
 
 /// The components of a package, by name.
-pub(super) fn read(opened: &mut Opened) -> Result<BTreeMap<String, Checkpoint>> {
+///
+/// # Errors
+/// One that `provenance` has tensors of is not there, or cannot be read.
+pub(super) fn read(
+    opened: &mut Opened,
+    provenance: Option<&Provenance>,
+) -> Result<BTreeMap<String, Checkpoint>> {
+    let dropped = provenance.into_iter().flat_map(|source| &source.dropped);
+    for name in dropped.filter_map(|of| of.component.as_deref()) {
+        let path = component_file(name);
+        if component_of(&path) != Some(name) || !opened.has(&path) {
+            let message = format!(
+                "source.json has tensors of the component {name:?}, whose file is not there: get the package \
+                 again"
+            );
+            let place = opened.source.root().join(path);
+            return Err(Error::new(ErrorKind::Malformed, message).in_file(&place));
+        }
+    }
     let files: Vec<String> = opened.files.iter().map(|file| file.name.clone()).collect();
     let mut found = BTreeMap::new();
     for path in files {

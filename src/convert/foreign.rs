@@ -193,7 +193,7 @@ pub(super) fn export_plan(
         provenance = read_provenance(opened)?;
         // What no mapping reads comes back from where it is kept.
         let mut kept = read_buffers(opened)?;
-        for of in components::read(opened)?.into_values() {
+        for of in components::read(opened, provenance.as_ref())?.into_values() {
             kept.get_or_insert_with(Checkpoint::default).tensors.extend(of.tensors);
         }
         buffers = kept;

@@ -1,6 +1,7 @@
 //! Brings a package to another minor version of the standard. No weight is touched: the version stands in
-//! `model.json`, `manifest.json` and the headers of the tensor files, and everything else is copied as
-//! it lies, so that there and back gives the same bytes.
+//! `model.json`, `manifest.json` and the headers of the tensor files, and every other file is copied as
+//! it lies, so that there and back gives the same bytes. Links are followed, and hidden files
+//! left, as no part of a package.
 
 use std::fs::{self, File};
 use std::io::Write as _;

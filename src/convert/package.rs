@@ -144,7 +144,7 @@ pub(super) fn repack(
         buffers = generic_copies(&kept)?;
     }
     let mut components = Components::new();
-    for (name, kept) in components::read(opened)? {
+    for (name, kept) in components::read(opened, provenance.as_ref())? {
         components.insert(name, generic_copies(&kept)?);
     }
     let carried = sidecar_files_of_package(opened);
