@@ -1,5 +1,5 @@
 //! What is fuzzed. Each target takes any bytes, and ends: in a result, in findings or in an error.
-//! `cargo fuzz run TARGET` builds them for the fuzzer; `tests/fuzz.rs` runs the same functions over the
+//! `cargo fuzz run TARGET` builds them for the fuzzer; `tests/suite/fuzz.rs` runs the same functions over the
 //! fixtures and changes of them.
 
 use std::fs;
@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use llmstd::base::source::Source;
 use llmstd::exec::digest::digest;
 use llmstd::format::{self, FORMATS};
-use llmstd::plan::program::whole;
+use llmstd::plan::whole::whole;
 use llmstd::spec::expr::Expr;
 use llmstd::spec::template::Template;
 use llmstd::spec::{Files, Spec};

@@ -3,7 +3,7 @@
 mod run;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
+use crate::base::hash::HashMap;
 use crate::base::source::Extent;
 use crate::checkpoint::tiles::Tile;
 use crate::checkpoint::{Payload, StoredPart, Tensor, n_elements};
@@ -148,7 +149,8 @@ pub fn inspect_as(path: &Path, how: &How<'_>, spec: &Spec) -> Result<Inspection>
     }
     let names: Vec<Arc<str>> =
         opened.source.files().map(|file| opened.source.name(file).into()).collect();
-    let mut owners = HashMap::with_capacity(checkpoint.tensors.len());
+    let mut owners =
+        HashMap::with_capacity_and_hasher(checkpoint.tensors.len(), Default::default());
     let mut tensors: Vec<InspectedTensor> = Vec::with_capacity(checkpoint.tensors.len());
     for tensor in &checkpoint.tensors {
         let one = inspected(&opened, tensor, &names, &tensors, &mut owners);

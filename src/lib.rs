@@ -17,6 +17,20 @@
 //! ```
 //!
 //! ```
+//! // Reads a tensor of any checkpoint under its standard name, without a conversion.
+//! use llmstd::{Spec, TensorReader};
+//!
+//! # use std::path::Path;
+//! # let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/demo/v1");
+//! let opened = llmstd::open(&model)?;
+//! let (model, tensors) = TensorReader::standard(opened, &Spec::current(), None, false)?;
+//! let info = tensors.info("embed.tokens.weight")?;
+//! assert_eq!(model.architecture.as_deref(), Some("llama"));
+//! assert_eq!(Some(tensors.read("embed.tokens.weight")?.len() as u64), info.n_bytes());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! ```
 //! // Converts it into a package of the standard, and reads back what was written.
 //! use llmstd::{Request, Spec};
 //!
@@ -48,7 +62,7 @@
 //!
 //! # Code map
 //!
-//! A module uses only modules that stand above it here; `tests/modules.rs` holds that.
+//! A module uses only modules that stand above it here; `tests/suite/modules.rs` holds that.
 //!
 //! | Module | What it has |
 //! | --- | --- |
@@ -68,6 +82,7 @@
 //! | [`mod@manifest`] | the hashes and digests of a model |
 //! | [`rule`] | validation rules, one file each, and the verdict over all of them |
 //! | [`mod@convert`] | the conversion: open, plan, execute, rename when whole |
+//! | [`tensors`] | the tensors of a model one at a time, under their own names or the standard's |
 //! | [`mod@run`] | what a model answers: any supported checkpoint through the reference forward |
 //! | [`mod@validate`] | validation end to end: open, apply the rules, report |
 //! | [`mod@verify`] | the bytes of a package held to a manifest |
@@ -77,9 +92,11 @@
 //! | [`mod@diff`] | what changed between two versions, and whom it breaks |
 //! | [`mod@inspect`] | what a checkpoint is, from its headers |
 //! | [`mod@interface`] | what a model can be asked, in its own terms and in those of servers |
+//! | [`mod@remote`] | inputs on other machines, fetched as they are read |
 //! | [`author`] | for writers of data files: names, tiny checkpoints, checks, drafts |
 //! | [`schema`] | the JSON Schemas of what is written and printed |
 //! | [`mod@report`] | results to text |
+//! | [`cli`] | the command line: arguments, what is printed, signals, the exit status |
 //!
 //! ```text
 //! path -open-> Source -detect-> format::read -> Checkpoint + foreign config --+  headers only
@@ -98,11 +115,13 @@
 //!   no path in a file leads out of its folder. No pickle is run.
 //! - Output appears under its final name only when it is whole.
 //! - The bytes written depend on the input, the spec and the version alone, not on threads.
-//! - Nothing here prints, exits or reads the environment; the binary does.
+//! - Nothing but [`cli`] prints, exits or reads the environment.
 
 pub mod author;
 pub mod base;
 pub mod checkpoint;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod container;
 pub mod convert;
 pub mod diff;
@@ -118,6 +137,8 @@ pub mod metadata;
 pub mod package;
 pub mod plan;
 pub mod policy;
+#[cfg(feature = "remote")]
+pub mod remote;
 #[cfg(feature = "cli")]
 pub mod report;
 pub mod rule;
@@ -125,6 +146,7 @@ pub mod run;
 pub mod schema;
 pub mod spec;
 pub mod supply;
+pub mod tensors;
 pub mod tokenizer;
 pub mod validate;
 pub mod verify;
@@ -147,6 +169,7 @@ pub use self::policy::Policy;
 pub use self::rule::{Outcome, Selection, Verdict};
 pub use self::run::{Loaded, load, run};
 pub use self::spec::Spec;
+pub use self::tensors::{TensorInfo, TensorReader};
 pub use self::validate::{Options as ValidateOptions, Report as ValidateReport, validate};
 pub use self::verify::{Verified, verify};
 pub use self::version::{Options as VersionOptions, Version};

@@ -40,14 +40,15 @@
 mod build;
 mod digest;
 mod document;
+mod facts;
 mod role;
 mod texts;
 
-pub use self::build::{FileFacts, ManifestInput, TensorFacts};
 pub use self::digest::{content_leaf, leaf};
 pub use self::document::{
     Census, Digests, FileEntry, Manifest, SCHEMA, Semantics, TensorEntry, Tokenizer, Tool,
 };
+pub use self::facts::{FileFacts, ManifestInput, TensorFacts};
 pub use self::role::{FileRole, is_tokenizer_file, is_whole_tokenizer, needs_text};
 pub use self::texts::{TEMPLATE_KEY, TOKENIZER_SETTINGS};
 

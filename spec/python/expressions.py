@@ -17,7 +17,7 @@ TOKEN = re.compile(
 )
 ARITY = {
     "ceil_div": 2, "min": 2, "max": 2, "if": 3, "sqrt": 1, "ln": 1, "round_bf16": 1, "len": 1, "at": 2,
-    "find": 2, "next": 3, "where": 2, "common": 1, "range": 3, "without": 2, "marks": 4, "unroll": 1,
+    "find": 2, "next": 3, "where": 2, "common": 1, "range": 3, "without": 2, "marks": 4, "unroll": 1, "letters": 1, "put": 3,
 }
 MAX_LIST = 100_000
 INT = range(-(2**63), 2**63)
@@ -220,7 +220,13 @@ def call(name, args):
         count, places = integer(args[0]), [integer(place) for place in a_list(args[1])]
         0 <= count <= MAX_LIST or fail("no value")
         return [args[2] if i in places else args[3] for i in range(count)]
+    if name == "letters":
+        return list(args[0]) if isinstance(args[0], str) else fail("no word")
     items = a_list(args[0])
+    if name == "put":
+        at = [integer(place) for place in a_list(args[1])]
+        all(0 <= place < len(items) for place in at) or fail("no place")
+        return [args[2] if i in at else item for i, item in enumerate(items)]
     places = [i for i, item in enumerate(items) if len(args) > 1 and same(item, args[1])]
     if name == "len":
         return len(items)

@@ -25,6 +25,17 @@ def table(name):
 BLOCKS = {row["id"]: row for row in table("encodings.toml")["blocks"]}
 
 
+def grid(name, values):
+    """The points of a file of spec/grids: a digit for each coordinate, the number of its value."""
+    with open(os.path.join(SPEC, "..", "grids", name + ".txt"), encoding="ascii") as file:
+        return np.array([[values[int(digit)] for digit in line.strip()] for line in file], np.float32)
+
+
+GRIDS = {name: grid(name, values) for name, values in {
+    "iq1": [-1, 0, 1], "iq2_xxs": [8, 25, 43], "iq2_xs": [8, 25, 43], "iq2_s": [8, 25, 43],
+    "iq3_xxs": [4, 12, 20, 28, 36, 44, 52, 62], "iq3_s": [1, 3, 5, 7, 9, 11, 13, 15]}.items()}
+
+
 def small_floats(exponent_bits, mantissa_bits, bias, special):
     """Every value of a float of 8 bits; `special` gives the values of bit patterns that are no numbers."""
     values = np.empty(256, np.float32)
@@ -46,6 +57,8 @@ TINY = {
     "F8_E5M2FNUZ": small_floats(5, 2, 16, {0x80: math.nan}),
     "F8_E8M0": np.array([2.0 ** (e - 127) for e in range(255)] + [math.nan], np.float32),
 }
+# As F8_E4M3, where 0x7F is not a number.
+UE4M3 = small_floats(4, 3, 7, {})
 PLAIN = {
     "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8",
     "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "C64": "<c8", "C128": "<c16",
@@ -124,6 +137,16 @@ def ggml(kind, data, shape):
         trits = [(q[:, None, :] * (3 ** np.arange(n, dtype=np.uint8))[:, None]).reshape(len(b), -1) for q, n in parts]
         q = np.concatenate(trits, 1).astype(np.uint16) * 3 >> 8
         values = half(b, 52) * (q.astype(np.float32) - 1)
+    elif kind == "q1_0":
+        values = np.where(fields(b[:, 2:], 1, 1) == 1, d, -d)
+    elif kind == "q2_0":
+        values = (fields(b[:, 2:], 2, 1).astype(np.float32) - 1) * d
+    elif kind == "nvfp4":
+        # Scales have no sign, and 127 is 0; code 8 is 0.
+        scales = np.where(b[:, :4] == 0x7F, 0, UE4M3[b[:, :4] & 0x7F])
+        values = scales[..., None] * (E2M1[nibbles(b[:, 4:].reshape(-1, 4, 8))] + 0.0)
+    elif kind.startswith(("iq1", "iq2", "iq3")):
+        values = on_grid(kind, b, d)
     elif kind == "q6_k":
         low, high, scales, d = b[:, :128], b[:, 128:192], b[:, 192:208].view(np.int8), half(b, 208)
         values = np.empty((len(b), 256), np.float32)
@@ -144,6 +167,61 @@ def fields(data, bits, run):
     shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
     parts = data.reshape(len(data), -1, 1, run) >> shifts & (1 << bits) - 1
     return parts.reshape(len(data), -1)
+
+
+def words(data, dtype):
+    """Bytes along the last axis as little-endian words."""
+    return np.ascontiguousarray(data).view(dtype).astype(np.int64)
+
+
+def signs(bits):
+    """1 or -1 for each of 8 values, by a byte."""
+    return 1 - 2 * (bits[..., None] >> np.arange(8) & 1).astype(np.float32)
+
+
+def seven_signs(bits):
+    """Signs of which 7 are there: the eighth makes the number of negative ones even."""
+    bits = bits & 127
+    return signs(bits | (bits[..., None] >> np.arange(7)).sum(-1) % 2 << 7)
+
+
+def on_grid(kind, b, d):
+    """Blocks whose 32 groups of 8 values are points of a grid."""
+    by_word, by_part = 7 * np.arange(4), lambda scale, times: np.repeat(scale.astype(np.float32), times, 1)[..., None]
+    if kind == "iq2_xxs":
+        both = b[:, 2:].reshape(-1, 8, 8)
+        word = words(both[..., 4:], "<u4")
+        points, sign = GRIDS[kind][both[..., :4]].reshape(-1, 32, 8), seven_signs(word >> by_word).reshape(-1, 32, 8)
+        scale = by_part(d * (0.5 + (word[..., 0] >> 28).astype(np.float32)) * np.float32(0.25), 4)
+    elif kind == "iq2_xs":
+        q = words(b[:, 2:66], "<u2")
+        points, sign = GRIDS[kind][q & 511], seven_signs(q >> 9)
+        scale = by_part(d * (0.5 + fields(b[:, 66:], 4, 1).astype(np.float32)) * np.float32(0.25), 2)
+    elif kind == "iq2_s":
+        points = GRIDS[kind][b[:, 2:34] | fields(b[:, 66:74], 2, 1).astype(np.int64) << 8]
+        sign = signs(b[:, 34:66])
+        scale = by_part(d * (0.5 + fields(b[:, 74:], 4, 1).astype(np.float32)) * np.float32(0.25), 2)
+    elif kind == "iq3_xxs":
+        word = words(b[:, 66:], "<u4")
+        points = GRIDS[kind][b[:, 2:66]].reshape(-1, 32, 8)
+        sign = seven_signs(word[..., None] >> by_word).reshape(-1, 32, 8)
+        scale = by_part(d * (0.5 + (word >> 28).astype(np.float32)) * np.float32(0.5), 4)
+    elif kind == "iq3_s":
+        points = GRIDS[kind][b[:, 2:66] | fields(b[:, 66:74], 1, 1).astype(np.int64) << 8].reshape(-1, 32, 8)
+        sign = signs(b[:, 74:106])
+        scale = by_part(d * (1 + 2 * fields(b[:, 106:], 4, 1).astype(np.float32)), 4)
+    else:  # A point of IQ1 is moved by 1/8, up or down.
+        if kind == "iq1_s":
+            high = words(b[:, 34:], "<u2")
+            scale = by_part(d * (2 * (high >> 12 & 7) + 1).astype(np.float32), 4)
+            index, down = b[:, 2:34] | (high[..., None] >> 3 * np.arange(4) & 7).reshape(-1, 32) << 8, np.repeat(high >> 15, 4, 1)
+        else:
+            tail, high = words(b[:, 48:], "<u2"), fields(b[:, 32:48], 4, 1).astype(np.int64)
+            d = (tail >> 12 << 4 * np.arange(4)).sum(-1, keepdims=True).astype(np.uint16).view(np.float16).astype(np.float32)
+            scale = by_part(d * (2 * (tail[..., None] >> 3 * np.arange(4) & 7) + 1).reshape(-1, 16).astype(np.float32), 2)
+            index, down = b[:, :32] | (high & 7) << 8, high >> 3
+        points, sign = GRIDS["iq1"][index] + np.where(down == 1, np.float32(-0.125), np.float32(0.125))[..., None], 1
+    return scale * points * sign
 
 
 def k_super_block(kind, b, d):

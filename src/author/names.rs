@@ -15,8 +15,8 @@ use crate::plan::keys;
 use crate::plan::names::{self, Choices};
 use crate::plan::ops::describe;
 use crate::spec::Spec;
-use crate::spec::hparams::StackNames;
 use crate::spec::map::{DropRule, Each, Map, Op, Rule};
+use crate::spec::names::StackNames;
 use crate::spec::template::Template;
 
 /// A mapping as names, as `llmstd spec map` prints it.
@@ -145,8 +145,8 @@ impl NameMap {
             spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
         let keys = keys::read(spec, map, arch, config)?;
         let stack = arch.stacks.first().map(String::as_str);
-        let names =
-            StackNames { hparams: &keys.hparams, tokens: Some(&keys.tokens), stack, layer: None };
+        let whole = spec.complete_hparams(&keys.hparams);
+        let names = StackNames { hparams: &whole, tokens: Some(&keys.tokens), stack, layer: None };
         // The names of a file are here, its shapes are not: counts have the limits of a config.
         let backing = Backing::config_alone();
         let choices = match file {

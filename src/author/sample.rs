@@ -19,10 +19,10 @@ use self::make::sample;
 use super::tiny::{self, Change, Tiny};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::package::{Model, Provenance};
+use crate::package::{Hparams, Model, Provenance};
 use crate::plan::{self, export};
 use crate::spec::Spec;
-use crate::spec::map::Map;
+use crate::spec::map::{Map, Rule};
 
 pub(crate) use self::check::AsPlanned;
 pub use self::choose::unused;
@@ -78,6 +78,7 @@ pub fn samples(spec: &Spec, map: &Map, start: Option<&Json>) -> Result<Vec<Sampl
     let mut found = Vec::new();
     let mut covered = BTreeSet::new();
     let mut problem = None;
+    let mut seen: Vec<Hparams> = Vec::new();
     // The plainest comes first, whatever it covers.
     let mut consider = |label: &str, config: &Json, covered: &mut BTreeSet<Part>| {
         let mut any = false;
@@ -110,17 +111,40 @@ pub fn samples(spec: &Spec, map: &Map, start: Option<&Json>) -> Result<Vec<Sampl
             let config = change.apply(&base.config);
             let Ok(keys) = read(spec, map, &config) else { continue };
             if !tiny::alike(&keys.hparams, &base.keys.hparams) {
-                consider(&change.to_string(), &config, &mut covered);
+                if !seen.iter().any(|seen| tiny::alike(seen, &keys.hparams)) {
+                    consider(&change.to_string(), &config, &mut covered);
+                    seen.push(keys.hparams.clone());
+                }
                 useful.push((change, Tiny { config, keys }));
             } else {
                 silent.push(change);
             }
         }
-        // Those first that say something which the conditions of the rules left over ask for.
-        let asked: BTreeSet<&str> = unused_rules(spec, map, &covered)
+        // Those first that say something which the conditions of the rules left over ask for, and
+        // those of the tensors that they make.
+        let left: Vec<&Rule> = unused_rules(spec, map, &covered).collect();
+        let of_tensors =
+            spec.arch(&map.arch).into_iter().flat_map(|arch| &arch.tensors).filter(|group| {
+                let mut names = group.names.iter();
+                names.any(|name| {
+                    left.iter()
+                        .any(|rule| rule.to.iter().any(|to| to.matches(&name.text).is_some()))
+                })
+            });
+        let of_tensors = of_tensors.filter_map(|group| group.when.as_ref());
+        let asked: BTreeSet<&str> = left
+            .iter()
             .filter_map(|rule| rule.when.as_ref())
+            .chain(of_tensors)
             .flat_map(|when| when.names())
             .collect();
+        // One that says nothing alone may say it beside another.
+        let is_asked = |change: &Change| {
+            let mut rules = map.keys.iter().filter(|rule| asked.contains(rule.to.as_str()));
+            rules.any(|rule| rule.from.contains(&change.path))
+        };
+        let (near, far): (Vec<_>, Vec<_>) = silent.into_iter().partition(is_asked);
+        let silent: Vec<Change> = near.into_iter().chain(far).collect();
         let says = |change: &Change, tiny: &Tiny| {
             asked.iter().any(|name| match name.strip_prefix("config.") {
                 Some(path) => change.path == path,
@@ -128,7 +152,7 @@ pub fn samples(spec: &Spec, map: &Map, start: Option<&Json>) -> Result<Vec<Sampl
             })
         };
         // Of a rule without a condition the architecture says when it acts: any change may matter.
-        let is_open = unused_rules(spec, map, &covered).any(|rule| rule.when.is_none());
+        let is_open = left.iter().any(|rule| rule.when.is_none());
         let (near, far): (Vec<_>, Vec<_>) =
             useful.iter().partition(|(change, tiny)| says(change, tiny));
         // Of two one may say nothing without the other.
@@ -150,11 +174,14 @@ pub fn samples(spec: &Spec, map: &Map, start: Option<&Json>) -> Result<Vec<Sampl
                 break;
             }
             let config = second.apply(&tiny.config);
-            if read(spec, map, &config).is_ok()
-                && consider(&format!("{first} {second}"), &config, &mut covered)
-            {
+            let Ok(keys) = read(spec, map, &config) else { continue };
+            if seen.iter().any(|seen| tiny::alike(seen, &keys.hparams)) {
+                continue;
+            }
+            if consider(&format!("{first} {second}"), &config, &mut covered) {
                 is_whole = unused(spec, map, &covered).is_empty();
             }
+            seen.push(keys.hparams);
         }
     }
     Ok(found)

@@ -4,6 +4,8 @@
 //! and numbers are written as ECMAScript writes the double that is nearest to them. So `1` and
 //! `1.0` are the same text, and integers beyond 2^53 are not told apart: the standard has none.
 
+use std::io::{self, BufWriter, Write};
+
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -17,12 +19,29 @@ pub fn text<T: Serialize + ?Sized>(value: &T) -> String {
     serde_json_canonicalizer::to_string(&value).expect("a JSON value has only finite numbers")
 }
 
-/// The SHA-256 of the canonical text of a value, in hex.
+/// The SHA-256 of the canonical text of a value, in hex. The text is hashed as it is made.
 ///
 /// # Panics
 /// As [`text`].
-pub fn sha256<T: Serialize + ?Sized>(value: &T) -> String {
-    crate::base::hex::encode(&Sha256::digest(text(value).as_bytes()))
+pub fn sha256<T: Serialize>(value: &T) -> String {
+    let mut hasher = BufWriter::with_capacity(1 << 16, Hasher(Sha256::new()));
+    serde_json_canonicalizer::to_writer(value, &mut hasher)
+        .expect("hashed types have string keys and finite numbers");
+    let hasher = hasher.into_inner().unwrap_or_else(|_| unreachable!("a hash takes every byte"));
+    crate::base::hex::encode(&hasher.0.finalize())
+}
+
+struct Hasher(Sha256);
+
+impl Write for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -47,6 +47,10 @@ pub struct Diagnostic {
     /// What to do now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
+    /// In reports: the same for the same fault at the same place from run to run, and for findings
+    /// that are alike; SARIF and GitLab have it too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
 }
 
 /// Why a checkpoint was refused, as `--format json` prints it.
@@ -94,6 +98,7 @@ impl Diagnostic {
             expected: None,
             found: None,
             help: None,
+            fingerprint: None,
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
@@ -82,6 +83,15 @@ pub fn error(text: &[u8], base: u64, err: &serde_json::Error) -> Error {
     let place = format!(" at line {} column {}", err.line(), err.column());
     let message = message.strip_suffix(&place).unwrap_or(&message);
     Error::malformed(base.saturating_add(offset as u64), format!("JSON: {message}"))
+}
+
+/// Any JSON, read as [`parse`] reads it, inside of a type of serde.
+pub struct StrictJson(pub Value);
+
+impl<'de> Deserialize<'de> for StrictJson {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<StrictJson, D::Error> {
+        Strict.deserialize(deserializer).map(StrictJson)
+    }
 }
 
 struct Strict;

@@ -5,15 +5,22 @@
 //! source says so.
 
 use std::collections::BTreeMap;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::Read as _;
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use memmap2::Mmap;
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::mirror::{self, Mirrored};
+
+mod bytes;
+mod state;
+
+use self::bytes::{Archive, Bytes, read_at};
+use self::state::{State, changed};
 
 /// One file of a [`Source`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,54 +80,25 @@ struct Layout {
     home: Option<PathBuf>,
     /// The bytes of files that are read as if they were these.
     replaced: BTreeMap<String, Vec<u8>>,
+    /// The archive that has the files, where they are no files of a folder.
+    archive: Option<Arc<Archive>>,
 }
 
 struct Mapped {
     name: String,
     path: PathBuf,
     bytes: Bytes,
+    /// Where its bytes come from, of a file that lies elsewhere.
+    mirrored: Option<Partial>,
     /// What the file was when it was opened; `None` of bytes that no file holds.
     state: Option<State>,
 }
 
-/// What tells that a file is still the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct State {
-    len: u64,
-    modified: Option<SystemTime>,
-    /// The device and the number of the file on it, where the system has that.
-    identity: Option<(u64, u64)>,
-}
-
-impl State {
-    fn of(metadata: &Metadata) -> State {
-        #[cfg(unix)]
-        let identity = {
-            use std::os::unix::fs::MetadataExt as _;
-            Some((metadata.dev(), metadata.ino()))
-        };
-        #[cfg(not(unix))]
-        let identity = None;
-        State { len: metadata.len(), modified: metadata.modified().ok(), identity }
-    }
-
-    /// What happened to a file that is `now` this.
-    fn difference(self, now: State) -> Option<String> {
-        Some(match now {
-            now if now == self => return None,
-            now if now.identity != self.identity => "another file has its name now".to_owned(),
-            now if now.len != self.len => {
-                format!("it had {} bytes and has {} now", self.len, now.len)
-            }
-            _ => "it was written to".to_owned(),
-        })
-    }
-}
-
-enum Bytes {
-    /// The map, and the file, which is read where bytes are only copied.
-    Mapped(Mmap, File),
-    Owned(Vec<u8>),
+/// A file that is fetched as it is read.
+struct Partial {
+    file: Mirrored,
+    /// So many of its first bytes are there from the start.
+    prefix: usize,
 }
 
 impl Source {
@@ -140,7 +118,13 @@ impl Source {
         Source {
             root: PathBuf::new(),
             no_follow: true,
-            files: vec![Mapped { name: name.to_owned(), path: name.into(), bytes, state: None }],
+            files: vec![Mapped {
+                name: name.to_owned(),
+                path: name.into(),
+                bytes,
+                mirrored: None,
+                state: None,
+            }],
             layout: Arc::default(),
         }
     }
@@ -158,7 +142,58 @@ impl Source {
     /// Looks names up in the folder `home` first, a path below the root or an absolute one, and takes
     /// these bytes for the files of these names.
     pub fn lay_out(&mut self, home: &Path, replaced: BTreeMap<String, Vec<u8>>) {
-        self.layout = Arc::new(Layout { home: Some(home.into()), replaced });
+        let archive = self.layout.archive.clone();
+        self.layout = Arc::new(Layout { home: Some(home.into()), replaced, archive });
+    }
+
+    /// The input whose files are the members of one of the files here, at these ranges of it or of what it
+    /// is `unpacked`. Their paths are those below the archive.
+    ///
+    /// # Errors
+    /// A member passes the end.
+    pub fn into_members(
+        mut self,
+        file: FileId,
+        unpacked: Option<Vec<u8>>,
+        members: BTreeMap<String, Range<u64>>,
+    ) -> Result<Source> {
+        let Mapped { path, bytes, state, .. } = self.files.swap_remove(file.0 as usize);
+        let bytes = unpacked.map_or(bytes, Bytes::Owned);
+        let n = bytes.slice().len();
+        let place = |(name, range): (String, Range<u64>)| {
+            let start = usize::try_from(range.start).ok();
+            let range = start.zip(usize::try_from(range.end).ok());
+            match range.filter(|(start, end)| start <= end && *end <= n) {
+                Some((start, end)) => Ok((name, start..end)),
+                None => {
+                    let message = format!("the member {name:?} passes the end of the archive");
+                    Err(Error::new(ErrorKind::Malformed, message).in_file(&path))
+                }
+            }
+        };
+        let members = members.into_iter().map(place).collect::<Result<_>>()?;
+        let archive = Archive { path: path.clone(), bytes, state, members };
+        let layout = Layout { archive: Some(Arc::new(archive)), ..Layout::default() };
+        let no_follow = self.no_follow;
+        Ok(Source { root: path, files: Vec::new(), no_follow, layout: Arc::new(layout) })
+    }
+
+    /// Whether there is a file of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.member(name).is_some() || self.place(name).is_file()
+    }
+
+    /// Where a name is in the archive.
+    fn member(&self, name: &str) -> Option<(&Arc<Archive>, &Range<usize>)> {
+        let archive = self.layout.archive.as_ref()?;
+        let own = || archive.members.get(name);
+        let home = self.layout.home.as_ref().map(|home| home.join(name));
+        // A folder that is elsewhere comes first.
+        if home.as_ref().is_some_and(|path| path.is_absolute() && path.is_file()) {
+            return None;
+        }
+        let at_home = home.and_then(|path| archive.members.get(path.to_str()?));
+        at_home.or_else(own).map(|range| (archive, range))
     }
 
     /// Where the file of a name is.
@@ -195,6 +230,17 @@ impl Source {
             let bytes = bytes.clone();
             return Ok(self.add_bytes(name, bytes));
         }
+        if let Some((archive, range)) = self.member(name) {
+            let bytes = Bytes::Part(Arc::clone(archive), range.clone());
+            let (path, state) = (archive.path.join(name), archive.state);
+            return Ok(self.push(Mapped {
+                name: name.to_owned(),
+                path,
+                bytes,
+                mirrored: None,
+                state,
+            }));
+        }
         let path = self.place(name);
         if self.no_follow
             && let Some(target) = self.leads_out(name)?
@@ -213,6 +259,9 @@ impl Source {
     /// # Errors
     /// There is no such file.
     pub fn leads_out(&self, name: &str) -> Result<Option<PathBuf>> {
+        if self.member(name).is_some() {
+            return Ok(None);
+        }
         let path = self.place(name);
         let root = if self.root.as_os_str().is_empty() { Path::new(".") } else { &self.root };
         let canonical_root =
@@ -251,10 +300,18 @@ impl Source {
         if !metadata.is_file() {
             return Err(Error::new(ErrorKind::Io, "is not a regular file").in_file(&path));
         }
+        let mirrored = match mirror::find(&path) {
+            Some(file) => {
+                let prefix = usize::try_from(file.open()?).unwrap_or(usize::MAX);
+                Some(Partial { file, prefix })
+            }
+            None => None,
+        };
+        let is_whole = mirrored.as_ref().is_none_or(|of| of.prefix as u64 >= metadata.len());
         let mut file = File::open(&path).map_err(|err| Error::io(&path, "open", err))?;
         let metadata = file.metadata().map_err(|err| Error::io(&path, "look at", err))?;
         let state = State::of(&metadata);
-        let bytes = if metadata.len() <= MAX_READ_LEN {
+        let bytes = if metadata.len() <= MAX_READ_LEN && is_whole {
             let mut bytes = Vec::with_capacity(metadata.len() as usize);
             let read = file.by_ref().take(MAX_READ_LEN + 1).read_to_end(&mut bytes);
             read.map_err(|err| Error::io(&path, "read", err))?;
@@ -269,17 +326,32 @@ impl Source {
             let map = unsafe { Mmap::map(&file) };
             Bytes::Mapped(map.map_err(|err| Error::io(&path, "map", err))?, file)
         };
+        Ok(self.push(Mapped { name, path, bytes, mirrored, state: Some(state) }))
+    }
+
+    fn push(&mut self, file: Mapped) -> FileId {
         let id = FileId(u32::try_from(self.files.len()).unwrap_or(u32::MAX));
-        self.files.push(Mapped { name, path, bytes, state: Some(state) });
-        Ok(id)
+        self.files.push(file);
+        id
     }
 
     /// Adds bytes that no file holds as they are, under the name they are told of by.
     pub fn add_bytes(&mut self, name: &str, bytes: Vec<u8>) -> FileId {
-        let id = FileId(u32::try_from(self.files.len()).unwrap_or(u32::MAX));
         let (name, path) = (name.to_owned(), self.place(name));
-        self.files.push(Mapped { name, path, bytes: Bytes::Owned(bytes), state: None });
-        id
+        let bytes = Bytes::Owned(bytes);
+        self.push(Mapped { name, path, bytes, mirrored: None, state: None })
+    }
+
+    /// Where bytes lie that were borrowed from one of the files; `None` of others, and of none.
+    pub fn extent_of(&self, bytes: &[u8]) -> Option<Extent> {
+        let start = bytes.as_ptr().addr();
+        self.files().find_map(|file| {
+            let all = self.all(file);
+            let offset = start.checked_sub(all.as_ptr().addr())?;
+            let is_inside = !bytes.is_empty() && offset.checked_add(bytes.len())? <= all.len();
+            let (start, len) = (offset as u64, bytes.len() as u64);
+            is_inside.then_some(Extent { file, start, len })
+        })
     }
 
     /// Copies bytes of a mapped file by reading them anew: of a file that was truncated that is an
@@ -288,18 +360,16 @@ impl Source {
     /// # Errors
     /// The file is shorter by now, or the system refuses. `bytes` and `into` have one length.
     pub fn copy(&self, bytes: &[u8], into: &mut [u8]) -> Result<()> {
-        let start = bytes.as_ptr().addr();
-        let place = self.files.iter().find_map(|file| {
-            let Bytes::Mapped(map, handle) = &file.bytes else { return None };
-            let offset = start.checked_sub(map.as_ptr().addr())?;
-            let is_inside = offset.checked_add(bytes.len())? <= map.len();
-            is_inside.then_some((file, handle, offset))
+        let place = self.extent_of(bytes).and_then(|extent| {
+            let file = self.file(extent.file);
+            let (handle, start) = file.bytes.on_disk()?;
+            Some((file, handle, start + extent.start))
         });
         let Some((file, handle, offset)) = place else {
             into.copy_from_slice(bytes);
             return Ok(());
         };
-        read_at(handle, into, offset as u64).map_err(|err| match err.kind() {
+        read_at(handle, into, offset).map_err(|err| match err.kind() {
             std::io::ErrorKind::UnexpectedEof => changed(&file.path, "it is shorter now"),
             _ => Error::io(&file.path, "read", err),
         })
@@ -312,13 +382,18 @@ impl Source {
     /// One was changed, or cannot be looked at any more.
     pub fn check_unchanged(&self) -> Result<()> {
         for file in &self.files {
-            let Some(state) = file.state else { continue };
-            let metadata = file.path.metadata().map_err(|err| match err.kind() {
-                std::io::ErrorKind::NotFound => changed(&file.path, "it is gone"),
-                _ => Error::io(&file.path, "look at it again", err),
+            // What comes from elsewhere is held to what it was with each answer.
+            let Some(state) = file.state.filter(|_| file.mirrored.is_none()) else { continue };
+            let path = match &file.bytes {
+                Bytes::Part(archive, _) => &archive.path,
+                _ => &file.path,
+            };
+            let metadata = path.metadata().map_err(|err| match err.kind() {
+                std::io::ErrorKind::NotFound => changed(path, "it is gone"),
+                _ => Error::io(path, "look at it again", err),
             })?;
             if let Some(what) = state.difference(State::of(&metadata)) {
-                return Err(changed(&file.path, &what));
+                return Err(changed(path, &what));
             }
         }
         Ok(())
@@ -344,6 +419,11 @@ impl Source {
         self.file(file).state.is_some()
     }
 
+    /// Whether it is a file of the disk, and no member of one and no bytes that were added.
+    pub fn is_on_disk(&self, file: FileId) -> bool {
+        self.is_file(file) && !matches!(self.file(file).bytes, Bytes::Part(..))
+    }
+
     /// A file's name, relative to the input's folder.
     pub fn name(&self, file: FileId) -> &str {
         &self.file(file).name
@@ -354,25 +434,41 @@ impl Source {
         &self.file(file).path
     }
 
-    /// All of a file.
+    /// All of a file; of one that is fetched as it is read, the first bytes: its header.
     pub fn bytes(&self, file: FileId) -> &[u8] {
-        match &self.file(file).bytes {
-            Bytes::Mapped(map, _) => map,
-            Bytes::Owned(bytes) => bytes,
+        let all = self.all(file);
+        match &self.file(file).mirrored {
+            Some(partial) => &all[..partial.prefix.min(all.len())],
+            None => all,
         }
+    }
+
+    /// All of a file, fetched if need be.
+    ///
+    /// # Errors
+    /// It cannot be fetched.
+    pub fn whole(&self, file: FileId) -> Result<&[u8]> {
+        self.slice(self.extent(file))
+    }
+
+    fn all(&self, file: FileId) -> &[u8] {
+        self.file(file).bytes.slice()
     }
 
     /// The extent of a whole file.
     pub fn extent(&self, file: FileId) -> Extent {
-        Extent { file, start: 0, len: self.bytes(file).len() as u64 }
+        Extent { file, start: 0, len: self.all(file).len() as u64 }
     }
 
     /// The bytes of an extent, or an error if the file is shorter than it says.
     ///
     /// # Errors
-    /// The extent passes the end of its file.
+    /// The extent passes the end of its file, or its bytes cannot be fetched.
     pub fn slice(&self, extent: Extent) -> Result<&[u8]> {
-        let bytes = self.bytes(extent.file);
+        let bytes = self.all(extent.file);
+        if let Some(partial) = &self.file(extent.file).mirrored {
+            partial.file.fetch(extent.start..extent.end())?;
+        }
         let start = usize::try_from(extent.start).ok();
         let end = extent.start.checked_add(extent.len).and_then(|end| usize::try_from(end).ok());
         start.zip(end).and_then(|(start, end)| bytes.get(start..end)).ok_or_else(|| {
@@ -381,23 +477,4 @@ impl Source {
             Error::malformed(extent.start, message).in_file(self.path(extent.file))
         })
     }
-}
-
-#[cfg(unix)]
-fn read_at(file: &File, into: &mut [u8], offset: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, into, offset)
-}
-
-#[cfg(not(unix))]
-fn read_at(file: &File, into: &mut [u8], offset: u64) -> std::io::Result<()> {
-    use std::io::{Seek as _, SeekFrom};
-    let mut file = file.try_clone()?;
-    file.seek(SeekFrom::Start(offset))?;
-    file.read_exact(into)
-}
-
-/// The error for a file that did not stay what it was.
-fn changed(path: &Path, what: &str) -> Error {
-    let message = format!("changed while it was read: {what}; try again when nothing writes to it");
-    Error::new(ErrorKind::Io, message).in_file(path)
 }

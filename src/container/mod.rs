@@ -6,4 +6,5 @@ pub mod msgpack;
 pub mod ocdbt;
 pub mod protobuf;
 pub mod sstable;
+pub mod tar;
 pub mod zip;

@@ -22,7 +22,8 @@ use crate::package::{
     MODEL_FILE, Model, Provenance, SOURCE_SCHEMA, Task, Value, WayBack,
 };
 use crate::plan::import::{self, Import};
-use crate::plan::program::{Content, Make, Output, whole};
+use crate::plan::program::{Content, Make, Output};
+use crate::plan::whole::whole;
 use crate::plan::{self, Decode, Facts, Tensors, aliases, dialect, export, generic, typed};
 use crate::rule::view::{PackageView, Stored};
 use crate::rule::{self, Selection};
@@ -111,7 +112,12 @@ pub(crate) fn canonical(
     });
     let mut provenance = Provenance {
         schema: SOURCE_SCHEMA.to_owned(),
-        format: if request.generic { "generic" } else { format }.to_owned(),
+        format: match dialect {
+            _ if request.generic => "generic",
+            Some(dialect) => dialect.recorded(),
+            None => format,
+        }
+        .to_owned(),
         container: opened.checkpoint.format.to_owned(),
         map: None,
         tool: concat!("llmstd ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -171,11 +177,16 @@ pub(crate) fn canonical(
             .help("put the model's config.json beside them, name its folder with --config, or keep names and bytes with --generic")
             .into());
     };
+    let packed = match dialect {
+        Some(dialect) if dialect.apart => opened.logical()?,
+        _ => None,
+    };
+    let stored = packed.as_ref().unwrap_or(&opened.checkpoint);
     let mut translated = match dialect {
         Some(dialect) => {
             let facts = Bytes(&opened.source);
             let same = |left: &Tensor, right: &Tensor| facts.equal(left, right);
-            let mut translated = dialect::read(dialect, &opened.checkpoint, &same)?;
+            let mut translated = dialect::read(dialect, stored, &same)?;
             findings.extend(dialect::trim(dialect, &mut translated, &config));
             Some(translated)
         }
@@ -323,6 +334,10 @@ pub(crate) fn config_of(
     let inner = inner.and_then(|text| Some((serde_json::from_str(&text).ok()?, text)));
     let stated = match inner {
         Some(inner) => Some(inner),
+        None if own.file.ends_with(".yaml") => opened.yaml(&own.file)?.map(|config| {
+            let text = config.to_string();
+            (config, text)
+        }),
         None => opened.json(&own.file)?.zip(opened.text(&own.file)?),
     };
     let Some((config, text)) = stated else {
@@ -438,7 +453,10 @@ fn embedding_task(
     hparams: &Hparams,
     findings: &mut Vec<Diagnostic>,
 ) -> Result<Option<Task>> {
-    let Some(modules) = sentence_transformers::read(opened, findings)? else { return Ok(None) };
+    let Some(modules) = sentence_transformers::read(&mut |path| opened.json(path), findings)?
+    else {
+        return Ok(None);
+    };
     let hidden = match hparams.get("hidden_size") {
         Some(Value::Int(int)) => u64::try_from(*int).ok(),
         _ => None,

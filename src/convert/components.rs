@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::foreign::inside;
-use super::package::generic_copies;
+use super::copies::generic_copies;
+use super::destination::inside;
 use super::request::Failure;
 use super::sidecar::Carried;
 use crate::base::diagnostic::Diagnostic;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -245,4 +245,16 @@ fn is_same(left: &Path, right: &Path) -> bool {
     }
     #[cfg(not(unix))]
     false
+}
+
+/// A folder below another one, which is made; the path comes from a file and stays inside.
+pub(super) fn inside(folder: &Path, path: &str) -> Result<PathBuf> {
+    let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+    if !plain || path.is_empty() {
+        let message = format!("the path {path:?} does not stay inside the folder");
+        return Err(Error::new(ErrorKind::Malformed, message).in_file(folder));
+    }
+    let path = folder.join(path);
+    fs::create_dir_all(&path).map_err(|err| Error::io(&path, "create the folder", err))?;
+    Ok(path)
 }

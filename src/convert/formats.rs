@@ -68,7 +68,9 @@ pub fn formats(spec: &Spec) -> FormatListing {
             maps.map(|map| map.arch.clone()).collect::<BTreeSet<_>>()
         };
         let dialects = spec.dialects.iter().filter(|of| of.format == format.dialect);
+        let (apart, dialects): (Vec<_>, Vec<_>) = dialects.partition(|of| of.apart);
         let mut maps: Vec<ListedNames> = dialects
+            .into_iter()
             .map(|dialect| {
                 let of = mapped(&dialect.of);
                 let written = of.iter().filter(|arch| dialect.writes(arch)).cloned().collect();
@@ -92,6 +94,12 @@ pub fn formats(spec: &Spec) -> FormatListing {
                 written,
             }));
         }
+        maps.extend(apart.into_iter().map(|dialect| ListedNames {
+            id: dialect.id.clone(),
+            by_rule: false,
+            read: mapped(&dialect.of).into_iter().filter(|arch| dialect.writes(arch)).collect(),
+            written: Vec::new(),
+        }));
         ListedFormat {
             id: format.id.to_owned(),
             name: format.name.to_owned(),

@@ -177,7 +177,7 @@ fn add_tokenizer(
             let mut source = opened.source.again();
             let file = source.add(name)?;
             source.check_unchanged()?;
-            Ok(source.bytes(file).to_vec())
+            Ok(source.whole(file)?.to_vec())
         };
         read().map(Some).map_err(|err: Error| {
             let told = Error::new(err.kind(), err.message());

@@ -102,7 +102,7 @@ pub(super) fn files(opened: &Opened, carried: &[String]) -> Result<Vec<Diagnosti
         let Some(entry) = manifest.files.iter().find(|file| file.path == *name) else { continue };
         let mut source = opened.source.again();
         let file = source.add(name)?;
-        let sha256 = hex::encode(&Sha256::digest(source.bytes(file)));
+        let sha256 = hex::encode(&Sha256::digest(source.whole(file)?));
         if entry.sha256 != sha256 {
             let message =
                 format!("{name} is not the file that the manifest says; it is carried over");

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
+use super::destination::inside;
 use super::destination::{mark, replaceable, stage};
-use super::foreign::{inside, write_modules};
+use super::modules::write_modules;
 use super::report::{Report, report};
 use super::request::{Failure, Request};
 use super::sidecar::{carry, write_file};

@@ -3,20 +3,25 @@
 mod canonical;
 mod check;
 pub(crate) mod components;
+mod copies;
 mod destination;
+mod export;
 mod foreign;
 pub mod formats;
 pub(crate) mod gguf;
 mod intact;
 mod job;
 pub mod migrate;
+mod modules;
 mod package;
+mod ranks;
 mod read;
 mod report;
 mod request;
 mod same;
 mod sidecar;
 pub mod target;
+mod unit;
 pub mod units;
 mod verify;
 mod words;
@@ -29,13 +34,13 @@ use crate::folder::Opened;
 
 pub use self::canonical::model_of;
 pub(crate) use self::canonical::{canonical, canonical_or_decoded, config_of, written_files};
+pub(crate) use self::copies::generic_copies;
 pub(crate) use self::intact::stored_checksums;
-pub(crate) use self::package::generic_copies;
 pub use self::read::{read_model, read_provenance};
 pub use self::report::{OutputDifference, ReadRange, Report, TensorReport, Verified};
 pub use self::request::{Failure, Progress, Request, SAFETENSORS, STD, Silent};
 pub(crate) use self::sidecar::sidecar_files;
-pub use self::words::{parse_dtype, parse_quant, parse_size, strip_slash, target};
+pub use self::words::{max_shard_bytes, parse_dtype, parse_quant, parse_size, strip_slash, target};
 
 /// Converts a checkpoint.
 ///

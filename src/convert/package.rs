@@ -1,14 +1,17 @@
 //! Writes packages: of a foreign checkpoint, or of a package anew.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use super::canonical::{Canonical, canonical, encodings};
 use super::components::{self, Components};
+use super::copies::generic_copies;
+use super::destination::inside;
 use super::destination::{replaceable, stage};
-use super::foreign::inside;
 use super::read::{read_buffers, read_provenance, read_whole_model};
 use super::report::{Report, report};
 use super::request::{Failure, Request};
@@ -17,8 +20,8 @@ use super::verify::{check_outputs, verify, verify_same};
 use super::write::{commit, package_shards, write_tensors};
 use super::{check, gguf, units};
 use crate::base::diagnostic::Diagnostic;
-use crate::base::error::Result;
-use crate::checkpoint::{Checkpoint, DType};
+use crate::base::error::{Error, Result};
+use crate::checkpoint::DType;
 use crate::exec::container::Safetensors;
 use crate::exec::write;
 use crate::folder::Opened;
@@ -26,7 +29,7 @@ use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorFacts};
 use crate::package::{
     BUFFERS_FILE, Event, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE, TENSORS_STEM,
 };
-use crate::plan::{self, Decode, Exactness, Step, Tensors};
+use crate::plan::{Decode, Exactness, Step, Tensors};
 
 pub(super) fn to_std(
     opened: &mut Opened,
@@ -174,24 +177,6 @@ pub(super) fn repack(
     Ok(report)
 }
 
-/// The tensors of a checkpoint as they are, under their own names.
-pub(crate) fn generic_copies(checkpoint: &Checkpoint) -> std::result::Result<Tensors, Failure> {
-    let mut tensors = Tensors::default();
-    for tensor in &checkpoint.tensors {
-        let (expr, dtype) = tensors
-            .read(tensor)
-            .map_err(|why| Diagnostic::error("P017", format!("`{}`: {why}", tensor.name)))?;
-        let step = Step {
-            name: tensor.name.clone(),
-            from: vec![tensor.name.clone()],
-            ops: "copy".to_owned(),
-            class: Exactness::Exact,
-        };
-        tensors.write(&tensor.name, expr, dtype, plan::Options::default(), step)?;
-    }
-    Ok(tensors)
-}
-
 struct Package<'a> {
     model: &'a Model,
     provenance: Option<&'a Provenance>,
@@ -277,6 +262,9 @@ fn write_package(
             })
             .collect(),
     });
-    write_file(&folder.join(MANIFEST_FILE), manifest.to_text().as_bytes())?;
+    let path = folder.join(MANIFEST_FILE);
+    let cannot = |err| Error::io(&path, "write", err);
+    let mut file = BufWriter::new(File::create(&path).map_err(cannot)?);
+    manifest.write(&mut file).and_then(|()| file.flush()).map_err(cannot)?;
     Ok(())
 }

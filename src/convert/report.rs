@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::request::Request;
 use super::sidecar::left_behind;
-use super::units::UnitsReport;
 use crate::base::diagnostic::Diagnostic;
 use crate::exec::staging::free_space;
 use crate::exec::write;
@@ -123,6 +122,8 @@ pub struct Verified {
     /// The greatest difference of two numbers of those that were changed; absent where none was
     /// computed.
     pub max_difference: Option<f64>,
+    /// Those of the equal ones whose rows of padding are left out: the rows of the model are equal.
+    pub padded: Vec<String>,
     /// Tensors that are not written, each told of by a finding.
     pub left_out: Vec<String>,
     /// Hyperparameters that the written format does not keep as they are.
@@ -199,4 +200,34 @@ pub(super) fn report(
         units: None,
         findings,
     }
+}
+
+/// The shards of a conversion, and what tells its plan from others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UnitsReport {
+    /// The SHA-256 over this program's version, the standard, the files of the source, and how each
+    /// tensor is made and where it is put. Units of another plan are not joined.
+    pub digest: String,
+    /// The arguments of the run that made the plan; each unit is planned by them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arguments: Vec<String>,
+    /// The shards.
+    pub shards: Vec<ShardReport>,
+    /// The shards that this run made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub made: Vec<String>,
+    /// The shards of its share that were there already.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
+}
+
+/// One file of tensors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ShardReport {
+    /// Its name.
+    pub name: String,
+    /// How many tensors it has.
+    pub tensors: u64,
+    /// The bytes of these.
+    pub bytes: u64,
 }

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::target::Ranks;
-use super::units::Units;
+use super::ranks::Ranks;
+use super::unit::Units;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, Result};
+use crate::exec::write;
 use crate::plan;
 use crate::spec::Spec;
 
@@ -74,6 +75,15 @@ impl<'a> Request<'a> {
             cancel: None,
             progress: &Silent,
         }
+    }
+
+    /// How files are written, and who reports how far it is.
+    pub(super) fn write_options(
+        &self,
+        hash_files: bool,
+        progress: &'a (dyn Fn(u64) + Sync),
+    ) -> write::Options<'a> {
+        write::Options { n_threads: self.n_threads, hash_files, progress, cancel: self.cancel }
     }
 
     /// # Errors

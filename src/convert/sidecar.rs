@@ -31,7 +31,7 @@ pub(super) type Carried = (u64, [u8; 32], Option<Vec<u8>>);
 pub(super) fn carry(opened: &Opened, folder: &Path, name: &str) -> Result<Carried> {
     let mut source = opened.source.again();
     let file = source.add(name)?;
-    let bytes = source.bytes(file);
+    let bytes = source.whole(file)?;
     source.check_unchanged()?;
     let path = folder.join(name);
     if let Some(parent) = path.parent() {

@@ -3,13 +3,12 @@
 
 use std::path::PathBuf;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::report::Report;
+pub use super::report::{ShardReport, UnitsReport};
 use super::request::{Failure, Request};
-use super::write::write_options;
+pub use super::unit::{Part, Unit, Units};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::hex;
@@ -19,79 +18,6 @@ use crate::exec::write::{Shard, Writer, Written};
 use crate::folder::Opened;
 use crate::manifest::Tool;
 use crate::plan::Tensors;
-
-/// Which part of a conversion is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// The share of one of several units: every so-and-so-many-th shard.
-    Share(Unit),
-    /// What the units made is joined.
-    Finish,
-    /// All of it, with the shards that are there already.
-    All,
-}
-
-/// One of several units.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unit {
-    /// Which one, from 1 on.
-    pub number: u64,
-    /// How many there are.
-    pub count: u64,
-}
-
-impl std::str::FromStr for Unit {
-    type Err = String;
-
-    fn from_str(word: &str) -> std::result::Result<Unit, String> {
-        let numbers = word.split_once('/');
-        let parsed = numbers.and_then(|(number, count)| {
-            Some(Unit { number: number.parse().ok()?, count: count.parse().ok()? })
-        });
-        parsed
-            .filter(|unit| 1 <= unit.number && unit.number <= unit.count)
-            .ok_or_else(|| format!("{word:?} is no unit: write K/N, as 3/16, K from 1 to N"))
-    }
-}
-
-/// How a conversion is done in units.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Units<'a> {
-    /// What is done now.
-    pub part: Part,
-    /// The digest that the plan has to have; any one if there is none.
-    pub digest: Option<&'a str>,
-}
-
-/// The shards of a conversion, and what tells its plan from others.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct UnitsReport {
-    /// The SHA-256 over this program's version, the standard, the files of the source, and how each
-    /// tensor is made and where it is put. Units of another plan are not joined.
-    pub digest: String,
-    /// The arguments of the run that made the plan; each unit is planned by them again.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub arguments: Vec<String>,
-    /// The shards.
-    pub shards: Vec<ShardReport>,
-    /// The shards that this run made.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub made: Vec<String>,
-    /// The shards of its share that were there already.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub kept: Vec<String>,
-}
-
-/// One file of tensors.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ShardReport {
-    /// Its name.
-    pub name: String,
-    /// How many tensors it has.
-    pub tensors: u64,
-    /// The bytes of these.
-    pub bytes: u64,
-}
 
 /// The shards of a plan, and its digest.
 pub(super) fn plan(
@@ -201,7 +127,7 @@ pub(super) fn share(
     let n_bytes = own.iter().map(|number| planned.shards[*number].bytes).sum();
     request.progress.begin("converting", n_bytes);
     let advance = |n_bytes| request.progress.advance(n_bytes);
-    let options = write_options(request, hash_files, &advance);
+    let options = request.write_options(hash_files, &advance);
     let made = Writer::new(&opened.source, &tensors.inputs, &tensors.outputs, shards, container)
         .and_then(|mut writer| store(request, &planned.digest).write(&mut writer, &own, &options));
     request.progress.end();
@@ -249,7 +175,7 @@ pub(super) fn join(
         );
         return Err(Diagnostic::error("P050", message).help(help).into());
     }
-    let options = write_options(request, hash_files, advance);
+    let options = request.write_options(hash_files, advance);
     store.write(&mut writer, &missing, &options)?;
     let is_made = |name: &String| names.contains(name);
     let all = planned.shards.iter().map(|shard| shard.name.clone());

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::request::STD;
-use super::target::TARGETS;
+use super::target::{TARGETS, find};
 use crate::checkpoint::DType;
 use crate::encoding::{BLOCK_TYPES, BlockType};
 use crate::format::gguf::types::TYPES;
@@ -88,6 +88,16 @@ pub fn target<'a>(
         )),
         (asked, named) => Ok(asked.or(named).unwrap_or(STD)),
     }
+}
+
+/// The most bytes of tensors in one file of a folder, where nothing else is asked for.
+const MAX_SHARD_BYTES: u64 = 5_000_000_000;
+
+/// The most bytes of tensors in one file, where nothing else is asked for: 5 GB, and no limit for a
+/// destination that is one file.
+pub fn max_shard_bytes(to: &str, destination: &Path) -> Option<u64> {
+    let is_whole = find(to).is_some_and(|of| !of.is_split || of.is_file(destination));
+    (!is_whole).then_some(MAX_SHARD_BYTES)
 }
 
 /// The path of a request's destination without a trailing slash.

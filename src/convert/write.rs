@@ -54,14 +54,6 @@ pub(super) fn package_shards(request: &Request<'_>, tensors: &Tensors) -> Vec<Sh
     write::shards(&tensors.outputs, request.max_shard_bytes, TENSORS_STEM, "safetensors")
 }
 
-pub(super) fn write_options<'a>(
-    request: &Request<'a>,
-    hash_files: bool,
-    progress: &'a (dyn Fn(u64) + Sync),
-) -> write::Options<'a> {
-    write::Options { n_threads: request.n_threads, hash_files, progress, cancel: request.cancel }
-}
-
 #[allow(clippy::too_many_arguments)] // What a file is made of.
 pub(super) fn write_shards(
     opened: &Opened,
@@ -83,7 +75,7 @@ pub(super) fn write_shards(
             }
             _ => {
                 let all: Vec<usize> = (0..shards.len()).collect();
-                writer.write(&all, folder, &write_options(request, hash_files, &advance))?;
+                writer.write(&all, folder, &request.write_options(hash_files, &advance))?;
                 Ok(writer.finish(folder)?)
             }
         }

@@ -14,7 +14,7 @@ use crate::package::{Hparams, Value};
 use crate::plan::layout::Layout;
 use crate::plan::program::{Content, Output, Program};
 use crate::spec::Spec;
-use crate::spec::hparams::StackNames;
+use crate::spec::names::StackNames;
 use crate::version::{Version, Weights};
 
 /// Reads the weights of every tensor that changed: how far the values are apart, and whether they

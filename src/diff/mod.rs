@@ -127,6 +127,10 @@ pub struct Change {
     /// How one tensor's values lie in the other: `transposed`, where the weights were read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layout: Option<String>,
+    /// In reports: the same for the same change from run to run, and for changes that are alike; SARIF
+    /// and GitLab have it too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
 }
 
 impl Change {
@@ -145,6 +149,7 @@ impl Change {
             unproven: false,
             values: None,
             layout: None,
+            fingerprint: None,
         }
     }
 

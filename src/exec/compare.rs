@@ -108,6 +108,18 @@ impl Sums {
 /// # Errors
 /// One of the two cannot be produced, or the numbers of their elements differ.
 pub fn values(a: Operand<'_>, b: Operand<'_>) -> Result<Values> {
+    values_of(a, b, true)
+}
+
+/// As [`values`], where the first tensor may go on behind what the second has.
+///
+/// # Errors
+/// One of the two cannot be produced, or the first has fewer elements.
+pub fn values_of_first(a: Operand<'_>, b: Operand<'_>) -> Result<Values> {
+    values_of(a, b, false)
+}
+
+fn values_of(a: Operand<'_>, b: Operand<'_>, is_whole: bool) -> Result<Values> {
     let (from, to) = (a.output.dtype, b.output.dtype);
     let a = Producer::new(a.source, a.inputs, a.output)?;
     let b = Producer::new(b.source, b.inputs, b.output)?;
@@ -117,8 +129,8 @@ pub fn values(a: Operand<'_>, b: Operand<'_>) -> Result<Values> {
         true => (from.bits() / 8, to.bits() / 8),
         false => (a.unit(), b.unit()),
     };
-    let n = a.len() / unit_a;
-    if n != b.len() / unit_b || (!computes && unit_a != unit_b) {
+    let (n, n_old) = (b.len() / unit_b, a.len() / unit_a);
+    if n_old < n || (is_whole && n_old != n) || (!computes && unit_a != unit_b) {
         return Err(Error::unsupported(format!("comparing {from} values with {to} values")));
     }
     let mut values = Values { elements: n, ..Values::default() };

@@ -53,7 +53,7 @@ pub fn digests_and_files(
     let order = longest_first(outputs);
     // A file is longer than its tensors, and what takes the longest begins first.
     let open = |job: usize, buffer| match files.get(job) {
-        Some(file) => Ok(Bytes::File(source.bytes(*file), buffer)),
+        Some(file) => Ok(Bytes::File(source.whole(*file)?, buffer)),
         None => {
             let output = &outputs[order[job - files.len()]];
             let producer = Producer::new(source, inputs, output)?;

@@ -9,7 +9,8 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
 use crate::checkpoint::Tensor;
 use crate::package::Loss;
-use crate::plan::program::{Content, Input, Output, whole};
+use crate::plan::program::{Content, Input, Output};
+use crate::plan::whole::whole;
 
 /// As much of a tensor is made at once.
 const READ_LEN: u64 = 4 << 20;

@@ -90,7 +90,7 @@ pub fn scan(
 ) -> Result<Vec<FileScan>> {
     let mut streams: Vec<(usize, Option<DType>, &[u8])> = Vec::new();
     for (index, job) in jobs.iter().enumerate() {
-        let bytes = source.bytes(job.file);
+        let bytes = source.whole(job.file)?;
         let mut at = 0;
         for piece in &job.pieces {
             let end = piece.start.checked_add(piece.len);

@@ -26,7 +26,7 @@ pub struct Staging<'a> {
     destination: PathBuf,
     partial: PathBuf,
     /// Holds the lock.
-    _lock: Option<File>,
+    lock: Option<File>,
     /// The file of the folder that the destination is to be; the folder itself if none.
     file: Option<String>,
     existing: Existing<'a>,
@@ -109,7 +109,7 @@ impl<'a> Staging<'a> {
         let stale = remove_stale(&destination);
         let (partial, lock) = create(&destination)?;
         partials().push(partial.clone());
-        Ok(Staging { destination, partial, _lock: lock, file, existing, stale })
+        Ok(Staging { destination, partial, lock, file, existing, stale })
     }
 
     /// The folder to write into.
@@ -166,8 +166,12 @@ impl<'a> Staging<'a> {
 
 impl Drop for Staging<'_> {
     fn drop(&mut self) {
-        // Nothing more can be done about an error here; the name says what the folder is.
-        let _ = remove(&self.partial);
+        if remove(&self.partial).is_err() {
+            // A process that may open no more files lists the folder with the one of the lock. Nothing more
+            // can be done about an error here; the name says what the folder is.
+            self.lock = None;
+            let _ = remove(&self.partial);
+        }
         partials().retain(|partial| *partial != self.partial);
     }
 }

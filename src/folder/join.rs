@@ -1,10 +1,9 @@
 //! Makes one checkpoint of the parts that several files hold.
 
-use std::collections::{HashMap, HashSet};
-
 use serde_json::Value as Json;
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::hash::{HashMap, HashSet};
 use crate::checkpoint::{Checkpoint, Payload, StoredPart, Tensor};
 use crate::encoding::layout::{LAYOUTS, Stored};
 
@@ -14,8 +13,8 @@ pub(super) fn join_parts(entries: &serde_json::Map<String, Json>, checkpoint: &m
     let stored: Vec<Stored<'_>> = tensors.iter().map(Stored::of).collect();
     let index: HashMap<&str, usize> =
         stored.iter().enumerate().map(|(at, tensor)| (tensor.name, at)).collect();
-    let mut wholes: HashMap<usize, Tensor> = HashMap::new();
-    let mut taken: HashSet<usize> = HashSet::new();
+    let mut wholes: HashMap<usize, Tensor> = HashMap::default();
+    let mut taken: HashSet<usize> = HashSet::default();
     for (name, entry) in entries {
         let found = LAYOUTS.packaged(name, entry, &stored, |name| index.get(name).copied());
         let Ok(Some((encoding, places))) = found else { continue };
@@ -64,7 +63,7 @@ impl Joined {
     /// Two parts have one tensor.
     pub(super) fn finish(self) -> Result<Checkpoint> {
         let tensors = &self.checkpoint.tensors;
-        let mut known = HashSet::with_capacity(tensors.len());
+        let mut known = HashSet::with_capacity_and_hasher(tensors.len(), Default::default());
         if let Some(place) = tensors.iter().position(|tensor| !known.insert(tensor.name.as_str())) {
             let file = self.ends.iter().find(|(end, _)| place < *end);
             let (name, file) = (&tensors[place].name, file.map_or("", |(_, file)| file));

@@ -5,6 +5,9 @@ use std::path::Path;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::format::dcp::METADATA_FILE;
 
+/// The config of a foreign folder.
+pub const CONFIG_FILE: &str = "config.json";
+
 /// A file of a folder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FolderFile {
@@ -15,7 +18,10 @@ pub struct FolderFile {
 }
 
 /// Folders with more files than this are not listed.
-const MAX_FILES: usize = 10_000;
+const MAX_FILES: usize = 100_000;
+
+/// Files whose names begin with a dot and that are of checkpoints, one of zarr.
+const HIDDEN: [&str; 2] = [METADATA_FILE, ".zarray"];
 
 /// How deep folders are listed: `1_Pooling/config.json` is at 1.
 const MAX_DEPTH: usize = 3;
@@ -63,7 +69,7 @@ fn walk(folder: &Path, prefix: &str, depth: usize, survey: &mut Survey) -> Resul
             }
         };
         // Repositories and download caches keep their own files in hidden folders.
-        if name.starts_with('.') && name != METADATA_FILE {
+        if name.starts_with('.') && !HIDDEN.contains(&name.as_str()) {
             continue;
         }
         let name = format!("{prefix}{name}");

@@ -1,5 +1,6 @@
 //! Which files of a folder are the checkpoint, and reading them as one.
 
+mod archive;
 mod choose;
 mod index;
 mod join;
@@ -11,6 +12,8 @@ pub mod sentence_transformers;
 mod trainer;
 
 pub use self::choose::shard_number;
+pub use self::index::shards;
+pub use self::list::CONFIG_FILE;
 pub use self::list::{FolderFile, Survey, list, survey};
 pub use self::open::{How, Links, open, open_as, open_with};
-pub use self::opened::{CONFIG_FILE, Opened};
+pub use self::opened::Opened;

@@ -7,8 +7,8 @@ use serde_json::Value as Json;
 
 use super::choose::ending;
 use super::join::Joined;
+use super::list::CONFIG_FILE;
 use super::list::FolderFile;
-use super::opened::CONFIG_FILE;
 use super::sentence_transformers::{self, MODULES_FILE};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;

@@ -5,15 +5,19 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
+use super::archive;
 use super::choose::{Choice, check_no_extra_shard, choose, ending, is_weights};
 use super::index::read_index;
+use super::index::read_part;
 use super::join::{Joined, join_parts};
+use super::list::CONFIG_FILE;
 use super::list::{FolderFile, list};
 use super::modules::{beside, lay_out, read_modules};
-use super::opened::{CONFIG_FILE, Opened};
+use super::opened::Opened;
 use super::trainer::beside_config;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::mirror;
 use crate::base::source::Source;
 use crate::checkpoint::Checkpoint;
 use crate::format::{self, Format, gguf, read_file};
@@ -132,6 +136,10 @@ fn open_any(path: &Path, how: &How<'_>) -> Result<Opened> {
         return Ok(Opened::new(path, source, checkpoint, files, weights));
     }
     let file = source.add_path(path)?;
+    source = match archive::mount(source, file)? {
+        Ok((source, files)) => return open_folder(path, source, files, how),
+        Err(source) => source,
+    };
     let mut checkpoint = read_file(&mut source, file, wanted)?;
     let mut weights = vec![name];
     add_read(&source, &mut weights);
@@ -247,15 +255,6 @@ fn add_read(source: &Source, weights: &mut Vec<String>) {
     weights.extend(added);
 }
 
-pub(super) fn read_part(
-    source: &mut Source,
-    name: &str,
-    wanted: Option<&'static Format>,
-) -> Result<(String, Checkpoint)> {
-    let file = source.add(name).map_err(|err| err.context(&format!("the part `{name}`")))?;
-    Ok((name.to_owned(), read_file(source, file, wanted)?))
-}
-
 /// Whether `model.json` is the standard's: other tools write files of that name too.
 fn is_model_file(folder: &Path) -> Result<bool> {
     let json: Option<Json> = serde_json::from_slice(&read_model_file(folder)?).ok();
@@ -281,6 +280,7 @@ fn read_encodings(folder: &Path, checkpoint: &mut Checkpoint) -> Result<()> {
 
 fn read_model_file(folder: &Path) -> Result<Vec<u8>> {
     let path = folder.join(package::MODEL_FILE);
+    mirror::whole(&path)?;
     std::fs::read(&path).map_err(|err| Error::io(&path, "read", err))
 }
 

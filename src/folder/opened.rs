@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
-use super::list::FolderFile;
+use super::list::{CONFIG_FILE, FolderFile};
 use super::modules::listed;
 use super::sentence_transformers::MODULES_FILE;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::json;
 use crate::base::source::Source;
+use crate::base::yaml;
 use crate::checkpoint::Checkpoint;
 use crate::encoding::layout::{self, LAYOUTS};
 use crate::format;
@@ -33,9 +34,6 @@ pub struct Opened {
     /// The names that files have for tensors that the checkpoint has under other ones.
     pub renamed: BTreeMap<String, String>,
 }
-
-/// The config of a foreign folder.
-pub const CONFIG_FILE: &str = "config.json";
 
 /// A text file that is read whole is not longer than this.
 const MAX_TEXT_LEN: u64 = 256 << 20;
@@ -122,6 +120,16 @@ impl Opened {
             return Err(Error::malformed(0, message).in_file(&path));
         }
         json::parse_python(text.as_bytes(), 0).map(Some).map_err(|err| err.in_file(&path))
+    }
+
+    /// A file of the folder that is YAML, if it is there.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no YAML.
+    pub fn yaml(&mut self, name: &str) -> Result<Option<Json>> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        let path = self.source.place(name);
+        yaml::parse(text.as_bytes()).map(Some).map_err(|err| err.in_file(&path))
     }
 
     /// The checkpoint of a foreign folder with each tensor that is stored as several as the one

@@ -6,7 +6,6 @@
 
 use serde_json::{Value as Json, json};
 
-use super::opened::Opened;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 
@@ -80,18 +79,20 @@ fn each(modules: &Json) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Reads the modules of a folder. What the standard has no place for is told of, and gives none.
+/// Reads the modules of a folder, whose files `json` reads. What the standard has no place for is told of, and gives none.
 ///
 /// # Errors
 /// A file of a module cannot be read.
-pub fn read(opened: &mut Opened, findings: &mut Vec<Diagnostic>) -> Result<Option<Modules>> {
-    let Some(json) = opened.json(MODULES_FILE)? else { return Ok(None) };
+pub fn read(
+    json: &mut dyn FnMut(&str) -> Result<Option<Json>>,
+    findings: &mut Vec<Diagnostic>,
+) -> Result<Option<Modules>> {
+    let Some(modules_json) = json(MODULES_FILE)? else { return Ok(None) };
     let mut modules = Modules::default();
     let listed: Vec<(String, String)> =
-        each(&json).map(|(kind, path)| (kind.to_owned(), path.to_owned())).collect();
+        each(&modules_json).map(|(kind, path)| (kind.to_owned(), path.to_owned())).collect();
     for (kind, path) in listed {
-        let config =
-            opened.json(&format!("{path}/config.json").replace("//", "/"))?.unwrap_or(Json::Null);
+        let config = json(&format!("{path}/config.json").replace("//", "/"))?.unwrap_or(Json::Null);
         let problem = match kind.as_str() {
             "Transformer" => None,
             _ if modules.normalize => Some("it follows the normalization"),

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::choose::{ending, is_weights};
+use super::index::read_part;
+use super::list::CONFIG_FILE;
 use super::list::FolderFile;
-use super::open::read_part;
-use super::opened::CONFIG_FILE;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
@@ -14,7 +14,9 @@ use crate::checkpoint::Checkpoint;
 use crate::format::consolidated::{self, PARAMS_FILE};
 use crate::format::dcp::{self, METADATA_FILE};
 use crate::format::ranks::{self, RankFile};
-use crate::format::{FORMATS, Format, megatron, pytorch, universal, zero};
+use crate::format::{
+    FORMATS, Format, hf_storage, megatron, nemo, orbax, pytorch, safetensors, universal, zero,
+};
 
 /// Files whose text is the last step, or the folder of it.
 const LATEST: &[&str] = &["latest", "latest_checkpointed_iteration.txt"];
@@ -47,6 +49,10 @@ enum Kind {
     Consolidated,
     /// Matrices, layers and experts split over the ranks of Megatron.
     Megatron,
+    /// A folder for each tensor of Megatron, of zarr.
+    Zarr,
+    /// Safetensors of ranks, each with boxes of tensors.
+    Shards,
 }
 
 impl Kind {
@@ -67,6 +73,14 @@ impl Kind {
         if megatron::is_folder(names) {
             return Some(Kind::Megatron);
         }
+        if names.contains(&megatron::COMMON_FILE)
+            && names.iter().any(|name| zarr_len(name) == Some(0))
+        {
+            return Some(Kind::Zarr);
+        }
+        if hf_storage::is_folder(names) {
+            return Some(Kind::Shards);
+        }
         consolidated::is_folder(names).then_some(Kind::Consolidated)
     }
 
@@ -76,7 +90,8 @@ impl Kind {
             Kind::Dcp => &dcp::FORMAT,
             Kind::Ranks | Kind::Zero | Kind::Universal => &pytorch::FORMAT,
             Kind::Consolidated => &consolidated::FORMAT,
-            Kind::Megatron => &megatron::FORMAT,
+            Kind::Megatron | Kind::Zarr => &megatron::FORMAT,
+            Kind::Shards => &safetensors::FORMAT,
         }
     }
 }
@@ -180,7 +195,16 @@ pub(super) fn find(
 
 /// The length of the folder of a checkpoint whose files lie in folders below it, if a path is one.
 fn home_len(path: &str) -> Option<usize> {
-    megatron::home_len(path).or_else(|| universal::home_len(path))
+    megatron::home_len(path).or_else(|| universal::home_len(path)).or_else(|| zarr_len(path))
+}
+
+/// The description of an array of zarr, below the folder of its name.
+const ARRAY_FILE: &str = "/.zarray";
+
+/// The length of the folder that arrays of zarr lie in, if a path is the description of one.
+fn zarr_len(path: &str) -> Option<usize> {
+    let array = path.strip_suffix(ARRAY_FILE)?;
+    Some(array.rfind('/').map_or(0, |slash| slash + 1))
 }
 
 /// A folder without the slash at its end.
@@ -305,12 +329,24 @@ impl Run {
             Kind::Consolidated => consolidated::read(source, &self.home, &names)?,
             Kind::Megatron => megatron::read(source, &self.home, &names)?,
             Kind::Universal => universal::read(source, &self.home, &names)?,
+            Kind::Shards => hf_storage::read(source, &self.home, &names)?,
+            Kind::Zarr => {
+                let arrays = names.iter().filter_map(|name| name.strip_suffix(ARRAY_FILE));
+                let arrays = arrays.map(str::to_owned);
+                let tensors = orbax::arrays_of(source, &self.home, arrays)?;
+                let format = megatron::FORMAT.id;
+                (Checkpoint { format, tensors, ..Checkpoint::default() }, Vec::new())
+            }
         };
-        if self.kind == Kind::Dcp && megatron::is_named_so(&checkpoint.tensors) {
+        let is_distributed = matches!(self.kind, Kind::Dcp | Kind::Zarr);
+        if is_distributed && megatron::is_named_so(&checkpoint.tensors) {
             let place = source.place(&self.home);
             megatron::unstack(&mut checkpoint).map_err(|err| err.in_file(&place))?;
             megatron::read_common(source, &self.home, &mut checkpoint)?;
             checkpoint.format = megatron::FORMAT.id;
+        }
+        if checkpoint.format == megatron::FORMAT.id {
+            nemo::configure(source, &self.home, &mut checkpoint)?;
         }
         // Trainers that have the names of Meta's code have its order of rows, too.
         if consolidated::is_named_so(&checkpoint.tensors) {

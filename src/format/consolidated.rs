@@ -62,7 +62,8 @@ pub fn rank_of(name: &str) -> Option<u64> {
 
 /// Whether tensors have the names of this layout, in whatever files.
 pub fn is_named_so(tensors: &[Tensor]) -> bool {
-    tensors.iter().any(|tensor| tensor.name == SPLIT[0].0)
+    let has = |name: &str| tensors.iter().any(|tensor| tensor.name == name);
+    has(SPLIT[0].0) && has(WIDTH)
 }
 
 /// Whether the files of a folder are of this layout.

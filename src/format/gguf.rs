@@ -69,6 +69,7 @@ pub static FORMAT: Format = Format {
     is_complete: true,
     probe: |head, _| if probe(head) { Probe::Sure } else { Probe::No },
     read: |source, file| read(source, file),
+    header_len: Some(header_len),
     split: Some(Split { names: split::names, join: split::join }),
     ..Format::DEFAULT
 };
@@ -106,6 +107,21 @@ pub fn keys(bytes: &[u8]) -> Result<Metadata> {
     reader.count("the tensors", sizes.min_tensor)?;
     let n_keys = reader.count("the keys", sizes.min_key)?;
     read_metadata(&mut reader, n_keys)
+}
+
+/// How long the header is, up to the infos of the tensors, of which these are the first bytes; `None` if it
+/// goes on. What is no GGUF has none.
+fn header_len(head: &[u8]) -> Option<u64> {
+    if !head.starts_with(MAGIC) {
+        return Some(0);
+    }
+    let mut reader = Reader::new(head).ok()?;
+    let sizes = VersionedSizes::of(reader.version);
+    let n_tensors = reader.count("the tensors", sizes.min_tensor).ok()?;
+    let n_keys = reader.count("the keys", sizes.min_key).ok()?;
+    read_metadata(&mut reader, n_keys).ok()?;
+    read_infos(&mut reader, n_tensors).ok()?;
+    Some(reader.offset())
 }
 
 /// A tensor as the header has it.

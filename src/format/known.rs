@@ -166,7 +166,8 @@ static KINDS: &[Known] = &[
         what: "a model of llama2.c",
         advice: "convert the checkpoint that `export.py` made it of: the file has no names",
         magic: &[(0, b"24ka")],
-        names: &[],
+        // Those of its first version begin with the numbers of a config.
+        names: &["stories260K.bin", "stories15M.bin", "stories42M.bin", "stories110M.bin"],
         is_model: true,
     },
     Known {
@@ -220,7 +221,7 @@ static KINDS: &[Known] = &[
     },
     Known {
         what: "a tar archive",
-        advice: "unpack it and name what is inside",
+        advice: "name it instead of the folder: what is inside is read where it lies",
         magic: &[(257, b"ustar")],
         names: &[".tar", ".nemo"],
         is_model: false,

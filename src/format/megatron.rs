@@ -37,10 +37,13 @@ pub static FORMAT: Format =
     Format { id: "megatron", name: "Megatron", dialect: "megatron", ..Format::DEFAULT };
 
 /// The names of the file of a rank, the one of today first.
-pub const FILES: [&str; 2] = ["model_optim_rng.pt", "model_rng.pt"];
+pub const FILES: [&str; 3] = ["model_optim_rng.pt", "model_rng.pt", WEIGHTS_FILE];
+
+/// The file of a rank that NeMo writes: the tensors and no more. It is alone where there is one rank.
+pub const WEIGHTS_FILE: &str = "model_weights.ckpt";
 
 /// What `torch_dist` has beside the tensors.
-const COMMON_FILE: &str = "common.pt";
+pub const COMMON_FILE: &str = "common.pt";
 
 /// More ranks, stages or chunks than this are no run.
 const MAX_RANKS: u64 = 65_536;
@@ -54,11 +57,19 @@ pub fn home_len(path: &str) -> Option<usize> {
 
 /// Whether the files of a folder, by their paths in it, are of this layout.
 pub fn is_folder(names: &[&str]) -> bool {
-    names.iter().any(|name| home_len(name) == Some(0))
+    names.iter().any(|name| is_rank(name))
 }
 
-/// The numbers of `mp_rank_00_001_002`.
+fn is_rank(name: &str) -> bool {
+    home_len(name) == Some(0) || name == WEIGHTS_FILE
+}
+
+/// The numbers of `mp_rank_00_001_002`, or of `tp_rank_00_pp_rank_001`.
 fn numbers(folder: &str) -> Option<Vec<u64>> {
+    let stages = folder.strip_prefix("tp_rank_").and_then(|rest| rest.split_once("_pp_rank_"));
+    if let Some((tensor, stage)) = stages {
+        return Some(vec![tensor.parse().ok()?, stage.parse().ok()?]);
+    }
     let numbers = folder.strip_prefix("mp_rank_")?.split('_').map(str::parse);
     let numbers: Vec<u64> = numbers.collect::<Result<_, _>>().ok()?;
     (1..=3).contains(&numbers.len()).then_some(numbers)
@@ -91,7 +102,7 @@ pub fn read(
     folder: &str,
     names: &[&str],
 ) -> Result<(Checkpoint, Vec<String>)> {
-    let files: Vec<&str> = names.iter().copied().filter(|name| home_len(name) == Some(0)).collect();
+    let files: Vec<&str> = names.iter().copied().filter(|name| is_rank(name)).collect();
     let (mut ranks, mut weights) = (Vec::new(), Vec::new());
     for name in &files {
         let full = format!("{folder}{name}");
@@ -134,7 +145,7 @@ pub fn read(
 /// The file is broken.
 pub fn read_common(source: &mut Source, folder: &str, checkpoint: &mut Checkpoint) -> Result<()> {
     let name = format!("{folder}{COMMON_FILE}");
-    if source.place(&name).is_file() {
+    if source.has(&name) {
         let file = source.add(&name)?;
         let rank = read_rank(source, file)?;
         if let Some(step) = rank.iteration {
@@ -151,12 +162,16 @@ fn read_rank(source: &Source, file: FileId) -> Result<Rank> {
         let (pickle, root) = (of.pickle, of.pickle.root());
         let int = |name: &str| pickle.value(root, name).and_then(|id| pickle.int(id));
         let mut chunks = Vec::new();
+        let is_bare = source.name(file).rsplit('/').next() == Some(WEIGHTS_FILE);
+        let bare = is_bare.then_some(root);
         let several = (0..).map_while(|n: u32| pickle.value(root, &format!("model{n}")));
-        for model in pickle.value(root, "model").into_iter().chain(several) {
+        let model = pickle.value(root, "model").or(bare);
+        for model in model.into_iter().chain(several) {
             let items = pickle.items(model).unwrap_or_default();
             let mut tensors = Vec::with_capacity(items.len());
             for (key, value) in items {
                 let Some(name) = pickle.text(key) else { continue };
+                let name = name.strip_prefix("model.").filter(|_| is_bare).unwrap_or(name);
                 if let Some(tensor) = of.tensor(value) {
                     tensors.push(Tensor { name: merge::usual(name), ..tensor });
                 } else if pickle.items(value).is_some() {

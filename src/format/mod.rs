@@ -16,10 +16,12 @@ pub mod ctranslate2;
 pub mod dcp;
 pub mod flax;
 pub mod gguf;
+pub mod hf_storage;
 pub mod keras;
 pub mod keras_archive;
 pub mod known;
 pub mod megatron;
+pub mod nemo;
 pub mod numpy;
 pub mod onnx;
 pub mod orbax;
@@ -52,6 +54,7 @@ pub static FORMATS: &[&Format] = &[
     &ctranslate2::FORMAT,
     &consolidated::FORMAT,
     &megatron::FORMAT,
+    &nemo::FORMAT,
 ];
 
 /// A format of files that hold tensors.
@@ -74,9 +77,15 @@ pub struct Format {
     pub probe: fn(head: &[u8], name: &str) -> Probe,
     /// Reads the headers of a file; others of the same folder are added to the source.
     pub read: fn(source: &mut Source, file: FileId) -> Result<Checkpoint>,
+    /// How long the header of a file is, by its first bytes, of a format that reads nothing else before
+    /// elements are asked for; `None` within if these are too few to tell.
+    pub header_len: Option<HeaderLen>,
     /// How a model in several files is put together that say so themselves.
     pub split: Option<Split>,
 }
+
+/// The length of a header whose first bytes these are, or `None` if it takes more of them to tell.
+pub type HeaderLen = fn(head: &[u8]) -> Option<u64>;
 
 /// A model in several files that say themselves how many they are.
 pub struct Split {
@@ -109,6 +118,7 @@ impl Format {
         is_complete: false,
         probe: |_, _| Probe::No,
         read: |_, _| Err(Error::unsupported("reading this format")),
+        header_len: None,
         split: None,
     };
 }

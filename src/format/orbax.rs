@@ -16,7 +16,7 @@ use super::{Format, Probe};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::json;
 use crate::base::source::{Extent, FileId, Source};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Tensor};
 use crate::container::ocdbt::{self, Node, Place, Value};
 
 mod array;
@@ -58,8 +58,7 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
         let metadata = json::parse(source.bytes(file), 0).map_err(|err| err.in_file(&path))?;
         names = Some(arrays(&metadata).map_err(|err| err.in_file(&path))?);
         let flag = |key: &str| metadata.get(key).and_then(Json::as_bool);
-        is_store = flag("use_ocdbt")
-            .unwrap_or_else(|| source.place(&format!("{folder}{MANIFEST}")).is_file());
+        is_store = flag("use_ocdbt").unwrap_or_else(|| source.has(&format!("{folder}{MANIFEST}")));
         // Orbax says where an array of one value has no bytes.
         fills = flag("store_array_data_equal_to_fill_value") != Some(true);
     }
@@ -89,6 +88,24 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
         checkpoint.tensors.push(tensor);
     }
     Ok(checkpoint)
+}
+
+/// Reads arrays of zarr that lie in folders of their names, of which every chunk is there.
+///
+/// # Errors
+/// One is broken.
+pub fn arrays_of(
+    source: &mut Source,
+    folder: &str,
+    names: impl Iterator<Item = String>,
+) -> Result<Vec<Tensor>> {
+    let store = Store { folder: folder.to_owned(), keys: None };
+    let mut room = MAX_ITEMS;
+    let read = |name: String| {
+        let tensor = array::read(source, &store, &name, false, &mut room);
+        tensor.map_err(|err| err.context(&format!("the array `{name}`")))
+    };
+    names.map(read).collect()
 }
 
 /// The names of the arrays that metadata lists: the keys on the way to each, with dots.
@@ -140,7 +157,7 @@ impl Store {
             return Ok(keys.get(key).copied());
         }
         let name = format!("{}{key}", self.folder);
-        if !source.place(&name).is_file() {
+        if !source.has(&name) {
             return Ok(None);
         }
         let id = source.add(&name)?;

@@ -10,7 +10,7 @@
 //! Spec: <https://github.com/huggingface/safetensors#format>, version 0.8.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
@@ -20,6 +20,7 @@ use super::{Format, Probe};
 use crate::base::cursor::Cursor;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, Result};
+use crate::base::hash::HashSet;
 use crate::base::json;
 use crate::base::source::{Extent, FileId, Source};
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor, n_elements};
@@ -43,6 +44,10 @@ pub static FORMAT: Format = Format {
         false => Probe::No,
     },
     read: |source, file| read(source, file),
+    header_len: Some(|head| {
+        let len = u64::from_le_bytes(*head.first_chunk()?);
+        Some(len.saturating_add(8))
+    }),
     ..Format::DEFAULT
 };
 
@@ -82,7 +87,8 @@ fn read_header(bytes: &[u8], extent: Extent) -> Result<Checkpoint> {
     let Header { entries, metadata } =
         serde_json::from_slice(text).map_err(|err| json::error(text, header_start, &err))?;
     let weights_start = cursor.offset();
-    let weights = Extent { start: weights_start, len: cursor.left(), ..extent };
+    let len = extent.len.saturating_sub(weights_start);
+    let weights = Extent { start: weights_start, len, ..extent };
     check_tiles(&entries, weights)?;
 
     let mut checkpoint = Checkpoint { format: "safetensors", metadata, ..Checkpoint::default() };
@@ -199,7 +205,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header<'de>, A::Error> {
         let mut header = Header { entries: Vec::new(), metadata: BTreeMap::new() };
-        let mut names = HashSet::new();
+        let mut names = HashSet::default();
         while let Some(Name(name)) = map.next_key()? {
             if !names.insert(name.clone()) {
                 return Err(A::Error::custom(format!("the tensor {name:?} stands twice")));

@@ -7,30 +7,51 @@
 //!    `⌊i·g/h⌋` of k and v.
 //! 2. Queries and keys are normed (`qk_norm`) and turned (rotary positions), in the order that
 //!    `qk_norm_at` says; before that, and after a norm that comes first, `qkv_clip` clamps q, k, v.
-//!    Last, q of position p takes the factor `1 + b·ln(1 + ⌊p/l⌋)` where `b = attn_position_scale` is not
-//!    null, with `l = attn_position_scale_length`.
+//!    `qk_norm_layers` are the only layers that norm them; without `qk_norm_affine` these norms have no weights.
+//!    Last, q of position p takes the factor `1 + b·ln(1 + ⌊(p + o)/l⌋)` where `b = attn_position_scale` is not
+//!    null, with `l = attn_position_scale_length` and `o = attn_position_scale_offset`, in the layers that
+//!    `attn_position_scale_layers` lists.
 //! 3. `s = attn_scale · (q·k + relative)`, then `c·tanh(s/c)` by `attn_logit_softcap`, then plus
 //!    the bias of ALiBi or of relative buckets.
 //! 4. `p = softmax(s)` over the keys that the query sees: those the mask shows, not after it where
-//!    the stack is causal, and inside the window in sliding layers. With sinks, the head's sink is
-//!    one more score whose probability goes nowhere.
+//!    the stack is causal, and in sliding layers inside the window, or in the same chunk of `attn_chunk`
+//!    positions. With sinks, the head's sink is one more score whose probability goes nowhere.
 //! 5. `o = Σ p·v`, `[n, h·e]`; the result is `o Woᵀ + bo`, `[n, hidden]`.
 //!    With `inner_norm` o is normed over all heads before `Wo`.
 //! 6. With `attn_out_gate`, o is multiplied by `σ(x Wgᵀ + bg)`, `[n, h·e]`, before `Wo`.
 //!
-//! Latent attention makes q, k and v otherwise: see `latent`.
+//! 7. In stacks with global tokens (`global_tokens`, or a mask of them that is given) every position
+//!    also sees those, wherever its window ends. They themselves see all that is shown, with queries,
+//!    keys and values of maps of their own.
+//!
+//! 8. With `attn_angle_power` τ > 0 step 3 and 4 are otherwise: a key counts
+//!    `(1 − angle(q, k)/π)^τ`, and what a head mixes is divided by its length.
+//! 9. With `attn_value_conv` > 0, `Σ_i w_hi·v_(p + i − ⌊width/2⌋)` is added to what head h puts out at
+//!    position p, with nothing outside the sequence.
+//!
+//! To an encoder's output a query head has a key head of its own, or with `cross_grouped` one for
+//! `h / g` of them, as in a stack's attention to itself.
+//!
+//! x is multiplied by `attn_in_scale` before, keys by `attn_key_scale`, the result by `attn_out_scale`. Latent
+//! attention makes q, k and v otherwise: see `latent`. An indexer chooses keys: see `indexer`. The difference of two
+//! attentions: see `differential`.
 
-use ndarray::{Array1, Array2, Array3, Axis, concatenate, s};
+use ndarray::{Array2, Array3, Axis, concatenate, s};
 
-use super::Batch;
+use super::differential::Differential;
+use super::global::Global;
+use super::indexer::Indexer;
 use super::keys::{Keys, broken};
 use super::latent::Latent;
+use super::mix::{Mixing, mix};
 use super::mlp::sigmoid;
 use super::norm::Norm;
+use super::place::{Heads, Place};
 use super::position::{Alibi, Disentangled, PositionScale, RelativeBias};
 use super::real::Real;
 use super::rope::{Rope, Turns};
 use super::weights::{Bias, Params};
+use super::{Batch, conv};
 use crate::base::error::Result;
 
 /// The attention of a stack.
@@ -41,6 +62,11 @@ pub(super) struct Attention<'a, R> {
     scale: f64,
     scale_by_layer: bool,
     position_scale: Option<PositionScale>,
+    cross_grouped: bool,
+    /// The power of the weight by angle, where that is what weighs.
+    angle_power: Option<usize>,
+    /// Positions that the convolution of the values sees; 0 where there is none.
+    value_conv: usize,
     softcap: Option<f64>,
     causal: bool,
     window: Window,
@@ -54,6 +80,9 @@ pub(super) struct Attention<'a, R> {
     out_gate: bool,
     /// The norm before the output map, where there is one.
     inner_norm: Option<Norm>,
+    scales: Scales,
+    indexer: Option<Indexer>,
+    differential: Option<Differential>,
     qk_norm: Option<QkNorm>,
     rope: Option<Rope>,
     latent: Option<Latent>,
@@ -65,24 +94,35 @@ pub(super) struct Attention<'a, R> {
     alibi: Option<Alibi>,
 }
 
-#[derive(Clone, Copy)]
-pub(super) struct Heads {
-    pub(super) q: usize,
-    pub(super) kv: usize,
-    pub(super) dim: usize,
-    pub(super) v_dim: usize,
-}
-
 #[derive(Clone, Copy, Default)]
 struct Window {
     left: Option<usize>,
     right: Option<usize>,
+    /// The length of chunks that do not see each other.
+    chunk: Option<usize>,
+}
+
+impl Window {
+    fn shows(&self, q: usize, k: usize) -> bool {
+        self.left.is_none_or(|left| q.saturating_sub(k) <= left)
+            && self.right.is_none_or(|right| k.saturating_sub(q) <= right)
+            && self.chunk.is_none_or(|chunk| q / chunk == k / chunk)
+    }
+}
+
+/// Factors of what goes in, of the keys, and of what comes out.
+struct Scales {
+    input: f64,
+    keys: f64,
+    output: f64,
 }
 
 struct QkNorm {
     norm: Norm,
     per: Per,
     after_rope: bool,
+    /// The only layers that have it; all if there is no list.
+    layers: Option<Vec<usize>>,
 }
 
 enum Per {
@@ -92,17 +132,6 @@ enum Per {
     HeadDistinct,
     /// Over all heads at once.
     All,
-}
-
-/// What a layer's attention is about.
-#[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
-    /// The layer as it is run, which windows, sinks and skips count by.
-    pub(super) layer: usize,
-    /// Whether it sees only its window.
-    pub(super) sliding: bool,
-    /// What its tensors' names begin with: `decoder.layers.3.attn`.
-    pub(super) name: &'a str,
 }
 
 impl<'a, R: Real> Attention<'a, R> {
@@ -133,11 +162,18 @@ impl<'a, R: Real> Attention<'a, R> {
             scale: keys.float("attn_scale")?,
             scale_by_layer: keys.bool("attn_scale_by_layer")?,
             position_scale: PositionScale::read(keys)?,
+            cross_grouped: keys.bool("cross_grouped")?,
+            angle_power: match keys.count("attn_angle_power")? {
+                0 => None,
+                power => Some(power),
+            },
+            value_conv: keys.count("attn_value_conv")?,
             softcap: keys.opt_float("attn_logit_softcap")?,
             causal: keys.bool("causal")?,
             window: Window {
                 left: keys.opt_count("window_left")?,
                 right: keys.opt_count("window_right")?,
+                chunk: keys.opt_count("attn_chunk")?.filter(|chunk| 0 < *chunk),
             },
             qkv_bias: Bias::Is(qkv_bias),
             k_bias: Bias::Is(qkv_bias && keys.bool("attn_k_bias")?),
@@ -150,6 +186,13 @@ impl<'a, R: Real> Attention<'a, R> {
             sinks: keys.bool("attn_sinks")?,
             out_gate: keys.bool("attn_out_gate")?,
             inner_norm: Norm::inner(keys)?,
+            scales: Scales {
+                input: keys.float("attn_in_scale")?,
+                keys: keys.float("attn_key_scale")?,
+                output: keys.float("attn_out_scale")?,
+            },
+            indexer: Indexer::read(keys)?,
+            differential: Differential::read(keys, heads)?,
             qk_norm: QkNorm::read(keys)?,
             rope: Rope::read(keys)?,
             latent: Latent::read(keys, heads)?,
@@ -167,12 +210,15 @@ impl<'a, R: Real> Attention<'a, R> {
         x: &Array2<R>,
         batch: &Batch,
     ) -> Result<Array2<R>> {
+        let x = &(x * R::of(self.scales.input));
         let (mut q, mut k, mut v) = match &self.latent {
             Some(latent) => latent.apply(self.params, place.name, x, self.qkv_bias)?,
             None => self.project(place.name, x, x)?,
         };
-        let norm_first = self.qk_norm.as_ref().filter(|norm| !norm.after_rope);
-        let norm_last = self.qk_norm.as_ref().filter(|norm| norm.after_rope);
+        k *= R::of(self.scales.keys);
+        let qk_norm = self.qk_norm.as_ref().filter(|norm| norm.is_in(place.layer));
+        let norm_first = qk_norm.filter(|norm| !norm.after_rope);
+        let norm_last = qk_norm.filter(|norm| norm.after_rope);
         if let Some(norm) = norm_first {
             norm.apply(self.params, place.name, &mut q, &mut k, self.heads)?;
         }
@@ -197,7 +243,7 @@ impl<'a, R: Real> Attention<'a, R> {
         if let Some(norm) = norm_last {
             norm.apply(self.params, place.name, &mut q, &mut k, self.heads)?;
         }
-        if let Some(scale) = &self.position_scale {
+        if let Some(scale) = self.position_scale.as_ref().filter(|scale| scale.is_in(place.layer)) {
             for sequence in batch.sequences() {
                 let mut rows = q.slice_mut(s![sequence.rows(), ..]);
                 for (mut row, &p) in
@@ -225,6 +271,19 @@ impl<'a, R: Real> Attention<'a, R> {
         let scale =
             if self.scale_by_layer { self.scale / (place.layer as f64 + 1.0) } else { self.scale };
         let window = if place.sliding { self.window } else { Window::default() };
+        let sees = |sequence: usize, q: usize, k: usize| {
+            batch.visible[sequence][k]
+                && !(self.causal && q < k)
+                && (batch.is_global(sequence, k) || window.shows(q, k))
+        };
+        if let Some(indexer) = &self.indexer {
+            let latent = self.latent.as_ref().zip(self.rope.as_ref());
+            indexer.choose(self.params, place, x, batch, latent, self.qkv_bias, &sees)?;
+        }
+        let (heads, v) = match &self.differential {
+            Some(differential) => differential.values(self.heads, &v),
+            None => (self.heads, v),
+        };
 
         let mut mixed = Vec::new();
         for sequence in batch.sequences() {
@@ -232,28 +291,45 @@ impl<'a, R: Real> Attention<'a, R> {
             let (q, k, v) = (part(&q), part(&k), part(&v));
             let relative =
                 maps.as_ref().map(|(table, maps)| table.scores(maps, &q, &k, self.heads.dim));
+            let chosen = self.indexer.as_ref().map(|indexer| indexer.chosen(sequence.index));
             mixed.push(mix(
                 &q,
                 &k,
                 &v,
                 &Mixing {
-                    heads: self.heads,
+                    heads,
                     scale,
                     softcap: self.softcap,
                     relative: relative.as_ref(),
                     bias: bias.as_ref(),
                     sinks: sinks.as_ref(),
+                    angle_power: self.angle_power,
                     sees: &|q, k| {
-                        batch.visible[sequence.index][k]
-                            && !(self.causal && q < k)
-                            && window.left.is_none_or(|left| q.saturating_sub(k) <= left)
-                            && window.right.is_none_or(|right| k.saturating_sub(q) <= right)
+                        sees(sequence.index, q, k)
+                            && chosen.as_ref().is_none_or(|chosen| chosen[[q, k]])
                     },
                 },
             ));
         }
         let width = self.heads.q * self.heads.v_dim;
-        let mut mixed = stacked(mixed, width);
+        let mut mixed = stacked(mixed, heads.q * heads.v_dim);
+        if let Some(differential) = &self.differential {
+            mixed = differential.difference(self.params, place, &mixed)?;
+        }
+        if 0 < self.value_conv {
+            let name = format!("{}.value_conv", place.name);
+            let (heads, width) = (self.heads.kv, self.value_conv);
+            mixed += &conv::of_heads(self.params, &name, &v, batch, (heads, width))?;
+        }
+        if batch.has_global() {
+            let attention = Global {
+                heads: self.heads,
+                biases: [self.qkv_bias, self.k_bias, self.qkv_bias],
+                scale: self.scale,
+                softcap: self.softcap,
+            };
+            attention.mix(self.params, place.name, x, batch, &mut mixed)?;
+        }
         if self.out_gate {
             let name = format!("{}.gate_proj", place.name);
             let gate = self.params.linear(x, &name, width, self.qkv_bias)?;
@@ -264,11 +340,11 @@ impl<'a, R: Real> Attention<'a, R> {
         }
         let layers = self.o_bias_layers.as_ref();
         let bias = self.o_bias && layers.is_none_or(|layers| layers.contains(&place.layer));
-        self.project_out(place.name, &mixed, bias)
+        Ok(self.project_out(place.name, &mixed, bias)? * R::of(self.scales.output))
     }
 
     /// The attention of `x`, `[batch · n, hidden]`, to another stack's output,
-    /// `[batch · m, hidden]`. Every query has its own key head, and positions play no part.
+    /// `[batch · m, hidden]`. Positions play no part.
     pub(super) fn to_other(
         &self,
         name: &str,
@@ -277,7 +353,8 @@ impl<'a, R: Real> Attention<'a, R> {
         memory: &Array2<R>,
         memory_batch: &Batch,
     ) -> Result<Array2<R>> {
-        let heads = Heads { kv: self.heads.q, ..self.heads };
+        let kv = if self.cross_grouped { self.heads.kv } else { self.heads.q };
+        let heads = Heads { kv, ..self.heads };
         let (q, k, v) = self.project_heads(name, x, memory, heads)?;
         let mut mixed = Vec::new();
         for (sequence, other) in batch.sequences().zip(memory_batch.sequences()) {
@@ -285,15 +362,9 @@ impl<'a, R: Real> Attention<'a, R> {
                 &q.slice(s![sequence.rows(), ..]).to_owned(),
                 &k.slice(s![other.rows(), ..]).to_owned(),
                 &v.slice(s![other.rows(), ..]).to_owned(),
-                &Mixing {
-                    heads,
-                    scale: self.scale,
-                    softcap: self.softcap,
-                    relative: None,
-                    bias: None,
-                    sinks: None,
-                    sees: &|_, k| memory_batch.visible[other.index][k],
-                },
+                &Mixing::plain(heads, self.scale, self.softcap, &|_, k| {
+                    memory_batch.visible[other.index][k]
+                }),
             ));
         }
         self.project_out(name, &stacked(mixed, heads.q * heads.v_dim), self.o_bias)
@@ -359,10 +430,18 @@ impl QkNorm {
             other => return Err(broken(format!("`qk_norm` is {other:?}"))),
         };
         Ok(Some(QkNorm {
-            norm: Norm::read(keys)?.with_stored_bias(),
+            norm: match keys.bool("qk_norm_affine")? {
+                true => Norm::read(keys)?.with_stored_bias(),
+                false => Norm::read(keys)?.without_weights(),
+            },
             per,
             after_rope: keys.word("qk_norm_at")? == "after_rope",
+            layers: keys.opt_counts("qk_norm_layers")?,
         }))
+    }
+
+    fn is_in(&self, layer: usize) -> bool {
+        self.layers.as_ref().is_none_or(|layers| layers.contains(&layer))
     }
 
     fn apply<R: Real>(
@@ -383,99 +462,5 @@ impl QkNorm {
             *x = self.norm.apply_per_group(params, &name, x, width, n_weights)?;
         }
         Ok(())
-    }
-}
-
-/// How queries, keys and values of one sequence are mixed.
-struct Mixing<'m, R> {
-    heads: Heads,
-    scale: f64,
-    softcap: Option<f64>,
-    /// Added to q·k before it is scaled, `[heads, n, m]`.
-    relative: Option<&'m Array3<R>>,
-    /// Added to scores, `[heads, n, m]`.
-    bias: Option<&'m Array3<R>>,
-    /// A score of each head that adds nothing.
-    sinks: Option<&'m Array1<R>>,
-    /// Whether a query sees a key.
-    sees: &'m dyn Fn(usize, usize) -> bool,
-}
-
-/// `[n, h·d]`, `[m, g·d]`, `[m, g·e]` to `[n, h·e]`. A query that sees nothing gives zeros.
-fn mix<R: Real>(q: &Array2<R>, k: &Array2<R>, v: &Array2<R>, mixing: &Mixing<'_, R>) -> Array2<R> {
-    let Heads { q: n_heads, kv, dim, v_dim } = mixing.heads;
-    let shared = n_heads / kv;
-    let mut output = Array2::zeros((q.nrows(), n_heads * v_dim));
-    for head in 0..n_heads {
-        let group = head / shared;
-        let q = q.slice(s![.., head * dim..(head + 1) * dim]);
-        let k = k.slice(s![.., group * dim..(group + 1) * dim]);
-        let v = v.slice(s![.., group * v_dim..(group + 1) * v_dim]);
-        let mut scores = q.dot(&k.t());
-        if let Some(relative) = mixing.relative {
-            scores += &relative.index_axis(Axis(0), head);
-        }
-        scores *= R::of(mixing.scale);
-        if let Some(cap) = mixing.softcap {
-            let cap = R::of(cap);
-            scores.mapv_inplace(|x| cap * (x / cap).tanh());
-        }
-        if let Some(bias) = mixing.bias {
-            scores += &bias.index_axis(Axis(0), head);
-        }
-        for ((q, k), score) in scores.indexed_iter_mut() {
-            if !(mixing.sees)(q, k) {
-                *score = R::neg_infinity();
-            }
-        }
-        let sink = mixing.sinks.map(|sinks| sinks[head]);
-        for mut row in scores.rows_mut() {
-            softmax(row.iter_mut(), sink);
-        }
-        output.slice_mut(s![.., head * v_dim..(head + 1) * v_dim]).assign(&scores.dot(&v));
-    }
-    output
-}
-
-/// The softmax, in place, of scores and of one more that is left out of the result.
-pub(super) fn softmax<'x, R: Real>(
-    scores: impl ExactSizeIterator<Item = &'x mut R>,
-    other: Option<R>,
-) {
-    let mut scores: Vec<&mut R> = scores.collect();
-    let greatest = scores.iter().map(|score| **score).chain(other).fold(R::neg_infinity(), R::max);
-    if greatest == R::neg_infinity() {
-        scores.iter_mut().for_each(|score| **score = R::zero());
-        return;
-    }
-    let mut sum = other.map_or(R::zero(), |other| (other - greatest).exp());
-    for score in &mut scores {
-        **score = (**score - greatest).exp();
-        sum += **score;
-    }
-    for score in scores {
-        *score /= sum;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sink_takes_its_part_and_gives_nothing() {
-        let mut scores = [0.0f64, 3f64.ln()];
-        softmax(scores.iter_mut(), None);
-        assert!((scores[1] - 0.75).abs() < 1e-15);
-        let mut scores = [0.0f64, 3f64.ln()];
-        softmax(scores.iter_mut(), Some(4f64.ln()));
-        assert!((scores[0] - 0.125).abs() < 1e-15 && (scores[1] - 0.375).abs() < 1e-15);
-    }
-
-    #[test]
-    fn a_query_that_sees_nothing_gives_zeros() {
-        let mut scores = [f32::NEG_INFINITY; 2];
-        softmax(scores.iter_mut(), None);
-        assert_eq!(scores, [0.0; 2]);
     }
 }

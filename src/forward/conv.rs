@@ -74,6 +74,34 @@ impl ShortConv {
     }
 }
 
+/// The convolution over positions of what heads have, `[batch · n, heads · dims]`: each head has a
+/// kernel that its dims share, `NAME.weight`, `[heads, width]`, and there is nothing outside a sequence.
+pub(super) fn of_heads<R: Real>(
+    params: Params<'_>,
+    name: &str,
+    x: &Array2<R>,
+    batch: &Batch,
+    (heads, width): (usize, usize),
+) -> Result<Array2<R>> {
+    let kernel: Array2<R> = params.matrix(&format!("{name}.weight"), [heads, width])?;
+    let dims = x.ncols() / heads.max(1);
+    let mut y = Array2::zeros(x.dim());
+    for sequence in batch.sequences() {
+        let start = sequence.rows().start;
+        for place in 0..batch.len {
+            for at in 0..width {
+                let from = (place + at).checked_sub(width / 2).filter(|&from| from < batch.len);
+                let Some(from) = from else { continue };
+                for column in 0..x.ncols() {
+                    let weight = kernel[[column / dims, at]];
+                    y[[start + place, column]] += weight * x[[start + from, column]];
+                }
+            }
+        }
+    }
+    Ok(y)
+}
+
 /// The convolution of the embeddings that is added to the first layer's output.
 pub(super) struct EmbedConv {
     kernel: usize,

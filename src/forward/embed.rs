@@ -4,7 +4,12 @@
 //! row `p + position_offset`, or a sinusoid, which is computed), of the token type table, and of row
 //! 0 of the task table; then
 //! the norm, where there is one, or, where `embed_norm_of` says so, the norm of the tokens alone
-//! before anything is added to them. Where the token table is narrower than the stream, `in_proj` widens
+//! before anything is added to them. With `box_positions` > 0 come the rows for a token's box on its
+//! page: those of its left and right sides from one table, of upper and lower from another, of height
+//! and of width. A decoder with `decoder_vocab_size` > 0 has a token table of its
+//! own. With `embed_mask_ratio` r, tokens that are the mask are zeros, and the others take the factor
+//! `(1 − r)/(1 − m)`, where m is the number of masks by that of positions the mask shows.
+//! Where the token table is narrower than the stream, `in_proj` widens
 //! it: before the position is added where positions are as wide as the stream, else last.
 //!
 //! A sinusoid of n = hidden/2 frequencies is `[sin(r·f_0), …, sin(r·f_(n−1)), cos(r·f_0), …]` at
@@ -23,7 +28,7 @@ use crate::package::{Hparams, Value};
 /// What a stack reads.
 pub(super) enum Read<R> {
     /// Ids of tokens and of token types, one for each position of each sequence.
-    Tokens { ids: Vec<usize>, types: Option<Vec<usize>> },
+    Tokens { ids: Vec<usize>, types: Option<Vec<usize>>, boxes: Option<Vec<[usize; 4]>> },
     /// A spectrogram `[mel_bins, frames]` for each sequence.
     Spectrograms(Vec<Array2<R>>),
 }
@@ -41,9 +46,22 @@ pub(super) fn embed<R: Real>(
     let embed_dim = keys.count("embed_dim")?;
     let mut x = match read {
         Read::Tokens { ids, .. } => {
-            let shape = [keys.count("vocab_size")?, embed_dim];
-            let x: Array2<R> = params.lookup("embed.tokens.weight", shape, ids, "the id")?;
-            x * R::of(keys.float("embed_scale")?)
+            let own = if stack == "decoder" { keys.count("decoder_vocab_size")? } else { 0 };
+            let x: Array2<R> = match own {
+                0 => {
+                    let shape = [keys.count("vocab_size")?, embed_dim];
+                    params.lookup("embed.tokens.weight", shape, ids, "the id")?
+                }
+                rows => {
+                    let name = format!("{stack}.embed.tokens.weight");
+                    params.lookup(&name, [rows, embed_dim], ids, "the id")?
+                }
+            };
+            let mut x = x * R::of(keys.float("embed_scale")?);
+            if let Some(ratio) = keys.opt_float("embed_mask_ratio")? {
+                leave_masks(&mut x, ratio, tokens, ids, batch)?;
+            }
+            x
         }
         Read::Spectrograms(spectrograms) => {
             let parts: Vec<Array2<R>> = spectrograms
@@ -86,7 +104,15 @@ pub(super) fn embed<R: Real>(
     {
         x += &positions;
     }
-    if let Read::Tokens { types, .. } = read {
+    if let Read::Tokens { types, boxes, .. } = read {
+        let n_places = keys.count("box_positions")?;
+        if 0 < n_places {
+            let shape = [n_places, x.ncols()];
+            let none = vec![[0; 4]; x.nrows()];
+            add_boxes(params, stack, &mut x, shape, boxes.as_ref().unwrap_or(&none))?;
+        } else if boxes.is_some() {
+            return Err(broken("the model has no places on a page"));
+        }
         let n_types = keys.count("type_vocab_size")?;
         if 0 < n_types {
             let name = format!("{stack}.embed.token_types.weight");
@@ -107,6 +133,57 @@ pub(super) fn embed<R: Real>(
         x = norm(&x)?;
     }
     if widened { Ok(x) } else { widen(x) }
+}
+
+/// Adds the rows for the sides of each token's box `[left, upper, right, lower]`, its height and its
+/// width.
+fn add_boxes<R: Real>(
+    params: Params<'_>,
+    stack: &str,
+    x: &mut Array2<R>,
+    shape: [usize; 2],
+    boxes: &[[usize; 4]],
+) -> Result<()> {
+    let mut add = |table: &str, row: &dyn Fn(&[usize; 4]) -> Option<usize>| -> Result<()> {
+        let rows: Option<Vec<usize>> = boxes.iter().map(row).collect();
+        let rows = rows.ok_or_else(|| broken("a box ends before it begins"))?;
+        let name = format!("{stack}.embed.box.{table}.weight");
+        *x += &params.lookup(&name, shape, &rows, "the place on the page")?;
+        Ok(())
+    };
+    add("x", &|sides| Some(sides[0]))?;
+    add("y", &|sides| Some(sides[1]))?;
+    add("x", &|sides| Some(sides[2]))?;
+    add("y", &|sides| Some(sides[3]))?;
+    add("h", &|sides| sides[3].checked_sub(sides[1]))?;
+    add("w", &|sides| sides[2].checked_sub(sides[0]))
+}
+
+/// Makes the rows of the mask token zero, and the others greater by as much as there are fewer of it
+/// than in training.
+fn leave_masks<R: Real>(
+    x: &mut Array2<R>,
+    ratio: f64,
+    tokens: &Hparams,
+    ids: &[usize],
+    batch: &Batch,
+) -> Result<()> {
+    let mask = match tokens.get("mask") {
+        Some(Value::Int(mask)) => usize::try_from(*mask).ok(),
+        _ => None,
+    };
+    let mask = mask.ok_or_else(|| broken("`embed_mask_ratio` is there, and no mask token"))?;
+    for sequence in batch.sequences() {
+        let rows = sequence.rows();
+        let n_masks = ids[rows.clone()].iter().filter(|&&id| id == mask).count();
+        let shown = batch.visible[sequence.index].iter().filter(|shown| **shown).count();
+        let factor = R::of((1.0 - ratio) / (1.0 - n_masks as f64 / shown as f64));
+        for row in rows {
+            let factor = if ids[row] == mask { R::zero() } else { factor };
+            x.row_mut(row).mapv_inplace(|x| x * factor);
+        }
+    }
+    Ok(())
 }
 
 /// Whether positions are added at the width of the stream, which embeddings may not have.

@@ -7,7 +7,8 @@
 //! A pooling makes one vector of a sequence: `first`, `last` (the last position that is no padding: by
 //! the mask for an embedding, by the padding token for labels),
 //! `mean` and `max` over the positions the mask shows, `eos` (the last end-of-sequence token),
-//! `pooler` (`tanh(dense(first))`).
+//! `pooler` (`tanh(dense(first))`), `late` (the mean, over the positions the mask shows, of what the
+//! head gives for each).
 
 use ndarray::{Array1, Array2, Axis};
 
@@ -19,6 +20,9 @@ use super::weights::{Bias, Params};
 use super::{Batch, Tensor};
 use crate::base::error::{Error, Result};
 use crate::package::{Hparams, Task, Value};
+
+/// The pooling of labels, in place of states.
+const LATE: &str = "late";
 
 /// What heads read.
 pub(super) struct Heads<'a, R> {
@@ -66,6 +70,11 @@ impl<R: Real> Heads<'_, R> {
                 };
                 Ok(vec![("start_logits", column(0)), ("end_logits", column(1))])
             }
+            "sequence-classification" if task.pool.as_deref() == Some(LATE) => {
+                let x = self.head(task, self.hidden)?;
+                let x = self.vectors(&x, "mean", false)?;
+                logits(Tensor::new(vec![size, x.ncols()], x))
+            }
             "sequence-classification" | "next-sentence" => {
                 let x = self.head(task, &self.pool(pooling(task)?, false)?)?;
                 logits(Tensor::new(vec![size, x.ncols()], x))
@@ -104,7 +113,8 @@ impl<R: Real> Heads<'_, R> {
     fn lm(&self, head: &str, task: &Task) -> Result<Array2<R>> {
         let scaled = self.hidden * R::of(self.keys.float("head_input_scale")?);
         let x = self.transform(head, task, &scaled)?;
-        let vocab = self.keys.count("vocab_size")?;
+        let own = self.keys.count("decoder_vocab_size")?;
+        let vocab = if own == 0 { self.keys.count("vocab_size")? } else { own };
         let mut x = self.params.linear(&x, &format!("heads.{head}.proj"), vocab, Bias::Stored)?;
         x *= R::of(self.keys.float("logit_scale")?);
         if let Some(cap) = self.keys.opt_float("logit_softcap")? {
@@ -149,20 +159,25 @@ impl<R: Real> Heads<'_, R> {
 
     /// One vector for each sequence, `[batch, width]`.
     pub(super) fn pool(&self, pool: &str, by_mask: bool) -> Result<Array2<R>> {
-        let (len, width) = (self.batch.len, self.hidden.ncols());
-        if len == 0 {
-            return Err(broken("a sequence without positions has no vector"));
-        }
         if pool == "pooler" {
             let first = self.pool("first", by_mask)?;
             let name = "heads.pooler.dense";
             let x = self.params.linear(&first, name, self.rows(name)?, Bias::Stored)?;
             return Ok(x.mapv(R::tanh));
         }
+        self.vectors(self.hidden, pool, by_mask)
+    }
+
+    /// One vector for each sequence of `x`, `[batch · n, width]`.
+    fn vectors(&self, x: &Array2<R>, pool: &str, by_mask: bool) -> Result<Array2<R>> {
+        let (len, width) = (self.batch.len, x.ncols());
+        if len == 0 {
+            return Err(broken("a sequence without positions has no vector"));
+        }
         let mut pooled = Array2::zeros((self.batch.size, width));
         for (sequence, mut out) in self.batch.sequences().zip(pooled.rows_mut()) {
             let rows = sequence.rows();
-            let at = |position: usize| self.hidden.row(rows.start + position);
+            let at = |position: usize| x.row(rows.start + position);
             let visible = &self.batch.visible[sequence.index];
             let ids = self.ids.get(rows.clone()).unwrap_or_default();
             match pool {

@@ -3,7 +3,7 @@
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::package::{Hparams, Value};
 use crate::spec::expr::Names as _;
-use crate::spec::hparams::StackNames;
+use crate::spec::names::StackNames;
 
 /// Counts above this are no sizes of a model; below it no product of two of them overflows.
 const MAX_COUNT: i64 = i32::MAX as i64;
@@ -61,6 +61,10 @@ impl<'a> Keys<'a> {
         self.get(name, "a list of numbers", list(float))
     }
 
+    pub(super) fn opt_floats(&self, name: &str) -> Result<Option<Vec<f64>>> {
+        self.get(name, "a list of numbers, or null", nullable(list(float)))
+    }
+
     pub(super) fn bool(&self, name: &str) -> Result<bool> {
         self.get(name, "true or false", |value| match value {
             Value::Bool(bool) => Some(*bool),
@@ -70,6 +74,10 @@ impl<'a> Keys<'a> {
 
     pub(super) fn word(&self, name: &str) -> Result<String> {
         self.get(name, "a word", word)
+    }
+
+    pub(super) fn opt_word(&self, name: &str) -> Result<Option<String>> {
+        self.get(name, "a word or null", nullable(word))
     }
 
     pub(super) fn words(&self, name: &str) -> Result<Vec<String>> {

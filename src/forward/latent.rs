@@ -7,9 +7,9 @@
 
 use ndarray::{Array2, s};
 
-use super::attention::Heads;
 use super::keys::{Keys, broken};
 use super::norm::Norm;
+use super::place::Heads;
 use super::real::Real;
 use super::weights::{Bias, Params};
 use crate::base::error::Result;
@@ -50,6 +50,21 @@ impl Latent {
         Ok(Some(latent))
     }
 
+    /// The compressed queries of `x`, `[n, rank]`, where queries are compressed.
+    pub(super) fn compressed_queries<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        x: &Array2<R>,
+        bias: Bias,
+    ) -> Result<Option<Array2<R>>> {
+        if self.q_rank == 0 {
+            return Ok(None);
+        }
+        let q = params.linear(x, &format!("{name}.q_a_proj"), self.q_rank, bias)?;
+        self.norm.apply(params, &format!("{name}.q_a_norm"), &q).map(Some)
+    }
+
     /// `[n, h·d]`, `[n, h·d]` and `[n, h·e]` of `x`, `[n, hidden]`. Only the maps from the stream to
     /// the compressed forms may have biases.
     pub(super) fn apply<R: Real>(
@@ -68,11 +83,9 @@ impl Latent {
         let (compress, map) = (map_with(bias), map_with(Bias::Is(false)));
         let norm =
             |part: &str, x: &Array2<R>| self.norm.apply(params, &format!("{name}.{part}"), x);
-        let q = if self.q_rank == 0 {
-            map(x, "q_proj", n_heads * dim)?
-        } else {
-            let compressed = norm("q_a_norm", &compress(x, "q_a_proj", self.q_rank)?)?;
-            map(&compressed, "q_b_proj", n_heads * dim)?
+        let q = match self.compressed_queries(params, name, x, bias)? {
+            None => map(x, "q_proj", n_heads * dim)?,
+            Some(compressed) => map(&compressed, "q_b_proj", n_heads * dim)?,
         };
         let compressed = norm("kv_a_norm", &compress(x, "kv_a_proj", self.kv_rank)?)?;
         let compressed = compressed * R::of(self.kv_scale);

@@ -11,7 +11,7 @@
 //!
 //! `gated_delta`: q, k and v are `act(conv(x Wᵀ))`; each head of q and k is divided by
 //! `√(Σ x² + 1e-6)`, and q by √d; `a = exp(−e^a_log · softplus(x Wdtᵀ + dt_bias))`;
-//! `u = σ(x Wβᵀ) · (v − a Sᵀ k)`. The result is `(silu(x Wgᵀ) ∘ norm(y)) Woᵀ`, an RMS norm of each
+//! `u = beta_scale · σ(x Wβᵀ) · (v − a Sᵀ k)`. The result is `(silu(x Wgᵀ) ∘ norm(y)) Woᵀ`, an RMS norm of each
 //! head.
 
 use ndarray::{Array1, Array2, Zip, s};
@@ -34,6 +34,7 @@ pub(super) struct Linear {
     key_dim: usize,
     value_dim: usize,
     norm_eps: f64,
+    beta_scale: f64,
     activation: Activation,
     /// The width of the convolutions, where the rule is `gated_delta`.
     delta: Option<usize>,
@@ -56,6 +57,7 @@ impl Linear {
             key_dim: keys.count("linear.key_dim")?,
             value_dim: keys.count("linear.value_dim")?,
             norm_eps: keys.float("linear.norm_eps")?,
+            beta_scale: keys.float("linear.beta_scale")?,
             activation: Activation::parse(&keys.word("activation")?)?,
             delta: match keys.word("linear.kind")?.as_str() {
                 "decay" => None,
@@ -110,6 +112,7 @@ impl Linear {
                 let a_log: Array1<R> = params.vector(&format!("{name}.a_log"), self.heads)?;
                 let dt = (map("dt_proj", self.heads)? + &dt_bias).mapv(softplus);
                 let beta = map("beta_proj", self.heads)?.mapv(sigmoid);
+                let beta = beta * R::of(self.beta_scale);
                 Rates { fade: (-dt * a_log.mapv(R::exp)).mapv(R::exp), beta: Some(beta) }
             }
         };

@@ -1,7 +1,8 @@
 //! The MLP and activations.
 //!
 //! Plain: `act(x Wupᵀ + b) Wdownᵀ + b`. Gated: `(act(x Wgateᵀ + b) ∘ (x Wupᵀ + b)) Wdownᵀ + b`. With
-//! `inner_norm` what goes through `Wdown` is normed before.
+//! `inner_norm` what goes through `Wdown` is normed before. `x Wgateᵀ + b` is multiplied by `mlp_gate_scale`, the result of a
+//! dense layer by `mlp_out_scale`.
 
 use ndarray::{Array2, Zip};
 
@@ -9,7 +10,7 @@ use super::keys::{Keys, broken};
 use super::norm::Norm;
 use super::real::Real;
 use super::weights::{Bias, Params};
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 
 /// An activation of one number.
 #[derive(Clone, Copy)]
@@ -141,6 +142,7 @@ enum Middle {
 pub(super) struct Mlp {
     hidden: usize,
     middle: Middle,
+    gate_scale: f64,
     /// The norm before the last map, where there is one.
     inner_norm: Option<Norm>,
 }
@@ -158,7 +160,8 @@ impl Mlp {
             word => Middle::Plain(Activation::parse(word)?),
         };
         let inner_norm = Norm::inner(keys)?;
-        Ok(Mlp { hidden: keys.count("hidden_size")?, middle, inner_norm })
+        let gate_scale = if gated { keys.float("mlp_gate_scale")? } else { 1.0 };
+        Ok(Mlp { hidden: keys.count("hidden_size")?, middle, gate_scale, inner_norm })
     }
 
     /// The MLP of `x`, `[n, hidden]`, by `NAME.gate_proj`, `NAME.up_proj`, `NAME.down_proj`; the biases are
@@ -187,7 +190,7 @@ impl Mlp {
         map: Map<'_, R>,
     ) -> Result<Array2<R>> {
         let mut up = map(x, "up_proj", width)?;
-        let gate = || map(x, "gate_proj", width);
+        let gate = || Ok::<_, Error>(map(x, "gate_proj", width)? * R::of(self.gate_scale));
         match self.middle {
             Middle::Plain(activation) => up.mapv_inplace(|x| activation.of(x)),
             Middle::Gated(activation) => {

@@ -9,10 +9,10 @@
 //! | --- | --- |
 //! | `embed` | from ids to the stream |
 //! | `stack` | layers: where norms act, how sublayers add up |
-//! | `attention` | every kind of attention |
+//! | `attention`, `latent`, `differential`, `indexer`, `mix` | every kind of attention |
 //! | `rope`, `position` | how positions are told apart |
 //! | `mlp`, `moe` | MLPs, activations, mixtures of experts |
-//! | `ssm`, `conv`, `linear` | state spaces, convolutions, linear attention |
+//! | `ssm`, `conv`, `linear`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
 //! | `norm` | norms |
 //! | `heads` | heads and poolings |
 //!
@@ -25,14 +25,20 @@
 
 mod attention;
 mod conv;
+mod differential;
 mod embed;
+mod fourier;
+mod global;
 mod heads;
+mod indexer;
 mod keys;
 mod latent;
 mod linear;
+mod mix;
 mod mlp;
 mod moe;
 mod norm;
+mod place;
 mod position;
 mod real;
 mod rope;
@@ -70,6 +76,11 @@ pub struct Inputs {
     pub decoder_input_ids: Option<Vec<Vec<i64>>>,
     /// As `attention_mask`, for the decoder.
     pub decoder_attention_mask: Option<Vec<Vec<i64>>>,
+    /// 1 where a token of the encoder is global: all see it, and it sees all; else the model says
+    /// which are. Only for models with windows that have global tokens.
+    pub global_attention_mask: Option<Vec<Vec<i64>>>,
+    /// The box of each token on its page, `[left, upper, right, lower]`; all 0 if there are none.
+    pub boxes: Option<Vec<Vec<[i64; 4]>>>,
     /// Spectrograms, `[mel_bins][frames]` each.
     pub input_features: Vec<Vec<Vec<f32>>>,
     /// How many sequences in a row are the choices of one question; 0 for all of them.
@@ -149,6 +160,8 @@ struct Batch {
     positions: Vec<Vec<usize>>,
     /// Whether the positions were given; else tables count them as the model does.
     positions_given: bool,
+    /// For each sequence and position, whether it is global; empty where none is.
+    global: Vec<Vec<bool>>,
 }
 
 /// One sequence of a [`Batch`].
@@ -188,7 +201,7 @@ impl Batch {
                 positions.iter().map(row).collect::<Result<_>>()?
             }
         };
-        Ok(Batch { size, len, visible, positions, positions_given })
+        Ok(Batch { size, len, visible, positions, positions_given, global: Vec::new() })
     }
 
     /// Whether others see each row of a matrix `[batch · n, …]`.
@@ -203,6 +216,15 @@ impl Batch {
                 row.fill(R::zero());
             }
         }
+    }
+
+    fn has_global(&self) -> bool {
+        self.global.iter().flatten().any(|global| *global)
+    }
+
+    /// Whether a position of a sequence is global.
+    fn is_global(&self, sequence: usize, position: usize) -> bool {
+        self.global.get(sequence).is_some_and(|global| global[position])
     }
 
     fn sequences(&self) -> impl Iterator<Item = Sequence> + use<> {
@@ -250,11 +272,12 @@ pub fn run<R: Real>(
     };
 
     let first = if has_encoder { "encoder" } else { "decoder" };
-    let (read, batch) = read_inputs(keys(first), inputs)?;
+    let (read, mut batch) = read_inputs(keys(first), inputs)?;
     let ids = match &read {
         Read::Tokens { ids, .. } => ids.clone(),
         Read::Spectrograms(_) => Vec::new(),
     };
+    batch.global = global::positions(keys(first), &model.tokens, inputs, &batch, &ids)?;
     let x = embed::embed(params, keys(first), &model.tokens, first, &read, &batch)?;
     let output = stack::run(params, keys(first), first, x, &batch, None)?;
 
@@ -266,7 +289,7 @@ pub fn run<R: Real>(
         let mask = inputs.decoder_attention_mask.as_ref();
         last_batch = Batch::new(batch.size, len, mask, None)?;
         last_ids = flat("token", &decoder_ids)?;
-        let read = Read::Tokens { ids: last_ids.clone(), types: None };
+        let read = Read::Tokens { ids: last_ids.clone(), types: None, boxes: None };
         let x = embed::embed(params, keys(last), &model.tokens, last, &read, &last_batch)?;
         let memory = Memory { output: &output, batch: &batch };
         hidden = stack::run(params, keys(last), last, x, &last_batch, Some(&memory))?;
@@ -330,7 +353,9 @@ fn read_inputs<R: Real>(keys: Keys<'_>, inputs: &Inputs) -> Result<(Read<R>, Bat
                 Some(flat("token type", types)?)
             }
         };
-        return Ok((Read::Tokens { ids: flat("token", &inputs.input_ids)?, types }, batch));
+        let boxes = boxes(inputs, &batch)?;
+        let ids = flat("token", &inputs.input_ids)?;
+        return Ok((Read::Tokens { ids, types, boxes }, batch));
     }
     let frames = inputs.input_features.first().and_then(|bins| bins.first()).map_or(0, Vec::len);
     let spectrograms = inputs.input_features.iter().map(|bins| {
@@ -346,6 +371,23 @@ fn read_inputs<R: Real>(keys: Keys<'_>, inputs: &Inputs) -> Result<(Read<R>, Bat
     }
     let batch = Batch::new(spectrograms.len(), frames.div_ceil(2), mask, None)?;
     Ok((Read::Spectrograms(spectrograms), batch))
+}
+
+/// The box of each token on its page, where boxes are given.
+fn boxes(inputs: &Inputs, batch: &Batch) -> Result<Option<Vec<[usize; 4]>>> {
+    let Some(boxes) = &inputs.boxes else { return Ok(None) };
+    if boxes.len() != batch.size || boxes.iter().any(|row| row.len() != batch.len) {
+        return Err(broken(format!("boxes must have {} rows of {}", batch.size, batch.len)));
+    }
+    let mut places = Vec::with_capacity(batch.size * batch.len);
+    for sides in boxes.iter().flatten() {
+        let mut place = [0; 4];
+        for (place, &side) in place.iter_mut().zip(sides) {
+            *place = number("place on a page", side)?;
+        }
+        places.push(place);
+    }
+    Ok(Some(places))
 }
 
 /// The decoder's ids: those that are given; else, where no task asks for them, the encoder's,

@@ -11,16 +11,20 @@
 //! `sparsemixer` chooses one expert after the other by the greatest logit m left; its weight is its
 //! softmax over the logits l left with `(m − l)/max(|l|, m) ≤ 2·sparsemixer_eps`.
 //!
-//! The result is `Σ weight·expert(x)`, plus that of the expert that every token goes to, times
-//! `σ(x Wsᵀ)` if `shared_gate`.
+//! With `moe.capacity` c an expert takes the first c tokens of a sequence that choose it, and adds
+//! nothing for the others.
+//!
+//! The result is `Σ weight·expert(x)`, or `Σ expert(weight·x)` where `weight_at` is `input`, plus that of the expert
+//! that every token goes to, times `shared_scale`, and times `σ(x Wsᵀ)` if `shared_gate`; with `post_norm` all of it is normed.
 
 use std::cmp::Ordering;
 
 use ndarray::{Array1, Array2, ArrayView1, Axis, Zip};
 
-use super::attention::softmax;
 use super::keys::{Keys, broken};
+use super::mix::softmax;
 use super::mlp::{Mlp, sigmoid};
+use super::norm::Norm;
 use super::real::Real;
 use super::weights::{Bias, Params};
 use crate::base::error::Result;
@@ -33,9 +37,14 @@ pub(super) struct Moe {
     width: usize,
     shared_width: usize,
     shared_gate: bool,
+    shared_scale: f64,
+    weigh_input: bool,
+    post_norm: Option<Norm>,
     router_bias: Bias,
     score_bias: bool,
     bias: Bias,
+    /// How many tokens of a sequence an expert takes.
+    capacity: Option<usize>,
     choice: Choice,
 }
 
@@ -95,19 +104,29 @@ impl Moe {
             width: keys.count("moe.intermediate_size")?,
             shared_width: keys.count("moe.shared_intermediate_size")?,
             shared_gate: keys.bool("moe.shared_gate")?,
+            shared_scale: keys.float("moe.shared_scale")?,
+            weigh_input: match keys.word("moe.weight_at")?.as_str() {
+                "input" => true,
+                "output" => false,
+                other => return Err(broken(format!("`moe.weight_at` is {other:?}"))),
+            },
+            post_norm: keys.bool("moe.post_norm")?.then(|| Norm::read(keys)).transpose()?,
             router_bias: Bias::Is(keys.bool("moe.router_bias")?),
             score_bias: keys.bool("moe.score_bias")?,
             bias: Bias::Is(keys.bool("moe.bias")?),
+            capacity: keys.opt_count("moe.capacity")?,
             choice,
         })
     }
 
-    /// The mixture for `x`, `[n, hidden]`, by `NAME.router`, `NAME.experts` and `NAME.shared`.
+    /// The mixture for `x`, `[n, hidden]`, sequences of `len` rows, by `NAME.router`, `NAME.experts`
+    /// and `NAME.shared`.
     pub(super) fn apply<R: Real>(
         &self,
         params: Params<'_>,
         name: &str,
         x: &Array2<R>,
+        len: usize,
     ) -> Result<Array2<R>> {
         let router = format!("{name}.router");
         let n_routes = self.n_experts + self.n_zero;
@@ -118,9 +137,17 @@ impl Moe {
         };
         // Which tokens each expert gets, and with which weight.
         let mut tokens: Vec<Vec<(usize, R)>> = vec![Vec::new(); n_routes];
+        // How many tokens of the sequence wanted each.
+        let mut places = vec![0; n_routes];
         for (token, logits) in logits.rows().into_iter().enumerate() {
+            if self.capacity.is_some() && token % len.max(1) == 0 {
+                places = vec![0; n_routes];
+            }
             for (expert, weight) in self.choice.of(logits, score_bias.as_ref()) {
-                tokens[expert].push((token, weight));
+                places[expert] += 1;
+                if self.capacity.is_none_or(|most| places[expert] <= most) {
+                    tokens[expert].push((token, weight));
+                }
             }
         }
         let mut y = Array2::zeros(x.dim());
@@ -132,12 +159,18 @@ impl Moe {
                 continue;
             }
             let rows: Vec<usize> = tokens.iter().map(|(token, _)| *token).collect();
-            let input = x.select(Axis(0), &rows);
+            let mut input = x.select(Axis(0), &rows);
+            if self.weigh_input {
+                for (mut row, &(_, weight)) in input.rows_mut().into_iter().zip(tokens) {
+                    row *= weight;
+                }
+            }
             let output = self.mlp.with(params, name, &input, self.width, &|x, part, width| {
                 let name = format!("{name}.experts.{part}");
                 params.expert(x, &name, (expert, self.n_experts), width, self.bias)
             })?;
             for (&(token, weight), output) in tokens.iter().zip(output.rows()) {
+                let weight = if self.weigh_input { R::one() } else { weight };
                 y.row_mut(token).scaled_add(weight, &output);
             }
         }
@@ -157,9 +190,12 @@ impl Moe {
                     .and(gate.rows())
                     .for_each(|mut row, gate| row *= sigmoid(gate[0]));
             }
-            y += &output;
+            y.scaled_add(R::of(self.shared_scale), &output);
         }
-        Ok(y)
+        match &self.post_norm {
+            Some(norm) => norm.apply(params, &format!("{name}.post_norm"), &y),
+            None => Ok(y),
+        }
     }
 }
 

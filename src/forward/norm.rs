@@ -53,6 +53,16 @@ impl Norm {
         Norm { bias: Bias::Stored, ..self }
     }
 
+    /// The same norm without a bias.
+    pub(super) fn without_bias(self) -> Norm {
+        Norm { bias: Bias::Is(false), ..self }
+    }
+
+    /// The same norm, without weights and biases.
+    pub(super) fn without_weights(self) -> Norm {
+        Norm { affine: false, bias: Bias::Is(false), ..self }
+    }
+
     /// Whether there have to be weights.
     pub(super) fn has_weights(&self) -> bool {
         self.affine
@@ -124,6 +134,13 @@ fn unit<R: Real>(x: &mut ArrayViewMut1<'_, R>, centred: bool, eps: f64) {
     let mean_square = x.iter().map(|&x| x * x).sum::<R>() / n;
     let scale = (mean_square + R::of(eps)).sqrt().recip();
     x.mapv_inplace(|x| x * scale);
+}
+
+/// A layernorm of each row, without weights.
+pub(super) fn layernorm<R: Real>(x: &Array2<R>, eps: f64) -> Array2<R> {
+    let mut y = x.clone();
+    y.rows_mut().into_iter().for_each(|mut row| unit(&mut row, true, eps));
+    y
 }
 
 /// An RMS norm of each run of `width` elements, without weights.

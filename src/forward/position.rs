@@ -181,7 +181,7 @@ impl<R: Real> Disentangled<R> {
         let (q, k) = if self.share_key {
             (("q_proj", q_bias), ("k_proj", k_bias))
         } else {
-            (("rel_q_proj", q_bias), ("rel_k_proj", q_bias))
+            (("rel_q_proj", q_bias), ("rel_k_proj", k_bias))
         };
         let map = |(name, bias)| params.linear(&self.table, &format!("{attn}.{name}"), width, bias);
         Ok(TableMaps {
@@ -252,17 +252,26 @@ pub(super) struct TableMaps<R> {
 pub(super) struct PositionScale {
     b: f64,
     length: f64,
+    offset: f64,
+    /// The only layers that have it; all if there is no list.
+    layers: Option<Vec<usize>>,
 }
 
 impl PositionScale {
     pub(super) fn read(keys: Keys<'_>) -> Result<Option<PositionScale>> {
         let Some(b) = keys.opt_float("attn_position_scale")? else { return Ok(None) };
         let length = keys.count("attn_position_scale_length")? as f64;
-        Ok(Some(PositionScale { b, length }))
+        let offset = keys.count("attn_position_scale_offset")? as f64;
+        let layers = keys.opt_counts("attn_position_scale_layers")?;
+        Ok(Some(PositionScale { b, length, offset, layers }))
     }
 
     pub(super) fn at(&self, position: f64) -> f64 {
-        1.0 + self.b * (1.0 + (position / self.length).floor()).ln()
+        1.0 + self.b * (1.0 + ((position + self.offset) / self.length).floor()).ln()
+    }
+
+    pub(super) fn is_in(&self, layer: usize) -> bool {
+        self.layers.as_ref().is_none_or(|layers| layers.contains(&layer))
     }
 }
 

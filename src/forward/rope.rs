@@ -97,9 +97,25 @@ impl Rope {
         Some(Turns { cos: turn(f64::cos), sin: turn(f64::sin) })
     }
 
+    /// How many dims of a head turn.
+    pub(super) fn dim(&self) -> usize {
+        self.dim
+    }
+
     /// Turns every head of `x`, `[n, heads · head_dim]`, in place.
     pub(super) fn apply<R: Real>(&self, x: &mut Array2<R>, turns: &Turns<R>, head_dim: usize) {
         let first = if self.at_first { 0 } else { head_dim - self.dim };
+        self.apply_at(x, turns, head_dim, first);
+    }
+
+    /// The same, of the dims from `first` on.
+    pub(super) fn apply_at<R: Real>(
+        &self,
+        x: &mut Array2<R>,
+        turns: &Turns<R>,
+        head_dim: usize,
+        first: usize,
+    ) {
         let half = self.dim / 2;
         for ((mut row, cos), sin) in
             x.rows_mut().into_iter().zip(turns.cos.rows()).zip(turns.sin.rows())

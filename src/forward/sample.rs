@@ -64,6 +64,8 @@ impl Inputs {
             inputs.token_type_ids = (0 < n_types).then(|| vec![random.ids(len, n_types)]);
         }
         if decoder.bool("cross_attention")? {
+            let own = decoder.count("decoder_vocab_size")?;
+            let vocab_size = if own == 0 { vocab_size } else { own };
             let mut ids = random.ids(len(decoder)?, vocab_size);
             end(&mut ids);
             inputs.decoder_input_ids = Some(vec![ids]);

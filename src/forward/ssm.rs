@@ -2,7 +2,7 @@
 //!
 //! Both kinds keep a state `h_t = exp(Δ_t A) h_(t−1) + Δ_t B_t x_t` and put out
 //! `y_t = C_t·h_t + D x_t`, with `A = −exp(a_log)` and a time step `Δ_t` that is positive by a
-//! softplus. With `c = ssm.inner`, `s = ssm.state` and the activation of the stack, `act`:
+//! softplus. With `c = ssm.inner`, `s = ssm.state` and `act`, which is `ssm.activation` or that of the stack:
 //!
 //! `mamba1`: `[x, z] = u Winᵀ`; `x = act(conv(x))`; `[δ, B, C] = x Wxᵀ`, of `dt_rank`, s and s
 //! dims, each normed by `inner_norm`; `Δ = softplus(δ Wdtᵀ + b)`, `[n, c]`. The state is `[c, s]`, A
@@ -12,7 +12,8 @@
 //! act(conv(xBC))`; `Δ = softplus(δ + dt_bias)`, clamped to `dt_min..dt_max`, `[n, heads]`. The state
 //! of a head is `[head_dim, s]`, A and D are numbers, B and C are those of the head's group. The
 //! result is `norm(y ∘ silu(z)) Woutᵀ`, an RMS norm of each of `norm_groups` parts, or
-//! `(y ∘ silu(z)) Woutᵀ` where there are none.
+//! `(y ∘ silu(z)) Woutᵀ` where there are none, or `(norm(y) ∘ silu(z)) Woutᵀ` where `norm_at` is `before_gate`. u is multiplied
+//! by `in_scale`, the result by `out_scale`; `scales` are factors of z, x, B, C and δ as they come out of `Win`.
 
 use ndarray::{Array1, Array2, ArrayView1, Zip, s};
 
@@ -33,6 +34,8 @@ pub(super) struct Ssm {
     kernel: usize,
     conv_bias: bool,
     proj_bias: Bias,
+    in_scale: f64,
+    out_scale: f64,
     /// Of the norms inside, where there are some.
     norm_eps: f64,
     activation: Activation,
@@ -50,6 +53,9 @@ enum Kind {
         groups: usize,
         dt: (f64, Option<f64>),
         norm_groups: usize,
+        norm_first: bool,
+        /// Of the gate, x, B, C and the time step.
+        scales: Option<[f64; 5]>,
     },
 }
 
@@ -85,7 +91,20 @@ impl Ssm {
                     return Err(broken("the heads and groups of the state space do not fit it"));
                 }
                 let dt = (keys.float("ssm.dt_min")?, keys.opt_float("ssm.dt_max")?);
-                Kind::Mamba2 { heads, head_dim, groups, dt, norm_groups }
+                let norm_first = match keys.word("ssm.norm_at")?.as_str() {
+                    "after_gate" => false,
+                    "before_gate" => true,
+                    other => return Err(broken(format!("`ssm.norm_at` is {other:?}"))),
+                };
+                let scales = match keys.opt_floats("ssm.scales")? {
+                    None => None,
+                    Some(scales) => Some(
+                        scales
+                            .try_into()
+                            .map_err(|_| broken("`ssm.scales` are not five factors"))?,
+                    ),
+                };
+                Kind::Mamba2 { heads, head_dim, groups, dt, norm_groups, norm_first, scales }
             }
             other => return Err(broken(format!("a layer is a state space of kind {other:?}"))),
         };
@@ -100,8 +119,13 @@ impl Ssm {
             kernel: keys.count("ssm.conv_kernel")?,
             conv_bias: keys.bool("ssm.conv_bias")?,
             proj_bias: Bias::Is(keys.bool("ssm.proj_bias")?),
+            in_scale: keys.float("ssm.in_scale")?,
+            out_scale: keys.float("ssm.out_scale")?,
             norm_eps: if has_norms { keys.float("ssm.norm_eps")? } else { 0.0 },
-            activation: Activation::parse(&keys.word("activation")?)?,
+            activation: Activation::parse(&match keys.opt_word("ssm.activation")? {
+                Some(word) => word,
+                None => keys.word("activation")?,
+            })?,
             kind,
         })
     }
@@ -114,16 +138,26 @@ impl Ssm {
         u: &Array2<R>,
         batch: &Batch,
     ) -> Result<Array2<R>> {
+        let u = &(u * R::of(self.in_scale));
         let y = match self.kind {
             Kind::Mamba1 { dt_rank, inner_norm } => {
                 self.mamba1(params, name, u, batch, dt_rank, inner_norm)?
             }
-            Kind::Mamba2 { heads, head_dim, groups, dt, norm_groups } => {
-                let y = self.mamba2(params, name, u, batch, (heads, head_dim, groups), dt)?;
-                self.gated_norm(params, name, y, norm_groups)?
+            Kind::Mamba2 { heads, head_dim, groups, dt, norm_groups, norm_first, scales } => {
+                let sizes = (heads, head_dim, groups);
+                let (mut y, gate) = self.mamba2(params, name, u, batch, sizes, dt, scales)?;
+                if norm_first {
+                    y = self.group_norm(params, name, y, norm_groups)?;
+                }
+                Zip::from(&mut y).and(&gate).for_each(|y, &z| *y *= Activation::Silu.of(z));
+                match norm_first {
+                    true => y,
+                    false => self.group_norm(params, name, y, norm_groups)?,
+                }
             }
         };
-        params.linear(&y, &format!("{name}.out_proj"), self.hidden, self.proj_bias)
+        let y = params.linear(&y, &format!("{name}.out_proj"), self.hidden, self.proj_bias)?;
+        Ok(y * R::of(self.out_scale))
     }
 
     fn convolved<R: Real>(
@@ -194,7 +228,8 @@ impl Ssm {
         Ok(y)
     }
 
-    /// The output of the states, times the gate.
+    /// The output of the states, and the gate.
+    #[allow(clippy::too_many_arguments)]
     fn mamba2<R: Real>(
         &self,
         params: Params<'_>,
@@ -203,11 +238,21 @@ impl Ssm {
         batch: &Batch,
         (heads, head_dim, groups): (usize, usize, usize),
         (dt_min, dt_max): (f64, Option<f64>),
-    ) -> Result<Array2<R>> {
+        scales: Option<[f64; 5]>,
+    ) -> Result<(Array2<R>, Array2<R>)> {
         let (inner, state) = (self.inner, self.state);
         let conv_width = inner + 2 * groups * state;
         let width = inner + conv_width + heads;
-        let parts = params.linear(u, &format!("{name}.in_proj"), width, self.proj_bias)?;
+        let mut parts = params.linear(u, &format!("{name}.in_proj"), width, self.proj_bias)?;
+        if let Some(scales) = scales {
+            let mut start = 0;
+            let widths = [inner, inner, groups * state, groups * state, heads];
+            for (width, scale) in widths.into_iter().zip(scales) {
+                let mut part = parts.slice_mut(s![.., start..start + width]);
+                part *= R::of(scale);
+                start += width;
+            }
+        }
         let conv = parts.slice(s![.., inner..inner + conv_width]).to_owned();
         let conv = self.convolved(params, name, &conv, batch)?;
         let dt_bias: Array1<R> = params.vector(&format!("{name}.dt_bias"), heads)?;
@@ -236,12 +281,10 @@ impl Ssm {
                 }
             }
         }
-        let gate = parts.slice(s![.., ..inner]);
-        Zip::from(&mut y).and(gate).for_each(|y, &z| *y *= Activation::Silu.of(z));
-        Ok(y)
+        Ok((y, parts.slice(s![.., ..inner]).to_owned()))
     }
 
-    fn gated_norm<R: Real>(
+    fn group_norm<R: Real>(
         &self,
         params: Params<'_>,
         name: &str,

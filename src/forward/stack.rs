@@ -1,6 +1,7 @@
 //! A stack of layers.
 //!
-//! A layer mixes positions (attention, a state space, a short convolution, or linear attention),
+//! A layer mixes positions (attention, a state space, a short convolution, linear attention, or a
+//! Fourier transform),
 //! attends to the encoder where it does, and ends with an MLP or a mixture of experts. A sublayer f changes the
 //! stream by `norm_placement`, with `a = residual_scale` and `k = skip_scale`:
 //!
@@ -10,25 +11,31 @@
 //! - `output`: `k·x + a·post(f(x))`
 //! - `through`: `k·pre(x) + a·f(pre(x))`
 //!
+//! Layers of linear attention have the placement `linear.norm_placement`, where that is not null. Only the layers in
+//! `mixer_layers` mix positions and only those in `mlp_layers` end with an MLP, where these are not null. With
+//! `ssm.beside_attention` a state space reads what attention reads, and what it puts out is added to that of attention.
 //! Where the residual is parallel, `k·x + a·(attn(pre(x)) + mlp(pre'(x)))`, and pre' is pre if there is
 //! one norm. Where there is a convolution of the embeddings, it changes the first layer's output.
 //! After the last layer comes the final norm, but in `post`, whose last layer ends in one;
-//! then `out_proj`, where embeddings are narrower than the stream.
+//! then `out_proj`, where embeddings are narrower than the stream. With `attn_sparse.block_size` b > 0
+//! and r random blocks a stack computes up to (5 + 2·r)·b positions, whose attention is full; what it is
+//! beyond is drawn at random, and no part of this.
 
 use ndarray::Array2;
 
-use super::Batch;
-use super::attention::{Attention, Place};
+use super::attention::Attention;
 use super::conv::{EmbedConv, ShortConv};
 use super::keys::{Keys, broken};
 use super::linear::Linear;
 use super::mlp::Mlp;
 use super::moe::Moe;
 use super::norm::Norm;
+use super::place::Place;
 use super::real::Real;
 use super::ssm::Ssm;
 use super::weights::{Bias, Params};
-use crate::base::error::Result;
+use super::{Batch, fourier};
+use crate::base::error::{Error, Result};
 
 /// What a decoder attends to: an encoder's output, `[batch · m, hidden]`.
 pub(super) struct Memory<'m, R> {
@@ -45,7 +52,21 @@ enum Placement {
     Through,
 }
 
+impl Placement {
+    fn parse(word: &str) -> Result<Placement> {
+        Ok(match word {
+            "pre" => Placement::Pre,
+            "post" => Placement::Post,
+            "sandwich" => Placement::Sandwich,
+            "output" => Placement::Output,
+            "through" => Placement::Through,
+            other => return Err(broken(format!("`norm_placement` is {other:?}"))),
+        })
+    }
+}
+
 /// What layers have in common.
+#[derive(Clone, Copy)]
 struct Stack<'a> {
     params: Params<'a>,
     norm: Norm,
@@ -68,18 +89,12 @@ pub(super) fn run<R: Real>(
     let stack = Stack {
         params,
         norm: Norm::read(keys)?,
-        placement: match keys.word("norm_placement")?.as_str() {
-            "pre" => Placement::Pre,
-            "post" => Placement::Post,
-            "sandwich" => Placement::Sandwich,
-            "output" => Placement::Output,
-            "through" => Placement::Through,
-            other => return Err(broken(format!("`norm_placement` is {other:?}"))),
-        },
+        placement: Placement::parse(&keys.word("norm_placement")?)?,
         residual_scale: keys.float("residual_scale")?,
         skip_scale: keys.float("skip_scale")?,
         embed_norm: keys.bool("embed_norm")?,
     };
+    check_sparse(keys, name, batch.len)?;
     let n_layers = keys.count("num_layers")?;
     let layer_map = keys.opt_counts("layer_map")?;
     let types = keys.words("layer_types")?;
@@ -90,7 +105,8 @@ pub(super) fn run<R: Real>(
         true => Some(Attention::read(params, keys, name)?),
         false => None,
     };
-    let ssm = match types.iter().any(|kind| kind == "ssm") {
+    let beside = keys.word("ssm.kind")? != "none" && keys.bool("ssm.beside_attention")?;
+    let ssm = match beside || types.iter().any(|kind| kind == "ssm") {
         true => Some(Ssm::read(keys)?),
         false => None,
     };
@@ -101,6 +117,15 @@ pub(super) fn run<R: Real>(
     let linear = match types.iter().any(|kind| kind == "linear") {
         true => Some(Linear::read(keys)?),
         false => None,
+    };
+    let linear_placement = match &linear {
+        Some(_) => keys.opt_word("linear.norm_placement")?,
+        None => None,
+    };
+    let linear_placement = linear_placement.map(|word| Placement::parse(&word)).transpose()?;
+    let mixers = keys.opt_counts("mixer_layers")?;
+    let has = |layers: &Option<Vec<usize>>, layer| {
+        layers.as_ref().is_none_or(|layers| layers.contains(&layer))
     };
     let feed = Feed::read(keys)?;
     let parallel = match keys.word("residual")?.as_str() {
@@ -129,6 +154,8 @@ pub(super) fn run<R: Real>(
     let mut late = None;
     for (layer, kind) in types.iter().enumerate() {
         let due = late.take();
+        let placement = linear_placement.filter(|_| kind == "linear").unwrap_or(stack.placement);
+        let stack = Stack { placement, ..stack };
         let stored = layer_map.as_ref().map_or(layer, |map| map[layer]);
         let part = |part: &str| format!("{name}.layers.{stored}.{part}");
         let (attn, mlp) = (part("attn"), part("mlp"));
@@ -143,7 +170,7 @@ pub(super) fn run<R: Real>(
             x = stack.parallel(
                 &x,
                 (&attn, attend),
-                (&mlp, |x| feed.apply(params, &mlp, x, layer, &mut late)),
+                (&mlp, |x| feed.apply(params, &mlp, x, (layer, batch.len), &mut late)),
                 n_norms,
             )?;
             if let Some(due) = due {
@@ -152,6 +179,13 @@ pub(super) fn run<R: Real>(
             continue;
         }
         x = match (kind.as_str(), &ssm, &conv, &linear) {
+            _ if !has(&mixers, layer) => x,
+            ("full" | "sliding", Some(ssm), ..) if beside => {
+                let name = part("ssm");
+                stack.sublayer(x, &attn, layer, |x| {
+                    Ok(attend(x)? + &ssm.apply(params, &name, &shown(x), batch)?)
+                })?
+            }
             ("full" | "sliding", ..) => stack.sublayer(x, &attn, layer, attend)?,
             ("ssm", Some(ssm), ..) => {
                 let name = part("ssm");
@@ -167,6 +201,10 @@ pub(super) fn run<R: Real>(
                     linear.apply(params, &name, layer, &shown(x), batch)
                 })?
             }
+            ("fourier", ..) => {
+                let name = part("fourier");
+                stack.sublayer(x, &name, layer, |x| Ok(fourier::mix(x, batch)))?
+            }
             (other, ..) => return Err(broken(format!("layer {layer} is {other:?}"))),
         };
         if let (Some(memory), Some(attention)) = (memory, &attention) {
@@ -175,9 +213,10 @@ pub(super) fn run<R: Real>(
                 attention.to_other(&name, x, batch, memory.output, memory.batch)
             })?;
         }
-        if feed.is_there() {
-            x = stack
-                .sublayer(x, &mlp, layer, |x| feed.apply(params, &mlp, x, layer, &mut late))?;
+        if feed.is_there() && feed.is_in(layer) {
+            x = stack.sublayer(x, &mlp, layer, |x| {
+                feed.apply(params, &mlp, x, (layer, batch.len), &mut late)
+            })?;
         }
         if let Some(due) = due {
             x += &due;
@@ -190,13 +229,35 @@ pub(super) fn run<R: Real>(
         return Err(broken("the last layer's experts have no next layer to add to"));
     }
     if stack.placement != Placement::Post {
-        x = stack.norm.apply(params, &format!("{name}.final_norm"), &x)?;
+        let norm =
+            if keys.bool("final_norm_bias")? { stack.norm } else { stack.norm.without_bias() };
+        x = norm.apply(params, &format!("{name}.final_norm"), &x)?;
     }
     let out_proj = format!("{name}.embed.out_proj");
     if params.has(&format!("{out_proj}.weight"))? {
         x = params.linear(&x, &out_proj, keys.count("embed_dim")?, Bias::Stored)?;
     }
     Ok(x)
+}
+
+/// Sequences longer than those whose attention is full: blocks are drawn at random for them.
+fn check_sparse(keys: Keys<'_>, name: &str, len: usize) -> Result<()> {
+    let block = keys.count("attn_sparse.block_size")?;
+    if block == 0 {
+        return Ok(());
+    }
+    let most = keys
+        .count("attn_sparse.random_blocks")?
+        .saturating_mul(2)
+        .saturating_add(5)
+        .saturating_mul(block);
+    if most < len {
+        return Err(Error::unsupported(format!(
+            "the {name} reads {len} positions: beyond {most} it attends to blocks that are drawn at \
+             random, which nothing determines"
+        )));
+    }
+    Ok(())
 }
 
 impl Stack<'_> {
@@ -260,6 +321,9 @@ struct Feed {
     in_bias: Bias,
     moe: Option<Moe>,
     moe_layers: Vec<usize>,
+    /// The only layers that end with it; all if there is no list.
+    layers: Option<Vec<usize>>,
+    out_scale: f64,
     /// Whether experts stand beside an MLP, and add their output after the next layer.
     shortcut: bool,
 }
@@ -280,6 +344,8 @@ impl Feed {
             moe: has_experts.then(|| Moe::read(keys)).transpose()?,
             moe_layers: if has_experts { keys.counts("moe.layers")? } else { Vec::new() },
             shortcut: has_experts && keys.bool("moe.shortcut")?,
+            layers: keys.opt_counts("mlp_layers")?,
+            out_scale: if has_mlp { keys.float("mlp_out_scale")? } else { 1.0 },
         })
     }
 
@@ -287,22 +353,29 @@ impl Feed {
         self.dense.is_some()
     }
 
+    fn is_in(&self, layer: usize) -> bool {
+        self.layers.as_ref().is_none_or(|layers| layers.contains(&layer))
+    }
+
     fn apply<R: Real>(
         &self,
         params: Params<'_>,
         name: &str,
         x: &Array2<R>,
-        layer: usize,
+        (layer, len): (usize, usize),
         late: &mut Option<Array2<R>>,
     ) -> Result<Array2<R>> {
         let moe = self.moe.as_ref().filter(|_| self.moe_layers.contains(&layer));
         match (moe, &self.dense) {
             (Some(moe), Some(dense)) if self.shortcut => {
-                *late = Some(moe.apply(params, name, x)?);
+                *late = Some(moe.apply(params, name, x, len)?);
                 dense.apply(params, name, x, self.width, [self.in_bias, self.bias])
             }
-            (Some(moe), _) => moe.apply(params, name, x),
-            (_, Some(dense)) => dense.apply(params, name, x, self.width, [self.in_bias, self.bias]),
+            (Some(moe), _) => moe.apply(params, name, x, len),
+            (_, Some(dense)) => {
+                let biases = [self.in_bias, self.bias];
+                Ok(dense.apply(params, name, x, self.width, biases)? * R::of(self.out_scale))
+            }
             (_, None) => Err(broken(format!("layer {layer} has no MLP"))),
         }
     }

@@ -11,12 +11,13 @@ use super::keys::broken;
 use super::real::{Real, decode};
 use crate::base::error::{Error, Result};
 use crate::base::source::Source;
-use crate::checkpoint::{Checkpoint, DType, Encoding, Payload};
+use crate::checkpoint::{Checkpoint, DType, Encoding, Payload, n_elements};
 use crate::encoding::BlockType;
 use crate::exec::produce::Producer;
-use crate::package::Model;
+use crate::package::{Model, Value};
 use crate::plan::Tensors;
-use crate::plan::program::{Input, Output, numbers as numbers_of, whole};
+use crate::plan::program::{Input, Output};
+use crate::plan::whole::{numbers as numbers_of, whole};
 
 /// Where a forward reads its tensors.
 pub trait Weights: Sync {
@@ -237,7 +238,7 @@ impl<'a> Params<'a> {
     }
 
     /// The linear map `x Wᵀ + b`: `x` is `[n, in]`, `NAME.weight` is `[out, in]`, `NAME.bias` is
-    /// `[out]`, and the result is `[n, out]`.
+    /// `[out]`, and the result is `[n, out]`. In groups `NAME.grouped.weight` is `[out, in/groups]`.
     pub(super) fn linear<R: Real>(
         &self,
         x: &Array2<R>,
@@ -245,14 +246,46 @@ impl<'a> Params<'a> {
         out: usize,
         bias: Bias,
     ) -> Result<Array2<R>> {
+        let groups = self.groups(name, x.ncols(), out)?;
+        let grouped = format!("{name}.grouped");
+        let name = if groups == 1 { name } else { &grouped };
         let weight_name = format!("{name}.weight");
         let stored = self.get(&weight_name)?;
-        check_shape(&weight_name, &stored, &[out, x.ncols()])?;
-        let mut y = product(x, &weight_name, &stored, 0, out)?;
+        let (columns, rows) = (x.ncols() / groups, out / groups);
+        check_shape(&weight_name, &stored, &[out, columns])?;
+        let mut y = match groups {
+            1 => product(x, &weight_name, &stored, 0, out)?,
+            _ => {
+                let mut y = Array2::zeros((x.nrows(), out));
+                for group in 0..groups {
+                    let part = x.slice(s![.., group * columns..(group + 1) * columns]).to_owned();
+                    let part = product(&part, &weight_name, &stored, group * rows, rows)?;
+                    y.slice_mut(s![.., group * rows..(group + 1) * rows]).assign(&part);
+                }
+                y
+            }
+        };
         if let Some(bias) = self.bias(name, &[out], bias)? {
             y += &Array1::from(numbers(&format!("{name}.bias"), &bias, 0..out, 1)?);
         }
         Ok(y)
+    }
+
+    /// Into how many groups the inputs and the outputs of a layer's map are cut, each group of outputs
+    /// made of one of inputs: `map_groups.q_proj` for `….layers.0.attn.q_proj`.
+    fn groups(&self, name: &str, inputs: usize, outputs: usize) -> Result<usize> {
+        let mut parts = name.rsplit('.');
+        let (Some(map), Some("attn" | "mlp")) = (parts.next(), parts.next()) else { return Ok(1) };
+        let groups = match self.model.hyperparameters.get(&format!("map_groups.{map}")) {
+            None => return Ok(1),
+            Some(Value::Int(groups)) => usize::try_from(*groups).unwrap_or(0),
+            Some(_) => 0,
+        };
+        let fits = |width: usize| groups != 0 && width.is_multiple_of(groups);
+        if fits(inputs) && fits(outputs) {
+            return Ok(groups);
+        }
+        Err(broken(format!("`{name}` is of {inputs} and {outputs} dims: not {groups} groups")))
     }
 
     /// The linear map of one of a stack of experts: `NAME.weight` is `[experts, out, in]` and
@@ -301,10 +334,21 @@ fn check_shape(name: &str, readable: &Readable<'_>, wanted: &[usize]) -> Result<
     let stored = &readable.stored;
     let same = stored.shape.len() == wanted.len()
         && stored.shape.iter().zip(wanted).all(|(&found, &wanted)| found == wanted as u64);
-    if same {
-        return Ok(());
+    if !same {
+        let found = &stored.shape;
+        return Err(broken(format!("`{name}` is {found:?}, the hyperparameters say {wanted:?}")));
     }
-    Err(broken(format!("`{name}` is {:?}, the hyperparameters say {wanted:?}", stored.shape)))
+    // Of tables and of experts only some rows are read: that all are there is looked at here.
+    let n = n_elements(&stored.shape);
+    let n_bytes = n.and_then(|n| match readable.blocks {
+        Some(blocks) => blocks.n_bytes(n),
+        None => stored.dtype.n_bytes(n),
+    });
+    if n_bytes != Some(stored.bytes.len() as u64) {
+        let found = stored.bytes.len();
+        return Err(broken(format!("`{name}` has {found} bytes: not what its shape takes")));
+    }
+    Ok(())
 }
 
 /// The numbers of some rows of a tensor whose rows have `columns` elements.
@@ -365,96 +409,4 @@ fn product<R: Real>(
 }
 
 #[cfg(test)]
-mod tests {
-    use ndarray::array;
-    use serde_json::json;
-
-    use super::*;
-
-    /// Tensors in memory.
-    struct Few(BTreeMap<&'static str, (DType, Vec<u64>, Vec<u8>)>);
-
-    impl Weights for Few {
-        fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
-            Box::new(self.0.keys().copied())
-        }
-
-        fn tensor(&self, name: &str) -> Result<Option<Stored<'_>>> {
-            let stored = self.0.get(name).map(|(dtype, shape, bytes)| Stored {
-                dtype: *dtype,
-                shape: shape.clone(),
-                bytes: bytes.into(),
-            });
-            Ok(stored)
-        }
-    }
-
-    fn f32s(values: &[f32]) -> Vec<u8> {
-        values.iter().flat_map(|x| x.to_le_bytes()).collect()
-    }
-
-    fn model(encodings: serde_json::Value, ties: serde_json::Value) -> Model {
-        let model = json!({
-            "spec": "1.0.0", "conformance": "schema", "encodings": encodings, "ties": ties,
-        });
-        serde_json::from_value(model).unwrap()
-    }
-
-    #[test]
-    fn a_linear_map_is_x_times_the_weight_transposed_plus_the_bias() {
-        let few = Few(BTreeMap::from([
-            ("a.weight", (DType::F32, vec![2, 3], f32s(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))),
-            ("a.bias", (DType::F32, vec![2], f32s(&[10.0, 20.0]))),
-        ]));
-        let model = model(json!({}), json!([]));
-        let params = Params::new(&few, &model);
-        let x = array![[1.0f64, 0.0, -1.0]];
-        assert_eq!(params.linear(&x, "a", 2, Bias::Is(true)).unwrap(), array![[8.0, 18.0]]);
-        assert_eq!(params.linear(&x, "a", 2, Bias::Stored).unwrap(), array![[8.0, 18.0]]);
-        let err = params.linear(&x, "a", 2, Bias::Is(false)).unwrap_err();
-        assert_eq!(err.message(), "`a.bias` is there, and the hyperparameters deny it");
-        let err = params.linear(&x, "a", 3, Bias::Stored).unwrap_err();
-        assert_eq!(err.message(), "`a.weight` is [2, 3], the hyperparameters say [3, 3]");
-    }
-
-    /// More rows than are turned into numbers at once.
-    #[test]
-    fn a_long_map_goes_block_by_block() {
-        let (out, columns) = (BLOCK + 3, 2);
-        let weight: Vec<f32> = (0..out * columns).map(|i| (i % 7) as f32).collect();
-        let few = Few(BTreeMap::from([(
-            "a.weight",
-            (DType::F32, vec![out as u64, columns as u64], f32s(&weight)),
-        )]));
-        let model = model(json!({}), json!([["tied.weight", "a.weight"]]));
-        let params = Params::new(&few, &model);
-        let y = params.linear(&array![[1.0f32, 10.0]], "tied", out, Bias::Stored).unwrap();
-        for (row, y) in y.iter().enumerate() {
-            assert_eq!(*y, ((2 * row) % 7) as f32 + 10.0 * ((2 * row + 1) % 7) as f32);
-        }
-    }
-
-    /// Weights in blocks are computed with as the numbers they stand for.
-    #[test]
-    fn quantized_tensors_are_their_values() {
-        let values: Vec<f32> = (0..64).map(|i| (i as f32 * 0.37).sin()).collect();
-        let blocks = BlockType::find("ggml.q8_0").unwrap();
-        let mut packed = vec![0; 2 * blocks.block_bytes];
-        blocks.quantize(&values, &mut packed).unwrap();
-        let mut unpacked = vec![0.0; 64];
-        blocks.dequantize(&packed, &mut unpacked).unwrap();
-        assert_ne!(values, unpacked);
-        let few = Few(BTreeMap::from([
-            ("packed.weight", (DType::U8, vec![2, blocks.block_bytes as u64], packed)),
-            ("plain.weight", (DType::F32, vec![2, 32], f32s(&unpacked))),
-        ]));
-        let entry = json!({ "packed.weight": { "encoding": "ggml.q8_0", "shape": [2, 32] } });
-        let model = model(entry, json!([]));
-        let params = Params::new(&few, &model);
-        let x = Array2::from_shape_fn((3, 32), |(row, column)| (row * column) as f32);
-        let packed = params.linear(&x, "packed", 2, Bias::Stored).unwrap();
-        assert_eq!(packed, params.linear(&x, "plain", 2, Bias::Stored).unwrap());
-        let second: Array2<f32> = params.lookup("packed.weight", [2, 32], &[1], "row").unwrap();
-        assert_eq!(second.as_slice().unwrap(), &unpacked[32..]);
-    }
-}
+mod tests;

@@ -24,7 +24,7 @@ use crate::folder;
 use crate::package::{Extents, Hparams, Model, Port, Task};
 use crate::spec::Spec;
 use crate::spec::expr::{Names, as_int};
-use crate::spec::hparams::StackNames;
+use crate::spec::names::StackNames;
 use crate::spec::tasks::{DefaultFrom, ParameterType, PortType};
 
 /// What a model can be asked, and how.

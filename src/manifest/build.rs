@@ -4,54 +4,11 @@ use std::collections::BTreeMap;
 
 use super::digest::{content_leaf, leaf};
 use super::document::{Digests, FileEntry, Manifest, SCHEMA, Semantics, TensorEntry, Tool};
+use super::facts::{ManifestInput, TensorFacts};
 use super::role::FileRole;
 use super::texts::texts;
 use crate::base::hex;
-use crate::checkpoint::DType;
-use crate::package::{MANIFEST_FILE, Model};
-
-/// What a manifest is made from.
-#[derive(Clone, Debug, Default)]
-pub struct ManifestInput<'a> {
-    /// The version of the standard, `1.0.0`.
-    pub spec: &'a str,
-    /// What `model.json` says.
-    pub model: Option<&'a Model>,
-    /// The tensors.
-    pub tensors: Vec<TensorFacts>,
-    /// The files; `manifest.json` is passed over.
-    pub files: Vec<FileFacts<'a>>,
-}
-
-/// What is known of one tensor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorFacts {
-    /// Its name.
-    pub name: String,
-    /// Its dtype.
-    pub dtype: DType,
-    /// Its dimensions, slowest first.
-    pub shape: Vec<u64>,
-    /// The number of its bytes.
-    pub len: u64,
-    /// The SHA-256 of its bytes.
-    pub sha256: [u8; 32],
-    /// The file and the first byte in it, where one range of a file holds it.
-    pub place: Option<(String, u64)>,
-}
-
-/// What is known of one file.
-#[derive(Clone, Debug)]
-pub struct FileFacts<'a> {
-    /// Its path, relative to the package, with `/`.
-    pub path: String,
-    /// The number of its bytes.
-    pub len: u64,
-    /// The SHA-256 of its bytes.
-    pub sha256: [u8; 32],
-    /// Its bytes, for the files that `needs_text` names.
-    pub text: Option<&'a [u8]>,
-}
+use crate::package::MANIFEST_FILE;
 
 impl Manifest {
     /// Makes the manifest of a model.

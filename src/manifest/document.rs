@@ -1,6 +1,7 @@
 //! The form of `manifest.json`, and its text.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::Path;
 
 use schemars::JsonSchema;
@@ -280,35 +281,65 @@ impl Manifest {
     }
 
     /// The text of `manifest.json`.
+    pub fn to_text(&self) -> String {
+        let mut text = Vec::new();
+        self.write(&mut text).expect("memory takes every byte");
+        String::from_utf8(text).expect("JSON is UTF-8")
+    }
+
+    /// Writes the text of `manifest.json`.
     ///
     /// One entry stands on one line, so that a finding has a line to point to and a version
     /// control system a short difference to show.
-    pub fn to_text(&self) -> String {
-        let value = serde_json::to_value(self).expect("a manifest has string keys");
-        let mut text = String::from("{\n");
-        let fields = value.as_object().into_iter().flatten();
-        let fields: Vec<String> = fields
-            .map(|(key, value)| {
-                let key = Json::from(key.as_str());
-                match value {
-                    Json::Array(items) if !items.is_empty() => {
-                        let lines: Vec<String> =
-                            items.iter().map(|item| format!("    {item}")).collect();
-                        format!("  {key}: [\n{}\n  ]", lines.join(",\n"))
-                    }
-                    Json::Object(items) if !items.is_empty() => {
-                        let line = |(key, item): (&String, &Json)| {
-                            format!("    {}: {item}", Json::from(key.as_str()))
-                        };
-                        let lines: Vec<String> = items.iter().map(line).collect();
-                        format!("  {key}: {{\n{}\n  }}", lines.join(",\n"))
-                    }
-                    value => format!("  {key}: {value}"),
+    ///
+    /// # Errors
+    /// What takes the text does not.
+    pub fn write(&self, to: &mut impl Write) -> io::Result<()> {
+        // Entries, of which there may be many, are written one by one; the rest as it is.
+        let Manifest { schema, spec, tool, digests, model, tokenizer, templates, dtypes, .. } =
+            self;
+        let rest = serde_json::to_value(Manifest {
+            schema: schema.clone(),
+            spec: spec.clone(),
+            tool: tool.clone(),
+            digests: digests.clone(),
+            model: model.clone(),
+            tokenizer: tokenizer.clone(),
+            templates: templates.clone(),
+            dtypes: dtypes.clone(),
+            tensors: Vec::new(),
+            files: Vec::new(),
+        })?;
+        to.write_all(b"{\n")?;
+        for (place, (key, value)) in rest.as_object().into_iter().flatten().enumerate() {
+            if place != 0 {
+                to.write_all(b",\n")?;
+            }
+            write!(to, "  {}: ", Json::from(key.as_str()))?;
+            match (key.as_str(), value) {
+                ("tensors", _) => write_lines(to, &self.tensors)?,
+                ("files", _) => write_lines(to, &self.files)?,
+                (_, Json::Array(items)) => write_lines(to, items)?,
+                (_, Json::Object(items)) if !items.is_empty() => {
+                    let line = |(key, item): (&String, &Json)| {
+                        format!("    {}: {item}", Json::from(key.as_str()))
+                    };
+                    let lines: Vec<String> = items.iter().map(line).collect();
+                    write!(to, "{{\n{}\n  }}", lines.join(",\n"))?;
                 }
-            })
-            .collect();
-        text.push_str(&fields.join(",\n"));
-        text.push_str("\n}\n");
-        text
+                (_, value) => write!(to, "{value}")?,
+            }
+        }
+        to.write_all(b"\n}\n")
     }
+}
+
+/// Writes an array, an item on a line.
+fn write_lines(to: &mut impl Write, items: &[impl Serialize]) -> io::Result<()> {
+    to.write_all(b"[")?;
+    for (place, item) in items.iter().enumerate() {
+        to.write_all(if place == 0 { b"\n    " } else { b",\n    " })?;
+        serde_json::to_writer(&mut *to, item)?;
+    }
+    to.write_all(if items.is_empty() { b"]" } else { b"\n  ]" })
 }

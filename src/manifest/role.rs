@@ -3,10 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::texts::TOKENIZER_CONFIG;
 use crate::format;
 use crate::package::{METADATA_FILE, MODEL_FILE, SOURCE_FILE, component_of};
 use crate::spec::files::{self, Ids};
+
+pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// What a file is for.
 #[derive(

@@ -2,9 +2,9 @@ use std::collections::BTreeSet;
 
 use sha2::{Digest, Sha256};
 
-use super::build::{FileFacts, ManifestInput, TensorFacts};
 use super::digest::{content_leaf, leaf};
 use super::document::Manifest;
+use super::facts::{FileFacts, ManifestInput, TensorFacts};
 use super::role::FileRole;
 use crate::checkpoint::{DType, n_elements};
 

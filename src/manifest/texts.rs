@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
-use super::build::FileFacts;
 use super::document::Tokenizer;
+use super::facts::FileFacts;
+use super::role::TOKENIZER_CONFIG;
 use super::role::is_tokenizer_file;
 use crate::base::hex;
 use crate::format::gguf;
@@ -27,8 +28,6 @@ pub const TOKENIZER_SETTINGS: &[&str] = &[
     "strip_accents",
     "tokenize_chinese_chars",
 ];
-
-pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// The key of a GGUF file that has the chat template.
 pub const TEMPLATE_KEY: &str = "tokenizer.chat_template";

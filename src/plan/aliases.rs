@@ -11,8 +11,8 @@ use crate::base::limits::Backing;
 use crate::checkpoint::Checkpoint;
 use crate::format::wrappers::{MODULE, PARTS, without_parts};
 use crate::spec::Spec;
-use crate::spec::hparams::StackNames;
 use crate::spec::map::{Alias, Map};
+use crate::spec::names::StackNames;
 
 /// Stored tensors that are read by another name.
 #[derive(Debug)]
@@ -80,8 +80,8 @@ pub fn find(
     let arch = spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
     let Ok(keys) = keys::read(spec, map, arch, config) else { return Ok(None) };
     let stack = arch.stacks.first().map(String::as_str);
-    let names =
-        StackNames { hparams: &keys.hparams, tokens: Some(&keys.tokens), stack, layer: None };
+    let whole = spec.complete_hparams(&keys.hparams);
+    let names = StackNames { hparams: &whole, tokens: Some(&keys.tokens), stack, layer: None };
     let present: BTreeSet<&str> =
         checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     let n_before = names::n_known(map, &present, &names, names::backing(checkpoint));

@@ -14,7 +14,7 @@ use crate::checkpoint::{Checkpoint, Payload, Tensor, View, row_major_strides};
 use crate::package::{Dropped, Provenance, WayBack};
 use crate::spec::Spec;
 use crate::spec::dialect::{Dialect, Kind, Padded};
-use crate::spec::hparams::StackNames;
+use crate::spec::names::StackNames;
 
 /// A checkpoint in the terms of a mapping.
 pub struct Translated {
@@ -45,13 +45,8 @@ pub type Stored = (String, Option<Vec<usize>>);
 
 /// The dialect of a checkpoint's names, where mappings of another format read them.
 pub fn of<'s>(spec: &'s Spec, format: &str, checkpoint: &Checkpoint) -> Option<&'s Dialect> {
-    let present = present(checkpoint);
-    spec.dialects.iter().find(|dialect| dialect.fits(format, &present))
-}
-
-/// The names of a checkpoint.
-pub fn present(checkpoint: &Checkpoint) -> BTreeSet<&str> {
-    checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect()
+    let names = || checkpoint.tensors.iter().map(|tensor| tensor.name.as_str());
+    spec.dialects.iter().find(|dialect| dialect.fits(format, names()))
 }
 
 /// Brings a checkpoint to the terms of the mappings. A tensor that is stored under several names is

@@ -19,8 +19,8 @@ use crate::checkpoint::Checkpoint;
 use crate::encoding::layout::LAYOUTS;
 use crate::package::{ForeignTensor, Model, Provenance};
 use crate::spec::Spec;
-use crate::spec::hparams::StackNames;
 use crate::spec::map::Map;
+use crate::spec::names::StackNames;
 
 pub use self::check::check_own_config;
 pub use self::dtype::{GGUF, dtype_word, refuse_blocks};
@@ -73,8 +73,10 @@ pub fn export(
         tasks::write(map, &model.tasks, &mut config);
     }
 
+    // Conditions may ask for keys that a package leaves out.
+    let whole = spec.complete_hparams(&model.hyperparameters);
     let names = StackNames {
-        hparams: &model.hyperparameters,
+        hparams: &whole,
         tokens: Some(&model.tokens),
         stack: arch.stacks.first().map(String::as_str),
         layer: None,

@@ -21,8 +21,8 @@ use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::Checkpoint;
 use crate::package::{Dropped, ForeignTensor, MapUsed, Task, Value};
 use crate::spec::Spec;
-use crate::spec::hparams::StackNames;
 use crate::spec::map::Map;
+use crate::spec::names::StackNames;
 
 pub use self::choose::choose;
 pub(crate) use self::make::make;
@@ -70,7 +70,8 @@ pub fn import(
     let mut keys = keys::read(spec, map, arch, config)?;
     let present: BTreeSet<&str> =
         checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-    let hparams = keys.hparams.clone();
+    // Conditions may ask for keys that a package leaves out.
+    let hparams = spec.complete_hparams(&keys.hparams);
     let tokens = keys.tokens.clone();
     let stack_names =
         |stack| StackNames { hparams: &hparams, tokens: Some(&tokens), stack, layer: None };

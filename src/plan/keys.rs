@@ -3,6 +3,7 @@
 mod path;
 mod read;
 mod write;
+mod writer;
 
 pub(super) use self::path::from_json;
 pub use self::path::{lookup, stated};

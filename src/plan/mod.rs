@@ -20,6 +20,7 @@ mod recipe;
 pub mod tasks;
 pub mod typed;
 mod unread;
+pub mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

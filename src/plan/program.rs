@@ -9,11 +9,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::pieces;
-use crate::base::error::{Error, Result};
+use crate::base::error::Result;
 use crate::base::source::Extent;
 use crate::checkpoint::tiles::Coding;
-use crate::checkpoint::{DType, Encoding, Tensor};
+use crate::checkpoint::{DType, Encoding};
 use crate::encoding::BlockType;
 
 /// A tensor's storage that a plan reads.
@@ -147,48 +146,6 @@ impl Output {
         let n = crate::checkpoint::n_elements(&self.shape).and_then(|n| self.dtype.n_bytes(n));
         n.expect("the planner only makes outputs whose size fits")
     }
-}
-
-/// A tensor of a checkpoint as it is: the inputs that read it, which the plan keeps from
-/// `first_input` on, and the output that gathers it, row-major and little-endian.
-///
-/// # Errors
-/// The values cannot be had, or the sizes do not fit.
-pub fn whole(tensor: &Tensor, first_input: usize) -> Result<(Vec<Input>, Output)> {
-    let read = pieces::inputs(tensor, first_input);
-    let (inputs, layout, unit) = read.map_err(|err| err.context(&format!("`{}`", tensor.name)))?;
-    let copies = layout.copies();
-    let program = Program { gathered: tensor.dtype, unit, copies, kernels: Vec::new() };
-    let output = Output {
-        name: tensor.name.clone(),
-        dtype: tensor.dtype,
-        shape: tensor.shape.clone(),
-        content: Content::Gather(program),
-    };
-    Ok((inputs, output))
-}
-
-/// The numbers of a tensor that is stored as several: the input that reads them, which the plan
-/// keeps at `input_index`, and the output that decodes them.
-///
-/// # Errors
-/// The values cannot be had.
-pub fn numbers(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
-    let mut tensors = super::Tensors::default();
-    let (expr, dtype) = tensors
-        .read(tensor)
-        .map_err(|why| Error::unsupported(why).context(&format!("`{}`", tensor.name)))?;
-    let input = tensors.inputs.pop().expect("just read");
-    let mut copies = expr.layout.copies();
-    copies.iter_mut().for_each(|copy| copy.input = input_index);
-    let program = Program { gathered: dtype, unit: input.unit, copies, kernels: Vec::new() };
-    let output = Output {
-        name: tensor.name.clone(),
-        dtype,
-        shape: expr.layout.shape,
-        content: Content::Gather(program),
-    };
-    Ok((input, output))
 }
 
 /// Where the bytes of an output come from.

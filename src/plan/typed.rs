@@ -329,7 +329,7 @@ mod tests {
         let mut tensors = Tensors::default();
         for tensor in &with.tensors {
             let first = tensors.inputs.len();
-            let (inputs, output) = super::super::program::whole(tensor, first).unwrap();
+            let (inputs, output) = crate::plan::whole::whole(tensor, first).unwrap();
             let (ops, from) = (String::new(), Vec::new());
             let (name, class) = (output.name.clone(), crate::plan::Exactness::Exact);
             tensors.inputs.extend(inputs);

@@ -6,7 +6,6 @@ use super::baseline::Ledger;
 use super::file::{Rules, Waiver};
 use super::{Policy, require};
 use crate::base::diagnostic::{Diagnostic, Level};
-use crate::rule::Outcome;
 use crate::validate::{PolicyFindings, Report, Waived};
 
 const WAIVER_STALE: &str = "L001";
@@ -39,7 +38,7 @@ impl<'a> Run<'a> {
             waiver.path.as_ref().is_none_or(|pattern| super::matches(pattern, &path))
         };
         for (waiver, (looked, _)) in policy.waivers().iter().zip(&mut self.waivers) {
-            *looked |= about(waiver) && was_applied(&waiver.rule, report);
+            *looked |= about(waiver) && report.looked_at(&waiver.rule);
         }
         let findings = std::mem::take(&mut report.findings);
         for finding in findings {
@@ -96,14 +95,6 @@ impl<'a> Run<'a> {
         let fail_on = self.policy.base_rules().fail_on.unwrap_or(Level::Error);
         PolicyFindings { path: self.policy.path.display().to_string(), findings, fail_on }
     }
-}
-
-/// Whether a rule, or all that begin so, were looked at: one that was not cannot show that a waiver is needed.
-pub(super) fn was_applied(rule: &str, report: &Report) -> bool {
-    let standard = report.checks.iter().map(|check| (check.rule, check.outcome));
-    let own = report.policy.iter().map(|check| (check.rule, check.outcome));
-    let mut named = standard.chain(own).filter(|(id, _)| id.starts_with(rule)).peekable();
-    named.peek().is_none() || named.all(|(_, outcome)| outcome != Outcome::Skipped)
 }
 
 fn fits(waiver: &Waiver, finding: &Diagnostic) -> bool {

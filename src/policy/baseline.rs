@@ -7,7 +7,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::apply::was_applied;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::hex;
@@ -136,7 +135,7 @@ impl Ledger {
             }
         }
         let known = self.left.iter().filter(|(_, (known, _))| known.input == input);
-        let looked = known.filter(|(_, (known, _))| was_applied(&known.rule, report));
+        let looked = known.filter(|(_, (known, _))| report.looked_at(&known.rule));
         self.looked.extend(looked.map(|(key, _)| key.clone()));
     }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::anchor::Anchors;
 use super::document::{Check, Document, Group, Section, shown};
+use super::fingerprint::{fingerprints, mark};
 use super::fold::{fill, pattern};
 use super::group::groups;
 use super::{Context, Report, Style, pretty};
@@ -28,8 +29,15 @@ impl Report for Compared<'_> {
         text(self.diff, context.style)
     }
 
-    fn json(&self) -> serde_json::Result<String> {
-        pretty(self.diff)
+    fn json(&self, context: &Context<'_>) -> serde_json::Result<String> {
+        let found = self.findings();
+        let groups = groups(&found);
+        let [old, new] = self.sides(context);
+        let mut marked = self.diff.clone();
+        let places = marked.changes.iter_mut().map(|one| &mut one.fingerprint);
+        let found: Vec<&Diagnostic> = found.iter().collect();
+        mark(&groups, &fingerprints(&groups, &title(&old, &new)), &found, places);
+        pretty(&marked)
     }
 
     fn document(&self, context: &Context<'_>) -> Document {
@@ -37,17 +45,15 @@ impl Report for Compared<'_> {
         let mut document = Document::new("diff", context);
         document.passes = diff.verdict.class < self.fail_on;
         document.headline = format!("{}: {}", diff.verdict.class.name(), headline(diff));
-        let side = |side: &Side| shown(std::path::Path::new(&side.path), &context.root);
-        let (old, new) = (side(&diff.old), side(&diff.new));
-        let title = format!("{old} → {new}");
-        let found: Vec<Diagnostic> = diff.changes.iter().map(|one| self.finding(one)).collect();
+        let [old, new] = self.sides(context);
+        let title = title(&old, &new);
+        let found = self.findings();
+        let groups = groups(&found);
         let mut anchors = Anchors::new(std::path::Path::new(&diff.new.path), &new);
-        let mut all = Vec::new();
-        for group in groups(&found) {
-            let name = document.name(group.rule());
-            all.push(Group::of(&group, name, &title, &mut anchors, None));
-        }
-        Group::tell_apart(&mut all);
+        let all = groups.iter().zip(fingerprints(&groups, &title)).map(|(group, fingerprint)| {
+            Group::of(group, document.name(group.rule()), fingerprint, &mut anchors, None)
+        });
+        let all = all.collect();
         let mut facts = vec![("old", self::side(&diff.old)), ("new", self::side(&diff.new))];
         let census = census(&diff.old.dtypes, &diff.new.dtypes);
         if !census.is_empty() {
@@ -80,6 +86,17 @@ impl Compared<'_> {
         }
     }
 
+    /// The changes as findings, in their order.
+    fn findings(&self) -> Vec<Diagnostic> {
+        self.diff.changes.iter().map(|one| self.finding(one)).collect()
+    }
+
+    /// How both sides are told.
+    fn sides(&self, context: &Context<'_>) -> [String; 2] {
+        let side = |side: &Side| shown(std::path::Path::new(&side.path), &context.root);
+        [side(&self.diff.old), side(&self.diff.new)]
+    }
+
     fn finding(&self, change: &Change) -> Diagnostic {
         let level = self.level(change.class);
         let finding = Diagnostic::new(change.rule, level, change.message.clone() + &note(change));
@@ -105,6 +122,11 @@ impl Compared<'_> {
         };
         Check { rule: rule.id, name: rule.name, level: rule.class.name(), outcome, why }
     }
+}
+
+/// What was compared.
+fn title(old: &str, new: &str) -> String {
+    format!("{old} → {new}")
 }
 
 /// Whether the subject of a change is a tensor, by the name of its rule.

@@ -1,15 +1,12 @@
 //! What was checked and what was found, as every form but text and JSON shows it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
-
+use super::Context;
 use super::anchor::{Anchor, Anchors};
 use super::group::{Alike, Group as Findings};
-use super::{Context, fold};
 use crate::base::diagnostic::Level;
-use crate::base::hex;
 use crate::rule::Outcome;
 use crate::spec::listing::Page;
 
@@ -174,11 +171,11 @@ impl Section {
 }
 
 impl Group {
-    /// A group of findings about the input at `path`.
+    /// A group of findings.
     pub(super) fn of(
         findings: &Findings<'_>,
         name: String,
-        title: &str,
+        fingerprint: String,
         anchors: &mut Anchors,
         waived: Option<String>,
     ) -> Group {
@@ -194,18 +191,6 @@ impl Group {
         let n_findings = findings.findings.len();
         details.truncate(MOST_DETAILS);
         let told: usize = details.iter().map(|detail| detail.rows).sum();
-        // A file, a tensor and a key say where; numbers in names are left open, so that another
-        // layer with the same fault is the same.
-        let places: BTreeSet<String> = findings.findings.iter().map(|one| one.place()).collect();
-        let mut hash = Sha256::new();
-        for part in ["llmstd.group/1", findings.rule(), title] {
-            hash.update(part);
-            hash.update([0]);
-        }
-        for place in places.iter().map(|place| fold::pattern(place).0).collect::<BTreeSet<_>>() {
-            hash.update(place);
-            hash.update([0]);
-        }
         let anchor = anchors.of(findings.findings[0]);
         Group {
             rule: findings.rule(),
@@ -218,21 +203,8 @@ impl Group {
             tensors: findings.tensors().into_iter().map(|one| one.cells[0].clone()).collect(),
             help: findings.help(),
             anchor,
-            fingerprint: hex::encode(&hash.finalize())[..32].to_owned(),
+            fingerprint,
             waived,
-        }
-    }
-
-    /// Makes the fingerprints of groups differ, where a rule found two things at one place.
-    pub(super) fn tell_apart(groups: &mut [Group]) {
-        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-        for group in groups {
-            let n = seen.entry(group.fingerprint.clone()).or_default();
-            if *n != 0 {
-                let next = Sha256::digest(format!("{}\0{n}", group.fingerprint));
-                group.fingerprint = hex::encode(&next)[..32].to_owned();
-            }
-            *n += 1;
         }
     }
 }

@@ -13,60 +13,86 @@ pub struct Folded {
 
 /// Rows of one pattern.
 struct Kind {
-    /// Of each cell, its text with `{}` for numbers.
-    patterns: Vec<String>,
-    /// Of each cell, the numbers in each of its places, over all rows.
-    numbers: Vec<Vec<Vec<u64>>>,
+    /// Of each cell, its text with `{}` for numbers, and how many these are.
+    patterns: Vec<(String, usize)>,
+    /// The numbers at each place of all cells, over all rows.
+    numbers: Vec<Vec<u64>>,
     rows: usize,
 }
 
 /// Folds rows whose cells are alike but for the numbers between the dots of names, each at the place
 /// of its first.
 pub fn fold(rows: impl IntoIterator<Item = Vec<String>>) -> Vec<Folded> {
-    let mut places: HashMap<Vec<String>, usize> = HashMap::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
     let mut kinds: Vec<Kind> = Vec::new();
+    // The patterns of a row, each behind a byte that no text has, and its numbers: there may be half a
+    // million rows of few kinds.
+    let (mut key, mut numbers) = (String::new(), Vec::new());
     for cells in rows {
-        let (patterns, numbers): (Vec<String>, Vec<Vec<u64>>) =
-            cells.iter().map(|cell| pattern(cell)).unzip();
-        let place = match places.get(&patterns) {
+        key.clear();
+        numbers.clear();
+        let mut ends = Vec::with_capacity(cells.len());
+        for cell in &cells {
+            push_pattern(cell, &mut key, &mut numbers);
+            ends.push((key.len(), numbers.len()));
+            key.push('\0');
+        }
+        let place = match places.get(&key) {
             Some(place) => *place,
             None => {
-                let empty = numbers.iter().map(|numbers| vec![Vec::new(); numbers.len()]).collect();
-                kinds.push(Kind { patterns: patterns.clone(), numbers: empty, rows: 0 });
-                places.insert(patterns, kinds.len() - 1);
+                let mut from = (0, 0);
+                let patterns = ends.iter().map(|&(end, n)| {
+                    let pattern = (key[from.0..end].to_owned(), n - from.1);
+                    from = (end + 1, n);
+                    pattern
+                });
+                let patterns = patterns.collect();
+                kinds.push(Kind { patterns, numbers: vec![Vec::new(); numbers.len()], rows: 0 });
+                places.insert(key.clone(), kinds.len() - 1);
                 kinds.len() - 1
             }
         };
         kinds[place].rows += 1;
-        for (of_cell, numbers) in kinds[place].numbers.iter_mut().zip(numbers) {
-            for (of_place, number) in of_cell.iter_mut().zip(numbers) {
-                // Neighbours often repeat the number of a layer.
-                if of_place.last() != Some(&number) {
-                    of_place.push(number);
-                }
+        for (of_place, number) in kinds[place].numbers.iter_mut().zip(&numbers) {
+            // Neighbours often repeat the number of a layer.
+            if of_place.last() != Some(number) {
+                of_place.push(*number);
             }
         }
     }
-    let folded = kinds.into_iter().map(|Kind { patterns, numbers, rows }| Folded {
-        rows,
-        cells: patterns.iter().zip(&numbers).map(|(cell, numbers)| fill(cell, numbers)).collect(),
+    let folded = kinds.into_iter().map(|Kind { patterns, numbers, rows }| {
+        let mut numbers = numbers.as_slice();
+        let cells = patterns.iter().map(|(pattern, n)| {
+            let (own, rest) = numbers.split_at(*n);
+            numbers = rest;
+            fill(pattern, own)
+        });
+        Folded { rows, cells: cells.collect() }
     });
     folded.collect()
 }
 
 /// A name with `{}` for each part that is a number, and the numbers.
 pub(super) fn pattern(name: &str) -> (String, Vec<u64>) {
-    let mut numbers = Vec::new();
-    let parts = name.split('.').map(|part| match part.parse::<u64>() {
-        // `05` is no number to count with, and would be told without its zero.
-        Ok(number) if part == "0" || !part.starts_with(['0', '+']) => {
-            numbers.push(number);
-            "{}"
+    let (mut text, mut numbers) = (String::new(), Vec::new());
+    push_pattern(name, &mut text, &mut numbers);
+    (text, numbers)
+}
+
+fn push_pattern(name: &str, text: &mut String, numbers: &mut Vec<u64>) {
+    for (at, part) in name.split('.').enumerate() {
+        if at != 0 {
+            text.push('.');
         }
-        _ => part,
-    });
-    let name = parts.collect::<Vec<_>>().join(".");
-    (name, numbers)
+        match part.parse::<u64>() {
+            // `05` is no number to count with, and would be told without its zero.
+            Ok(number) if part == "0" || !part.starts_with(['0', '+']) => {
+                numbers.push(number);
+                text.push_str("{}");
+            }
+            _ => text.push_str(part),
+        }
+    }
 }
 
 /// Puts the numbers of each place into a pattern: `{0-11}` where there are several.

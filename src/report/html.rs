@@ -3,7 +3,7 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::document::{Document, Group, Section};
-use super::text::level;
+use super::style::level;
 use super::{Context, Format, Report};
 use crate::base::terminal::tame;
 

@@ -5,6 +5,6 @@ use super::{Context, Format, Report};
 pub(super) static FORMAT: Format =
     Format { id: "json", about: "for programs; the schemas are under spec/1.0/schema", render };
 
-fn render(report: &dyn Report, _: &Context<'_>) -> std::io::Result<String> {
-    Ok(report.json()?)
+fn render(report: &dyn Report, context: &Context<'_>) -> std::io::Result<String> {
+    Ok(report.json(context)?)
 }

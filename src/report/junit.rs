@@ -7,7 +7,7 @@ use quick_xml::events::BytesText;
 use quick_xml::writer::Writer;
 
 use super::document::{Check, Document, Group, Section};
-use super::text::level;
+use super::style::level;
 use super::{Context, Format, Report};
 use crate::rule::Outcome;
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::document::{Group, Section};
-use super::text::level;
+use super::style::level;
 use super::{Context, Format, Report};
 use crate::base::terminal::tame;
 use crate::rule::Outcome;

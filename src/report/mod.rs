@@ -6,6 +6,7 @@
 pub mod anchor;
 pub mod diff;
 pub mod document;
+mod fingerprint;
 pub mod fold;
 mod github;
 mod gitlab;
@@ -64,11 +65,11 @@ pub fn format(id: &str) -> Option<&'static Format> {
 pub trait Report {
     /// For people at a terminal.
     fn text(&self, context: &Context<'_>) -> String;
-    /// The result as it is, whole.
+    /// The result as it is, whole, each finding with its fingerprint.
     ///
     /// # Errors
     /// A value has no form in JSON.
-    fn json(&self) -> serde_json::Result<String>;
+    fn json(&self, context: &Context<'_>) -> serde_json::Result<String>;
     /// What was checked and found, for the other forms.
     fn document(&self, context: &Context<'_>) -> Document;
 }

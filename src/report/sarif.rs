@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value as Json, json};
 
 use super::document::{Document, Group};
-use super::text::level;
+use super::style::level;
 use super::{Context, Format, Report, pretty};
 use crate::base::diagnostic::Level;
 

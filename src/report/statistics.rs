@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::document::Document;
-use super::text::level;
+use super::style::level;
 
 /// A table of the rules that are broken, the most often broken first.
 pub fn text(document: &Document) -> String {

@@ -32,3 +32,12 @@ impl Style {
         if self.verbose { usize::MAX } else { most }
     }
 }
+
+/// The word for a level.
+pub(super) fn level(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error",
+        Level::Warning => "warning",
+        Level::Note => "note",
+    }
+}

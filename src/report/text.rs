@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::group::{groups, names};
+use super::style::level;
 use super::{Context, Format, Report, Style};
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::terminal::tame;
@@ -60,15 +61,6 @@ pub fn findings(findings: &[Diagnostic], style: Style) -> String {
         }
     }
     text
-}
-
-/// The word for a level.
-pub(super) fn level(level: Level) -> &'static str {
-    match level {
-        Level::Error => "error",
-        Level::Warning => "warning",
-        Level::Note => "note",
-    }
 }
 
 /// `1 error, 2 warnings`, without what there is none of.

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use super::anchor::Anchors;
 use super::document::{Check, Document, Group, Section, shown};
-use super::group::groups;
+use super::fingerprint::{fingerprints, mark};
+use super::group::{Group as Findings, groups};
 use super::text::{counts, findings};
 use super::{Context, Report, pretty, table};
-use crate::base::diagnostic::Level;
+use crate::base::diagnostic::{Diagnostic, Level};
 use crate::rule::{HIGHER_LEVEL, NEEDS_DEEP, NEEDS_FILES, NOT_SELECTED, Outcome};
 use crate::validate::{Input, InputResult, Kind, PolicyFindings, Report as OfInput, Validation};
 
@@ -50,8 +51,29 @@ impl Report for Validation {
         text
     }
 
-    fn json(&self) -> serde_json::Result<String> {
-        pretty(self)
+    fn json(&self, context: &Context<'_>) -> serde_json::Result<String> {
+        let mut marked = self.clone();
+        for (Input { path, result }, to) in self.inputs.iter().zip(&mut marked.inputs) {
+            let (InputResult::Report(from), InputResult::Report(to)) = (result, &mut to.result)
+            else {
+                continue;
+            };
+            let title = shown(Path::new(path), &context.root);
+            let (groups, _): (Vec<_>, Vec<_>) = grouped(from).into_iter().unzip();
+            let waived = from.waived.iter().map(|waived| &waived.finding);
+            let found: Vec<&Diagnostic> = from.findings.iter().chain(waived).collect();
+            let waived = to.waived.iter_mut().map(|waived| &mut waived.finding);
+            let places = to.findings.iter_mut().chain(waived).map(|one| &mut one.fingerprint);
+            mark(&groups, &fingerprints(&groups, &title), &found, places);
+        }
+        for (from, to) in self.policies.iter().zip(&mut marked.policies) {
+            let title = shown(Path::new(&from.path), &context.root);
+            let groups = groups(&from.findings);
+            let found: Vec<&Diagnostic> = from.findings.iter().collect();
+            let places = to.findings.iter_mut().map(|one| &mut one.fingerprint);
+            mark(&groups, &fingerprints(&groups, &title), &found, places);
+        }
+        pretty(&marked)
     }
 
     fn document(&self, context: &Context<'_>) -> Document {
@@ -115,21 +137,24 @@ fn headline(validation: &Validation, document: &Document) -> String {
     text
 }
 
+/// The findings about an input that are alike, and why those do not count that were waived.
+fn grouped(report: &OfInput) -> Vec<(Findings<'_>, Option<String>)> {
+    let counting = groups(&report.findings).into_iter().map(|group| (group, None));
+    let waived = report.waived.iter().flat_map(|waived| {
+        let one = groups(std::slice::from_ref(&waived.finding)).into_iter();
+        one.map(|group| (group, Some(waived.why())))
+    });
+    counting.chain(waived).collect()
+}
+
 fn section(path: &str, title: String, report: &OfInput, document: &Document) -> Section {
     let mut anchors = Anchors::new(Path::new(path), &title);
-    let mut found = Vec::new();
-    for group in groups(&report.findings) {
-        let name = document.name(group.rule());
-        found.push(Group::of(&group, name, &title, &mut anchors, None));
-    }
-    for waived in &report.waived {
-        let one = std::slice::from_ref(&waived.finding);
-        for group in groups(one) {
-            let name = document.name(group.rule());
-            found.push(Group::of(&group, name, &title, &mut anchors, Some(waived.why())));
-        }
-    }
-    Group::tell_apart(&mut found);
+    let (groups, waived): (Vec<_>, Vec<_>) = grouped(report).into_iter().unzip();
+    let known = fingerprints(&groups, &title).into_iter().zip(waived);
+    let found = groups.iter().zip(known).map(|(group, (fingerprint, waived))| {
+        Group::of(group, document.name(group.rule()), fingerprint, &mut anchors, waived)
+    });
+    let found = found.collect();
     let kind = match report.kind {
         Kind::Package => "package of the standard",
         Kind::Foreign => "checkpoint of another format",
@@ -179,11 +204,10 @@ fn of_policy(policy: &PolicyFindings, document: &Document, context: &Context<'_>
     let title = shown(Path::new(&policy.path), &context.root);
     let mut anchors = Anchors::new(Path::new(&policy.path), &title);
     let found = groups(&policy.findings);
-    let mut all: Vec<Group> = found
-        .iter()
-        .map(|group| Group::of(group, document.name(group.rule()), &title, &mut anchors, None))
-        .collect();
-    Group::tell_apart(&mut all);
+    let all = found.iter().zip(fingerprints(&found, &title)).map(|(group, fingerprint)| {
+        Group::of(group, document.name(group.rule()), fingerprint, &mut anchors, None)
+    });
+    let all = all.collect();
     let summary = "what it says of findings that are known".to_owned();
     Section { title, summary, groups: all, fail_on: policy.fail_on, ..Section::default() }
 }

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use super::anchor::Anchors;
 use super::document::{Document, Group, Section, shown};
+use super::fingerprint::{fingerprints, mark};
 use super::group::groups;
 use super::text::findings;
 use super::{Context, Report, pretty};
+use crate::base::diagnostic::Diagnostic;
 use crate::verify::Verified;
 
 impl Report for Verified {
@@ -14,8 +16,14 @@ impl Report for Verified {
         format!("{}{}: {}\n", findings(&self.findings, context.style), self.path, summary(self))
     }
 
-    fn json(&self) -> serde_json::Result<String> {
-        pretty(self)
+    fn json(&self, context: &Context<'_>) -> serde_json::Result<String> {
+        let title = shown(Path::new(&self.path), &context.root);
+        let groups = groups(&self.findings);
+        let found: Vec<&Diagnostic> = self.findings.iter().collect();
+        let mut marked = self.clone();
+        let places = marked.findings.iter_mut().map(|one| &mut one.fingerprint);
+        mark(&groups, &fingerprints(&groups, &title), &found, places);
+        pretty(&marked)
     }
 
     fn document(&self, context: &Context<'_>) -> Document {
@@ -23,12 +31,11 @@ impl Report for Verified {
         document.passes = self.whole;
         let title = shown(Path::new(&self.path), &context.root);
         let mut anchors = Anchors::new(Path::new(&self.path), &title);
-        let mut found = Vec::new();
-        for group in groups(&self.findings) {
-            let name = document.name(group.rule());
-            found.push(Group::of(&group, name, &title, &mut anchors, None));
-        }
-        Group::tell_apart(&mut found);
+        let groups = groups(&self.findings);
+        let found = groups.iter().zip(fingerprints(&groups, &title)).map(|(group, fingerprint)| {
+            Group::of(group, document.name(group.rule()), fingerprint, &mut anchors, None)
+        });
+        let found = found.collect();
         let manifest = shown(Path::new(&self.manifest), &context.root);
         let model = self.model.clone().unwrap_or_else(|| "none".to_owned());
         document.headline = format!("{title}: {}", summary(self));

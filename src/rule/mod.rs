@@ -4,6 +4,7 @@
 //! A rule looks at a [`PackageView`], tells what is wrong, and says when it could not look. None
 //! opens a file: what can be read was read before, as far as it could be.
 
+mod code;
 mod pickle;
 pub mod surroundings;
 mod template;
@@ -71,7 +72,7 @@ use crate::package::{Conformance, MANIFEST_FILE, MODEL_FILE};
 pub use self::view::PackageView;
 
 /// Which positions make one vector of a sequence: the words of a task's `pool`.
-pub const POOLS: &[&str] = &["first", "last", "eos", "mean", "max", "pooler"];
+pub const POOLS: &[&str] = &["first", "last", "eos", "mean", "max", "pooler", "late"];
 
 /// What labels mean: the words of a task's `problem`.
 pub const PROBLEMS: &[&str] = &["single", "multi", "regression"];
@@ -292,6 +293,18 @@ pub struct Check {
     pub findings: usize,
 }
 
+impl Check {
+    /// Whether it speaks against its level: it failed, or what it needs could not be read.
+    pub fn refuses(&self) -> bool {
+        const NOT_ASKED: &[&str] = &[NOT_SELECTED, HIGHER_LEVEL, NEEDS_DEEP, NEEDS_FILES];
+        match self.outcome {
+            Outcome::Fail => true,
+            Outcome::Skipped => self.why.is_some_and(|why| !NOT_ASKED.contains(&why)),
+            Outcome::Pass | Outcome::NotApplicable => false,
+        }
+    }
+}
+
 /// What came of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -383,11 +396,6 @@ pub fn verdict(view: &PackageView<'_>, level: Conformance, selection: &Selection
                 Err(NotChecked::Blocked(why)) => (Outcome::Skipped, Some(why)),
             },
         };
-        let blocked = outcome == Outcome::Skipped && skipped.is_none();
-        // What was not asked for is not proven.
-        if outcome == Outcome::Fail || blocked || (is_left_out && rule.level <= level) {
-            refused = Some(refused.map_or(rule.level, |refused| refused.min(rule.level)));
-        }
         if view.is_planned() {
             // What would stand in model.json has no file to point to yet.
             for finding in &mut found {
@@ -402,7 +410,12 @@ pub fn verdict(view: &PackageView<'_>, level: Conformance, selection: &Selection
             }
         }
         let findings = found.len();
-        verdict.checks.push(Check { rule: id, name, level: rule.level, outcome, why, findings });
+        let check = Check { rule: id, name, level: rule.level, outcome, why, findings };
+        // What was not asked for is not proven.
+        if check.refuses() || (is_left_out && rule.level <= level) {
+            refused = Some(refused.map_or(rule.level, |refused| refused.min(rule.level)));
+        }
+        verdict.checks.push(check);
         verdict.findings.append(&mut found);
     }
     let levels = [Conformance::Container, Conformance::Schema, Conformance::Full];

@@ -3,15 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value as Json;
-
-use super::template::{self, Template};
-use super::tokenizer_file::{self, TokenizerFile};
-use super::view::PackageView;
-use crate::base::json;
+use super::template::{KeyedTemplate, templates_of};
 use crate::checkpoint::DType;
-use crate::folder::{CONFIG_FILE, FolderFile, Opened};
-use crate::package::Value;
+use crate::folder::{FolderFile, Opened};
 
 /// What a folder holds beside what a plan would make of it.
 #[derive(Default)]
@@ -22,6 +16,8 @@ pub struct Surroundings {
     pub weights: Vec<String>,
     /// The tensors as they are stored: names and dtypes, of parts each by itself.
     pub tensors: Vec<(String, DType)>,
+    /// The chat templates among the keys of the weight file.
+    pub templates: Vec<KeyedTemplate>,
 }
 
 impl Surroundings {
@@ -37,53 +33,10 @@ impl Surroundings {
         Surroundings {
             weights: opened.weights.clone(),
             tensors: tensors.map(|tensor| (tensor.name.clone(), tensor.dtype)).collect(),
+            templates: opened.weights.first().map_or_else(Vec::new, |file| {
+                templates_of(file, &opened.checkpoint.typed_metadata)
+            }),
             ..Surroundings::of_files(&opened.files)
         }
-    }
-}
-
-impl PackageView<'_> {
-    /// A file as JSON, as Python reads it, if it is there and is JSON.
-    pub(super) fn python_json(&self, name: &str) -> Option<Json> {
-        json::parse_python(self.bytes(name)?, 0).ok()
-    }
-
-    /// The config of a foreign checkpoint. A package has none.
-    pub(super) fn foreign_config(&self) -> Option<Json> {
-        if self.is_planned() { self.python_json(CONFIG_FILE) } else { None }
-    }
-
-    /// An integer among the hyperparameters.
-    pub(super) fn size(&self, key: &str) -> Option<u64> {
-        match self.model.good()?.hyperparameters.get(key) {
-            Some(Value::Int(int)) => u64::try_from(*int).ok(),
-            _ => None,
-        }
-    }
-
-    /// The most positions that a text can have, where they are rows of a table.
-    pub(super) fn table_positions(&self) -> Option<u64> {
-        let position = self.model.good()?.hyperparameters.get("position");
-        let learned = matches!(position, Some(Value::Symbol(word)) if word == "learned");
-        let rows = if learned { self.size("num_positions") } else { None }?;
-        Some(rows.saturating_sub(self.size("position_offset").unwrap_or(0)))
-    }
-
-    /// `tokenizer.json`, if it is there and keeps its form.
-    pub(super) fn tokenizer_file(&self) -> Option<&TokenizerFile> {
-        let read = || tokenizer_file::parse(self.bytes("tokenizer.json")?).ok();
-        self.tokenizer_file.get_or_init(read).as_ref()
-    }
-
-    /// The chat templates of all files that can have one.
-    pub(super) fn templates(&self) -> &[Template] {
-        self.templates.get_or_init(|| template::find(self))
-    }
-
-    /// The id of a token, by `tokenizer.json`, or else by the vocabularies beside it.
-    pub(super) fn token_id(&self, text: &str) -> Option<u64> {
-        self.vocabularies()
-            .iter()
-            .find_map(|(_, vocabulary)| vocabulary.as_ref().ok()?.ids.get(text).copied())
     }
 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use minijinja::machinery::ast::{BinOpKind, CallArg, Expr, Macro, Stmt};
 use minijinja::machinery::parse;
-use serde_json::Value as Json;
 
-use super::view::PackageView;
+use crate::manifest::TEMPLATE_KEY;
+use crate::metadata::{Metadata, Value};
 
 /// A chat template.
 pub(super) struct Template {
@@ -45,36 +45,34 @@ pub(super) struct Parts {
     pub(super) loads: Option<u16>,
 }
 
-/// The chat templates of a folder.
-pub(super) fn find(view: &PackageView<'_>) -> Vec<Template> {
-    let mut found = Vec::new();
-    for name in view.files.keys() {
-        let Some(bytes) = view.bytes(name).filter(|_| name.ends_with(".jinja")) else { continue };
-        let Ok(text) = std::str::from_utf8(bytes) else { continue };
-        found.push(Template::new(name, None, None, text));
-    }
-    for file in ["tokenizer_config.json", "chat_template.json", "processor_config.json"] {
-        let json = if view.files.contains_key(file) { view.python_json(file) } else { None };
-        match json.as_ref().and_then(|json| json.get("chat_template")) {
-            Some(Json::String(text)) => {
-                found.push(Template::new(file, Some("chat_template"), None, text));
-            }
-            Some(Json::Array(items)) => found.extend(items.iter().filter_map(|item| {
-                let name = item.get("name")?.as_str();
-                let text = item.get("template")?.as_str()?;
-                Some(Template::new(file, Some("chat_template"), name, text))
-            })),
-            Some(Json::Object(items)) => found.extend(items.iter().filter_map(|(name, text)| {
-                Some(Template::new(file, Some("chat_template"), Some(name), text.as_str()?))
-            })),
-            _ => {}
-        }
-    }
-    found
+/// A chat template that is the value of a key of a GGUF file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyedTemplate {
+    /// The file.
+    pub file: String,
+    /// What it is called, where a file has several; none of the one that is taken without a name.
+    pub name: Option<String>,
+    /// Its text.
+    pub text: String,
+}
+
+/// The chat templates among the keys of a GGUF file: `tokenizer.chat_template`, and with a name behind it
+/// where there are several.
+pub(super) fn templates_of(file: &str, keys: &Metadata) -> Vec<KeyedTemplate> {
+    let found = keys.iter().filter_map(|(key, value)| {
+        let Value::String(text) = value else { return None };
+        let rest = key.strip_prefix(TEMPLATE_KEY)?;
+        let name = match rest {
+            "" => None,
+            rest => Some(rest.strip_prefix('.')?.to_owned()),
+        };
+        Some(KeyedTemplate { file: file.to_owned(), name, text: text.to_string() })
+    });
+    found.collect()
 }
 
 impl Template {
-    fn new(file: &str, key: Option<&str>, name: Option<&str>, text: &str) -> Template {
+    pub(super) fn new(file: &str, key: Option<&str>, name: Option<&str>, text: &str) -> Template {
         let (file, text) = (file.to_owned(), text.to_owned());
         let (key, name) = (key.map(str::to_owned), name.map(str::to_owned));
         let parsed = parts(&text);

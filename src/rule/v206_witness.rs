@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Conformance, MODEL_FILE};
 use crate::rule::{About, Checked, NotChecked, PackageView, Rule};
-use crate::spec::hparams::{StackNames, Witness};
+use crate::spec::hparams::Witness;
+use crate::spec::names::StackNames;
 use crate::spec::template::Bindings;
 
 /// A tensor's shape says that a hyperparameter is another.

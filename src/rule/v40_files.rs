@@ -9,6 +9,7 @@ use crate::base::json;
 use crate::format;
 use crate::format::pytorch::{self, Global};
 use crate::package::Conformance;
+use crate::rule::code::{auto_maps, imported, module_of};
 use crate::rule::pickle::is_pickle;
 use crate::rule::vocabulary::Vocabulary;
 use crate::rule::{Checked, NotChecked, PackageView, Rule};
@@ -114,8 +115,12 @@ pub(super) static REMOTE_CODE: Rule = Rule::of_folder(
 );
 
 /// A program lies beside a foreign checkpoint.
-pub(super) static CODE_FILE: Rule =
-    Rule::of_folder(Conformance::Container, "V406", "code-file", Level::Note, |view, found| {
+pub(super) static CODE_FILE: Rule = Rule::of_folder(
+    Conformance::Container,
+    "V406",
+    "code-file",
+    Level::Note,
+    |view, found| {
         if !view.is_planned() {
             return Err(NotChecked::NotApplicable("in a package, V115 refuses programs"));
         }
@@ -125,21 +130,36 @@ pub(super) static CODE_FILE: Rule =
             name.rsplit_once('.')
                 .is_some_and(|(_, end)| ENDS.contains(&end.to_ascii_lowercase().as_str()))
         };
-        let names: Vec<&String> = view.around.files.keys().filter(is_code).collect();
-        if !auto_maps(view).is_empty() {
-            return Err(NotChecked::NotApplicable("rule V405 tells which of the programs are run"));
-        }
-        if let Some(first) = names.first() {
-            let listed: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
-            found.push(
-                CODE_FILE
-                    .finding(format!("programs lie beside the weights: {}", listed.join(", ")))
-                    .file(first.as_str())
-                    .help("nothing here runs them, and no conversion carries them over"),
-            );
-        }
+        let maps = auto_maps(view);
+        let classes = maps.iter().flat_map(|(_, classes)| classes);
+        let named: Vec<String> = classes.filter_map(|class| module_of(class)).collect();
+        let imported = imported(view, &named);
+        let others = view.around.files.keys().filter(is_code);
+        let others: Vec<&String> = others.filter(|name| !named.contains(name)).collect();
+        let Some(first) = others.first() else {
+            return match maps.is_empty() {
+                true => Ok(()),
+                false => Err(NotChecked::NotApplicable("rule V405 tells of all that are there")),
+            };
+        };
+        let listed = others.iter().map(|name| match imported.get(*name) {
+            Some(by) => format!("{name} (imported by {by})"),
+            None => (*name).clone(),
+        });
+        let besides = if maps.is_empty() { "" } else { " that `auto_map` does not name" };
+        let listed = listed.collect::<Vec<_>>().join(", ");
+        let message = format!("programs lie beside the weights{besides}: {listed}");
+        let help = match imported.is_empty() {
+            true => "nothing here runs them, and no conversion carries them over",
+            false => {
+                "what is imported runs with the code that `auto_map` names: read it before you trust \
+                 that; nothing here runs any of them, and no conversion carries them over"
+            }
+        };
+        found.push(CODE_FILE.finding(message).file(first.as_str()).help(help));
         Ok(())
-    });
+    },
+);
 
 /// `auto_map` names a module that is not in the folder.
 pub(super) static MISSING_CODE: Rule = Rule::of_folder(
@@ -295,7 +315,9 @@ pub(super) static COPY: Rule = Rule::of_folder(
         for (name, len) in
             view.around.files.iter().filter(|(name, len)| is_weights(name) && **len != 0)
         {
-            let Some(bytes) = view.bytes(name) else { continue };
+            // Of a file that is fetched as it is read only the header is there, which tells of no copy.
+            let bytes = view.bytes(name).filter(|bytes| bytes.len() as u64 == *len);
+            let Some(bytes) = bytes else { continue };
             // A header tells the names and shapes of what lies behind it.
             let header_len = bytes.first_chunk().map_or(0, |len| u64::from_le_bytes(*len));
             let end = usize::try_from(header_len.saturating_add(8)).unwrap_or(usize::MAX);
@@ -368,40 +390,4 @@ fn is_read(view: &PackageView<'_>, name: &str) -> bool {
 
 fn is_weights(name: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(_, end)| format::of_ending(end).is_some())
-}
-
-/// The file of the folder that a class of `auto_map` is in; `owner/repository--module.Class` lies
-/// elsewhere.
-fn module_of(class: &str) -> Option<String> {
-    let (module, _) = class.rsplit_once('.').filter(|_| !class.contains("--"))?;
-    Some(format!("{}.py", module.replace('.', "/")))
-}
-
-/// What `auto_map` of each config names, in the order of the file.
-fn auto_maps(view: &PackageView<'_>) -> Vec<(String, Vec<String>)> {
-    const FILES: &[&str] = &[
-        "config.json",
-        "tokenizer_config.json",
-        "processor_config.json",
-        "preprocessor_config.json",
-    ];
-    let listed = FILES.iter().filter(|name| view.around.files.contains_key(**name));
-    let maps = listed.filter_map(|name| {
-        let config = view.python_json(name)?;
-        let mut classes = Vec::new();
-        texts(config.get("auto_map")?, &mut classes);
-        classes.dedup();
-        (!classes.is_empty()).then(|| ((*name).to_owned(), classes))
-    });
-    maps.collect()
-}
-
-/// The texts of an object of texts and lists.
-fn texts(json: &Json, found: &mut Vec<String>) {
-    match json {
-        Json::String(text) => found.push(text.clone()),
-        Json::Array(items) => items.iter().for_each(|item| texts(item, found)),
-        Json::Object(entries) => entries.values().for_each(|item| texts(item, found)),
-        _ => {}
-    }
 }

@@ -1,6 +1,7 @@
 //! What rules look at: a package read as far as it can be, or what a foreign checkpoint would
 //! become.
 
+mod around;
 mod model;
 mod open;
 mod values;
@@ -19,6 +20,7 @@ use super::vocabulary::Vocabulary;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, Result};
 use crate::base::json;
+use crate::base::mirror;
 use crate::base::source::Source;
 use crate::checkpoint::{Checkpoint, DType};
 use crate::exec::scan::{FileScan, Values};
@@ -177,7 +179,8 @@ pub fn is_inside(path: &str) -> bool {
 pub fn is_package(folder: &Path, files: &[FolderFile]) -> bool {
     let text = |name: &str| {
         let listed = files.iter().any(|file| file.name == name);
-        if listed { std::fs::read(folder.join(name)).ok() } else { None }
+        let path = folder.join(name);
+        listed.then(|| mirror::whole(&path).ok().and_then(|()| std::fs::read(path).ok())).flatten()
     };
     let says = |text: &[u8], words: &str| {
         text.windows(words.len()).any(|window| window == words.as_bytes())

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::expr::Expr;
-use super::hparams::StackNames;
+use super::names::StackNames;
 use super::template::{Bindings, Template, all_alternatives};
 use super::{Spec, bad, from_toml};
 use crate::base::error::Result;
@@ -236,6 +236,7 @@ impl Spec {
         present: &BTreeSet<&str>,
         backing: Backing,
     ) -> std::result::Result<Vec<Expected>, String> {
+        let hparams = &self.complete_hparams(hparams);
         let heads: BTreeSet<&str> = present
             .iter()
             .filter_map(|name| name.strip_prefix("heads.")?.split('.').next())

@@ -2,7 +2,7 @@
 //! names, the order of their axes and the config beside them become those that the mappings of another
 //! format read, and back; so no mapping has to be written again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -27,6 +27,10 @@ pub struct Dialect {
     /// Names of which one is in every checkpoint; none where the format alone decides.
     #[serde(default)]
     signs: Vec<String>,
+    /// Whether the files are of a format that mappings know by other names, so that these tell them apart:
+    /// a source is recorded as of the dialect then, and nothing is written in it.
+    #[serde(default)]
+    pub apart: bool,
     /// The key of the config that says whether its programs tie what the mappings tie; they always do
     /// where there is none.
     tie_key: Option<String>,
@@ -94,6 +98,10 @@ pub struct ConfigFile {
     /// Entries that are not written where they have these values.
     #[serde(default)]
     usual: BTreeMap<String, Json>,
+    /// Entries of the mappings that it has no place for, of ids of special tokens: they are unknown, and
+    /// not what a class takes them for.
+    #[serde(default)]
+    tokenless: Vec<String>,
     /// A width that its programs compute of other entries.
     rounded: Option<Rounded>,
 }
@@ -209,9 +217,10 @@ enum Way {
 
 impl Dialect {
     /// Whether a checkpoint of the format with these tensors has names of this dialect.
-    pub fn fits(&self, format: &str, present: &BTreeSet<&str>) -> bool {
-        let is_there = |sign: &String| present.contains(sign.as_str());
-        self.format == format && (self.signs.is_empty() || self.signs.iter().any(is_there))
+    pub fn fits<'n>(&self, format: &str, mut names: impl Iterator<Item = &'n str>) -> bool {
+        self.format == format
+            && (self.signs.is_empty()
+                || names.any(|name| self.signs.iter().any(|sign| sign == name)))
     }
 
     /// Whether its programs make a tied tensor of another one, with this config in the mappings'
@@ -219,6 +228,11 @@ impl Dialect {
     pub fn ties(&self, config: &Json) -> bool {
         let says = self.tie_key.as_ref().and_then(|key| config.get(key)?.as_bool());
         says.unwrap_or(!self.stores_ties)
+    }
+
+    /// What a checkpoint is recorded as: the format of the files, or the dialect that is told apart there.
+    pub fn recorded(&self) -> &str {
+        if self.apart { &self.id } else { &self.format }
     }
 
     /// Whether its programs tie what the mappings tie whatever a config says.
@@ -378,6 +392,9 @@ impl ConfigFile {
                 }
             }
         }
+        for key in &self.tokenless {
+            ours.entry(key.clone()).or_insert(Json::Null);
+        }
         for Size { key, tensor, axis } in &self.sizes {
             let is_said = ours.get(key).is_some_and(|value| value.as_i64().is_none_or(|n| 0 <= n));
             let size = find(tensor).and_then(|tensor| tensor.shape.get(*axis));
@@ -452,45 +469,4 @@ impl Rounded {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn the_widths_of_releases_are_stated_as_numbers_that_make_them() {
-        let rounded = Rounded {
-            key: "width".to_owned(),
-            of: "dim".to_owned(),
-            factor: "factor".to_owned(),
-            multiple: "multiple".to_owned(),
-        };
-        for (dim, width) in [
-            (4096, 11008),
-            (5120, 13824),
-            (8192, 22016),
-            (8192, 28672),
-            (4096, 14336),
-            (16384, 53248),
-            (2048, 8192),
-            (3072, 8192),
-            (12, 19),
-            (12, 40),
-            (12, 7),
-        ] {
-            let mut config = json!({ "width": width, "dim": dim });
-            rounded.state(&mut config).unwrap();
-            let factor = config.get("factor").map_or(1.0, |factor| factor.as_f64().unwrap());
-            let multiple = config["multiple"].as_u64().unwrap();
-            assert_eq!(Rounded::width(dim, factor, multiple), Some(width), "{dim} {config}");
-        }
-        // What is there is kept.
-        let mut config = json!({ "width": 14336, "dim": 4096, "multiple": 1024, "factor": 1.3 });
-        let said = config.clone();
-        rounded.state(&mut config).unwrap();
-        assert_eq!(config, said);
-        config["width"] = json!(11008);
-        rounded.state(&mut config).unwrap();
-        assert_eq!(config, json!({ "width": 11008, "dim": 4096, "multiple": 256 }));
-    }
-}
+mod tests;

@@ -5,7 +5,8 @@ use serde::Deserialize;
 
 use super::Spec;
 use super::arch::Arch;
-use super::expr::{Expr, Names, as_float, as_int, same};
+use super::expr::{Expr, Names as _, as_float, as_int, same};
+use super::names::{StackNames, plain_name, value_of};
 use super::template::Template;
 use crate::package::{Hparams, Value};
 
@@ -134,6 +135,9 @@ struct KeyFile {
     #[serde(default)]
     words: Vec<String>,
     absent: Option<Absent>,
+    /// It says a key of a version below again, which it takes the place of.
+    #[serde(default)]
+    replaces: bool,
     about: String,
 }
 
@@ -181,7 +185,8 @@ pub(super) type Resolved = (Vec<Key>, Vec<Witness>, Vec<Constraint>);
 impl HparamsFile {
     pub(super) fn resolve(self) -> Result<Resolved, String> {
         let keys = self.key.into_iter().map(|key| {
-            Ok(Key {
+            let replaces = key.replaces;
+            let key = Key {
                 when: key.when.as_deref().map(Expr::parse).transpose()?,
                 name: key.name,
                 kind: key.kind,
@@ -193,7 +198,8 @@ impl HparamsFile {
                 words: key.words,
                 absent: key.absent.map(Absent::value),
                 about: key.about,
-            })
+            };
+            Ok((key, replaces))
         });
         let witnesses = self.witness.into_iter().map(|witness| {
             let tensor = Template::parse(&witness.tensor)?;
@@ -203,48 +209,23 @@ impl HparamsFile {
             let ConstraintFile { when, holds, about } = constraint;
             Constraint { when, holds, about }
         });
-        let keys = keys.collect::<Result<_, String>>()?;
+        let keys = put_together(keys.collect::<Result<_, String>>()?)?;
         Ok((keys, witnesses.collect::<Result<_, String>>()?, constraints.collect()))
     }
 }
 
-/// Hyperparameters as seen from one stack: `num_layers` is `encoder.num_layers` where there is
-/// one.
-pub struct StackNames<'a> {
-    /// The hyperparameters.
-    pub hparams: &'a Hparams,
-    /// The ids of special tokens, as `tokens.pad`.
-    pub tokens: Option<&'a Hparams>,
-    /// The stack.
-    pub stack: Option<&'a str>,
-    /// The layer, as `i`.
-    pub layer: Option<u64>,
-}
-
-/// The value of a key: `encoder.KEY` and `decoder.KEY` stand as `KEY` where they are equal.
-pub fn value_of<'a>(hparams: &'a Hparams, name: &str) -> Option<&'a Value> {
-    hparams.get(name).or_else(|| hparams.get(plain_name(name)?))
-}
-
-/// The key without the stack in front, where there is one.
-pub fn plain_name(name: &str) -> Option<&str> {
-    name.strip_prefix("encoder.").or_else(|| name.strip_prefix("decoder."))
-}
-
-impl Names for StackNames<'_> {
-    fn value(&self, name: &str) -> Result<Value, String> {
-        if name == "i"
-            && let Some(layer) = self.layer
-        {
-            return Ok(Value::Int(i64::try_from(layer).unwrap_or(i64::MAX)));
+/// The keys of all versions: one that says an earlier one again stands in its place.
+fn put_together(keys: Vec<(Key, bool)>) -> Result<Vec<Key>, String> {
+    let mut all: Vec<Key> = Vec::with_capacity(keys.len());
+    for (key, replaces) in keys {
+        let name = &key.name;
+        match (replaces, all.iter().position(|known| replaces && known.name == *name)) {
+            (true, None) => return Err(format!("the key `{name}` replaces one that is not there")),
+            (true, Some(at)) => all[at] = key,
+            (false, _) => all.push(key),
         }
-        let own = self.stack.and_then(|stack| self.hparams.get(&format!("{stack}.{name}")));
-        let token = || {
-            name.strip_prefix("tokens.").and_then(|token| self.tokens.and_then(|t| t.get(token)))
-        };
-        let value = own.or_else(|| value_of(self.hparams, name)).or_else(token);
-        value.cloned().ok_or_else(|| format!("there is no hyperparameter `{name}`"))
     }
+    Ok(all)
 }
 
 impl Key {

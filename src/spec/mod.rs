@@ -14,6 +14,7 @@ pub mod hparams;
 mod lazy;
 pub mod listing;
 pub mod map;
+pub mod names;
 mod normal;
 pub mod ops;
 pub mod pretokenizers;
@@ -25,7 +26,7 @@ pub mod template;
 pub mod versions;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -133,6 +134,19 @@ struct SpecFile {
 }
 
 impl Spec {
+    /// The standard by what a user names: a folder laid out as `spec/1.0`, or a version; the current one
+    /// where nothing is named.
+    ///
+    /// # Errors
+    /// There is no such version, or something is wrong with the files of the folder.
+    pub fn named(name: Option<&str>) -> Result<Spec> {
+        match name {
+            None => Ok(Spec::current()),
+            Some(folder) if Path::new(folder).is_dir() => Spec::from_dir(Path::new(folder)),
+            Some(version) => Spec::embedded(version),
+        }
+    }
+
     /// The standard that this program carries.
     ///
     /// # Errors
@@ -188,7 +202,7 @@ impl Spec {
     /// A standard from files of which those that are large or many are read when they are asked for.
     fn lazily(files: Files, later: versions::Features) -> Result<Spec> {
         let head: SpecFile = parse(&files, SPEC_FILE)?;
-        let roles =
+        let mut roles =
             roles::parse(file(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why))?;
         let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
@@ -200,6 +214,7 @@ impl Spec {
             .map_err(|why| bad("encodings.toml", &why))?;
         let (keys, witnesses, constraints) =
             hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
+        roles::know_absent(&mut roles, &keys);
 
         let files = Arc::new(files);
         let parsed = Parsed::new(&files, "arch/");
@@ -311,8 +326,13 @@ impl Spec {
 
     /// The dialect that models of an architecture are written in, in files of a format.
     pub fn dialect_to_write(&self, format: &str, architecture: &str) -> Option<&Dialect> {
-        let writes = |of: &&Dialect| of.format == format && of.writes(architecture);
+        let writes = |of: &&Dialect| of.recorded() == format && of.writes(architecture);
         self.dialects.iter().find(writes)
+    }
+
+    /// Whether sources are recorded under this name that is no format's, but a dialect's.
+    pub fn is_apart(&self, format: &str) -> bool {
+        self.dialects.iter().any(|dialect| dialect.apart && dialect.id == format)
     }
 
     /// The files it was read from, by path.
@@ -329,7 +349,12 @@ fn embedded_files(version: &str) -> Result<Files> {
     });
     let files: Files = of.collect();
     if files.is_empty() {
-        let message = format!("there is no version {version:?} of the standard here");
+        let known: BTreeSet<&str> =
+            EMBEDDED.iter().filter_map(|(name, _)| Some(name.split_once('/')?.0)).collect();
+        let known = known.into_iter().filter(|name| name.contains('.')).collect::<Vec<_>>();
+        let known = known.join(" and ");
+        let message =
+            format!("there is no version {version:?} of the standard here, there are {known}");
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
     Ok(files)

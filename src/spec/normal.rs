@@ -4,7 +4,7 @@
 use super::Spec;
 use super::arch::Arch;
 use super::expr::{as_int, same};
-use super::hparams::StackNames;
+use super::names::StackNames;
 use crate::package::{Hparams, Model, Value};
 
 /// The task whose outputs may be scaled to length 1.
@@ -51,8 +51,11 @@ impl Spec {
         });
         for key in &self.keys {
             let is_meant = |value: &Value| key.absent.as_ref().is_some_and(|of| same(of, value));
-            if spelled.get(&key.name).is_some_and(is_meant) {
-                spelled.remove(&key.name);
+            let of_stacks = ["encoder", "decoder"].map(|stack| format!("{stack}.{}", key.name));
+            for name in [&key.name].into_iter().chain(&of_stacks) {
+                if spelled.get(name).is_some_and(is_meant) {
+                    spelled.remove(name);
+                }
             }
         }
         spelled
@@ -62,13 +65,18 @@ impl Spec {
     pub fn complete_hparams(&self, hparams: &Hparams) -> Hparams {
         let mut whole = hparams.clone();
         for key in &self.keys {
+            let Some(absent) = &key.absent else { continue };
             let is_there = |name: &String| hparams.contains_key(name);
-            let of_stack = ["encoder", "decoder"].map(|stack| format!("{stack}.{}", key.name));
-            if let Some(absent) = &key.absent
-                && !is_there(&key.name)
-                && !of_stack.iter().any(is_there)
-            {
-                whole.insert(key.name.clone(), absent.clone());
+            let of_stacks = ["encoder", "decoder"].map(|stack| format!("{stack}.{}", key.name));
+            match (is_there(&key.name), of_stacks.iter().any(is_there)) {
+                (true, _) => {}
+                (false, false) => drop(whole.insert(key.name.clone(), absent.clone())),
+                // One stack has it, and the other means what is meant without it.
+                (false, true) => {
+                    for name in of_stacks {
+                        whole.entry(name).or_insert_with(|| absent.clone());
+                    }
+                }
             }
         }
         whole

@@ -8,7 +8,9 @@ use serde::Deserialize;
 
 use super::Spec;
 use super::expr::{Expr, Names};
+use super::hparams::Key;
 use super::template::{Template, alternatives};
+use crate::package::Hparams;
 
 /// One canonical tensor name, with `{stack}`, `{i}` and `{name}` left open.
 #[derive(Clone, Debug)]
@@ -19,6 +21,8 @@ pub struct Role {
     pub shape: Vec<Option<Expr>>,
     /// Which rows are rotary pairs.
     pub rope: Option<Rope>,
+    /// Keys of the shape that packages of older versions do not have, and what they mean without.
+    pub absent: Hparams,
     /// Whether its rows are looked up, not multiplied with.
     pub is_table: bool,
     /// What the tensor is, for people.
@@ -56,6 +60,9 @@ pub struct Order(u8, u8, u64, usize, String);
 /// The longest legal name, in bytes.
 pub const MAX_NAME_LEN: usize = 200;
 
+/// The stacks that there are.
+const STACKS: [&str; 2] = ["encoder", "decoder"];
+
 /// The first segment of names whose meaning the standard does not know.
 pub const EXTRA: &str = "extra";
 
@@ -73,6 +80,9 @@ struct RoleFile {
     rope: Option<RopeFile>,
     #[serde(default)]
     table: bool,
+    /// It says a role of a version below again, which it takes the place of.
+    #[serde(default)]
+    replaces: bool,
     #[serde(default)]
     about: String,
 }
@@ -105,15 +115,32 @@ pub(super) fn parse(text: &str) -> Result<Vec<Role>, String> {
                 }
                 None => None,
             };
-            if roles.iter().any(|known| known.template.text == name) {
-                return Err(format!("the role `{name}` stands twice"));
-            }
+            let known = roles.iter().position(|known| known.template.text == name);
             let template = Template::parse(&name)?;
             let (is_table, about) = (role.table, role.about.clone());
-            roles.push(Role { template, shape, rope, is_table, about });
+            let absent = Hparams::new();
+            let new = Role { template, shape, rope, absent, is_table, about };
+            match (known, role.replaces) {
+                (Some(at), true) => roles[at] = new,
+                (None, false) => roles.push(new),
+                (Some(_), false) => return Err(format!("the role `{name}` stands twice")),
+                (None, true) => {
+                    return Err(format!("the role `{name}` replaces one that is not there"));
+                }
+            }
         }
     }
     Ok(roles)
+}
+
+/// Tells roles what the keys of their shapes mean that a package may lack.
+pub(super) fn know_absent(roles: &mut [Role], keys: &[Key]) {
+    let later = || keys.iter().filter_map(|key| Some((key.name.as_str(), key.absent.as_ref()?)));
+    for role in roles {
+        let named: Vec<&str> = role.shape.iter().flatten().flat_map(|dim| dim.names()).collect();
+        let absent = later().filter(|(name, _)| named.contains(name));
+        role.absent = absent.map(|(name, value)| (name.to_owned(), value.clone())).collect();
+    }
 }
 
 /// Finds the roles that a name can be of by the number of its parts and the last of them.
@@ -170,8 +197,13 @@ impl Spec {
                 Some(_) => return None,
                 None => None,
             };
-            let stack = bindings.get("stack").cloned();
-            if !matches!(stack.as_deref(), None | Some("encoder" | "decoder")) {
+            // Some roles are of one stack only, and name it.
+            let named = || {
+                let first = name.split('.').next().filter(|first| STACKS.contains(first));
+                first.map(str::to_owned)
+            };
+            let stack = bindings.get("stack").cloned().or_else(named);
+            if !stack.as_deref().is_none_or(|stack| STACKS.contains(&stack)) {
                 return None;
             }
             let head = bindings.get("name").cloned();
@@ -222,7 +254,11 @@ impl RoleMatch<'_> {
     /// # Errors
     /// A hyperparameter that the shape needs has no value.
     pub fn shape(&self, names: &dyn Names) -> Result<Vec<Option<u64>>, String> {
-        let dim = |dim: &Option<Expr>| dim.as_ref().map(|expr| expr.eval_size(names)).transpose();
+        let names = |name: &str| {
+            let absent = || self.role.absent.get(name).cloned();
+            names.value(name).or_else(|why| absent().ok_or(why))
+        };
+        let dim = |dim: &Option<Expr>| dim.as_ref().map(|expr| expr.eval_size(&names)).transpose();
         self.role.shape.iter().map(dim).collect()
     }
 }

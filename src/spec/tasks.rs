@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::Spec;
 use super::expr::{Expr, Names};
-use super::hparams::StackNames;
+use super::names::StackNames;
 use crate::package::{Extents, Hparams, Port};
 
 /// One task.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::hparams::plain_name;
+use super::names::plain_name;
 use super::{Files, SPEC_FILE, Spec, bad};
 use crate::base::error::Result;
 use crate::checkpoint::DType;
@@ -125,7 +125,9 @@ fn features(added: &Files) -> Result<Features> {
         let parsed: toml::Table =
             text.parse().map_err(|err: toml::de::Error| bad(file, &err.to_string()))?;
         let entries = parsed.get(*table).and_then(|value| value.as_array());
-        for entry in entries.into_iter().flatten() {
+        // What says again what a version below has is no feature of its own.
+        let is_new = |entry: &&toml::Value| entry.get("replaces").is_none();
+        for entry in entries.into_iter().flatten().filter(is_new) {
             if let Some(name) = entry.get(*name).and_then(|value| value.as_str()) {
                 feature(table, name);
             }

@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::name_of;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::mirror;
 use crate::manifest::{Manifest, Tool};
 use crate::package::{Extents, Port};
 use crate::validate;
@@ -97,6 +98,9 @@ fn uuid(digest: &str) -> Option<String> {
 /// The licences that the model card states.
 fn licences(path: &Path) -> Result<Vec<String>> {
     let card = path.join(CARD);
+    if card.is_file() {
+        mirror::whole(&card)?;
+    }
     match std::fs::read(&card) {
         Ok(text) => Ok(validate::licences(&String::from_utf8_lossy(&text))),
         Err(_) if !card.is_file() => Ok(Vec::new()),

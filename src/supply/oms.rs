@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::name_of;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::hex;
+use crate::base::mirror;
 
 /// What is no part of a model, in its folder.
 const IGNORED: [&str; 4] = [".git", ".gitattributes", ".github", ".gitignore"];
@@ -95,6 +96,7 @@ fn hash(path: &Path) -> Result<[u8; 32]> {
     let fail = |err: std::io::Error| {
         Error::new(ErrorKind::Io, format!("cannot be read: {err}")).in_file(path)
     };
+    mirror::whole(path)?;
     let mut file = File::open(path).map_err(fail)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];

@@ -23,6 +23,7 @@ mod added;
 mod bytelevel;
 mod folder;
 mod from_gguf;
+mod merges;
 mod pre;
 mod sentencepiece;
 mod special;

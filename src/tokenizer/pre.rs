@@ -3,7 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use super::folder::{self, TOKENIZER_JSON, brief, unsupported};
-use super::{bytelevel, rule};
+use super::{merges, rule};
 use crate::base::diagnostic::Diagnostic;
 use crate::spec::pretokenizers::Pretokenizer;
 
@@ -44,7 +44,7 @@ pub(super) fn of_json(
     if let Some(recent) = best.filter(|entry| entry.recent)
         && let Some(older) = alike.iter().min_by_key(|entry| rank(entry, true))
         && !older.recent
-        && (older.ignore_merges == recent.ignore_merges || bytelevel::merges_make_all(json))
+        && (older.ignore_merges == recent.ignore_merges || merges::make_all(json))
     {
         let message = format!(
             "`tokenizer.ggml.pre` is {:?}, which gives the same ids as {:?} and which readers have \

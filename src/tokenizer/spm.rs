@@ -12,7 +12,7 @@ use super::folder::{
 use super::sentencepiece::{self as pieces, BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED};
 use super::special::Known;
 use super::table::{ADDED_SCORE, Table, Token};
-use super::{Made, Model, bytelevel, rule, special};
+use super::{Made, Model, bytelevel, merges, rule, special};
 use crate::base::diagnostic::Diagnostic;
 use crate::metadata::{Array, Value};
 use crate::spec::pretokenizers::Moved;
@@ -249,11 +249,11 @@ fn merged(model: &Json, rows: usize, added: &HashSet<u64>) -> Result<Table, Diag
     let mut places: HashMap<usize, usize> = HashMap::new();
     for (index, merge) in list.iter().enumerate() {
         let key = format!("/model/merges/{index}");
-        let Some((left, right)) = bytelevel::pair(merge) else {
+        let Some((left, right)) = merges::pair(merge) else {
             return Err(malformed(TOKENIZER_JSON, &key, "a merge is two parts")
                 .mismatch("\"a b\" or [\"a\", \"b\"]", brief(merge)));
         };
-        let made = bytelevel::join(left, right, &table).map_err(|part| {
+        let made = merges::join(left, right, &table).map_err(|part| {
             malformed(TOKENIZER_JSON, &key, "a merge joins tokens to a token")
                 .mismatch("a token", format!("{part:?}"))
         })?;

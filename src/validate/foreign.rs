@@ -138,6 +138,8 @@ fn add_rules(report: &mut Report, view: &PackageView<'_>, about: About, options:
     for (check, looked) in report.checks.iter_mut().zip(verdict.checks) {
         if is_about(check.rule) {
             *check = looked;
+            let refuses = |reached: &mut Conformance| check.refuses() && check.level <= *reached;
+            report.reached.take_if(refuses);
         }
     }
     report.findings.extend(verdict.findings.into_iter().filter(|found| is_about(found.rule)));

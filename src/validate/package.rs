@@ -9,6 +9,7 @@ use super::report::{Kind, Report};
 use super::selected::left_out;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::Result;
+use crate::base::mirror;
 use crate::convert;
 use crate::folder;
 use crate::package::{Conformance, MANIFEST_FILE};
@@ -22,8 +23,9 @@ pub(super) fn is_manifest(path: &Path) -> bool {
     let words = b"llmstd.manifest";
     is_json
         && (path.file_name().is_some_and(|name| name == MANIFEST_FILE)
-            || std::fs::read(path)
-                .is_ok_and(|text| text.windows(words.len()).any(|window| window == words)))
+            || mirror::whole(path).is_ok()
+                && std::fs::read(path)
+                    .is_ok_and(|text| text.windows(words.len()).any(|window| window == words)))
 }
 
 /// A manifest alone is held to what it says of a package that is elsewhere.

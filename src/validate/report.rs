@@ -167,6 +167,14 @@ pub enum Kind {
 }
 
 impl Report {
+    /// Whether a rule, or all that begin so, were looked at: one that was not cannot show that it holds.
+    pub fn looked_at(&self, rule: &str) -> bool {
+        let standard = self.checks.iter().map(|check| (check.rule, check.outcome));
+        let own = self.policy.iter().map(|check| (check.rule, check.outcome));
+        let mut named = standard.chain(own).filter(|(id, _)| id.starts_with(rule)).peekable();
+        named.peek().is_none() || named.all(|(_, outcome)| outcome != Outcome::Skipped)
+    }
+
     /// How many findings there are of a weight.
     pub fn count(&self, level: Level) -> usize {
         self.findings.iter().filter(|finding| finding.level == level).count()

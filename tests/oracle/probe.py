@@ -4,12 +4,12 @@
     python tests/oracle/probe.py keys   OUT [CASE…]      # every key of every case, one at a time
     python tests/oracle/probe.py random OUT [CASE…] [--rounds N] [--seed S]   # several keys, class, dtype, container
 
-Needs python 3.11, torch 2.15.0, transformers 5.23.0, safetensors 0.8.0, and `cargo test --test forward --no-run`
+Needs python 3.11, torch 2.15.0, transformers 5.23.0, safetensors 0.8.0, and `cargo test --test suite --no-run`
 done before. A case is one of fixtures/families/cases_*.py or of `BASES` here. `--part I/N` takes each Nth case.
 
 A variant is a config.json with one entry (or several) changed, written as it is beside the weights of the
 model that transformers makes of it. Where transformers computes other outputs for it, or has other tensors,
-the folder goes to the judge (tests/oracle/judge.rs): into a package, whose outputs are to be those that
+the folder goes to the judge (tests/suite/judge.rs): into a package, whose outputs are to be those that
 transformers computes, within 1e-4 of the greatest; the entries without effect go all at once. OUT/results.jsonl
 has a line for each variant, OUT/CASE/N the folders of those that are not as they should be, and at the end
 stands a table:
@@ -223,7 +223,7 @@ def tame(change):
 
 class Judge:
     def __init__(self, back=False):
-        names = sorted(glob.glob(os.path.join(ROOT, "target/debug/deps/forward-*")), key=os.path.getmtime)
+        names = sorted(glob.glob(os.path.join(ROOT, "target/debug/deps/suite-*")), key=os.path.getmtime)
         self.binary = next(name for name in names[::-1] if os.access(name, os.X_OK) and "." not in os.path.basename(name))
         self.start()
 

@@ -330,7 +330,7 @@ fn values(package: &Path, name: &str) -> Answer {
     let opened = folder::open(package).map_err(text)?;
     let found = opened.checkpoint.tensors.iter().find(|tensor| tensor.name == name);
     let found = found.ok_or("there is no such tensor")?;
-    let (input, output) = crate::plan::program::numbers(found, 0).map_err(text)?;
+    let (input, output) = crate::plan::whole::numbers(found, 0).map_err(text)?;
     let planned = Tensors { inputs: vec![input], outputs: vec![output], ..Tensors::default() };
     let weights = Planned::of_plan(&opened.source, &planned);
     let stored = weights.tensor(name).map_err(text)?.ok_or("there are no values")?;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::Guess;
 use crate::package::Hparams;
 use crate::spec::Spec;
-use crate::spec::hparams::StackNames;
 use crate::spec::map::Map;
+use crate::spec::names::StackNames;
 use crate::spec::template::Bindings;
 
 /// Words of foreign names, and what the standard calls the same.

@@ -16,8 +16,8 @@ use crate::package::{
 use crate::plan::names::{self, Bound, Choices};
 use crate::plan::{self, import};
 use crate::spec::Spec;
-use crate::spec::hparams::StackNames;
 use crate::spec::map::{Each, Map};
+use crate::spec::names::StackNames;
 
 /// The sample of a config and a class.
 pub(super) fn sample(
@@ -28,11 +28,17 @@ pub(super) fn sample(
     label: &str,
 ) -> std::result::Result<Sample, String> {
     let arch = spec.arch(&map.arch).ok_or("it leads to no architecture")?;
-    let keys = plan::keys::read(spec, map, arch, config);
+    // Keys may be told by the class of a head.
+    let mut config = config.clone();
+    if let (Some(name), Some(config)) = (class.name, config.as_object_mut()) {
+        config.insert("architectures".to_owned(), vec![name].into());
+    }
+    let keys = plan::keys::read(spec, map, arch, &config);
     let keys = keys.map_err(|findings| messages(label, findings))?;
     let mut hparams = keys.hparams;
+    let whole = spec.complete_hparams(&hparams);
     let names = StackNames {
-        hparams: &hparams,
+        hparams: &whole,
         tokens: Some(&keys.tokens),
         stack: arch.stacks.first().map(String::as_str),
         layer: None,

@@ -1,12 +1,14 @@
 //! Finds the logical tensors that are stored as several.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::cell::LazyCell;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::config::Config;
 use super::rules::{Axis, Layout, Layouts, PartRule, Times, Unit};
+use crate::base::hash::{HashMap, HashSet};
 use crate::checkpoint::{DType, Parameters, Tensor};
 
 /// A tensor as it is stored.
@@ -54,16 +56,17 @@ impl Layouts {
         metadata: &BTreeMap<String, String>,
     ) -> Vec<Grouped<'a>> {
         let config = Config::of(config);
-        let index: HashMap<&str, usize> =
-            stored.iter().enumerate().map(|(i, tensor)| (tensor.name, i)).collect();
+        let places = || stored.iter().enumerate().map(|(i, tensor)| (tensor.name, i)).collect();
+        // Most checkpoints have no such tensor, and many names.
+        let index: LazyCell<HashMap<&str, usize>, _> = LazyCell::new(places);
         // The words behind the last dots are few, however many tensors there are.
         let last = |name: &'_ str| name.rsplit('.').next().map_or(0, str::len);
         let ends: HashSet<&str> = stored
             .iter()
             .map(|tensor| &tensor.name[tensor.name.len() - last(tensor.name)..])
             .collect();
-        let mut used = HashSet::new();
-        let mut groups = self.torchao(stored, &index, metadata);
+        let mut used = HashSet::default();
+        let mut groups = self.torchao(stored, |name| index.get(name).copied(), metadata);
         used.extend(groups.iter().flat_map(|group| group.parts.values().copied()));
         for layout in self.layout.iter().filter(|layout| layout.torchao.is_none()) {
             if config.method.is_some_and(|method| !layout.methods.iter().any(|m| m == method)) {
@@ -98,7 +101,7 @@ impl Layouts {
     fn torchao<'a>(
         &'a self,
         stored: &[Stored],
-        index: &HashMap<&str, usize>,
+        place: impl Fn(&str) -> Option<usize>,
         metadata: &BTreeMap<String, String>,
     ) -> Vec<Grouped<'a>> {
         let names: Option<Vec<String>> =
@@ -116,9 +119,7 @@ impl Layouts {
             }) else {
                 continue;
             };
-            let find = |part: &PartRule| {
-                index.get(format!("{module}._{tensor}_{}", part.role).as_str()).copied()
-            };
+            let find = |part: &PartRule| place(&format!("{module}._{tensor}_{}", part.role));
             let data = |key: &str| about.get("_data").and_then(|data| data.get(key));
             let dtype = data("dtype").and_then(|dtype| dtype.get("_data")?.as_str());
             let dtype = match dtype {

@@ -4,7 +4,7 @@ use super::{Numbers, source};
 use crate::base::source::Source;
 use crate::checkpoint::{DType, Payload, Tensor, View};
 use crate::exec::compare::{Operand, first_difference};
-use crate::plan::program::whole;
+use crate::plan::whole::whole;
 
 #[test]
 fn the_first_difference_is_found_whatever_the_layout() {

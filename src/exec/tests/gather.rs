@@ -5,7 +5,8 @@ use crate::base::error::ErrorKind;
 use crate::base::source::{Extent, Source};
 use crate::checkpoint::{DType, Payload, Tensor, View, n_elements};
 use crate::exec::produce::Producer;
-use crate::plan::program::{Content, Dim, Input, Output, StridedCopy, whole};
+use crate::plan::program::{Content, Dim, Input, Output, StridedCopy};
+use crate::plan::whole::whole;
 
 /// What a copy means, element by element.
 fn naive(source: &Source, inputs: &[Input], output: &Output) -> Vec<u8> {

@@ -15,7 +15,8 @@ use crate::exec::digest::{Side, digest, digests, digests_and_files, digests_of_t
 use crate::exec::hash::{Hash, update_both};
 use crate::exec::staging::{Existing, Staging};
 use crate::exec::write::{Options, Shard, Written, shards, write};
-use crate::plan::program::{Content, Dim, Input, Kernel, Make, Output, Program, Recipe, whole};
+use crate::plan::program::{Content, Dim, Input, Kernel, Make, Output, Program, Recipe};
+use crate::plan::whole::whole;
 
 /// Outputs of every kind, some longer than a chunk, some empty, many small.
 fn model(numbers: &mut Numbers) -> (Source, Vec<Input>, Vec<Output>) {

@@ -12,7 +12,7 @@ use crate::exec::container::Gguf;
 use crate::exec::write::{Options, shards, write as write_files};
 use crate::folder;
 use crate::metadata::{Array, Number, Text, Texts};
-use crate::plan::program::whole;
+use crate::plan::whole::whole;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gguf").join(name)

@@ -19,7 +19,23 @@ const MAX_TENSORS: u64 = 1 << 20;
 /// Whether tensors have the names that Megatron-Core gives them.
 pub fn is_named_so(tensors: &[Tensor]) -> bool {
     let has = |end: &str| tensors.iter().any(|tensor| tensor.name.ends_with(end));
-    has("embedding.word_embeddings.weight") && has("self_attention.linear_qkv.weight")
+    has(TABLE) && has("self_attention.linear_qkv.weight")
+}
+
+/// A tensor that every model has.
+const TABLE: &str = "embedding.word_embeddings.weight";
+
+/// Takes off what trainers put in front of all names.
+fn strip(tensors: &mut [Tensor]) {
+    let prefix = tensors.iter().find_map(|tensor| tensor.name.strip_suffix(TABLE));
+    let Some(prefix) = prefix.filter(|prefix| !prefix.is_empty()).map(str::to_owned) else {
+        return;
+    };
+    for tensor in tensors {
+        if let Some(name) = tensor.name.strip_prefix(&prefix) {
+            tensor.name = name.to_owned();
+        }
+    }
 }
 
 /// Takes the tensors of layers and experts apart, each under the name that it has in the file of a
@@ -28,6 +44,7 @@ pub fn is_named_so(tensors: &[Tensor]) -> bool {
 /// # Errors
 /// A tensor is no such one.
 pub fn unstack(checkpoint: &mut Checkpoint) -> Result<()> {
+    strip(&mut checkpoint.tensors);
     let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
     let mut left = MAX_TENSORS;
     for tensor in std::mem::take(&mut checkpoint.tensors) {

@@ -119,7 +119,7 @@ fn names(source: &mut Source, file: FileId) -> Option<Vec<String>> {
     let stem = source.name(file).strip_suffix(".pdiparams")?.to_owned();
     let mut beside = |end: &str| {
         let name = format!("{stem}{end}");
-        let found = source.place(&name).is_file().then(|| source.add(&name).ok()).flatten();
+        let found = source.has(&name).then(|| source.add(&name).ok()).flatten();
         found.map(|id| source.bytes(id).to_vec())
     };
     let names = match beside(".json") {

@@ -6,13 +6,13 @@ use serde_json::Value as Json;
 
 use super::dtype::GGUF;
 use crate::base::diagnostic::{Diagnostic, Level};
-use crate::package::{Model, Task, Value};
+use crate::package::{Hparams, Model, Task, Value};
 use crate::plan::{Tensors, keys, tasks};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
 use crate::spec::expr::{as_float, same};
-use crate::spec::hparams::{StackNames, plain_name};
 use crate::spec::map::Map;
+use crate::spec::names::{StackNames, plain_name};
 
 /// Reads a config of a dialect, in the words of the mappings, that is written in the place of theirs: it
 /// must say what the model is.
@@ -27,14 +27,47 @@ pub fn check_own_config(
     config: &Json,
 ) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
     let arch = spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
+    let whole = spec.complete_hparams(&model.hyperparameters);
     let names = StackNames {
-        hparams: &model.hyperparameters,
+        hparams: &whole,
         tokens: Some(&model.tokens),
         stack: arch.stacks.first().map(String::as_str),
         layer: None,
     };
     let stored = |name: &str| canonical.exprs.contains_key(name);
-    check_config(spec, map, arch, (model, &names, &stored), config)
+    let mut findings = check_config(spec, map, arch, (model, &names, &stored), config)?;
+    findings.extend(check_tokens(map, model, &keys::read(spec, map, arch, config)?.tokens));
+    Ok(findings)
+}
+
+/// Tells which ids of special tokens the config that was written does not say.
+fn check_tokens(map: &Map, model: &Model, read: &Hparams) -> Option<Diagnostic> {
+    let lost = model.tokens.iter().filter(|(token, id)| match read.get(*token) {
+        Some(read) => !same(read, id),
+        None => true,
+    });
+    let lost: BTreeMap<&String, &Value> = lost.collect();
+    let text = |of: &dyn Fn(&str) -> Option<String>| {
+        let ids = lost.keys().map(|token| {
+            let id = of(token.as_str()).unwrap_or_else(|| "nothing".to_owned());
+            format!("{token} {id}")
+        });
+        ids.collect::<Vec<_>>().join(", ")
+    };
+    let shown = |id: &Value| match id {
+        Value::List(ids) => ids.iter().map(Value::to_string).collect::<Vec<_>>().join(" and "),
+        id => id.to_string(),
+    };
+    let wanted = text(&|token| model.tokens.get(token).map(shown));
+    let message = format!(
+        "the {} config of {} has no place for the ids of special tokens: {wanted}",
+        map.format, map.name
+    );
+    let help = "programs take them from the tokenizer; generation_config.json, where it is carried \
+                over, has them, too";
+    let found = text(&|token| read.get(token).map(shown));
+    let finding = Diagnostic::warning("P005", message).key("tokens").help(help);
+    (!lost.is_empty()).then(|| finding.mismatch(wanted, found))
 }
 
 /// Reads the config that was written: it must say what the package says.

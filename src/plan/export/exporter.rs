@@ -11,8 +11,8 @@ use crate::plan::names::{self, Bound, Choices, Instance};
 use crate::plan::ops::{Direction, TensorExpr, describe, exactness, run};
 use crate::plan::{Exactness, Options, Step, Tensors};
 use crate::spec::Spec;
-use crate::spec::hparams::StackNames;
 use crate::spec::map::Map;
+use crate::spec::names::StackNames;
 
 /// The prefix and spellings to write: those of the source, or of the class, or the mapping's first.
 /// A checkpoint of the base class has no prefix where the mapping knows files without one.

@@ -10,8 +10,8 @@ use crate::base::near::{self, did_you_mean};
 use crate::checkpoint::Checkpoint;
 use crate::plan::{keys, names, tasks};
 use crate::spec::Spec;
-use crate::spec::hparams::StackNames;
 use crate::spec::map::{Head, Map};
+use crate::spec::names::StackNames;
 
 /// At most so many architectures are proposed.
 const MAX_PROPOSED: usize = 3;
@@ -169,8 +169,8 @@ fn knows_all(
     let arch = spec.arch(&map.arch).expect("checked when it is read");
     let keys = keys::read(spec, map, arch, config).ok()?;
     let stack = arch.stacks.first().map(String::as_str);
-    let names =
-        StackNames { hparams: &keys.hparams, tokens: Some(&keys.tokens), stack, layer: None };
+    let whole = spec.complete_hparams(&keys.hparams);
+    let names = StackNames { hparams: &whole, tokens: Some(&keys.tokens), stack, layer: None };
     let backing = names::backing(checkpoint);
     if !crate::plan::aliases::may_know(map, present, &names, backing) {
         return None;

@@ -9,8 +9,8 @@ use crate::package::{Dropped, Hparams};
 use crate::plan::{Facts, Options, Tensors};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
-use crate::spec::hparams::StackNames;
 use crate::spec::map::Map;
+use crate::spec::names::StackNames;
 
 pub(super) fn data_error(map: &Map, why: &str) -> Diagnostic {
     Diagnostic::error("P003", format!("the mapping {}/{}: {why}", map.format, map.name))

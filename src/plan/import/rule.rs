@@ -11,7 +11,7 @@ use crate::plan::names::{Bound, Instance};
 use crate::plan::ops::{Direction, TensorExpr, describe, exactness, run};
 use crate::plan::{Facts, Step};
 use crate::spec::expr::Names;
-use crate::spec::hparams::StackNames;
+use crate::spec::names::StackNames;
 
 impl<'a> Planner<'a> {
     /// Plans what a rule makes of the tensors it reads, if they are there.

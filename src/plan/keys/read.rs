@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use super::path::{from_json, lookup, stated};
-use super::write::writer_is;
+use super::writer::writer_is;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::limits::MAX_LIST;
 use crate::package::{Hparams, Value};
@@ -14,8 +14,9 @@ use crate::spec::Spec;
 use crate::spec::arch::Arch;
 use crate::spec::classes::Class;
 use crate::spec::expr::{Expr, Names, same};
-use crate::spec::hparams::{ProblemKind, StackNames};
+use crate::spec::hparams::ProblemKind;
 use crate::spec::map::{KeyRule, Map};
+use crate::spec::names::StackNames;
 
 /// What a foreign config says in the standard's words.
 #[derive(Clone, Debug, Default)]

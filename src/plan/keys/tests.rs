@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::path::{lookup, remove, set};
-use super::write::writer_is;
+use super::writer::writer_is;
 
 #[test]
 fn the_writers_version_chooses_among_defaults() {

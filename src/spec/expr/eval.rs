@@ -210,6 +210,20 @@ fn call(function: &str, args: &[Value]) -> Result<Value, String> {
             let entry = |place| if marked(place) { there.clone() } else { elsewhere.clone() };
             Ok(Value::List((0..count.ok_or_else(type_error)?).map(entry).collect()))
         }
+        // The letters of a word, each as a word.
+        ("letters", [Value::Symbol(word)]) if word.len() <= MAX_LIST => {
+            Ok(Value::List(word.chars().map(|letter| Value::Symbol(letter.to_string())).collect()))
+        }
+        // The list with another value at these places.
+        ("put", [Value::List(items), Value::List(places), value]) => {
+            let mut items = items.clone();
+            for place in places {
+                let place = as_int(place).and_then(|place| usize::try_from(place).ok());
+                let item = place.and_then(|place| items.get_mut(place)).ok_or_else(type_error)?;
+                *item = value.clone();
+            }
+            Ok(Value::List(items))
+        }
         // Pairs of a list and of how often it comes, laid one behind the other.
         ("unroll", [Value::List(pairs)]) => {
             let mut items = Vec::new();

@@ -31,4 +31,6 @@ pub(super) const FUNCTIONS: &[(&str, usize)] = &[
     ("where", 2),
     ("marks", 4),
     ("unroll", 1),
+    ("letters", 1),
+    ("put", 3),
 ];

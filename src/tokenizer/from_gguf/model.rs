@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::super::added::SPACE;
 use super::super::sentencepiece::{NORMAL, UNUSED};
 use super::super::table::ADDED_SCORE;
-use super::super::{bytelevel, pre, rule, wordpiece};
+use super::super::{merges as bpe, pre, rule, wordpiece};
 use super::{Pretokenizer, Roles, Source, Token, Vocab, malformed};
 use crate::base::diagnostic::Diagnostic;
 use crate::metadata::{Array, Value};
@@ -61,7 +61,7 @@ fn written(source: &Source<'_>, vocab: &Vocab) -> Result<Option<Json>, Diagnosti
     let tokens: HashSet<&str> = vocab.iter().map(|(_, token)| token.text.as_str()).collect();
     for (index, merge) in merges.iter().enumerate() {
         let text = Json::from(*merge);
-        let Some((left, right)) = bytelevel::pair(&text) else {
+        let Some((left, right)) = bpe::pair(&text) else {
             let message = format!("merge {index} is two parts");
             return Err(malformed("merges", message).mismatch("a b", format!("{merge:?}")));
         };

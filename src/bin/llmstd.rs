@@ -1,0 +1,7 @@
+//! The program `llmstd`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    llmstd::cli::main(std::env::args_os()).into()
+}

@@ -1,0 +1,24 @@
+//! Plans that change nothing.
+
+use super::request::Failure;
+use crate::base::diagnostic::Diagnostic;
+use crate::checkpoint::Checkpoint;
+use crate::plan::{self, Exactness, Step, Tensors};
+
+/// The tensors of a checkpoint as they are, under their own names.
+pub(crate) fn generic_copies(checkpoint: &Checkpoint) -> std::result::Result<Tensors, Failure> {
+    let mut tensors = Tensors::default();
+    for tensor in &checkpoint.tensors {
+        let (expr, dtype) = tensors
+            .read(tensor)
+            .map_err(|why| Diagnostic::error("P017", format!("`{}`: {why}", tensor.name)))?;
+        let step = Step {
+            name: tensor.name.clone(),
+            from: vec![tensor.name.clone()],
+            ops: "copy".to_owned(),
+            class: Exactness::Exact,
+        };
+        tensors.write(&tensor.name, expr, dtype, plan::Options::default(), step)?;
+    }
+    Ok(tensors)
+}

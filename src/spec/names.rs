@@ -1,0 +1,43 @@
+//! The names that expressions ask for: hyperparameters as one stack sees them.
+
+use super::expr::Names;
+use crate::package::{Hparams, Value};
+
+/// Hyperparameters as seen from one stack: `num_layers` is `encoder.num_layers` where there is
+/// one.
+pub struct StackNames<'a> {
+    /// The hyperparameters.
+    pub hparams: &'a Hparams,
+    /// The ids of special tokens, as `tokens.pad`.
+    pub tokens: Option<&'a Hparams>,
+    /// The stack.
+    pub stack: Option<&'a str>,
+    /// The layer, as `i`.
+    pub layer: Option<u64>,
+}
+
+/// The value of a key: `encoder.KEY` and `decoder.KEY` stand as `KEY` where they are equal.
+pub fn value_of<'a>(hparams: &'a Hparams, name: &str) -> Option<&'a Value> {
+    hparams.get(name).or_else(|| hparams.get(plain_name(name)?))
+}
+
+/// The key without the stack in front, where there is one.
+pub fn plain_name(name: &str) -> Option<&str> {
+    name.strip_prefix("encoder.").or_else(|| name.strip_prefix("decoder."))
+}
+
+impl Names for StackNames<'_> {
+    fn value(&self, name: &str) -> Result<Value, String> {
+        if name == "i"
+            && let Some(layer) = self.layer
+        {
+            return Ok(Value::Int(i64::try_from(layer).unwrap_or(i64::MAX)));
+        }
+        let own = self.stack.and_then(|stack| self.hparams.get(&format!("{stack}.{name}")));
+        let token = || {
+            name.strip_prefix("tokens.").and_then(|token| self.tokens.and_then(|t| t.get(token)))
+        };
+        let value = own.or_else(|| value_of(self.hparams, name)).or_else(token);
+        value.cloned().ok_or_else(|| format!("there is no hyperparameter `{name}`"))
+    }
+}
