@@ -33,8 +33,8 @@
 //! `h / g` of them, as in a stack's attention to itself.
 //!
 //! x is multiplied by `attn_in_scale` before, keys by `attn_key_scale`, the result by `attn_out_scale`. Latent
-//! attention makes q, k and v otherwise: see `latent`. An indexer chooses keys: see `indexer`. The difference of two
-//! attentions: see `differential`.
+//! attention makes q, k and v otherwise (Latent attention), an indexer chooses which keys are seen (Indexers), and
+//! `attn_differential` takes the difference of two attentions (Differential attention).
 
 use ndarray::{Array2, Array3, Axis, concatenate, s};
 

@@ -1,5 +1,15 @@
-//! Convolutions: depthwise and causal over positions, short and gated, of the embeddings, and over a
-//! spectrogram.
+//! Convolutions: over positions, of the embeddings, and over a spectrogram. Nothing, that is zeros, stands
+//! outside a sequence.
+//!
+//! - Causal and depthwise (of state spaces, linear attention and the short convolution), with weights w of
+//!   `[channels, kernel]`: `y_tc = b_c + Σ_i w_ci · x_(t − kernel + 1 + i)c`.
+//! - Short and gated (`conv.kernel`): `[B, C, x] = u Winᵀ + b`, each `hidden_size` wide; the result is
+//!   `(C ∘ conv(B ∘ x)) Woutᵀ + b`, and conv is causal and depthwise.
+//! - Of the embeddings x (`embed_conv.kernel` > 0, odd), with weights of `[hidden, hidden/groups, kernel]`: channel c of
+//!   group `⌊c·groups/hidden⌋` is `b_c + Σ_k Σ_i w_cki · x_(t + i − ⌊kernel/2⌋)(k of the group)`, where positions that the
+//!   mask hides are zeros. The first layer's output y becomes `norm(y + act(conv(x)))` by `res_norm`.
+//! - Over a spectrogram of `[mel_bins, frames]`, with weights of `[out, in, 3]`: two of them, each
+//!   `gelu(b_c + Σ_k Σ_i w_cki · x_(s·t + i − 1)k)`, with the stride s = 1, then s = 2: `[⌈frames/2⌉, hidden]`. This gelu is `gelu_erf`.
 
 use ndarray::{Array1, Array2, s};
 

@@ -1,6 +1,7 @@
 //! Global tokens.
 //!
-//! In a stack with windows, global tokens are seen by all, and see all. They are those of a mask that
+//! In a stack with windows, global tokens are seen by all, and see all, with queries, keys and values of the maps
+//! `global_q_proj`, `global_k_proj` and `global_v_proj`; what the others see of them is that of the plain maps. They are those of a mask that
 //! is given; else none, the first of each sequence (`first`), or those before the first separator
 //! (`before_sep`), as `global_tokens` says. A model whose `global_tokens` is null has none.
 

@@ -2,7 +2,26 @@
 //!
 //! Plain: `act(x Wupᵀ + b) Wdownᵀ + b`. Gated: `(act(x Wgateᵀ + b) ∘ (x Wupᵀ + b)) Wdownᵀ + b`. With
 //! `inner_norm` what goes through `Wdown` is normed before. `x Wgateᵀ + b` is multiplied by `mlp_gate_scale`, the result of a
-//! dense layer by `mlp_out_scale`.
+//! dense layer by `mlp_out_scale`. With `swiglu_oai` the middle is `(u + 1) ∘ g ∘ σ(α·g)`, with `g = min(gate, c)`, u the
+//! other map kept within −c..c, `α = activation_alpha` and `c = activation_clamp`.
+//!
+//! Activations of one number, with Φ the normal distribution, `Φ(x) = (1 + erf(x/√2))/2`:
+//!
+//! | word | formula |
+//! | --- | --- |
+//! | `gelu_erf` | `x·Φ(x)` |
+//! | `gelu_tanh` | `x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))` |
+//! | `gelu_quick` | `x·σ(1.702·x)` |
+//! | `gelu_clip10` | `x·Φ(x)`, kept within −10..10 |
+//! | `relu`, `relu2`, `relu6` | `max(x, 0)`; its square; `min(max(x, 0), 6)` |
+//! | `leaky_relu` | x for x > 0, else `x/100` |
+//! | `silu` | `x·σ(x)` |
+//! | `hardswish` | `x·min(max(x + 3, 0), 6)/6` |
+//! | `mish` | `x·tanh(softplus(x))` |
+//! | `sigmoid`, `tanh`, `identity` | `σ(x)`; `tanh(x)`; x |
+//! | `laplace` | `Φ((x − 0.707107)/0.282095)` |
+//! | `sqrt_softplus` | `√softplus(x)` |
+//! | `xielu` | `softplus(a_p)·x² + β·x` for x > 0, else `(β + softplus(a_n))·(e^min(x, ε) − 1 − x) + β·x`, with the tensors `act.alpha_p`, `act.alpha_n`, `act.beta` and `act.eps` of the layer |
 
 use ndarray::{Array2, Zip};
 

@@ -167,6 +167,9 @@ const FORWARD: &[(&str, &str)] = &[
     ("stack", "Layers"),
     ("attention", "Attention"),
     ("latent", "Latent attention"),
+    ("indexer", "Indexers"),
+    ("differential", "Differential attention"),
+    ("global", "Global tokens"),
     ("rope", "Rotary positions"),
     ("position", "Positions in scores"),
     ("mlp", "MLPs and activations"),
@@ -174,6 +177,7 @@ const FORWARD: &[(&str, &str)] = &[
     ("ssm", "State spaces"),
     ("linear", "Linear attention"),
     ("conv", "Convolutions"),
+    ("fourier", "Fourier layers"),
     ("norm", "Norms"),
     ("heads", "Heads and poolings"),
 ];
