@@ -101,8 +101,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
             .iter()
             .map(|path| run::spectrogram(path))
             .collect::<Result<_, _>>()?,
-        boxes: None,
         choices: 0,
+        ..Inputs::default()
     };
     let options = Options { task: args.task.as_deref(), top: args.top };
     let report = run::run(input.path(), &mut loaded, &inputs, options)?;

@@ -10,7 +10,7 @@
 //!    `qk_norm_layers` are the only layers that norm them; without `qk_norm_affine` these norms have no weights.
 //!    Last, q of position p takes the factor `1 + b·ln(1 + ⌊(p + o)/l⌋)` where `b = attn_position_scale` is not
 //!    null, with `l = attn_position_scale_length` and `o = attn_position_scale_offset`, in the layers that
-//!    `attn_position_scale_layers` lists.
+//!    `attn_position_scale_layers` lists; and where `attn_log_length` is not null `max(1, ln(p + 1)/ln(attn_log_length))`.
 //! 3. `s = attn_scale · (q·k + relative)`, then `c·tanh(s/c)` by `attn_logit_softcap`, then plus
 //!    the bias of ALiBi or of relative buckets.
 //! 4. `p = softmax(s)` over the keys that the query sees: those the mask shows, not after it where

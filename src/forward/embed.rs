@@ -8,7 +8,8 @@
 //! page: those of its left and right sides from one table, of upper and lower from another, of height
 //! and of width. A decoder with `decoder_vocab_size` > 0 has a token table of its
 //! own. With `embed_mask_ratio` r, tokens that are the mask are zeros, and the others take the factor
-//! `(1 − r)/(1 − m)`, where m is the number of masks by that of positions the mask shows.
+//! `(1 − r)/(1 − m)`, where m is the number of masks by that of positions the mask shows. Tokens may also have shapes and sounds (Shapes
+//! and sounds of tokens).
 //! Where the token table is narrower than the stream, `in_proj` widens
 //! it: before the position is added where positions are as wide as the stream, else last.
 //!
@@ -21,16 +22,28 @@ use super::keys::{Keys, broken};
 use super::norm::Norm;
 use super::real::Real;
 use super::weights::{Bias, Params};
-use super::{Batch, conv};
+use super::{Batch, aspects, conv};
 use crate::base::error::Result;
 use crate::package::{Hparams, Value};
 
 /// What a stack reads.
 pub(super) enum Read<R> {
     /// Ids of tokens and of token types, one for each position of each sequence.
-    Tokens { ids: Vec<usize>, types: Option<Vec<usize>>, boxes: Option<Vec<[usize; 4]>> },
+    Tokens {
+        ids: Vec<usize>,
+        types: Option<Vec<usize>>,
+        boxes: Option<Vec<[usize; 4]>>,
+        aspects: aspects::Ids,
+    },
     /// A spectrogram `[mel_bins, frames]` for each sequence.
     Spectrograms(Vec<Array2<R>>),
+}
+
+impl<R> Read<R> {
+    /// Nothing but tokens.
+    pub(super) fn tokens(ids: Vec<usize>) -> Read<R> {
+        Read::Tokens { ids, types: None, boxes: None, aspects: aspects::Ids::default() }
+    }
 }
 
 /// The input of the first layer, `[batch · n, hidden]`.
@@ -43,9 +56,10 @@ pub(super) fn embed<R: Real>(
     batch: &Batch,
 ) -> Result<Array2<R>> {
     let hidden = keys.count("hidden_size")?;
+    let meet = aspects::meet(keys)?;
     let embed_dim = keys.count("embed_dim")?;
     let mut x = match read {
-        Read::Tokens { ids, .. } => {
+        Read::Tokens { ids, aspects, .. } => {
             let own = if stack == "decoder" { keys.count("decoder_vocab_size")? } else { 0 };
             let x: Array2<R> = match own {
                 0 => {
@@ -60,6 +74,9 @@ pub(super) fn embed<R: Real>(
             let mut x = x * R::of(keys.float("embed_scale")?);
             if let Some(ratio) = keys.opt_float("embed_mask_ratio")? {
                 leave_masks(&mut x, ratio, tokens, ids, batch)?;
+            }
+            if meet == Some(aspects::Meet::Joined) {
+                x = aspects::join(params, keys, stack, x, aspects)?;
             }
             x
         }
@@ -131,6 +148,9 @@ pub(super) fn embed<R: Real>(
     }
     if norm_first == Some(false) {
         x = norm(&x)?;
+    }
+    if let (Some(aspects::Meet::Averaged), Read::Tokens { aspects, .. }) = (meet, read) {
+        x = aspects::average(params, keys, stack, x, aspects)?;
     }
     if widened { Ok(x) } else { widen(x) }
 }

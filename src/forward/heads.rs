@@ -2,7 +2,8 @@
 //!
 //! A head is `proj(norm(act(dense(x))))`, of which all but `proj` may be missing. The LM head's
 //! input is multiplied by `head_input_scale`, its logits by `logit_scale`, and then come
-//! `c·tanh(x/c)` by `logit_softcap`.
+//! `c·tanh(x/c)` by `logit_softcap`. With `head_rows_normed` each row of its `proj` is divided by its length, but by no less
+//! than 1e-12.
 //!
 //! A pooling makes one vector of a sequence: `first`, `last` (the last position that is no padding: by
 //! the mask for an embedding, by the padding token for labels),
@@ -115,7 +116,13 @@ impl<R: Real> Heads<'_, R> {
         let x = self.transform(head, task, &scaled)?;
         let own = self.keys.count("decoder_vocab_size")?;
         let vocab = if own == 0 { self.keys.count("vocab_size")? } else { own };
-        let mut x = self.params.linear(&x, &format!("heads.{head}.proj"), vocab, Bias::Stored)?;
+        let proj = format!("heads.{head}.proj");
+        let mut x = if self.keys.bool("head_rows_normed")? {
+            let x = self.params.linear(&x, &proj, vocab, Bias::Is(false))?;
+            x / &self.params.row_lengths(&format!("{proj}.weight"), [vocab, self.hidden.ncols()])?
+        } else {
+            self.params.linear(&x, &proj, vocab, Bias::Stored)?
+        };
         x *= R::of(self.keys.float("logit_scale")?);
         if let Some(cap) = self.keys.opt_float("logit_softcap")? {
             let cap = R::of(cap);

@@ -7,11 +7,11 @@
 //!
 //! | File | What |
 //! | --- | --- |
-//! | `embed` | from ids to the stream |
+//! | `embed`, `aspects` | from ids to the stream |
 //! | `stack` | layers: where norms act, how sublayers add up |
 //! | `attention`, `latent`, `differential`, `indexer`, `mix` | every kind of attention |
 //! | `rope`, `position` | how positions are told apart |
-//! | `mlp`, `moe` | MLPs, activations, mixtures of experts |
+//! | `mlp`, `moe`, `adapter` | MLPs, activations, mixtures of experts, adapters |
 //! | `ssm`, `conv`, `linear`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
 //! | `norm` | norms |
 //! | `heads` | heads and poolings |
@@ -23,6 +23,8 @@
 //! Numbers are F32, or F64 where rounding is in doubt. Positions of padding are computed like any
 //! other, and mean nothing.
 
+mod adapter;
+mod aspects;
 mod attention;
 mod conv;
 mod differential;
@@ -81,6 +83,12 @@ pub struct Inputs {
     pub global_attention_mask: Option<Vec<Vec<i64>>>,
     /// The box of each token on its page, `[left, upper, right, lower]`; all 0 if there are none.
     pub boxes: Option<Vec<Vec<[i64; 4]>>>,
+    /// Ids of what tokens look like; the model says what holds where there are none.
+    pub shape_ids: Option<Vec<Vec<i64>>>,
+    /// Ids of what tokens sound like, in the same way.
+    pub sound_ids: Option<Vec<Vec<i64>>>,
+    /// The adapter of each sequence; that which the model names if there are none.
+    pub adapter_ids: Option<Vec<i64>>,
     /// Spectrograms, `[mel_bins][frames]` each.
     pub input_features: Vec<Vec<Vec<f32>>>,
     /// How many sequences in a row are the choices of one question; 0 for all of them.
@@ -162,6 +170,8 @@ struct Batch {
     positions_given: bool,
     /// For each sequence and position, whether it is global; empty where none is.
     global: Vec<Vec<bool>>,
+    /// The adapter of each sequence; empty where there are none.
+    adapters: Vec<usize>,
 }
 
 /// One sequence of a [`Batch`].
@@ -201,7 +211,8 @@ impl Batch {
                 positions.iter().map(row).collect::<Result<_>>()?
             }
         };
-        Ok(Batch { size, len, visible, positions, positions_given, global: Vec::new() })
+        let (global, adapters) = (Vec::new(), Vec::new());
+        Ok(Batch { size, len, visible, positions, positions_given, global, adapters })
     }
 
     /// Whether others see each row of a matrix `[batch · n, …]`.
@@ -278,6 +289,7 @@ pub fn run<R: Real>(
         Read::Spectrograms(_) => Vec::new(),
     };
     batch.global = global::positions(keys(first), &model.tokens, inputs, &batch, &ids)?;
+    batch.adapters = adapter::choose(keys(first), inputs, &batch)?;
     let x = embed::embed(params, keys(first), &model.tokens, first, &read, &batch)?;
     let output = stack::run(params, keys(first), first, x, &batch, None)?;
 
@@ -289,7 +301,7 @@ pub fn run<R: Real>(
         let mask = inputs.decoder_attention_mask.as_ref();
         last_batch = Batch::new(batch.size, len, mask, None)?;
         last_ids = flat("token", &decoder_ids)?;
-        let read = Read::Tokens { ids: last_ids.clone(), types: None, boxes: None };
+        let read = Read::tokens(last_ids.clone());
         let x = embed::embed(params, keys(last), &model.tokens, last, &read, &last_batch)?;
         let memory = Memory { output: &output, batch: &batch };
         hidden = stack::run(params, keys(last), last, x, &last_batch, Some(&memory))?;
@@ -355,7 +367,8 @@ fn read_inputs<R: Real>(keys: Keys<'_>, inputs: &Inputs) -> Result<(Read<R>, Bat
         };
         let boxes = boxes(inputs, &batch)?;
         let ids = flat("token", &inputs.input_ids)?;
-        return Ok((Read::Tokens { ids, types, boxes }, batch));
+        let aspects = aspects::read(keys, inputs, &batch)?;
+        return Ok((Read::Tokens { ids, types, boxes, aspects }, batch));
     }
     let frames = inputs.input_features.first().and_then(|bins| bins.first()).map_or(0, Vec::len);
     let spectrograms = inputs.input_features.iter().map(|bins| {

@@ -255,19 +255,28 @@ pub(super) struct PositionScale {
     offset: f64,
     /// The only layers that have it; all if there is no list.
     layers: Option<Vec<usize>>,
+    /// The number of positions beyond which the factor is a logarithm of the position.
+    log_length: Option<f64>,
 }
 
 impl PositionScale {
+    /// `None` where queries have no factor.
     pub(super) fn read(keys: Keys<'_>) -> Result<Option<PositionScale>> {
-        let Some(b) = keys.opt_float("attn_position_scale")? else { return Ok(None) };
+        let log_length = keys.opt_count("attn_log_length")?.map(|length| length as f64);
+        let none = PositionScale { b: 0.0, length: 1.0, offset: 0.0, layers: None, log_length };
+        let Some(b) = keys.opt_float("attn_position_scale")? else {
+            return Ok(log_length.is_some().then_some(none));
+        };
         let length = keys.count("attn_position_scale_length")? as f64;
         let offset = keys.count("attn_position_scale_offset")? as f64;
         let layers = keys.opt_counts("attn_position_scale_layers")?;
-        Ok(Some(PositionScale { b, length, offset, layers }))
+        Ok(Some(PositionScale { b, length, offset, layers, log_length }))
     }
 
     pub(super) fn at(&self, position: f64) -> f64 {
-        1.0 + self.b * (1.0 + ((position + self.offset) / self.length).floor()).ln()
+        let log =
+            self.log_length.map_or(1.0, |length| ((position + 1.0).ln() / length.ln()).max(1.0));
+        log * (1.0 + self.b * (1.0 + ((position + self.offset) / self.length).floor()).ln())
     }
 
     pub(super) fn is_in(&self, layer: usize) -> bool {

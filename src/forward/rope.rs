@@ -8,6 +8,7 @@
 //!
 //! - `linear`: `f_j / s`.
 //! - `dynamic`: theta becomes `theta · (s·L/n − (s − 1))^(r/(r − 2))`, where L > n.
+//! - `steps`: theta becomes `theta · max(1, s^⌈log_s(L/n) + 1⌉ − 1)^(r/(r − 2))`.
 //! - `llama3`: with the wavelength `w = 2π/f_j`: `f_j / s` where `w > n/low_freq_factor`; `f_j`
 //!   where `w < n/high_freq_factor`; between, `(1 − t)·f_j/s + t·f_j` with
 //!   `t = (n/w − low)/(high − low)`.
@@ -39,6 +40,7 @@ enum Scaling {
     None,
     Linear { factor: f64 },
     Dynamic { factor: f64, original: f64 },
+    Steps { factor: f64, original: f64 },
     Llama3 { factor: f64, original: f64, low: f64, high: f64 },
     Yarn { factor: f64, original: f64, fast: f64, slow: f64, truncate: bool, magnitude: f64 },
     Longrope { original: f64, short: (Vec<f64>, f64), long: (Vec<f64>, f64) },
@@ -137,6 +139,12 @@ fn frequencies(theta: f64, dim: usize) -> Vec<f64> {
     (0..dim / 2).map(|pair| theta.powf(-2.0 * pair as f64 / dim as f64)).collect()
 }
 
+/// The power of what theta grows by. Heads of one pair never turn faster or slower than one radian.
+fn growing_power(dim: usize) -> f64 {
+    let dims = dim as f64;
+    if dim == 2 { 0.0 } else { dims / (dims - 2.0) }
+}
+
 impl Scaling {
     fn read(keys: Keys<'_>, n_pairs: usize) -> Result<Scaling> {
         let kind = keys.word("rope_scaling.kind")?;
@@ -160,6 +168,7 @@ impl Scaling {
         };
         Ok(match kind.as_str() {
             "dynamic" => Scaling::Dynamic { factor, original },
+            "steps" => Scaling::Steps { factor, original },
             "llama3" => Scaling::Llama3 {
                 factor,
                 original,
@@ -210,11 +219,14 @@ impl Scaling {
             Scaling::None => (plain, 1.0),
             Scaling::Linear { factor } => (plain.iter().map(|f| f / factor).collect(), 1.0),
             Scaling::Dynamic { factor, original } => {
-                let dims = dim as f64;
                 let growth = factor * len.max(original) / original - (factor - 1.0);
-                // Heads of one pair never turn faster or slower than one radian.
-                let power = if dim == 2 { 0.0 } else { dims / (dims - 2.0) };
-                (frequencies(theta * growth.powf(power), dim), 1.0)
+                (frequencies(theta * growth.powf(growing_power(dim)), dim), 1.0)
+            }
+            Scaling::Steps { factor, original } => {
+                // The logarithm to base 2 is exact where the length is a power of two of the other.
+                let steps = ((len / original).log2() / factor.log2() + 1.0).ceil();
+                let growth = (factor.powf(steps) - 1.0).max(1.0);
+                (frequencies(theta * growth.powf(growing_power(dim)), dim), 1.0)
             }
             Scaling::Llama3 { factor, original, low, high } => {
                 let stretch = |f: &f64| {
@@ -312,6 +324,15 @@ mod tests {
         close(&dynamic.frequencies(10_000.0, 4, 8.0).0, &[1.0, 0.01]);
         // theta · (2·16/8 − 1)^(4/2) = 90000.
         close(&dynamic.frequencies(10_000.0, 4, 16.0).0, &[1.0, 1.0 / 300.0]);
+    }
+
+    #[test]
+    fn steps_stretch_by_powers() {
+        let steps = Scaling::Steps { factor: 2.0, original: 8.0 };
+        close(&steps.frequencies(10_000.0, 4, 8.0).0, &[1.0, 0.01]);
+        // theta · (2^2 − 1)^2 up to 16 positions, theta · (2^3 − 1)^2 up to 32.
+        close(&steps.frequencies(10_000.0, 4, 16.0).0, &[1.0, 1.0 / 300.0]);
+        close(&steps.frequencies(10_000.0, 4, 17.0).0, &[1.0, 1.0 / 700.0]);
     }
 
     #[test]

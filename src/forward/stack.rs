@@ -11,7 +11,7 @@
 //! - `output`: `k·x + a·post(f(x))`
 //! - `through`: `k·pre(x) + a·f(pre(x))`
 //!
-//! Layers of linear attention have the placement `linear.norm_placement`, where that is not null. Only the layers in
+//! Adapters (Adapters) change the sum behind the MLP, in `post` before `res`. Layers of linear attention have the placement `linear.norm_placement`, where that is not null. Only the layers in
 //! `mixer_layers` mix positions and only those in `mlp_layers` end with an MLP, where these are not null. With
 //! `ssm.beside_attention` a state space reads what attention reads, and what it puts out is added to that of attention.
 //! Where the residual is parallel, `k·x + a·(attn(pre(x)) + mlp(pre'(x)))`, and pre' is pre if there is
@@ -23,6 +23,7 @@
 
 use ndarray::Array2;
 
+use super::adapter::Adapters;
 use super::attention::Attention;
 use super::conv::{EmbedConv, ShortConv};
 use super::keys::{Keys, broken};
@@ -128,8 +129,12 @@ pub(super) fn run<R: Real>(
         layers.as_ref().is_none_or(|layers| layers.contains(&layer))
     };
     let feed = Feed::read(keys)?;
+    let adapters = Adapters::read(keys, stack.placement == Placement::Post)?;
     let parallel = match keys.word("residual")?.as_str() {
         "sequential" => None,
+        "parallel" if adapters.is_some() => {
+            return Err(broken("adapters stand behind an MLP, and it stands beside the attention"));
+        }
         "parallel" => Some(keys.count("num_pre_norms")?),
         other => return Err(broken(format!("`residual` is {other:?}"))),
     };
@@ -214,8 +219,10 @@ pub(super) fn run<R: Real>(
             })?;
         }
         if feed.is_there() && feed.is_in(layer) {
-            x = stack.sublayer(x, &mlp, layer, |x| {
-                feed.apply(params, &mlp, x, (layer, batch.len), &mut late)
+            let fed = |x: &Array2<R>| feed.apply(params, &mlp, x, (layer, batch.len), &mut late);
+            x = stack.sublayer_and(x, &mlp, layer, fed, |sum| match &adapters {
+                Some(adapters) => adapters.apply(params, &mlp, sum, batch),
+                None => Ok(sum),
             })?;
         }
         if let Some(due) = due {
@@ -269,6 +276,18 @@ impl Stack<'_> {
         layer: usize,
         f: impl FnOnce(&Array2<R>) -> Result<Array2<R>>,
     ) -> Result<Array2<R>> {
+        self.sublayer_and(x, name, layer, f, Ok)
+    }
+
+    /// The same, where something changes the sum before it is normed.
+    fn sublayer_and<R: Real>(
+        &self,
+        x: Array2<R>,
+        name: &str,
+        layer: usize,
+        f: impl FnOnce(&Array2<R>) -> Result<Array2<R>>,
+        then: impl FnOnce(Array2<R>) -> Result<Array2<R>>,
+    ) -> Result<Array2<R>> {
         let norm =
             |x: &Array2<R>, part: &str| self.norm.apply(self.params, &format!("{name}.{part}"), x);
         let x = if self.placement == Placement::Through { norm(&x, "pre_norm")? } else { x };
@@ -282,7 +301,7 @@ impl Stack<'_> {
             y = norm(&y, "post_norm")?;
         }
         y *= R::of(self.residual_scale);
-        let sum = x * R::of(self.skip_scale) + &y;
+        let sum = then(x * R::of(self.skip_scale) + &y)?;
         if self.placement == Placement::Post { norm(&sum, "res_norm") } else { Ok(sum) }
     }
 

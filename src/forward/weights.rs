@@ -208,6 +208,17 @@ impl<'a> Params<'a> {
         Ok(Array2::from_shape_vec(shape, data).expect("the shape was checked"))
     }
 
+    /// The length of each row of a matrix of that shape, no less than 1e-12.
+    pub(super) fn row_lengths<R: Real>(&self, name: &str, shape: [usize; 2]) -> Result<Array1<R>> {
+        let stored = self.get(name)?;
+        check_shape(name, &stored, &shape)?;
+        let length = |row: usize| -> Result<R> {
+            let row = numbers::<R>(name, &stored, row..row + 1, shape[1])?;
+            Ok(row.iter().map(|&x| x * x).sum::<R>().sqrt().max(R::of(1e-12)))
+        };
+        (0..shape[0]).map(length).collect()
+    }
+
     /// A convolution's kernel `[out, in, width]` as a matrix `[out, in · width]`.
     pub(super) fn kernel<R: Real>(&self, name: &str, shape: [usize; 3]) -> Result<Array2<R>> {
         let stored = self.get(name)?;

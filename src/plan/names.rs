@@ -114,11 +114,17 @@ pub fn instances<'a>(
             match &rule.over {
                 None => from = fill(&rule.from, &bindings)?,
                 Some((variable, count)) => {
-                    let count = bounded(count, &bound, backing.max_rows(), backing)?;
-                    budget.take(count)?;
-                    for index in 0..count {
+                    let values: Vec<String> = match count.eval(&bound)? {
+                        Value::List(items) => items.into_iter().map(text).collect(),
+                        _ => {
+                            let count = bounded(count, &bound, backing.max_rows(), backing)?;
+                            (0..count).map(|index| index.to_string()).collect()
+                        }
+                    };
+                    budget.take(values.len() as u64)?;
+                    for value in values {
                         let mut bindings = bindings.clone();
-                        bindings.insert(variable.clone(), index.to_string());
+                        bindings.insert(variable.clone(), value);
                         from.append(&mut fill(&rule.from, &bindings)?);
                     }
                 }
@@ -240,7 +246,7 @@ fn choose(
         let values: Vec<Vec<String>> = match each {
             Each::Texts(texts) => texts.clone(),
             Each::Count(expr) => match expr.eval(names)? {
-                Value::List(items) => items.iter().map(|item| vec![item.to_string()]).collect(),
+                Value::List(items) => items.into_iter().map(|item| vec![text(item)]).collect(),
                 _ => {
                     let count = bounded(expr, names, backing.max_layers(), backing)?;
                     (0..count).map(|index| vec![index.to_string()]).collect()
@@ -268,6 +274,14 @@ fn choose(
         choices = longer.collect();
     }
     Ok(choices)
+}
+
+/// An entry of a list as it stands in a name.
+fn text(item: Value) -> String {
+    match item {
+        Value::Symbol(word) => word,
+        other => other.to_string(),
+    }
 }
 
 fn spell(name: &str, choices: &Choices) -> String {

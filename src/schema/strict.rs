@@ -189,6 +189,7 @@ fn value_schema(key: &Key) -> Json {
         Kind::Count | Kind::Counts => json!({"type": "integer", "minimum": 0}),
         Kind::Float | Kind::Floats => json!({"type": "number"}),
         Kind::Bool => json!({"type": "boolean"}),
+        Kind::Word | Kind::Words if key.words.is_empty() => json!({"type": "string"}),
         Kind::Word | Kind::Words => json!({"enum": key.words}),
     };
     let number = |limit: f64| match limit.fract() == 0.0 {

@@ -29,7 +29,7 @@ pub struct Key {
     pub min: Option<f64>,
     /// The greatest legal number.
     pub max: Option<f64>,
-    /// The legal words.
+    /// The legal words; any if there are none.
     pub words: Vec<String>,
     /// What a package means that does not have it: of keys that came after the first version.
     pub absent: Option<Value>,
@@ -246,8 +246,7 @@ impl Key {
                 && as_int(value).is_some_and(|int| 0 <= int)
                 && in_range(value)
         };
-        let is_word =
-            |value: &Value| matches!(value, Value::Symbol(word) if self.words.contains(word));
+        let is_word = |value: &Value| matches!(value, Value::Symbol(word) if self.words.is_empty() || self.words.contains(word));
         let all = |value: &Value, right: &dyn Fn(&Value) -> bool| matches!(value, Value::List(items) if items.iter().all(right));
         let right = match self.kind {
             Kind::Count => is_count(value),
@@ -267,6 +266,8 @@ impl Key {
             Kind::Count => "an integer of at least 0".to_owned(),
             Kind::Float => "a number".to_owned(),
             Kind::Bool => "true or false".to_owned(),
+            Kind::Word if self.words.is_empty() => "a word".to_owned(),
+            Kind::Words if self.words.is_empty() => "a list of words".to_owned(),
             Kind::Word => format!("one of {}", self.words.join(", ")),
             Kind::Counts => "a list of integers of at least 0".to_owned(),
             Kind::Floats => "a list of numbers".to_owned(),

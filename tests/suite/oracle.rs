@@ -97,6 +97,9 @@ pub(crate) fn inputs(given: &Json) -> Inputs {
             "decoder_input_ids" => inputs.decoder_input_ids = Some(rows(value)),
             "decoder_attention_mask" => inputs.decoder_attention_mask = Some(rows(value)),
             "bbox" => inputs.boxes = Some(serde_json::from_value(value.clone()).unwrap()),
+            "input_shape_ids" => inputs.shape_ids = Some(rows(value)),
+            "input_pronunciation_ids" => inputs.sound_ids = Some(rows(value)),
+            "lang_ids" => inputs.adapter_ids = Some(serde_json::from_value(value.clone()).unwrap()),
             "global_attention_mask" => inputs.global_attention_mask = Some(rows(value)),
             "input_features" => {
                 inputs.input_features = serde_json::from_value(value.clone()).unwrap();

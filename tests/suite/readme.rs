@@ -164,6 +164,7 @@ fn every_file_that_the_readme_links_to_is_there() {
 /// The files of the reference forward in the order of the text, with their headings.
 const FORWARD: &[(&str, &str)] = &[
     ("embed", "Embeddings"),
+    ("aspects", "Shapes and sounds of tokens"),
     ("stack", "Layers"),
     ("attention", "Attention"),
     ("latent", "Latent attention"),
@@ -174,6 +175,7 @@ const FORWARD: &[(&str, &str)] = &[
     ("position", "Positions in scores"),
     ("mlp", "MLPs and activations"),
     ("moe", "Mixtures of experts"),
+    ("adapter", "Adapters"),
     ("ssm", "State spaces"),
     ("linear", "Linear attention"),
     ("conv", "Convolutions"),
