@@ -47,7 +47,8 @@ fn overview(spec: &Spec) -> String {
 fn support(spec: &Spec) -> String {
     let mut text = String::from(
         "# What is supported\n\nMade of the data files; a test holds the two together. Each `model_type` goes both ways \
-         bit for bit, with outputs held to those of transformers, on a checkpoint under `fixtures/families`. The column GGUF \
+         bit for bit, with outputs held to those of transformers, or of the published code that the fixture names, on a checkpoint \
+         under `fixtures/families`. The column GGUF \
          names the architecture that llama.cpp has for it, held to what its converter writes.\n\n## Architectures\n\n",
     );
     text += &table(spec);
