@@ -39,7 +39,7 @@ const ALIKE: &[(&str, &str, usize, &str)] = &[
     (
         "decoder.layers.{i}.attn.o_proj.bias",
         "decoder.layers.{i}.mlp.down_proj.bias",
-        1,
+        3,
         "attention and MLP stand side by side: both are added to one sum",
     ),
     (
