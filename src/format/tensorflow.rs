@@ -151,7 +151,9 @@ fn objects(
     let shard = shards.get(&entry.shard);
     let end = entry.offset.checked_add(entry.len);
     let place = shard.zip(end).and_then(|(shard, end)| shard.part(entry.offset, end));
-    let Some(place) = place.filter(|_| entry.dtype == STRING) else { return Ok(Objects::default()) };
+    let Some(place) = place.filter(|_| entry.dtype == STRING) else {
+        return Ok(Objects::default());
+    };
     // The length of the text, four bytes of a checksum of it, and the text.
     let mut cursor = Cursor::new(source.slice(place)?, place.start);
     let len = varint(&mut cursor, "the length of a text")?;

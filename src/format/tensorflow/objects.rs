@@ -78,7 +78,8 @@ pub(super) fn read(bytes: &[u8], base: u64) -> Result<Objects> {
         keys_of.entry(name).or_default().insert(key);
     }
     let single = keys_of.into_iter().filter(|(_, keys)| keys.len() == 1);
-    let names = single.flat_map(|(name, keys)| keys.into_iter().map(|key| (key.clone(), name.clone())));
+    let names =
+        single.flat_map(|(name, keys)| keys.into_iter().map(|key| (key.clone(), name.clone())));
     let names = names.collect();
     Ok(Objects { aside, names })
 }
