@@ -17,6 +17,8 @@ use crate::package::Hparams;
 pub struct Role {
     /// The name.
     pub template: Template,
+    /// The name as `roles.toml` has it, which may stand for several.
+    pub written: String,
     /// The shape; an open dimension may have any size.
     pub shape: Vec<Option<Expr>>,
     /// Which rows are rotary pairs.
@@ -118,8 +120,8 @@ pub(super) fn parse(text: &str) -> Result<Vec<Role>, String> {
             let known = roles.iter().position(|known| known.template.text == name);
             let template = Template::parse(&name)?;
             let (is_table, about) = (role.table, role.about.clone());
-            let absent = Hparams::new();
-            let new = Role { template, shape, rope, absent, is_table, about };
+            let (absent, written) = (Hparams::new(), role.name.clone());
+            let new = Role { template, written, shape, rope, absent, is_table, about };
             match (known, role.replaces) {
                 (Some(at), true) => roles[at] = new,
                 (None, false) => roles.push(new),

@@ -13,7 +13,7 @@ use crate::package::{Hparams, Value};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
 use crate::spec::classes::Class;
-use crate::spec::expr::{Expr, Names, same};
+use crate::spec::expr::{Expr, Names, as_int, same};
 use crate::spec::hparams::ProblemKind;
 use crate::spec::map::{KeyRule, Map};
 use crate::spec::names::StackNames;
@@ -43,14 +43,12 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
             Ok(None) => {}
             Ok(Some((value, origin))) => {
                 if let Some(token) = name.strip_prefix("tokens.") {
-                    match (token, value) {
+                    match ids(token, &value) {
                         // A token that the model does not have is not told of.
-                        (_, Value::Null) => None,
-                        ("eos", id @ Value::Int(_)) => {
-                            keys.tokens.insert(token.to_owned(), Value::List(vec![id]))
-                        }
-                        (_, id) => keys.tokens.insert(token.to_owned(), id),
-                    };
+                        Some(None) => {}
+                        Some(Some(ids)) => drop(keys.tokens.insert(token.to_owned(), ids)),
+                        None => failed.push((rule, no_id(token, &value))),
+                    }
                 } else if !name.starts_with('_') {
                     let value = spec.key(name).map_or(value.clone(), |key| key.normal(value));
                     keys.hparams.insert(name.to_owned(), value);
@@ -135,6 +133,29 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
 
 /// Why a key has no value that nobody has stated.
 const NOT_THERE: &str = "it is not there, and no default is listed";
+
+/// The token of which there may be several.
+const EOS: &str = "eos";
+
+/// The id of a special token, of `eos` the list of them, as the package has it; nothing within where there is
+/// none, and `None` where that is no id.
+fn ids(token: &str, value: &Value) -> Option<Option<Value>> {
+    let id = |value: &Value| as_int(value).map(Value::Int);
+    match (token, value) {
+        (_, Value::Null) => Some(None),
+        (EOS, Value::List(items)) => {
+            let ids: Vec<Value> = items.iter().map(id).collect::<Option<_>>()?;
+            Some((!ids.is_empty()).then_some(Value::List(ids)))
+        }
+        (EOS, one) => Some(Some(Value::List(vec![id(one)?]))),
+        (_, one) => Some(Some(id(one)?)),
+    }
+}
+
+fn no_id(token: &str, value: &Value) -> String {
+    let wanted = if token == EOS { "an integer or a list of integers" } else { "an integer" };
+    format!("it is {value}, which is no id of a token: {wanted}")
+}
 
 fn key_error(rule: &KeyRule, why: &str) -> Diagnostic {
     let places = rule.from.join("`, `");
