@@ -265,7 +265,12 @@ impl<'a> Reader<'a> {
             }
             let stated = |i: u64| self.entry(rule, each, i);
             let stated = (0..count).map(stated).collect::<Result<Vec<_>, _>>()?;
-            let other = if stated.iter().all(Option::is_none) { &each.value } else { &each.rest };
+            // An object or a list that is there, be it empty, says that the others are not otherwise.
+            let is_there = each.from.iter().any(|path| {
+                let around = path.split_once(".{i}").and_then(|(path, _)| lookup(self.config, path));
+                around.is_some_and(|around| around.is_object() || around.is_array())
+            });
+            let other = if is_there { &each.rest } else { &each.value };
             let entry = |(i, stated): (u64, Option<Value>)| {
                 let names = |name: &str| match name {
                     "i" => Ok(Value::Int(i64::try_from(i).unwrap_or(i64::MAX))),

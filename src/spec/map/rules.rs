@@ -353,7 +353,7 @@ pub struct EachEntry {
     pub value: Expr,
     /// Paths with `{i}` that state single entries.
     pub from: Vec<String>,
-    /// Entry `i` where they state others and not this one.
+    /// Entry `i` where what they stand in is there, and this one is not.
     pub rest: Expr,
 }
 
