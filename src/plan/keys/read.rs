@@ -267,7 +267,8 @@ impl<'a> Reader<'a> {
             let stated = (0..count).map(stated).collect::<Result<Vec<_>, _>>()?;
             // An object or a list that is there, be it empty, says that the others are not otherwise.
             let is_there = each.from.iter().any(|path| {
-                let around = path.split_once(".{i}").and_then(|(path, _)| lookup(self.config, path));
+                let around =
+                    path.split_once(".{i}").and_then(|(path, _)| lookup(self.config, path));
                 around.is_some_and(|around| around.is_object() || around.is_array())
             });
             let other = if is_there { &each.rest } else { &each.value };
