@@ -230,13 +230,12 @@ impl Probe<'_> {
     /// The heads and rotary dimensions of a tensor whose rows are rotary pairs.
     fn rope(&self, name: &str) -> Option<(u64, u64)> {
         let known = self.spec.role(name)?;
-        let rope = known.role.rope.as_ref()?;
         let names = StackNames {
             hparams: self.hparams,
             tokens: None,
             stack: known.stack.as_deref(),
             layer: known.layer,
         };
-        Some((rope.heads.eval_size(&names).ok()?, rope.dim.eval_size(&names).ok()?))
+        known.rope(&names)
     }
 }

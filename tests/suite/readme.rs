@@ -165,6 +165,8 @@ fn every_file_that_the_readme_links_to_is_there() {
 const FORWARD: &[(&str, &str)] = &[
     ("embed", "Embeddings"),
     ("stack", "Layers"),
+    ("layer_embed", "Embeddings of layers"),
+    ("altup", "Streams"),
     ("attention", "Attention"),
     ("latent", "Latent attention"),
     ("indexer", "Indexers"),
