@@ -15,6 +15,7 @@ use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::hex;
 use crate::base::source::{Extent, FileId, Source};
+use crate::base::threads;
 use crate::checkpoint::DType;
 use crate::convert::Progress;
 use crate::exec::hash::Hash;
@@ -213,9 +214,6 @@ fn hash(
     n_threads: usize,
     progress: &dyn Progress,
 ) -> Result<Vec<String>> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build();
-    let pool =
-        pool.map_err(|err| Error::new(ErrorKind::Io, format!("cannot start threads: {err}")))?;
     let n_bytes = jobs.iter().map(|job| job.extent.len).fold(0, u64::saturating_add);
     progress.begin("hashing", n_bytes);
     let buffers: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
@@ -238,9 +236,9 @@ fn hash(
         Ok(hex::encode(&hash.finish()))
     };
     // One job at a time, the longest first.
-    let hashes = pool.install(|| jobs.par_iter().with_max_len(1).map(one).collect());
+    let hashes = threads::on(n_threads, || jobs.par_iter().with_max_len(1).map(one).collect());
     progress.end();
-    hashes
+    hashes?
 }
 
 /// What the hashes say: of a damaged file, which tensors, or that it is none of them.

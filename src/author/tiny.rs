@@ -54,6 +54,11 @@ const WANTED: &[(&str, &str)] = &[
     ("type_vocab_size", "3"),
     ("task_vocab_size", "3"),
     ("box_positions", "5"),
+    ("altup.streams", "3"),
+    ("altup.active", "1"),
+    ("laurel.rank", "5"),
+    ("layer_embed.dim", "3"),
+    ("layer_embed.vocab_size", "31"),
     ("mlp_adapter.dim", "8"),
     ("mlp_adapter.names", "['one', 'other']"),
     ("mlp_adapter.default", "'other'"),
@@ -356,7 +361,7 @@ pub fn changes(spec: &Spec, map: &Map, base: &Tiny) -> Vec<Change> {
 /// The expressions of a key's rule.
 pub fn expressions(rule: &KeyRule) -> impl Iterator<Item = &Expr> {
     let KeyRule { expr, back, otherwise, each, value, when, .. } = rule;
-    let each = each.iter().flat_map(|(count, value)| [count, value]);
+    let each = each.iter().flat_map(|each| each.exprs());
     [expr, back, otherwise, value, when].into_iter().flatten().chain(each)
 }
 

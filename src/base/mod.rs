@@ -13,4 +13,5 @@ pub mod mirror;
 pub mod near;
 pub mod source;
 pub mod terminal;
+pub mod threads;
 pub mod yaml;

@@ -46,6 +46,7 @@ fn perform(
     spec: Option<&str>,
     global: &Global,
 ) -> anyhow::Result<Status> {
+    let n_threads = output::n_threads(args.threads);
     let spec = output::spec_of(spec)?;
     let (src, dst) = args.src.as_deref().zip(args.dst.as_deref()).context("name SRC and DST")?;
     let destination = convert::strip_slash(dst);
@@ -82,7 +83,7 @@ fn perform(
         },
         ranks: Ranks { tensor: args.tp, pipeline: args.pp, expert: args.ep },
         max_shard_bytes: args.max_shard_size.or_else(|| convert::max_shard_bytes(to, &destination)),
-        n_threads: output::n_threads(args.threads),
+        n_threads,
         force: args.force,
         verify: args.verify,
         allow_no_tokenizer: args.allow_no_tokenizer,

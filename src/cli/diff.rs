@@ -80,9 +80,9 @@ impl FailOn {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
+    let n_threads = output::n_threads(args.threads);
     let spec = output::spec(global)?;
     let bar = Bar::new(global);
-    let n_threads = output::n_threads(args.threads);
     let options = Options {
         spec: &spec,
         arch: args.arch.as_deref(),

@@ -59,10 +59,11 @@ const OMS: &str = "oms";
 const CYCLONEDX: &str = "cyclonedx";
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
+    let n_threads = output::n_threads(args.threads);
     let spec = output::spec(global)?;
     let input = Input::of(&args.path, &spec)?;
     if global.form == OMS {
-        let statement = supply::oms::statement(input.path(), output::n_threads(args.threads))?;
+        let statement = supply::oms::statement(input.path(), n_threads)?;
         deliver(&statement, args)?;
         return Ok(Status::SUCCESS);
     }
@@ -73,7 +74,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
         generic: args.generic,
         rehash: true,
         whole_files: true,
-        n_threads: output::n_threads(args.threads),
+        n_threads,
         progress: &bar,
         format: output::wanted(args.from.as_deref()),
     };

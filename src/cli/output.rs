@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::base::diagnostic::{Diagnostic, Level, Refusal};
 use crate::base::mirror;
 use crate::base::terminal::tame;
+use crate::base::threads;
 use crate::spec::Spec;
 use anyhow::Context as _;
 use serde::Serialize;
@@ -113,10 +114,13 @@ pub(crate) fn refuse_input(
     )
 }
 
-/// How many threads work, unless it is said.
+/// How many threads work: as many as there are cores, unless it is said. Comes first in a command, since nothing may
+/// have used the pool before.
 pub(crate) fn n_threads(asked: Option<NonZeroUsize>) -> usize {
     let available = || std::thread::available_parallelism().map_or(1, usize::from);
-    asked.map_or_else(available, usize::from)
+    let n = asked.map_or_else(available, usize::from);
+    threads::limit(n);
+    n
 }
 
 /// Text in a colour, if colours are on.

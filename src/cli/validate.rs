@@ -132,6 +132,7 @@ impl From<LevelArg> for Conformance {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
+    let n_threads = output::n_threads(args.threads);
     let spec = output::spec(global)?;
     let selection = Selection { select: args.select.clone(), ignore: args.ignore.clone() };
     check_selection(&spec, &selection)?;
@@ -166,7 +167,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
             deep: args.deep,
             whole_files: args.files,
             selection: &selection,
-            n_threads: output::n_threads(args.threads),
+            n_threads,
             progress: &bar,
             format: output::wanted(args.from.as_deref()),
         };

@@ -35,9 +35,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
+    let n_threads = output::n_threads(args.threads);
     let spec = output::spec(global)?;
     let bar = Bar::new(global);
-    let n_threads = output::n_threads(args.threads);
     let verified = verify(
         Input::of(&args.path, &spec)?.path(),
         args.against.as_deref(),

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::rules::{self, Rule};
 use super::{Change, Diff};
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::threads;
 use crate::convert::Progress;
 use crate::exec::compare::{Operand, Values, first_difference, values};
 use crate::package::{Hparams, Value};
@@ -62,16 +63,14 @@ pub fn deepen(
     let probe = Probe { old: old_weights, new: new_weights, spec, hparams };
     let n_bytes = read.iter().map(|(_, _, output)| output.n_bytes()).sum();
     progress.begin("comparing", n_bytes);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build();
-    let pool = pool.map_err(|err| Error::new(ErrorKind::Io, format!("no threads: {err}")))?;
-    let found: Result<Vec<Found>> = pool.install(|| {
+    let found: Result<Vec<Found>> = threads::on(n_threads, || {
         let one = |&(_, before, after): &(usize, &Output, &Output)| {
             let found = probe.look(before, after);
             progress.advance(after.n_bytes());
             found
         };
         read.par_iter().map(one).collect()
-    });
+    })?;
     progress.end();
     let mut more = Vec::new();
     for ((index, ..), found) in read.iter().zip(found?) {
@@ -231,13 +230,12 @@ impl Probe<'_> {
     /// The heads and rotary dimensions of a tensor whose rows are rotary pairs.
     fn rope(&self, name: &str) -> Option<(u64, u64)> {
         let known = self.spec.role(name)?;
-        let rope = known.role.rope.as_ref()?;
         let names = StackNames {
             hparams: self.hparams,
             tokens: None,
             stack: known.stack.as_deref(),
             layer: known.layer,
         };
-        Some((rope.heads.eval_size(&names).ok()?, rope.dim.eval_size(&names).ok()?))
+        known.rope(&names)
     }
 }

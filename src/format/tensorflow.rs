@@ -11,8 +11,9 @@
 
 pub mod write;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use self::objects::Objects;
 use super::{Format, Probe};
 use crate::base::checksum::Checksum;
 use crate::base::cursor::Cursor;
@@ -33,7 +34,7 @@ pub static FORMAT: Format = Format {
     id: "tf",
     name: "TensorFlow",
     endings: &["index"],
-    singles: &["variables/variables.index"],
+    singles: &["variables/variables.index", "saved_model/1/variables/variables.index"],
     companions: &["checkpoint", ".meta", "graph.pbtxt", "saved_model.pb", "fingerprint.pb"],
     dialect: "tf",
     probe,
@@ -84,7 +85,8 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
     // Without elements nothing is read of any file.
     let nowhere = Extent { len: 0, ..source.extent(file) };
     let mut checkpoint = Checkpoint { format: FORMAT.id, ..Checkpoint::default() };
-    let aside = aside(&bundle, &shards, source, &mut checkpoint).map_err(about)?;
+    let Objects { aside, names } =
+        objects(&bundle, &shards, source, &mut checkpoint).map_err(about)?;
     let mut slices = std::mem::take(&mut bundle.slices);
     for (name, entry) in &bundle.entries {
         if name == OBJECT_GRAPH || aside.contains(name) {
@@ -98,6 +100,18 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
             None => whole(name, entry, bundle.big_endian, &shards, nowhere),
         };
         checkpoint.tensors.push(tensor);
+    }
+    // Keys lead over objects to variables. Where each has a name of its own with the layers that it is in, that
+    // is the name that other files of the program have.
+    let is_named = |tensor: &Tensor| names.get(&tensor.name).is_some_and(|name| name.contains('/'));
+    if checkpoint.tensors.iter().all(is_named) {
+        for tensor in &mut checkpoint.tensors {
+            tensor.name.clone_from(&names[&tensor.name]);
+        }
+        for checksum in &mut checkpoint.checksums {
+            checksum.tensor.clone_from(&names[&checksum.tensor]);
+        }
+        checkpoint.tensors.sort_by(|left, right| left.name.cmp(&right.name));
     }
     if let Some(name) = slices.keys().next() {
         let message = format!("there are slices of `{name}`, and no entry for its whole");
@@ -126,26 +140,28 @@ fn checksums<'a>(
     })
 }
 
-/// The keys of what is no part of the model, as the objects say, and a note on them.
-fn aside(
+/// What the objects say of the keys, and a note on those that are no part of the model.
+fn objects(
     bundle: &Bundle,
     shards: &BTreeMap<u64, Extent>,
     source: &Source,
     checkpoint: &mut Checkpoint,
-) -> Result<BTreeSet<String>> {
-    let Some(entry) = bundle.entries.get(OBJECT_GRAPH) else { return Ok(BTreeSet::new()) };
+) -> Result<Objects> {
+    let Some(entry) = bundle.entries.get(OBJECT_GRAPH) else { return Ok(Objects::default()) };
     let shard = shards.get(&entry.shard);
     let end = entry.offset.checked_add(entry.len);
     let place = shard.zip(end).and_then(|(shard, end)| shard.part(entry.offset, end));
-    let Some(place) = place.filter(|_| entry.dtype == STRING) else { return Ok(BTreeSet::new()) };
+    let Some(place) = place.filter(|_| entry.dtype == STRING) else {
+        return Ok(Objects::default());
+    };
     // The length of the text, four bytes of a checksum of it, and the text.
     let mut cursor = Cursor::new(source.slice(place)?, place.start);
     let len = varint(&mut cursor, "the length of a text")?;
     cursor.take(4, "a checksum")?;
     let start = cursor.offset();
-    let keys = objects::aside(cursor.take(len, "the objects")?, start)
+    let found = objects::read(cursor.take(len, "the objects")?, start)
         .map_err(|err| err.context("the objects of the checkpoint"))?;
-    let mut present = bundle.entries.keys().filter(|key| keys.contains(*key));
+    let mut present = bundle.entries.keys().filter(|key| found.aside.contains(*key));
     if let Some(first) = present.next() {
         let message = format!(
             "{} tensors are left aside, as `{first}`: the state of an optimizer, metrics and \
@@ -154,7 +170,7 @@ fn aside(
         );
         checkpoint.findings.push(Diagnostic::note("R004", message));
     }
-    Ok(keys)
+    Ok(found)
 }
 
 /// The start and length of a slice along each dimension.

@@ -4,7 +4,9 @@
 //! one sequence:
 //!
 //! 1. `q = x Wqᵀ + bq`, `[n, h·d]`; `k`, `[n, g·d]`; `v`, `[n, g·e]`. Head i of q reads head
-//!    `⌊i·g/h⌋` of k and v.
+//!    `⌊i·g/h⌋` of k and v. Where they are not null, `head_dims` has d and e of each layer and `kv_heads` g. In
+//!    the layers `v_from_k_layers` v is k as its map puts it out; with `v_norm` each head of v is normed without weights.
+//!    Layer i has k and v of layer `kv_from[i]`, as they are after step 2 there, where that is another.
 //! 2. Queries and keys are normed (`qk_norm`) and turned (rotary positions), in the order that
 //!    `qk_norm_at` says; before that, and after a norm that comes first, `qkv_clip` clamps q, k, v.
 //!    `qk_norm_layers` are the only layers that norm them; without `qk_norm_affine` these norms have no weights.
@@ -48,8 +50,10 @@ use super::mlp::sigmoid;
 use super::norm::Norm;
 use super::place::{Heads, Place};
 use super::position::{Alibi, Disentangled, PositionScale, RelativeBias};
+use super::qk_norm::QkNorm;
 use super::real::Real;
 use super::rope::{Rope, Turns};
+use super::share::Shares;
 use super::weights::{Bias, Params};
 use super::{Batch, conv};
 use crate::base::error::Result;
@@ -58,6 +62,8 @@ use crate::base::error::Result;
 pub(super) struct Attention<'a, R> {
     params: Params<'a>,
     heads: Heads,
+    /// What sets the heads of layers apart, and what layers share.
+    shares: Shares<R>,
     hidden: usize,
     scale: f64,
     scale_by_layer: bool,
@@ -117,23 +123,6 @@ struct Scales {
     output: f64,
 }
 
-struct QkNorm {
-    norm: Norm,
-    per: Per,
-    after_rope: bool,
-    /// The only layers that have it; all if there is no list.
-    layers: Option<Vec<usize>>,
-}
-
-enum Per {
-    /// One weight for all heads.
-    Head,
-    /// A weight for each head.
-    HeadDistinct,
-    /// Over all heads at once.
-    All,
-}
-
 impl<'a, R: Real> Attention<'a, R> {
     /// The attention of a stack.
     pub(super) fn read(
@@ -158,6 +147,7 @@ impl<'a, R: Real> Attention<'a, R> {
         Ok(Attention {
             params,
             heads,
+            shares: Shares::read(keys)?,
             hidden: keys.count("hidden_size")?,
             scale: keys.float("attn_scale")?,
             scale_by_layer: keys.bool("attn_scale_by_layer")?,
@@ -211,17 +201,28 @@ impl<'a, R: Real> Attention<'a, R> {
         batch: &Batch,
     ) -> Result<Array2<R>> {
         let x = &(x * R::of(self.scales.input));
+        let own = self.shares.heads(self.heads, place.layer)?;
+        let of_another = self.shares.of_another(place.layer, own)?;
         let (mut q, mut k, mut v) = match &self.latent {
             Some(latent) => latent.apply(self.params, place.name, x, self.qkv_bias)?,
-            None => self.project(place.name, x, x)?,
+            None => self.project(place, x, own, of_another.is_none())?,
         };
         k *= R::of(self.scales.keys);
+        let norm_both = |norm: &QkNorm, q: &mut Array2<R>, k: &mut Array2<R>| {
+            let name = |part: &str| format!("{}.{part}", place.name);
+            norm.apply(self.params, &name("q_norm"), q, (own.q, own.dim))?;
+            match &of_another {
+                None => norm.apply(self.params, &name("k_norm"), k, (own.kv, own.dim)),
+                Some(_) => Ok(()),
+            }
+        };
         let qk_norm = self.qk_norm.as_ref().filter(|norm| norm.is_in(place.layer));
         let norm_first = qk_norm.filter(|norm| !norm.after_rope);
         let norm_last = qk_norm.filter(|norm| norm.after_rope);
         if let Some(norm) = norm_first {
-            norm.apply(self.params, place.name, &mut q, &mut k, self.heads)?;
+            norm_both(norm, &mut q, &mut k)?;
         }
+        self.shares.norm_values(self.params, &mut v, own.v_dim)?;
         if let Some(clip) = self.clip {
             let clip = R::of(clip);
             for x in [&mut q, &mut k, &mut v] {
@@ -235,13 +236,17 @@ impl<'a, R: Real> Attention<'a, R> {
                 let Some(turns) = turns else { break };
                 for x in [&mut q, &mut k] {
                     let mut part = x.slice(s![sequence.rows(), ..]).to_owned();
-                    rope.apply(&mut part, &turns, self.heads.dim);
+                    rope.apply(&mut part, &turns, own.dim);
                     x.slice_mut(s![sequence.rows(), ..]).assign(&part);
                 }
             }
         }
         if let Some(norm) = norm_last {
-            norm.apply(self.params, place.name, &mut q, &mut k, self.heads)?;
+            norm_both(norm, &mut q, &mut k)?;
+        }
+        match of_another {
+            Some(kept) => (k, v) = kept,
+            None => self.shares.keep(place.layer, &k, &v),
         }
         if let Some(scale) = self.position_scale.as_ref().filter(|scale| scale.is_in(place.layer)) {
             for sequence in batch.sequences() {
@@ -281,8 +286,8 @@ impl<'a, R: Real> Attention<'a, R> {
             indexer.choose(self.params, place, x, batch, latent, self.qkv_bias, &sees)?;
         }
         let (heads, v) = match &self.differential {
-            Some(differential) => differential.values(self.heads, &v),
-            None => (self.heads, v),
+            Some(differential) => differential.values(own, &v),
+            None => (own, v),
         };
 
         let mut mixed = Vec::new();
@@ -311,7 +316,7 @@ impl<'a, R: Real> Attention<'a, R> {
                 },
             ));
         }
-        let width = self.heads.q * self.heads.v_dim;
+        let width = own.q * own.v_dim;
         let mut mixed = stacked(mixed, heads.q * heads.v_dim);
         if let Some(differential) = &self.differential {
             mixed = differential.difference(self.params, place, &mixed)?;
@@ -382,13 +387,28 @@ impl<'a, R: Real> Attention<'a, R> {
         relative.scores(self.params, &name, self.heads.q, n).map(Some)
     }
 
+    /// Queries, and keys and values where the layer has its own; else nothing in their place.
     fn project(
         &self,
-        name: &str,
+        place: Place<'_>,
         x: &Array2<R>,
-        from: &Array2<R>,
+        heads: Heads,
+        has_own: bool,
     ) -> Result<(Array2<R>, Array2<R>, Array2<R>)> {
-        self.project_heads(name, x, from, self.heads)
+        let of_keys = self.shares.makes_values_of_keys(place.layer);
+        if has_own && !of_keys {
+            return self.project_heads(place.name, x, x, heads);
+        }
+        let map = |part: &str, width, bias| {
+            self.params.linear(x, &format!("{}.{part}", place.name), width, bias)
+        };
+        let q = map("q_proj", heads.q * heads.dim, self.qkv_bias)?;
+        let k = match has_own {
+            true => map("k_proj", heads.kv * heads.dim, self.k_bias)?,
+            false => Array2::zeros((x.nrows(), 0)),
+        };
+        let v = k.clone();
+        Ok((q, k, v))
     }
 
     fn project_heads(
@@ -418,49 +438,4 @@ fn stacked<R: Real>(parts: Vec<Array2<R>>, width: usize) -> Array2<R> {
     let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
     // Fails only where there is nothing to put together.
     concatenate(Axis(0), &views).unwrap_or_else(|_| Array2::zeros((0, width)))
-}
-
-impl QkNorm {
-    fn read(keys: Keys<'_>) -> Result<Option<QkNorm>> {
-        let per = match keys.word("qk_norm")?.as_str() {
-            "none" => return Ok(None),
-            "per_head" => Per::Head,
-            "per_head_distinct" => Per::HeadDistinct,
-            "full" => Per::All,
-            other => return Err(broken(format!("`qk_norm` is {other:?}"))),
-        };
-        Ok(Some(QkNorm {
-            norm: match keys.bool("qk_norm_affine")? {
-                true => Norm::read(keys)?.with_stored_bias(),
-                false => Norm::read(keys)?.without_weights(),
-            },
-            per,
-            after_rope: keys.word("qk_norm_at")? == "after_rope",
-            layers: keys.opt_counts("qk_norm_layers")?,
-        }))
-    }
-
-    fn is_in(&self, layer: usize) -> bool {
-        self.layers.as_ref().is_none_or(|layers| layers.contains(&layer))
-    }
-
-    fn apply<R: Real>(
-        &self,
-        params: Params<'_>,
-        name: &str,
-        q: &mut Array2<R>,
-        k: &mut Array2<R>,
-        heads: Heads,
-    ) -> Result<()> {
-        for (x, part, n_heads) in [(q, "q_norm", heads.q), (k, "k_norm", heads.kv)] {
-            let (width, n_weights) = match self.per {
-                Per::Head => (heads.dim, 1),
-                Per::HeadDistinct => (heads.dim, n_heads),
-                Per::All => (n_heads * heads.dim, 1),
-            };
-            let name = format!("{name}.{part}");
-            *x = self.norm.apply_per_group(params, &name, x, width, n_weights)?;
-        }
-        Ok(())
-    }
 }

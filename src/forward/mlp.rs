@@ -5,6 +5,9 @@
 //! dense layer by `mlp_out_scale`. With `swiglu_oai` the middle is `(u + 1) ∘ g ∘ σ(α·g)`, with `g = min(gate, c)`, u the
 //! other map kept within −c..c, `α = activation_alpha` and `c = activation_clamp`.
 //!
+//! In a layer whose share p in `mlp_sparsity` is not 0, `g = x Wgateᵀ + b` becomes `max(g − m − s·Φ⁻¹(p), 0)`, with the mean m and
+//! the standard deviation s of each position's g. In dense layers the width is that of the layer in `mlp_widths`, where it is not null.
+//!
 //! Activations of one number, with Φ the normal distribution, `Φ(x) = (1 + erf(x/√2))/2`:
 //!
 //! | word | formula |
@@ -28,6 +31,7 @@ use ndarray::{Array2, Zip};
 use super::keys::{Keys, broken};
 use super::norm::Norm;
 use super::real::Real;
+use super::sparse;
 use super::weights::{Bias, Params};
 use crate::base::error::{Error, Result};
 
@@ -162,6 +166,8 @@ pub(super) struct Mlp {
     hidden: usize,
     middle: Middle,
     gate_scale: f64,
+    /// The share of the gate map's outputs that become 0.
+    sparsity: f64,
     /// The norm before the last map, where there is one.
     inner_norm: Option<Norm>,
 }
@@ -180,7 +186,13 @@ impl Mlp {
         };
         let inner_norm = Norm::inner(keys)?;
         let gate_scale = if gated { keys.float("mlp_gate_scale")? } else { 1.0 };
-        Ok(Mlp { hidden: keys.count("hidden_size")?, middle, gate_scale, inner_norm })
+        let hidden = keys.count("hidden_size")?;
+        Ok(Mlp { hidden, middle, gate_scale, sparsity: 0.0, inner_norm })
+    }
+
+    /// The same MLP where a share of the gate map's outputs become 0.
+    pub(super) fn with_sparsity(self, sparsity: f64) -> Mlp {
+        Mlp { sparsity, ..self }
     }
 
     /// The MLP of `x`, `[n, hidden]`, by `NAME.gate_proj`, `NAME.up_proj`, `NAME.down_proj`; the biases are
@@ -209,7 +221,13 @@ impl Mlp {
         map: Map<'_, R>,
     ) -> Result<Array2<R>> {
         let mut up = map(x, "up_proj", width)?;
-        let gate = || Ok::<_, Error>(map(x, "gate_proj", width)? * R::of(self.gate_scale));
+        let gate = || {
+            let mut gate = map(x, "gate_proj", width)? * R::of(self.gate_scale);
+            if 0.0 < self.sparsity {
+                sparse::leave_share(&mut gate, self.sparsity);
+            }
+            Ok::<_, Error>(gate)
+        };
         match self.middle {
             Middle::Plain(activation) => up.mapv_inplace(|x| activation.of(x)),
             Middle::Gated(activation) => {

@@ -8,8 +8,9 @@
 //! | File | What |
 //! | --- | --- |
 //! | `embed`, `aspects` | from ids to the stream |
-//! | `stack` | layers: where norms act, how sublayers add up |
-//! | `attention`, `latent`, `differential`, `indexer`, `mix` | every kind of attention |
+//! | `stack`, `feed` | layers: where norms act, how sublayers add up |
+//! | `layer_embed`, `altup` | what stands beside the stream |
+//! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `indexer`, `mix` | every kind of attention |
 //! | `rope`, `position` | how positions are told apart |
 //! | `mlp`, `moe`, `adapter` | MLPs, activations, mixtures of experts, adapters |
 //! | `ssm`, `conv`, `linear`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
@@ -24,17 +25,20 @@
 //! other, and mean nothing.
 
 mod adapter;
+mod altup;
 mod aspects;
 mod attention;
 mod conv;
 mod differential;
 mod embed;
+mod feed;
 mod fourier;
 mod global;
 mod heads;
 mod indexer;
 mod keys;
 mod latent;
+mod layer_embed;
 mod linear;
 mod mix;
 mod mlp;
@@ -42,9 +46,12 @@ mod moe;
 mod norm;
 mod place;
 mod position;
+mod qk_norm;
 mod real;
 mod rope;
 mod sample;
+mod share;
+mod sparse;
 mod ssm;
 mod stack;
 mod weights;
@@ -291,7 +298,7 @@ pub fn run<R: Real>(
     batch.global = global::positions(keys(first), &model.tokens, inputs, &batch, &ids)?;
     batch.adapters = adapter::choose(keys(first), inputs, &batch)?;
     let x = embed::embed(params, keys(first), &model.tokens, first, &read, &batch)?;
-    let output = stack::run(params, keys(first), first, x, &batch, None)?;
+    let output = stack::run(params, keys(first), first, (x, &ids), &batch, None)?;
 
     let (hidden, last_batch, encoded, last_ids);
     if with_encoder {
@@ -304,7 +311,7 @@ pub fn run<R: Real>(
         let read = Read::tokens(last_ids.clone());
         let x = embed::embed(params, keys(last), &model.tokens, last, &read, &last_batch)?;
         let memory = Memory { output: &output, batch: &batch };
-        hidden = stack::run(params, keys(last), last, x, &last_batch, Some(&memory))?;
+        hidden = stack::run(params, keys(last), last, (x, &last_ids), &last_batch, Some(&memory))?;
         encoded = Some(Tensor::new(vec![batch.size, batch.len, output.ncols()], output));
     } else {
         (hidden, last_batch, encoded, last_ids) = (output, batch, None, ids.clone());

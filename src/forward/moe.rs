@@ -14,6 +14,11 @@
 //! With `moe.capacity` c an expert takes the first c tokens of a sequence that choose it, and adds
 //! nothing for the others.
 //!
+//! With `router_norm` a router reads the stream in place of its sublayer's input, normed (`router_norm`) and divided by `√hidden_size`. With
+//! `expert_scale` weights are last multiplied by the expert's number, `router.expert_scale`. With `beside_mlp` there is an MLP too:
+//! the sublayer's output is `n1(mlp(x)) + n2(experts(n3(stream)))`, where the stream is what its `pre_norm` reads, and n1, n2 and n3 are the
+//! norms `dense_post_norm`, `experts_post_norm` and `experts_pre_norm`.
+//!
 //! The result is `Σ weight·expert(x)`, or `Σ expert(weight·x)` where `weight_at` is `input`, plus that of the expert
 //! that every token goes to, times `shared_scale`, and times `σ(x Wsᵀ)` if `shared_gate`; with `post_norm` all of it is normed.
 
@@ -40,6 +45,9 @@ pub(super) struct Moe {
     shared_scale: f64,
     weigh_input: bool,
     post_norm: Option<Norm>,
+    /// The norm of what the router reads, and the root of its width.
+    router_norm: Option<(Norm, f64)>,
+    expert_scale: bool,
     router_bias: Bias,
     score_bias: bool,
     bias: Bias,
@@ -111,6 +119,14 @@ impl Moe {
                 other => return Err(broken(format!("`moe.weight_at` is {other:?}"))),
             },
             post_norm: keys.bool("moe.post_norm")?.then(|| Norm::read(keys)).transpose()?,
+            router_norm: match keys.bool("moe.router_norm")? {
+                true => {
+                    let norm = Norm::read(keys)?.without_bias();
+                    Some((norm, (keys.count("hidden_size")? as f64).sqrt()))
+                }
+                false => None,
+            },
+            expert_scale: keys.bool("moe.expert_scale")?,
             router_bias: Bias::Is(keys.bool("moe.router_bias")?),
             score_bias: keys.bool("moe.score_bias")?,
             bias: Bias::Is(keys.bool("moe.bias")?),
@@ -119,18 +135,29 @@ impl Moe {
         })
     }
 
-    /// The mixture for `x`, `[n, hidden]`, sequences of `len` rows, by `NAME.router`, `NAME.experts`
-    /// and `NAME.shared`.
+    /// The mixture for `x`, `[n, hidden]`, sequences of `len` rows, by `NAME.router`, which reads
+    /// `routed`, `NAME.experts` and `NAME.shared`.
     pub(super) fn apply<R: Real>(
         &self,
         params: Params<'_>,
         name: &str,
         x: &Array2<R>,
+        routed: &Array2<R>,
         len: usize,
     ) -> Result<Array2<R>> {
         let router = format!("{name}.router");
         let n_routes = self.n_experts + self.n_zero;
-        let logits = params.linear(x, &router, n_routes, self.router_bias)?;
+        let logits = match &self.router_norm {
+            Some((norm, root)) => {
+                let routed = norm.apply(params, &format!("{name}.router_norm"), routed)?;
+                params.linear(&(routed / R::of(*root)), &router, n_routes, self.router_bias)?
+            }
+            None => params.linear(routed, &router, n_routes, self.router_bias)?,
+        };
+        let expert_scale: Option<Array1<R>> = match self.expert_scale {
+            true => Some(params.vector(&format!("{router}.expert_scale"), self.n_experts)?),
+            false => None,
+        };
         let score_bias = match self.score_bias {
             true => Some(params.vector(&format!("{router}.score_bias"), n_routes)?),
             false => None,
@@ -144,6 +171,8 @@ impl Moe {
                 places = vec![0; n_routes];
             }
             for (expert, weight) in self.choice.of(logits, score_bias.as_ref()) {
+                let scale = expert_scale.as_ref().and_then(|scale| scale.get(expert));
+                let weight = weight * scale.copied().unwrap_or_else(R::one);
                 places[expert] += 1;
                 if self.capacity.is_none_or(|most| places[expert] <= most) {
                     tokens[expert].push((token, weight));

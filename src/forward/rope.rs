@@ -1,12 +1,13 @@
 //! Rotary positions.
 //!
-//! In the rotary dims of a head, `r = rope_dim` of them, dim j pairs with dim j + r/2, for j from 0
+//! In the rotary dims of a head, `r = rope_dim` of them, or those of the layer in `rope_dims` where it is not null, dim j pairs with dim j + r/2, for j from 0
 //! to before r/2. At position p the pair turns by `p · f_j`:
 //! `(a, b) → m · (a cos − b sin, b cos + a sin)`, where `f_j = rope_theta^(−2j/r)` and m = 1 unless
 //! they are stretched (`rope_scaling.kind`), with `s = factor`, `n = original_max_positions` and
 //! L = the greatest position + 1:
 //!
 //! - `linear`: `f_j / s`.
+//! - `proportional`: `f_j / s` for the first `turned_pairs` pairs, 0 for the others.
 //! - `dynamic`: theta becomes `theta · (s·L/n − (s − 1))^(r/(r − 2))`, where L > n.
 //! - `steps`: theta becomes `theta · max(1, s^⌈log_s(L/n) + 1⌉ − 1)^(r/(r − 2))`.
 //! - `llama3`: with the wavelength `w = 2π/f_j`: `f_j / s` where `w > n/low_freq_factor`; `f_j`
@@ -31,6 +32,8 @@ pub(super) struct Rope {
     theta: f64,
     local_theta: Option<f64>,
     dim: usize,
+    /// The rotary dims of each layer, where they differ.
+    dims: Option<Vec<usize>>,
     at_first: bool,
     scaling: Scaling,
     skip: Vec<usize>,
@@ -39,6 +42,7 @@ pub(super) struct Rope {
 enum Scaling {
     None,
     Linear { factor: f64 },
+    Proportional { factor: f64, turned: usize },
     Dynamic { factor: f64, original: f64 },
     Steps { factor: f64, original: f64 },
     Llama3 { factor: f64, original: f64, low: f64, high: f64 },
@@ -59,19 +63,40 @@ impl Rope {
             return Ok(None);
         }
         let dim = keys.count("rope_dim")?;
-        if !dim.is_multiple_of(2) || keys.count("head_dim")? < dim {
-            return Err(broken(format!("`rope_dim` is {dim}: not pairs of a head's dims")));
+        let head_dim = keys.count("head_dim")?;
+        let check = |dim: usize, head_dim: usize| match dim.is_multiple_of(2) && dim <= head_dim {
+            true => Ok(()),
+            false => {
+                Err(broken(format!("`rope_dim` is {dim}: not pairs of a head's {head_dim} dims")))
+            }
+        };
+        check(dim, head_dim)?;
+        let dims = keys.opt_counts("rope_dims")?;
+        let head_dims = keys.opt_counts("head_dims")?;
+        for layer in 0..keys.count("num_layers")? {
+            let of = |list: &Option<Vec<usize>>, all| match list {
+                Some(list) => {
+                    list.get(layer).copied().ok_or_else(|| broken("a layer without dims"))
+                }
+                None => Ok(all),
+            };
+            check(of(&dims, dim)?, of(&head_dims, head_dim)?)?;
+        }
+        let scaling = Scaling::read(keys, dim / 2)?;
+        if dims.is_some() && matches!(scaling, Scaling::Longrope { .. }) {
+            return Err(broken("layers of other rotary dims have no factors for their pairs"));
         }
         Ok(Some(Rope {
             theta: keys.float("rope_theta")?,
             local_theta: keys.opt_float("rope_local.theta")?,
             dim,
+            dims,
             at_first: match keys.word("rope_at")?.as_str() {
                 "first" => true,
                 "last" => false,
                 other => return Err(broken(format!("`rope_at` is {other:?}"))),
             },
-            scaling: Scaling::read(keys, dim / 2)?,
+            scaling,
             skip: keys.counts("rope_skip_layers")?,
         }))
     }
@@ -86,10 +111,11 @@ impl Rope {
         if self.skip.contains(&layer) {
             return None;
         }
+        let dim = self.dims.as_ref().map_or(self.dim, |dims| dims[layer]);
         let len = positions.iter().max().map_or(0, |last| last + 1);
         let (frequencies, magnitude) = match self.local_theta {
-            Some(theta) if sliding => (frequencies(theta, self.dim), 1.0),
-            _ => self.scaling.frequencies(self.theta, self.dim, len as f64),
+            Some(theta) if sliding => (frequencies(theta, dim), 1.0),
+            _ => self.scaling.frequencies(self.theta, dim, len as f64),
         };
         let turn = |of: fn(f64) -> f64| {
             Array2::from_shape_fn((positions.len(), frequencies.len()), |(row, pair)| {
@@ -106,7 +132,7 @@ impl Rope {
 
     /// Turns every head of `x`, `[n, heads · head_dim]`, in place.
     pub(super) fn apply<R: Real>(&self, x: &mut Array2<R>, turns: &Turns<R>, head_dim: usize) {
-        let first = if self.at_first { 0 } else { head_dim - self.dim };
+        let first = if self.at_first { 0 } else { head_dim - 2 * turns.cos.ncols() };
         self.apply_at(x, turns, head_dim, first);
     }
 
@@ -118,7 +144,7 @@ impl Rope {
         head_dim: usize,
         first: usize,
     ) {
-        let half = self.dim / 2;
+        let half = turns.cos.ncols();
         for ((mut row, cos), sin) in
             x.rows_mut().into_iter().zip(turns.cos.rows()).zip(turns.sin.rows())
         {
@@ -156,6 +182,10 @@ impl Scaling {
         let factor = number("factor")?;
         if kind == "linear" {
             return Ok(Scaling::Linear { factor });
+        }
+        if kind == "proportional" {
+            let turned = keys.count("rope_scaling.turned_pairs")?;
+            return Ok(Scaling::Proportional { factor, turned });
         }
         let original = number("original_max_positions")?;
         let factors = |name: &str| {
@@ -218,6 +248,10 @@ impl Scaling {
         match *self {
             Scaling::None => (plain, 1.0),
             Scaling::Linear { factor } => (plain.iter().map(|f| f / factor).collect(), 1.0),
+            Scaling::Proportional { factor, turned } => {
+                let turns = |(j, f): (usize, &f64)| if j < turned { f / factor } else { 0.0 };
+                (plain.iter().enumerate().map(turns).collect(), 1.0)
+            }
             Scaling::Dynamic { factor, original } => {
                 let growth = factor * len.max(original) / original - (factor - 1.0);
                 (frequencies(theta * growth.powf(growing_power(dim)), dim), 1.0)
@@ -275,7 +309,8 @@ mod tests {
     use super::*;
 
     fn rope(scaling: Scaling) -> Rope {
-        Rope { theta: 10_000.0, local_theta: None, dim: 4, at_first: true, scaling, skip: vec![1] }
+        let (theta, local_theta, dims) = (10_000.0, None, None);
+        Rope { theta, local_theta, dim: 4, dims, at_first: true, scaling, skip: vec![1] }
     }
 
     #[track_caller]
@@ -314,6 +349,16 @@ mod tests {
         let full = rope.turns::<f64>(0, true, &[2]).unwrap();
         close(full.cos.as_slice().unwrap(), &[0.5f64.cos(), 0.005f64.cos()]);
         rope.local_theta = Some(100.0);
+        let local = rope.turns::<f64>(0, true, &[2]).unwrap();
+        close(local.cos.as_slice().unwrap(), &[2f64.cos(), 0.2f64.cos()]);
+    }
+
+    #[test]
+    fn proportional_turns_the_first_pairs_of_wider_heads() {
+        let scaling = Scaling::Proportional { factor: 2.0, turned: 1 };
+        let rope = Rope { dims: Some(vec![4, 4, 8]), local_theta: Some(100.0), ..rope(scaling) };
+        let full = rope.turns::<f64>(2, false, &[2]).unwrap();
+        close(full.cos.as_slice().unwrap(), &[1f64.cos(), 1.0, 1.0, 1.0]);
         let local = rope.turns::<f64>(0, true, &[2]).unwrap();
         close(local.cos.as_slice().unwrap(), &[2f64.cos(), 0.2f64.cos()]);
     }

@@ -14,6 +14,8 @@
 //! Adapters (Adapters) change the sum behind the MLP, in `post` before `res`. Layers of linear attention have the placement `linear.norm_placement`, where that is not null. Only the layers in
 //! `mixer_layers` mix positions and only those in `mlp_layers` end with an MLP, where these are not null. With
 //! `ssm.beside_attention` a state space reads what attention reads, and what it puts out is added to that of attention.
+//! With `layer_scale` what leaves a layer is last multiplied by its number, `output.scale`; what stands beside the stream comes
+//! before (Embeddings of layers, Streams).
 //! Where the residual is parallel, `k·x + a·(attn(pre(x)) + mlp(pre'(x)))`, and pre' is pre if there is
 //! one norm. Where there is a convolution of the embeddings, it changes the first layer's output.
 //! After the last layer comes the final norm, but in `post`, whose last layer ends in one;
@@ -24,12 +26,13 @@
 use ndarray::Array2;
 
 use super::adapter::Adapters;
+use super::altup::{AltUp, Laurel};
 use super::attention::Attention;
 use super::conv::{EmbedConv, ShortConv};
+use super::feed::Feed;
 use super::keys::{Keys, broken};
+use super::layer_embed::LayerEmbed;
 use super::linear::Linear;
-use super::mlp::Mlp;
-use super::moe::Moe;
 use super::norm::Norm;
 use super::place::Place;
 use super::real::Real;
@@ -78,12 +81,12 @@ struct Stack<'a> {
     embed_norm: bool,
 }
 
-/// The output of a stack for the input of its first layer, both `[batch · n, hidden]`.
+/// The output of a stack for the input of its first layer, both `[batch · n, hidden]`, and the ids that this is of.
 pub(super) fn run<R: Real>(
     params: Params<'_>,
     keys: Keys<'_>,
     name: &str,
-    mut x: Array2<R>,
+    (mut x, ids): (Array2<R>, &[usize]),
     batch: &Batch,
     memory: Option<&Memory<'_, R>>,
 ) -> Result<Array2<R>> {
@@ -155,6 +158,23 @@ pub(super) fn run<R: Real>(
     let embed_conv = EmbedConv::read(keys)?;
     let embeddings = embed_conv.is_some().then(|| x.clone());
 
+    let layer_embed = LayerEmbed::read(params, keys, name, ids, &x)?;
+    let layer_scale = keys.bool("layer_scale")?;
+    let laurel = match attention.is_some() {
+        true => Laurel::read(params, keys)?,
+        false => None,
+    };
+    let altup = AltUp::read(params, keys)?;
+    if parallel.is_some()
+        && (layer_embed.is_some() || layer_scale || altup.is_some() || laurel.is_some())
+    {
+        return Err(broken("parallel sublayers have nothing beside them"));
+    }
+    let mut streams = match &altup {
+        Some(altup) => altup.spread(name, x.clone())?,
+        None => Vec::new(),
+    };
+
     // What experts of the layer before add to this one.
     let mut late = None;
     for (layer, kind) in types.iter().enumerate() {
@@ -175,13 +195,17 @@ pub(super) fn run<R: Real>(
             x = stack.parallel(
                 &x,
                 (&attn, attend),
-                (&mlp, |x| feed.apply(params, &mlp, x, (layer, batch.len), &mut late)),
+                (&mlp, |x| feed.apply(params, &mlp, x, None, (layer, batch.len), &mut late)),
                 n_norms,
             )?;
             if let Some(due) = due {
                 x += &due;
             }
             continue;
+        }
+        if let Some(altup) = &altup {
+            streams = altup.predict(&part("altup"), &streams)?;
+            x = altup.active(&streams);
         }
         x = match (kind.as_str(), &ssm, &conv, &linear) {
             _ if !has(&mixers, layer) => x,
@@ -191,7 +215,18 @@ pub(super) fn run<R: Real>(
                     Ok(attend(x)? + &ssm.apply(params, &name, &shown(x), batch)?)
                 })?
             }
-            ("full" | "sliding", ..) => stack.sublayer(x, &attn, layer, attend)?,
+            ("full" | "sliding", ..) => {
+                let mut beside = None;
+                let x = stack.sublayer(x, &attn, layer, |x| {
+                    let laurel = laurel.as_ref().map(|laurel| laurel.apply(&part("laurel"), x));
+                    beside = laurel.transpose()?;
+                    attend(x)
+                })?;
+                match beside {
+                    Some(beside) => (x + &beside) * R::of(0.5f64.sqrt()),
+                    None => x,
+                }
+            }
             ("ssm", Some(ssm), ..) => {
                 let name = part("ssm");
                 stack.sublayer(x, &name, layer, |x| ssm.apply(params, &name, &shown(x), batch))?
@@ -219,11 +254,31 @@ pub(super) fn run<R: Real>(
             })?;
         }
         if feed.is_there() && feed.is_in(layer) {
-            let fed = |x: &Array2<R>| feed.apply(params, &mlp, x, (layer, batch.len), &mut late);
+            let stream = feed.reads_stream(layer).then(|| x.clone());
+            let fed = |x: &Array2<R>| {
+                feed.apply(params, &mlp, x, stream.as_ref(), (layer, batch.len), &mut late)
+            };
             x = stack.sublayer_and(x, &mlp, layer, fed, |sum| match &adapters {
                 Some(adapters) => adapters.apply(params, &mlp, sum, batch),
                 None => Ok(sum),
             })?;
+        }
+        let embeds = layer_embed.as_ref().map(|embeds| (embeds, part("layer_embed")));
+        match (&altup, embeds) {
+            (Some(altup), embeds) => {
+                let name = part("altup");
+                streams = altup.correct(&name, std::mem::take(&mut streams), &x)?;
+                if let Some((embeds, own)) = embeds {
+                    let term = embeds.term(&own, layer, &altup.weighing(&name, &streams)?)?;
+                    streams.iter_mut().skip(1).for_each(|stream| *stream += &term);
+                }
+            }
+            (None, Some((embeds, own))) => x += &embeds.term(&own, layer, &x)?,
+            (None, None) => {}
+        }
+        if layer_scale {
+            let scale: R = params.vector(&part("output.scale"), 1)?[0];
+            x *= scale;
         }
         if let Some(due) = due {
             x += &due;
@@ -231,6 +286,9 @@ pub(super) fn run<R: Real>(
         if let (0, Some(conv), Some(embeddings)) = (layer, &embed_conv, &embeddings) {
             x = conv.apply(params, &format!("{name}.embed_conv"), embeddings, x, batch)?;
         }
+    }
+    if let Some(altup) = &altup {
+        x = altup.gather(name, &streams)?;
     }
     if late.is_some() {
         return Err(broken("the last layer's experts have no next layer to add to"));
@@ -329,73 +387,5 @@ impl Stack<'_> {
         let fed = if n_norms == 1 { feed(&first)? } else { feed(&norm(mlp)?)? };
         let both = (attend(&first)? + &fed) * R::of(self.residual_scale);
         Ok(x * R::of(self.skip_scale) + &both)
-    }
-}
-
-/// What ends a layer: an MLP in some layers, a mixture of experts in others.
-struct Feed {
-    dense: Option<Mlp>,
-    width: usize,
-    bias: Bias,
-    in_bias: Bias,
-    moe: Option<Moe>,
-    moe_layers: Vec<usize>,
-    /// The only layers that end with it; all if there is no list.
-    layers: Option<Vec<usize>>,
-    out_scale: f64,
-    /// Whether experts stand beside an MLP, and add their output after the next layer.
-    shortcut: bool,
-}
-
-impl Feed {
-    fn read(keys: Keys<'_>) -> Result<Feed> {
-        let has_mlp = keys.bool("has_mlp")?;
-        let has_experts = has_mlp && 0 < keys.count("moe.num_experts")?;
-        Ok(Feed {
-            dense: has_mlp.then(|| Mlp::read(keys)).transpose()?,
-            width: if has_mlp { keys.count("intermediate_size")? } else { 0 },
-            bias: Bias::Is(has_mlp && keys.bool("mlp_bias")?),
-            in_bias: Bias::Is(
-                has_mlp
-                    && keys.bool("mlp_bias")?
-                    && (!keys.bool("mlp_gated")? || keys.bool("mlp_in_bias")?),
-            ),
-            moe: has_experts.then(|| Moe::read(keys)).transpose()?,
-            moe_layers: if has_experts { keys.counts("moe.layers")? } else { Vec::new() },
-            shortcut: has_experts && keys.bool("moe.shortcut")?,
-            layers: keys.opt_counts("mlp_layers")?,
-            out_scale: if has_mlp { keys.float("mlp_out_scale")? } else { 1.0 },
-        })
-    }
-
-    fn is_there(&self) -> bool {
-        self.dense.is_some()
-    }
-
-    fn is_in(&self, layer: usize) -> bool {
-        self.layers.as_ref().is_none_or(|layers| layers.contains(&layer))
-    }
-
-    fn apply<R: Real>(
-        &self,
-        params: Params<'_>,
-        name: &str,
-        x: &Array2<R>,
-        (layer, len): (usize, usize),
-        late: &mut Option<Array2<R>>,
-    ) -> Result<Array2<R>> {
-        let moe = self.moe.as_ref().filter(|_| self.moe_layers.contains(&layer));
-        match (moe, &self.dense) {
-            (Some(moe), Some(dense)) if self.shortcut => {
-                *late = Some(moe.apply(params, name, x, len)?);
-                dense.apply(params, name, x, self.width, [self.in_bias, self.bias])
-            }
-            (Some(moe), _) => moe.apply(params, name, x, len),
-            (_, Some(dense)) => {
-                let biases = [self.in_bias, self.bias];
-                Ok(dense.apply(params, name, x, self.width, biases)? * R::of(self.out_scale))
-            }
-            (_, None) => Err(broken(format!("layer {layer} has no MLP"))),
-        }
     }
 }

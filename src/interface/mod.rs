@@ -23,7 +23,7 @@ use crate::convert::{self, Failure};
 use crate::folder;
 use crate::package::{Extents, Hparams, Model, Port, Task};
 use crate::spec::Spec;
-use crate::spec::expr::{Names, as_int};
+use crate::spec::expr::{Expr, Names, as_int};
 use crate::spec::names::StackNames;
 use crate::spec::tasks::{DefaultFrom, ParameterType, PortType};
 
@@ -267,8 +267,13 @@ fn dim(model: &Model, spec: &Spec, task: &Task, extent: &Extents, word: Option<&
     let hparams = &model.hyperparameters;
     match extent {
         Extents::Fixed(size) => {
-            let is_key = |word: &&String| number(hparams, None, word) == Some(*size);
-            let hyperparameter = word.filter(is_key).cloned();
+            let is_key = |word: &&str| number(hparams, None, word) == Some(*size);
+            // Of a choice of several the one that has the size.
+            let names = word.and_then(|word| Expr::parse(word).ok());
+            let names: Vec<String> =
+                names.iter().flat_map(|expr| expr.names()).map(str::to_owned).collect();
+            let hyperparameter = names.iter().map(String::as_str).find(is_key).map(str::to_owned);
+            let word = hyperparameter.as_ref().or(word);
             let name = match (word.map(String::as_str), &task.labels) {
                 (Some("rows"), Some(_)) => "labels".to_owned(),
                 (Some("rows") | None, _) => "features".to_owned(),

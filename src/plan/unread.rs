@@ -39,6 +39,8 @@ pub(super) fn findings(spec: &Spec, map: &Map, config: &Json) -> Vec<Diagnostic>
 fn read(map: &Map) -> BTreeSet<&str> {
     let mut read: BTreeSet<&str> = map.matches.keys().map(String::as_str).collect();
     read.extend(map.keys.iter().flat_map(|rule| &rule.from).map(String::as_str));
+    let entries = map.keys.iter().flat_map(|rule| &rule.each).flat_map(|each| &each.from);
+    read.extend(entries.map(String::as_str));
     for task in &map.tasks {
         read.extend(task.config.keys().chain(&task.label_list).map(String::as_str));
     }
@@ -50,8 +52,15 @@ fn read(map: &Map) -> BTreeSet<&str> {
 
 fn exprs(rule: &KeyRule) -> impl Iterator<Item = &Expr> {
     let KeyRule { expr, otherwise, each, value, when, .. } = rule;
-    let each = each.iter().flat_map(|(count, value)| [count, value]);
+    let each = each.iter().flat_map(|each| each.exprs());
     [expr, otherwise, value, when].into_iter().flatten().chain(each)
+}
+
+/// A path with `{i}` in the place of each number, as lists have entries there.
+fn entries(path: &str) -> String {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let parts = path.split('.').map(|part| if is_number(part) { "{i}" } else { part });
+    parts.collect::<Vec<_>>().join(".")
 }
 
 struct Search<'a> {
@@ -83,12 +92,13 @@ impl Search<'_> {
 
     fn is_read(&self, path: &str) -> bool {
         let mut others = self.class.into_iter().flat_map(|class| class.other_names(path));
-        self.read.contains(path) || others.any(|other| self.read.contains(other))
+        let is_read = |path: &str| self.read.contains(path) || self.read.contains(&*entries(path));
+        is_read(path) || others.any(is_read)
     }
 
     /// Whether entries below a path are known one by one.
     fn is_parted(&self, path: &str) -> bool {
-        let start = format!("{path}.");
+        let start = format!("{}.", entries(path));
         let below = |known: &&str| known.starts_with(&start);
         self.read.iter().any(below)
             || self.map.inert.iter().any(|known| known.starts_with(&start))

@@ -37,9 +37,8 @@ pub struct Dialect {
     /// Whether its programs read a tied tensor under its own name, like any other.
     #[serde(default)]
     stores_ties: bool,
-    /// The architectures that are written in it; all where there are none.
-    #[serde(default)]
-    architectures: Vec<String>,
+    /// The architectures that are written in it; all where it does not say.
+    architectures: Option<Vec<String>>,
     /// What stands between the segments of a name, the one to write first; the others may cut
     /// segments further.
     separators: Vec<String>,
@@ -247,12 +246,12 @@ impl Dialect {
 
     /// The architectures that are written in it, where it is not all.
     pub fn architectures(&self) -> impl Iterator<Item = &str> {
-        self.architectures.iter().map(String::as_str)
+        self.architectures.iter().flatten().map(String::as_str)
     }
 
     /// Whether models of an architecture are written in it.
     pub fn writes(&self, architecture: &str) -> bool {
-        self.architectures.is_empty() || self.architectures.iter().any(|id| id == architecture)
+        self.architectures.as_ref().is_none_or(|ids| ids.iter().any(|id| id == architecture))
     }
 
     /// Why a tensor is no part of the model, if it is none; `float_axes` are the axes of one of

@@ -114,6 +114,8 @@ pub struct Spec {
     /// By what the mappings are chosen, by format and name.
     heads: Table<(String, String), map::Head>,
     files: Arc<Files>,
+    /// The files as they lie, where versions are put together.
+    apart: Option<Files>,
     hash: OnceLock<String>,
     role_index: roles::RoleIndex,
 }
@@ -153,8 +155,7 @@ impl Spec {
     /// There is no such version, `1.0` or `1.0.0`.
     pub fn embedded(version: &str) -> Result<Spec> {
         let minor: Vec<&str> = version.splitn(3, '.').take(2).collect();
-        let (files, later) = versions::whole(embedded_files(&minor.join("."))?, &embedded_files)?;
-        Spec::lazily(files, later)
+        Spec::lazily(versions::whole(embedded_files(&minor.join("."))?, &embedded_files)?)
     }
 
     /// The newest standard that this program carries.
@@ -170,7 +171,7 @@ impl Spec {
         let mut files = Files::new();
         read_dir(dir, "", &mut files)?;
         let whole = versions::whole(files, &|version| versions::beside(dir, version));
-        whole.and_then(|(files, later)| Spec::checked(files, later)).map_err(|err| err.in_file(dir))
+        whole.and_then(Spec::checked).map_err(|err| err.in_file(dir))
     }
 
     /// A standard from files that are not known to be good: all of them are read at once.
@@ -178,12 +179,11 @@ impl Spec {
     /// # Errors
     /// A file is missing or does not keep the form.
     pub fn from_files(files: Files) -> Result<Spec> {
-        let (files, later) = versions::whole(files, &embedded_files)?;
-        Spec::checked(files, later)
+        Spec::checked(versions::whole(files, &embedded_files)?)
     }
 
-    fn checked(files: Files, later: versions::Features) -> Result<Spec> {
-        let spec = Spec::lazily(files, later)?;
+    fn checked(whole: versions::Whole) -> Result<Spec> {
+        let spec = Spec::lazily(whole)?;
         spec.pretokenizers.check()?;
         spec.classes.check()?;
         spec.dialects.check()?;
@@ -200,7 +200,8 @@ impl Spec {
     }
 
     /// A standard from files of which those that are large or many are read when they are asked for.
-    fn lazily(files: Files, later: versions::Features) -> Result<Spec> {
+    fn lazily(whole: versions::Whole) -> Result<Spec> {
+        let versions::Whole { files, later, apart } = whole;
         let head: SpecFile = parse(&files, SPEC_FILE)?;
         let mut roles =
             roles::parse(file(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why))?;
@@ -243,7 +244,7 @@ impl Spec {
             keys,
             witnesses,
             constraints,
-            tasks: tasks.task,
+            tasks: tasks::in_place(tasks.task).map_err(|why| bad("tasks.toml", &why))?,
             dimensions: tasks.dimension,
             parameters: tasks.parameter,
             ops: ops.op,
@@ -272,6 +273,7 @@ impl Spec {
                 })
             }),
             files,
+            apart,
             hash: OnceLock::new(),
         })
     }
@@ -280,7 +282,8 @@ impl Spec {
     pub fn hash(&self) -> &str {
         self.hash.get_or_init(|| {
             let mut hasher = Sha256::new();
-            for (name, text) in self.files.iter().filter(|(name, _)| name.ends_with(".toml")) {
+            let files = self.apart.as_ref().unwrap_or(&self.files);
+            for (name, text) in files.iter().filter(|(name, _)| name.ends_with(".toml")) {
                 for part in [name.as_str(), text] {
                     hasher.update((part.len() as u64).to_le_bytes());
                     hasher.update(part);

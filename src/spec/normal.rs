@@ -112,14 +112,16 @@ impl Spec {
                 let names = StackNames { hparams, tokens: None, stack: Some(stack), layer: None };
                 key.when.as_ref().is_none_or(|when| when.eval_bool(&names) == Ok(true))
             };
-            let value =
+            let stated =
                 |stack: &String| hparams.get(&of_stack(stack)).or_else(|| hparams.get(&key.name));
-            let holding = arch.stacks.iter().filter(|stack| holds(stack));
-            let values: Vec<(&String, &Value)> =
-                holding.filter_map(|stack| Some((stack, value(stack)?))).collect();
-            if values.is_empty() {
+            let holding: Vec<&String> = arch.stacks.iter().filter(|stack| holds(stack)).collect();
+            if holding.iter().all(|stack| stated(stack).is_none()) {
                 continue;
             }
+            // A stack that says nothing beside one that does means what is meant without the key.
+            let value = |stack: &String| stated(stack).or(key.absent.as_ref());
+            let values: Vec<(&String, &Value)> =
+                holding.into_iter().filter_map(|stack| Some((stack, value(stack)?))).collect();
             spelled.remove(&key.name);
             for (stack, _) in &values {
                 spelled.remove(&of_stack(stack));

@@ -10,18 +10,20 @@ use super::Spec;
 use super::expr::{Expr, Names};
 use super::hparams::Key;
 use super::template::{Template, alternatives};
-use crate::package::Hparams;
+use crate::package::{Hparams, Value};
 
 /// One canonical tensor name, with `{stack}`, `{i}` and `{name}` left open.
 #[derive(Clone, Debug)]
 pub struct Role {
     /// The name.
     pub template: Template,
+    /// The name as `roles.toml` has it, which may stand for several.
+    pub written: String,
     /// The shape; an open dimension may have any size.
     pub shape: Vec<Option<Expr>>,
     /// Which rows are rotary pairs.
     pub rope: Option<Rope>,
-    /// Keys of the shape that packages of older versions do not have, and what they mean without.
+    /// Keys that packages of older versions do not have, and what shape and rotary rows mean without.
     pub absent: Hparams,
     /// Whether its rows are looked up, not multiplied with.
     pub is_table: bool,
@@ -118,8 +120,8 @@ pub(super) fn parse(text: &str) -> Result<Vec<Role>, String> {
             let known = roles.iter().position(|known| known.template.text == name);
             let template = Template::parse(&name)?;
             let (is_table, about) = (role.table, role.about.clone());
-            let absent = Hparams::new();
-            let new = Role { template, shape, rope, absent, is_table, about };
+            let (absent, written) = (Hparams::new(), role.name.clone());
+            let new = Role { template, written, shape, rope, absent, is_table, about };
             match (known, role.replaces) {
                 (Some(at), true) => roles[at] = new,
                 (None, false) => roles.push(new),
@@ -137,7 +139,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<Role>, String> {
 pub(super) fn know_absent(roles: &mut [Role], keys: &[Key]) {
     let later = || keys.iter().filter_map(|key| Some((key.name.as_str(), key.absent.as_ref()?)));
     for role in roles {
-        let named: Vec<&str> = role.shape.iter().flatten().flat_map(|dim| dim.names()).collect();
+        let rope = role.rope.iter().flat_map(|rope| [&rope.heads, &rope.dim]);
+        let exprs = role.shape.iter().flatten().chain(rope);
+        let named: Vec<&str> = exprs.flat_map(|expr| expr.names()).collect();
         let absent = later().filter(|(name, _)| named.contains(name));
         role.absent = absent.map(|(name, value)| (name.to_owned(), value.clone())).collect();
     }
@@ -254,12 +258,21 @@ impl RoleMatch<'_> {
     /// # Errors
     /// A hyperparameter that the shape needs has no value.
     pub fn shape(&self, names: &dyn Names) -> Result<Vec<Option<u64>>, String> {
-        let names = |name: &str| {
-            let absent = || self.role.absent.get(name).cloned();
-            names.value(name).or_else(|why| absent().ok_or(why))
-        };
+        let names = |name: &str| self.value(names, name);
         let dim = |dim: &Option<Expr>| dim.as_ref().map(|expr| expr.eval_size(&names)).transpose();
         self.role.shape.iter().map(dim).collect()
+    }
+
+    /// The heads and rotary dimensions of a tensor whose rows are rotary pairs.
+    pub fn rope(&self, names: &dyn Names) -> Option<(u64, u64)> {
+        let rope = self.role.rope.as_ref()?;
+        let names = |name: &str| self.value(names, name);
+        Some((rope.heads.eval_size(&names).ok()?, rope.dim.eval_size(&names).ok()?))
+    }
+
+    fn value(&self, names: &dyn Names, name: &str) -> Result<Value, String> {
+        let absent = || self.role.absent.get(name).cloned();
+        names.value(name).or_else(|why| absent().ok_or(why))
     }
 }
 

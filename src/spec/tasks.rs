@@ -27,6 +27,9 @@ pub struct TaskType {
     /// Whether it needs a pooling.
     #[serde(default)]
     pub pool: bool,
+    /// It says a task of a version below again, which it takes the place of.
+    #[serde(default)]
+    pub(super) replaces: bool,
     /// What it is, for people.
     pub about: String,
 }
@@ -115,6 +118,25 @@ pub enum DefaultFrom {
     Problem,
 }
 
+/// The tasks, those that replace others in their places.
+///
+/// # Errors
+/// A task stands twice, or replaces one that is not there.
+pub(super) fn in_place(tasks: Vec<TaskType>) -> Result<Vec<TaskType>, String> {
+    let mut all: Vec<TaskType> = Vec::new();
+    for task in tasks {
+        match (task.replaces, all.iter_mut().find(|known| known.id == task.id)) {
+            (true, Some(known)) => *known = task,
+            (false, None) => all.push(task),
+            (true, None) => {
+                return Err(format!("the task `{}` replaces one that is not there", task.id));
+            }
+            (false, Some(_)) => return Err(format!("the task `{}` stands twice", task.id)),
+        }
+    }
+    Ok(all)
+}
+
 impl Spec {
     /// The task of this id.
     pub fn task(&self, id: &str) -> Option<&TaskType> {
@@ -130,6 +152,7 @@ impl Spec {
         rows: Option<u64>,
     ) -> Option<(Vec<Port>, Vec<Port>)> {
         let task = self.task(id)?;
+        let hparams = &self.complete_hparams(hparams);
         let names = StackNames { hparams, tokens: None, stack: None, layer: None };
         let ports = |ports: &[PortType]| {
             let present = ports.iter().filter(|port| {

@@ -27,15 +27,22 @@ const FEATURES: &[(&str, &str, &str)] = &[
     ("encodings.toml", "blocks", "id"),
 ];
 
+/// A version with those that it extends.
+pub(super) struct Whole {
+    /// The files, put together.
+    pub(super) files: Files,
+    /// What was added on the way.
+    pub(super) later: Features,
+    /// Of a version that extends others the files of all of them as they lie, `1.1/hparams.toml`.
+    pub(super) apart: Option<Files>,
+}
+
 /// The files of a version with those of the versions that it extends, and what was added on the way.
 /// `files_of` gives the files of a version by its number, `1.0`.
 ///
 /// # Errors
 /// A version that is extended is missing, or its files do not keep the form.
-pub(super) fn whole(
-    own: Files,
-    files_of: &dyn Fn(&str) -> Result<Files>,
-) -> Result<(Files, Features)> {
+pub(super) fn whole(own: Files, files_of: &dyn Fn(&str) -> Result<Files>) -> Result<Whole> {
     let mut chain = vec![own];
     while let Some(below) = extends(chain.last().unwrap_or(&Files::new()))? {
         if MAX_BELOW < chain.len() {
@@ -43,13 +50,28 @@ pub(super) fn whole(
         }
         chain.push(files_of(&below)?);
     }
+    let apart = match chain.as_slice() {
+        [_] => None,
+        chain => {
+            let mut apart = Files::new();
+            for files in chain {
+                let head = head(files)?;
+                let version = head.get("version").and_then(|value| value.as_str());
+                let minor: Vec<&str> = version.unwrap_or_default().splitn(3, '.').take(2).collect();
+                let folder = minor.join(".");
+                let files = files.iter().filter(|(path, _)| path.ends_with(".toml"));
+                apart.extend(files.map(|(path, text)| (format!("{folder}/{path}"), text.clone())));
+            }
+            Some(apart)
+        }
+    };
     let mut files = chain.pop().unwrap_or_default();
-    let mut features = Features::new();
+    let mut later = Features::new();
     for added in chain.into_iter().rev() {
-        features.append(&mut self::features(&added)?);
+        later.append(&mut features(&added)?);
         add(&mut files, added)?;
     }
-    Ok((files, features))
+    Ok(Whole { files, later, apart })
 }
 
 fn head(files: &Files) -> Result<toml::Table> {
@@ -180,7 +202,7 @@ impl Spec {
         }
         for (name, dtype) in tensors {
             if let Some(of) = self.role(name) {
-                feature("role", &of.role.template.text);
+                feature("role", &of.role.written);
             }
             feature("dtype", dtype.name());
         }

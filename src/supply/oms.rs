@@ -14,6 +14,7 @@ use super::name_of;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::hex;
 use crate::base::mirror;
+use crate::base::threads;
 
 /// What is no part of a model, in its folder.
 const IGNORED: [&str; 4] = [".git", ".gitattributes", ".github", ".gitignore"];
@@ -61,12 +62,8 @@ pub fn statement(path: &Path, n_threads: usize) -> Result<Json> {
     }
     // In the order of their names, part by part.
     files.sort();
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(n_threads)
-        .build()
-        .map_err(|err| Error::new(ErrorKind::Io, format!("cannot start threads: {err}")))?;
     let hashes: Result<Vec<[u8; 32]>> =
-        pool.install(|| files.par_iter().map(|(_, path)| hash(path)).collect());
+        threads::on(n_threads, || files.par_iter().map(|(_, path)| hash(path)).collect())?;
     let mut root = Sha256::new();
     let mut resources = Vec::with_capacity(files.len());
     for ((parts, _), digest) in files.iter().zip(hashes?) {

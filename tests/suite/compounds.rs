@@ -62,7 +62,10 @@ fn a_component_that_is_gone_is_named() {
 #[test]
 fn files_and_configs_come_back_as_they_were() {
     // Parts of a config, and entries among those of the compound; rotary words that only towers read.
-    for name in ["llava", "qwen2_vl", "qwen2_vl-flat", "gemma3", "voxtral", "qwen3_vl_moe"] {
+    let gemma = ["gemma3", "gemma3n", "gemma4", "gemma4_unified"];
+    for name in
+        ["llava", "qwen2_vl", "qwen2_vl-flat", "voxtral", "qwen3_vl_moe"].into_iter().chain(gemma)
+    {
         let scratch = tempfile::tempdir().unwrap();
         let (package, back) = (scratch.path().join("std"), scratch.path().join("hf"));
         run(&fixture(name), &package, "std");

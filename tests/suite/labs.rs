@@ -29,8 +29,13 @@ fn package(source: &Path, plan: Options) -> Result<(Json, Json), String> {
 }
 
 #[test]
-fn litgpt_and_gemma_pytorch_have_the_weights_of_transformers() {
-    for (name, hf) in [("litgpt", "hf"), ("gemma-pytorch", "hf-gemma2")] {
+fn libraries_of_their_own_names_have_the_weights_of_transformers() {
+    for (name, hf) in [
+        ("litgpt", "hf"),
+        ("gemma-pytorch", "hf-gemma2"),
+        ("torchtune", "hf"),
+        ("torchtune-qwen2", "hf-qwen2"),
+    ] {
         let (found, _) = package(&fixture(name), Options::default()).unwrap();
         let (wanted, _) = package(&fixture(hf), Options::default()).unwrap();
         assert_eq!(found["weights"], wanted["weights"], "{name}");

@@ -167,6 +167,8 @@ const FORWARD: &[(&str, &str)] = &[
     ("embed", "Embeddings"),
     ("aspects", "Shapes and sounds of tokens"),
     ("stack", "Layers"),
+    ("layer_embed", "Embeddings of layers"),
+    ("altup", "Streams"),
     ("attention", "Attention"),
     ("latent", "Latent attention"),
     ("indexer", "Indexers"),

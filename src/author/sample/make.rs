@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value as Json;
 
 use super::choose::Class;
-use super::{ROWS, Sample, messages};
+use super::search::messages;
+use super::{ROWS, Sample};
 use crate::author::tiny;
 use crate::base::limits::Backing;
 use crate::checkpoint::DType;

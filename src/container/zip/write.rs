@@ -1,6 +1,10 @@
 //! What a zip archive has around members that are stored as they are, as Python's `zipfile` writes it
 //! where it may not know how long a member gets: every local header has 64-bit sizes.
 
+use std::fs::File;
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+
 use super::directory::{DIRECTORY_SIGNATURE, END_SIGNATURE, END64_SIGNATURE, LOCATOR_SIGNATURE};
 use super::extra::ZIP64_EXTRA;
 use super::local::LOCAL_SIGNATURE;
@@ -15,7 +19,7 @@ const DATE: u16 = 0x21;
 /// The id of the field that PyTorch pads with.
 const PADDING_EXTRA: [u8; 2] = *b"FB";
 /// Where the checksum stands in a local header.
-pub const CRC_OFFSET: u64 = 14;
+const CRC_OFFSET: u64 = 14;
 
 /// A member of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,11 +89,24 @@ pub fn aligned_header(name: &str, len: u64, start: u64, alignment: u64) -> Resul
     Ok(header)
 }
 
-/// What follows the last payload, which ends at `start`.
+/// Makes an archive of a file whose headers and payloads are written, up to `end`: the checksums come into
+/// the headers, and the directory behind the last payload.
 ///
 /// # Errors
-/// A name is too long.
-pub fn directory(members: &[Member], start: u64) -> Result<Vec<u8>> {
+/// A name is too long, or the file cannot be written.
+pub fn finish(path: &Path, members: &[Member], end: u64) -> Result<()> {
+    let failed = |err| Error::io(path, "write", err);
+    let mut file = File::options().write(true).open(path).map_err(failed)?;
+    for member in members {
+        file.seek(SeekFrom::Start(member.start + CRC_OFFSET)).map_err(failed)?;
+        file.write_all(&member.crc.to_le_bytes()).map_err(failed)?;
+    }
+    file.seek(SeekFrom::Start(end)).map_err(failed)?;
+    file.write_all(&directory(members, end)?).map_err(failed)
+}
+
+/// What follows the last payload, which ends at `start`.
+fn directory(members: &[Member], start: u64) -> Result<Vec<u8>> {
     let mut end = Vec::new();
     for member in members {
         let mut wide = Vec::new();

@@ -1,12 +1,10 @@
 //! Files of `torch.save`: zip archives of a pickle and the storages of its tensors.
 
-use std::fs::File;
-use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
 use crate::base::checksum::Checksum;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::container::zip::write::{CRC_OFFSET, Member, aligned_header, directory};
+use crate::container::zip::write::{Member, aligned_header, finish};
 use crate::exec::container::{Container, Frame, Insert};
 use crate::exec::write::{Shard, Written};
 use crate::format::pytorch::write::Value;
@@ -90,9 +88,7 @@ impl Archives<'_> {
         for (name, payload) in records {
             let (start, len) = (head.len() as u64, payload.len() as u64);
             let crc = crc32fast::hash(&payload);
-            let mut header = aligned_header(&name, len, start, ALIGNMENT)?;
-            header[CRC_OFFSET as usize..][..4].copy_from_slice(&crc.to_le_bytes());
-            head.extend(header);
+            head.extend(aligned_header(&name, len, start, ALIGNMENT)?);
             head.extend(payload);
             members.push(Member { name, len, start, crc });
         }
@@ -122,20 +118,14 @@ impl Container for Archives<'_> {
         written: &Written,
     ) -> Result<()> {
         for shard in shards {
-            let path = dir.join(&shard.name);
-            let failed = |err| Error::io(&path, "write", err);
-            let mut open = File::options().write(true).open(&path).map_err(failed)?;
             let (head, mut members) = Self::head(self.records(outputs, shard)?)?;
             let (headers, end) = Self::headers(outputs, shard, head.len() as u64)?;
             for (key, (at, (start, _))) in shard.outputs.clone().zip(headers).enumerate() {
                 let tensor = &written.tensors[at];
-                open.seek(SeekFrom::Start(start + CRC_OFFSET)).map_err(failed)?;
-                open.write_all(&tensor.checksum.to_le_bytes()).map_err(failed)?;
                 let name = format!("{}/data/{key}", Self::root(shard));
                 members.push(Member { name, len: tensor.len, start, crc: tensor.checksum });
             }
-            open.seek(SeekFrom::End(0)).map_err(failed)?;
-            open.write_all(&directory(&members, end)?).map_err(failed)?;
+            finish(&dir.join(&shard.name), &members, end)?;
         }
         Ok(())
     }

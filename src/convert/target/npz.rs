@@ -1,13 +1,11 @@
 //! NumPy's archives of arrays, with the names of the source.
 
-use std::fs::File;
-use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
 use super::Target;
 use crate::base::checksum::Checksum;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::container::zip::write::{CRC_OFFSET, Member, directory, local_header};
+use crate::container::zip::write::{Member, finish, local_header};
 use crate::exec::container::{Container, Frame, Insert};
 use crate::exec::write::{Shard, Written};
 use crate::format::numpy::write::{descr, header};
@@ -59,9 +57,6 @@ impl Container for Archive {
         written: &Written,
     ) -> Result<()> {
         for (shard, file) in shards.iter().zip(&written.files) {
-            let path = dir.join(&file.name);
-            let failed = |err| Error::io(&path, "write", err);
-            let mut open = File::options().write(true).open(&path).map_err(failed)?;
             let mut members = Vec::with_capacity(shard.outputs.len());
             for at in shard.outputs.clone() {
                 let (output, tensor) = (&outputs[at], &written.tensors[at]);
@@ -70,16 +65,14 @@ impl Container for Archive {
                 crc.update(&array);
                 let elements = crc32fast::Hasher::new_with_initial_len(tensor.checksum, tensor.len);
                 crc.combine(&elements);
-                let crc = crc.finalize();
-                let head = (member.len() + array.len()) as u64;
-                let start = tensor.offset - head;
-                open.seek(SeekFrom::Start(start + CRC_OFFSET)).map_err(failed)?;
-                open.write_all(&crc.to_le_bytes()).map_err(failed)?;
-                let len = array.len() as u64 + tensor.len;
-                members.push(Member { name: format!("{}.npy", output.name), len, start, crc });
+                members.push(Member {
+                    name: format!("{}.npy", output.name),
+                    len: array.len() as u64 + tensor.len,
+                    start: tensor.offset - (member.len() + array.len()) as u64,
+                    crc: crc.finalize(),
+                });
             }
-            open.seek(SeekFrom::End(0)).map_err(failed)?;
-            open.write_all(&directory(&members, file.len)?).map_err(failed)?;
+            finish(&dir.join(&file.name), &members, file.len)?;
         }
         Ok(())
     }

@@ -1,12 +1,12 @@
 //! The objects of a TensorFlow checkpoint, which say what each variable is for.
 //!
 //! ```text
-//! TrackableObjectGraph 1 nodes { 1 children {1 node, 2 name}  2 attributes {3 key}  3 slots }
+//! TrackableObjectGraph 1 nodes { 1 children {1 node, 2 name}  2 attributes {2 full_name, 3 key}  3 slots }
 //! ```
 //!
 //! Spec: `tensorflow/core/protobuf/trackable_object_graph.proto`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::error::{Error, Result};
 use crate::container::protobuf::{Field, walk};
@@ -19,16 +19,27 @@ const NO_MODEL: &[&str] = &["optimizer", "_optimizer", "keras_api", "save_counte
 #[derive(Default)]
 struct Node {
     children: Vec<(u64, String)>,
-    keys: Vec<String>,
+    /// Of each variable its key, and the name that it has in the program; nothing where it has none.
+    variables: Vec<(String, String)>,
     /// Whether it keeps values of its own for variables of others: it is an optimizer.
     has_slots: bool,
 }
 
-/// The keys of what is no part of the model: state of an optimizer, metrics.
+/// What objects say of the keys of a checkpoint.
+#[derive(Default)]
+pub(super) struct Objects {
+    /// The keys of what is no part of the model: state of an optimizer, metrics.
+    pub(super) aside: BTreeSet<String>,
+    /// The names that variables have in the program that saved them, by their keys. Keys that have one name
+    /// have none.
+    pub(super) names: BTreeMap<String, String>,
+}
+
+/// Reads the objects of a checkpoint.
 ///
 /// # Errors
 /// The bytes are no such graph.
-pub(super) fn aside(bytes: &[u8], base: u64) -> Result<BTreeSet<String>> {
+pub(super) fn read(bytes: &[u8], base: u64) -> Result<Objects> {
     let mut nodes = Vec::new();
     for field in walk(bytes, base) {
         let (1, Field::Bytes(message, at)) = field? else { continue };
@@ -57,9 +68,20 @@ pub(super) fn aside(bytes: &[u8], base: u64) -> Result<BTreeSet<String>> {
     }
     let keys = |of_model: bool| {
         let nodes = nodes.iter().zip(&is_model).filter(move |(_, is)| **is == of_model);
-        nodes.flat_map(|(node, _)| node.keys.iter().cloned()).collect::<BTreeSet<String>>()
+        let variables = nodes.flat_map(|(node, _)| &node.variables);
+        variables.map(|(key, _)| key.clone()).collect::<BTreeSet<String>>()
     };
-    Ok(keys(false).difference(&keys(true)).cloned().collect())
+    let aside: BTreeSet<String> = keys(false).difference(&keys(true)).cloned().collect();
+    let mut keys_of: BTreeMap<&String, BTreeSet<&String>> = BTreeMap::new();
+    let variables = nodes.iter().flat_map(|node| &node.variables);
+    for (key, name) in variables.filter(|(key, name)| !name.is_empty() && !aside.contains(key)) {
+        keys_of.entry(name).or_default().insert(key);
+    }
+    let single = keys_of.into_iter().filter(|(_, keys)| keys.len() == 1);
+    let names =
+        single.flat_map(|(name, keys)| keys.into_iter().map(|key| (key.clone(), name.clone())));
+    let names = names.collect();
+    Ok(Objects { aside, names })
 }
 
 fn node(bytes: &[u8], base: u64) -> Result<Node> {
@@ -80,11 +102,19 @@ fn node(bytes: &[u8], base: u64) -> Result<Node> {
                 node.children.push((id, name));
             }
             (2, Field::Bytes(attribute, at)) => {
+                let (mut name, mut key) = (String::new(), None);
                 for field in walk(attribute, at) {
-                    if let (3, Field::Bytes(key, _)) = field? {
-                        node.keys.push(String::from_utf8_lossy(key).into_owned());
+                    match field? {
+                        (2, Field::Bytes(text, _)) => {
+                            name = String::from_utf8_lossy(text).into_owned();
+                        }
+                        (3, Field::Bytes(text, _)) => {
+                            key = Some(String::from_utf8_lossy(text).into_owned());
+                        }
+                        _ => {}
                     }
                 }
+                node.variables.extend(key.map(|key| (key, name)));
             }
             (3, Field::Bytes(..)) => node.has_slots = true,
             _ => {}

@@ -6,11 +6,14 @@ use crate::base::json::FLOAT_TAG;
 use crate::base::limits::MAX_LIST;
 use crate::package::Value;
 
-/// Follows a path with dots into a JSON object.
+/// Follows a path with dots into a JSON object; the last part may be a place in a list.
 pub fn lookup<'a>(config: &'a Json, path: &str) -> Option<&'a Json> {
     // A key may have dots itself.
     if let Some(value) = config.get(path) {
         return Some(value);
+    }
+    if let (Json::Array(items), Ok(place)) = (config, path.parse::<usize>()) {
+        return items.get(place);
     }
     let (first, rest) = path.split_once('.')?;
     lookup(config.get(first)?, rest)

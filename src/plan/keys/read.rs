@@ -13,9 +13,9 @@ use crate::package::{Hparams, Value};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
 use crate::spec::classes::Class;
-use crate::spec::expr::{Expr, Names, same};
+use crate::spec::expr::{Expr, Names, as_int, same};
 use crate::spec::hparams::ProblemKind;
-use crate::spec::map::{KeyRule, Map};
+use crate::spec::map::{EachEntry, KeyRule, Map, entry_path};
 use crate::spec::names::StackNames;
 
 /// What a foreign config says in the standard's words.
@@ -43,14 +43,12 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
             Ok(None) => {}
             Ok(Some((value, origin))) => {
                 if let Some(token) = name.strip_prefix("tokens.") {
-                    match (token, value) {
+                    match ids(token, &value) {
                         // A token that the model does not have is not told of.
-                        (_, Value::Null) => None,
-                        ("eos", id @ Value::Int(_)) => {
-                            keys.tokens.insert(token.to_owned(), Value::List(vec![id]))
-                        }
-                        (_, id) => keys.tokens.insert(token.to_owned(), id),
-                    };
+                        Some(None) => {}
+                        Some(Some(ids)) => drop(keys.tokens.insert(token.to_owned(), ids)),
+                        None => failed.push((rule, no_id(token, &value))),
+                    }
                 } else if !name.starts_with('_') {
                     let value = spec.key(name).map_or(value.clone(), |key| key.normal(value));
                     keys.hparams.insert(name.to_owned(), value);
@@ -135,6 +133,29 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
 
 /// Why a key has no value that nobody has stated.
 const NOT_THERE: &str = "it is not there, and no default is listed";
+
+/// The token of which there may be several.
+const EOS: &str = "eos";
+
+/// The id of a special token, of `eos` the list of them, as the package has it; nothing within where there is
+/// none, and `None` where that is no id.
+fn ids(token: &str, value: &Value) -> Option<Option<Value>> {
+    let id = |value: &Value| as_int(value).map(Value::Int);
+    match (token, value) {
+        (_, Value::Null) => Some(None),
+        (EOS, Value::List(items)) => {
+            let ids: Vec<Value> = items.iter().map(id).collect::<Option<_>>()?;
+            Some((!ids.is_empty()).then_some(Value::List(ids)))
+        }
+        (EOS, one) => Some(Some(Value::List(vec![id(one)?]))),
+        (_, one) => Some(Some(id(one)?)),
+    }
+}
+
+fn no_id(token: &str, value: &Value) -> String {
+    let wanted = if token == EOS { "an integer or a list of integers" } else { "an integer" };
+    format!("it is {value}, which is no id of a token: {wanted}")
+}
 
 fn key_error(rule: &KeyRule, why: &str) -> Diagnostic {
     let places = rule.from.join("`, `");
@@ -249,7 +270,8 @@ impl<'a> Reader<'a> {
         if found.is_some() {
             return Ok(found);
         }
-        if let Some((counted, each)) = &rule.each {
+        if let Some(each) = &rule.each {
+            let counted = &each.count;
             let count = counted.eval_size(self)?;
             // A config may claim any number of layers.
             if (MAX_LIST as u64) < count {
@@ -262,15 +284,24 @@ impl<'a> Reader<'a> {
                     from.unwrap_or_default()
                 ));
             }
-            let entry = |i: u64| {
+            let stated = |i: u64| self.entry(rule, each, i);
+            let stated = (0..count).map(stated).collect::<Result<Vec<_>, _>>()?;
+            // An object or a list that is there, be it empty, says that the others are not otherwise.
+            let is_there = each.from.iter().any(|path| {
+                let around =
+                    path.split_once(".{i}").and_then(|(path, _)| lookup(self.config, path));
+                around.is_some_and(|around| around.is_object() || around.is_array())
+            });
+            let other = if is_there { &each.rest } else { &each.value };
+            let entry = |(i, stated): (u64, Option<Value>)| {
                 let names = |name: &str| match name {
                     "i" => Ok(Value::Int(i64::try_from(i).unwrap_or(i64::MAX))),
                     _ => self.value(name),
                 };
-                each.eval(&names)
+                stated.map_or_else(|| other.eval(&names), Ok)
             };
-            let entries = (0..count).map(entry).collect::<Result<Vec<_>, _>>()?;
-            return Ok(Some((Value::List(entries), computed(each))));
+            let entries = (0..).zip(stated).map(entry).collect::<Result<Vec<_>, _>>()?;
+            return Ok(Some((Value::List(entries), computed(other))));
         }
         if let Some(otherwise) = &rule.otherwise {
             return Ok(Some((otherwise.eval(self)?, computed(otherwise))));
@@ -289,6 +320,17 @@ impl<'a> Reader<'a> {
             ));
         }
         Ok(Some(found))
+    }
+
+    /// What the config states of one entry of a list.
+    fn entry(&self, rule: &KeyRule, each: &EachEntry, i: u64) -> Result<Option<Value>, String> {
+        for path in each.from.iter().map(|path| entry_path(path, i)) {
+            let foreign = lookup(self.config, &path).filter(|foreign| !foreign.is_null());
+            let Some(foreign) = foreign else { continue };
+            let value = from_json(foreign).and_then(|raw| translate(rule, raw));
+            return value.map(Some).map_err(|why| format!("the config's `{path}`: {why}"));
+        }
+        Ok(None)
     }
 
     /// What a key is where the config does not say it: the first listed default that holds, or else that

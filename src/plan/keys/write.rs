@@ -11,7 +11,7 @@ use crate::package::{Hparams, Value};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
 use crate::spec::expr::{Names, same};
-use crate::spec::map::{KeyRule, Map, Write};
+use crate::spec::map::{KeyRule, Map, Write, entry_path};
 use crate::spec::names::StackNames;
 
 /// Writes hyperparameters into a foreign config: every key, even where it equals a default, as
@@ -89,18 +89,35 @@ pub fn write(
                 match place {
                     Write::Path(path) => write(path, foreign.clone()),
                     Write::Rule { path, when, value: other } => {
-                        let with_x = |name: &str| match name {
-                            "x" => Ok(value.clone()),
-                            "foreign" => from_json(&foreign),
-                            _ => names.value(name),
+                        // A path with `{i}` is one for each entry of a list, and none of what is none.
+                        let entries = match (&value, path.contains("{i}")) {
+                            (_, false) => vec![None],
+                            (Value::List(items), true) => {
+                                (0..items.len() as u64).map(Some).collect()
+                            }
+                            (_, true) => Vec::new(),
                         };
-                        let holds = when.as_ref().map(|when| when.eval_bool(&with_x));
-                        if holds.transpose()? != Some(false) {
+                        for entry in entries {
+                            let with_x = |name: &str| match (name, entry) {
+                                ("x", _) => Ok(value.clone()),
+                                ("foreign", _) => from_json(&foreign),
+                                ("i", Some(i)) => {
+                                    Ok(Value::Int(i64::try_from(i).unwrap_or(i64::MAX)))
+                                }
+                                _ => names.value(name),
+                            };
+                            let holds = when.as_ref().map(|when| when.eval_bool(&with_x));
+                            if holds.transpose()? == Some(false) {
+                                continue;
+                            }
                             let json = match other {
                                 Some(other) => to_json(&other.eval(&with_x)?),
                                 None => foreign.clone(),
                             };
-                            write(path, json);
+                            match entry {
+                                Some(i) => write(&entry_path(path, i), json),
+                                None => write(path, json),
+                            }
                         }
                     }
                 }

@@ -90,14 +90,15 @@ fn of_key(spec: &Spec, map: &Map, rule: &KeyRule, at: &str) -> Vec<String> {
     let KeyRule { expr, back, otherwise, each, value, when, write, .. } = rule;
     [otherwise, value, when].into_iter().flatten().for_each(|expr| check(expr, &key));
     [expr, back].into_iter().flatten().for_each(|expr| check(expr, &with(&["x"])));
-    if let Some((count, value)) = each {
-        check(count, &key);
-        check(value, &with(&["i"]));
+    if let Some(each) = each {
+        check(&each.count, &key);
+        check(&each.value, &with(&["i"]));
+        check(&each.rest, &with(&["i"]));
     }
     for place in write.iter().flatten() {
         if let Write::Rule { when, value, .. } = place {
             let both = [when, value].into_iter().flatten();
-            both.for_each(|expr| check(expr, &with(&["x", "foreign"])));
+            both.for_each(|expr| check(expr, &with(&["x", "foreign", "i"])));
         }
     }
     problems

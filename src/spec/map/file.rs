@@ -183,6 +183,9 @@ pub(super) struct KeyFile {
 pub(super) struct EachValue {
     pub(super) i: Expr,
     pub(super) value: Expr,
+    #[serde(default)]
+    pub(super) from: Vec<String>,
+    pub(super) rest: Option<Expr>,
 }
 
 #[derive(Clone, Deserialize, JsonSchema)]

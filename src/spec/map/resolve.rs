@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::file::{DropFile, EachFile, HeadFile, KeyFile, MapFile, RuleFile, Words};
-use super::rules::{ClassDefault, DropRule, Each, Head, KeyRule, Map, Rule, Write};
+use super::file::{DropFile, EachFile, EachValue, HeadFile, KeyFile, MapFile, RuleFile, Words};
+use super::rules::{ClassDefault, DropRule, Each, EachEntry, Head, KeyRule, Map, Rule, Write};
 use crate::base::error::Result;
 use crate::base::limits::MAX_EXTENDS;
 use crate::spec::expr::Expr;
@@ -90,6 +90,7 @@ impl Map {
         };
         for key in &mut self.keys {
             key.from.iter_mut().for_each(put);
+            key.each.iter_mut().flat_map(|each| &mut each.from).for_each(put);
             for write in key.write.iter_mut().flatten() {
                 match write {
                     Write::Path(path) | Write::Rule { path, .. } => put(path),
@@ -309,7 +310,11 @@ fn key_of(
         expr: file.expr,
         back: file.back,
         otherwise: file.otherwise,
-        each: file.each.map(|each| (each.i, each.value)),
+        each: file.each.map(|each| {
+            let EachValue { i, value, from, rest } = each;
+            let rest = rest.unwrap_or_else(|| value.clone());
+            EachEntry { count: i, value, from, rest }
+        }),
         value: file.value,
         when: file.when,
         write: file.write,

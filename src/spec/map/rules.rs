@@ -324,8 +324,8 @@ pub struct KeyRule {
     pub back: Option<Expr>,
     /// The value where the foreign config has none.
     pub otherwise: Option<Expr>,
-    /// A list where the foreign config has none: a variable's count, and the value for each.
-    pub each: Option<(Expr, Expr)>,
+    /// A list where the foreign config has none.
+    pub each: Option<EachEntry>,
     /// The foreign class's defaults, by the version of the writer.
     pub defaults: Vec<ClassDefault>,
     /// The value whatever the foreign config says.
@@ -342,6 +342,31 @@ pub struct KeyRule {
     /// For a value `_`: canonical tensors of which any one being stored is what is written, as
     /// true or false, where no source says it.
     pub stored: Vec<String>,
+}
+
+/// A list that is made entry by entry.
+#[derive(Clone, Debug)]
+pub struct EachEntry {
+    /// How many entries.
+    pub count: Expr,
+    /// Entry `i`.
+    pub value: Expr,
+    /// Paths with `{i}` that state single entries.
+    pub from: Vec<String>,
+    /// Entry `i` where what they stand in is there, and this one is not.
+    pub rest: Expr,
+}
+
+impl EachEntry {
+    /// Its expressions.
+    pub fn exprs(&self) -> [&Expr; 3] {
+        [&self.count, &self.value, &self.rest]
+    }
+}
+
+/// A path with the place of an entry put in for `{i}`.
+pub fn entry_path(path: &str, i: u64) -> String {
+    path.replace("{i}", &i.to_string())
 }
 
 /// A default of the foreign class.

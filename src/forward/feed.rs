@@ -1,0 +1,124 @@
+//! What ends a layer: an MLP, a mixture of experts, or both.
+
+use ndarray::Array2;
+
+use super::keys::{Keys, broken};
+use super::mlp::Mlp;
+use super::moe::Moe;
+use super::norm::Norm;
+use super::real::Real;
+use super::weights::{Bias, Params};
+use crate::base::error::Result;
+
+/// What ends a layer: an MLP in some layers, a mixture of experts in others.
+pub(super) struct Feed {
+    dense: Option<Mlp>,
+    width: usize,
+    /// The width of each layer's MLP, where they differ.
+    widths: Option<Vec<usize>>,
+    /// The share of each layer's gate that becomes 0.
+    sparsity: Option<Vec<f64>>,
+    bias: Bias,
+    in_bias: Bias,
+    moe: Option<Moe>,
+    moe_layers: Vec<usize>,
+    /// The only layers that end with it; all if there is no list.
+    layers: Option<Vec<usize>>,
+    out_scale: f64,
+    /// Whether experts stand beside an MLP, and add their output after the next layer.
+    shortcut: bool,
+    /// The norms of experts that stand beside an MLP and add at once, and of this.
+    beside: Option<Norm>,
+}
+
+impl Feed {
+    pub(super) fn read(keys: Keys<'_>) -> Result<Feed> {
+        let has_mlp = keys.bool("has_mlp")?;
+        let has_experts = has_mlp && 0 < keys.count("moe.num_experts")?;
+        Ok(Feed {
+            dense: has_mlp.then(|| Mlp::read(keys)).transpose()?,
+            width: if has_mlp { keys.count("intermediate_size")? } else { 0 },
+            widths: if has_mlp { keys.opt_counts("mlp_widths")? } else { None },
+            sparsity: if has_mlp { keys.opt_floats("mlp_sparsity")? } else { None },
+            beside: match has_experts && keys.bool("moe.beside_mlp")? {
+                true => Some(Norm::read(keys)?.without_bias()),
+                false => None,
+            },
+            bias: Bias::Is(has_mlp && keys.bool("mlp_bias")?),
+            in_bias: Bias::Is(
+                has_mlp
+                    && keys.bool("mlp_bias")?
+                    && (!keys.bool("mlp_gated")? || keys.bool("mlp_in_bias")?),
+            ),
+            moe: has_experts.then(|| Moe::read(keys)).transpose()?,
+            moe_layers: if has_experts { keys.counts("moe.layers")? } else { Vec::new() },
+            shortcut: has_experts && keys.bool("moe.shortcut")?,
+            layers: keys.opt_counts("mlp_layers")?,
+            out_scale: if has_mlp { keys.float("mlp_out_scale")? } else { 1.0 },
+        })
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        self.dense.is_some()
+    }
+
+    pub(super) fn is_in(&self, layer: usize) -> bool {
+        self.layers.as_ref().is_none_or(|layers| layers.contains(&layer))
+    }
+
+    /// Whether it reads the stream itself in a layer.
+    pub(super) fn reads_stream(&self, layer: usize) -> bool {
+        self.beside.is_some() && self.moe_layers.contains(&layer)
+    }
+
+    /// What it makes of `x`, and of the stream where it reads that.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn apply<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        x: &Array2<R>,
+        stream: Option<&Array2<R>>,
+        (layer, len): (usize, usize),
+        late: &mut Option<Array2<R>>,
+    ) -> Result<Array2<R>> {
+        let of_layer = |what: &str| broken(format!("`{what}` has no entry for layer {layer}"));
+        let width = match &self.widths {
+            Some(widths) => *widths.get(layer).ok_or_else(|| of_layer("mlp_widths"))?,
+            None => self.width,
+        };
+        let sparsity = match &self.sparsity {
+            Some(shares) => *shares.get(layer).ok_or_else(|| of_layer("mlp_sparsity"))?,
+            None => 0.0,
+        };
+        let apply_dense = |dense: &Mlp| {
+            let biases = [self.in_bias, self.bias];
+            dense.with_sparsity(sparsity).apply(params, name, x, width, biases)
+        };
+        let norm = |norm: &Norm, x: &Array2<R>, part: &str| {
+            norm.apply(params, &format!("{name}.{part}"), x)
+        };
+        let moe = self.moe.as_ref().filter(|_| self.moe_layers.contains(&layer));
+        match (moe, &self.dense) {
+            (Some(moe), Some(dense)) if self.shortcut => {
+                *late = Some(moe.apply(params, name, x, x, len)?);
+                apply_dense(dense)
+            }
+            (Some(moe), Some(dense)) if self.beside.is_some() => {
+                let beside = self.beside.as_ref().zip(stream);
+                let (beside, stream) = beside.ok_or_else(|| {
+                    broken(
+                        "experts beside an MLP read the stream, which parallel sublayers have not",
+                    )
+                })?;
+                let first = norm(beside, &apply_dense(dense)?, "dense_post_norm")?;
+                let read = norm(beside, stream, "experts_pre_norm")?;
+                let second = moe.apply(params, name, &read, stream, len)?;
+                Ok(first + &norm(beside, &second, "experts_post_norm")?)
+            }
+            (Some(moe), _) => moe.apply(params, name, x, x, len),
+            (_, Some(dense)) => Ok(apply_dense(dense)? * R::of(self.out_scale)),
+            (_, None) => Err(broken(format!("layer {layer} has no MLP"))),
+        }
+    }
+}
