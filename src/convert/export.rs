@@ -122,12 +122,15 @@ pub(super) fn export_plan(
             map: None,
         });
     };
-    let dialect = request.spec.dialect_to_write(format, architecture);
+    // What is only read back may be of more architectures than are written.
+    let is_written = request.to == format;
+    let dialect = match request.spec.dialect_to_write(format, architecture) {
+        None if !is_written => request.spec.dialect_only_read(format),
+        dialect => dialect,
+    };
     let translated = recorded.filter(|_| dialect.is_some()).map(dialect::record);
     let source = translated.as_ref().map(|(record, _)| record).or(recorded);
     let format_asked = format;
-    // What is only read back may be of more architectures than are written.
-    let is_written = request.to == format;
     if is_written
         && dialect.is_none()
         && request.spec.dialects.iter().any(|dialect| dialect.recorded() == format)

@@ -249,6 +249,11 @@ impl Dialect {
         self.architectures.iter().flatten().map(String::as_str)
     }
 
+    /// Whether nothing is written in it.
+    pub fn is_only_read(&self) -> bool {
+        self.architectures.as_ref().is_some_and(Vec::is_empty)
+    }
+
     /// Whether models of an architecture are written in it.
     pub fn writes(&self, architecture: &str) -> bool {
         self.architectures.as_ref().is_none_or(|ids| ids.iter().any(|id| id == architecture))

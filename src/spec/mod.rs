@@ -333,6 +333,11 @@ impl Spec {
         self.dialects.iter().find(writes)
     }
 
+    /// The dialect of a format that nothing is written in.
+    pub fn dialect_only_read(&self, format: &str) -> Option<&Dialect> {
+        self.dialects.iter().find(|of| of.recorded() == format && of.is_only_read())
+    }
+
     /// Whether sources are recorded under this name that is no format's, but a dialect's.
     pub fn is_apart(&self, format: &str) -> bool {
         self.dialects.iter().any(|dialect| dialect.apart && dialect.id == format)
