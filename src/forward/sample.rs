@@ -25,7 +25,8 @@ impl Random {
 
 impl Inputs {
     /// One pseudo-random sequence that a model can read: ids, token types where it has some, ids for
-    /// the decoder of an encoder-decoder, a spectrogram where it reads that.
+    /// the decoder of an encoder-decoder, a spectrogram where it reads that, shapes, sounds and an adapter
+    /// where it knows them.
     ///
     /// # Errors
     /// A hyperparameter is missing or senseless.
@@ -62,6 +63,13 @@ impl Inputs {
             inputs.input_ids = vec![ids];
             let n_types = encoder.count("type_vocab_size")?;
             inputs.token_type_ids = (0 < n_types).then(|| vec![random.ids(len, n_types)]);
+            let mut ids_of = |rows: usize| (0 < rows).then(|| vec![random.ids(len, rows)]);
+            inputs.shape_ids = ids_of(encoder.count("shape_embed.rows")?);
+            inputs.sound_ids = ids_of(encoder.count("sound_embed.rows")?);
+            if encoder.bool("has_mlp")? && 0 < encoder.count("mlp_adapter.dim")? {
+                let n_adapters = encoder.words("mlp_adapter.names")?.len();
+                inputs.adapter_ids = Some(random.ids(1, n_adapters));
+            }
         }
         if decoder.bool("cross_attention")? {
             let own = decoder.count("decoder_vocab_size")?;
