@@ -90,3 +90,9 @@ pub(super) fn tensor(name: &str, shape: &[u64], storage: Extent) -> Tensor {
         payload: Payload::Range(storage),
     }
 }
+
+/// What is wrong with a sample, in one line.
+pub(super) fn messages(label: &str, findings: Vec<Diagnostic>) -> String {
+    let messages: Vec<String> = findings.into_iter().map(|finding| finding.message).collect();
+    format!("{label}: {}", messages.join("; "))
+}

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 
+use super::check::messages;
 use super::choose::Class;
-use super::search::messages;
 use super::{ROWS, Sample};
 use crate::author::tiny;
 use crate::base::limits::Backing;

@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::Value as Json;
 
-use super::check::check;
+use super::check::{check, messages};
 use super::choose::{Class, classes, unused, unused_rules};
 use super::make::sample;
 use super::{Part, Sample};
 use crate::author::tiny::{self, Change, Tiny};
-use crate::base::diagnostic::Diagnostic;
 use crate::package::Hparams;
 use crate::plan::keys::{self, Keys};
 use crate::spec::Spec;
@@ -153,9 +152,4 @@ impl<'a> Search<'a> {
     fn read(&self, config: &Json) -> Option<Keys> {
         keys::read(self.spec, self.map, self.spec.arch(&self.map.arch)?, config).ok()
     }
-}
-
-pub(super) fn messages(label: &str, findings: Vec<Diagnostic>) -> String {
-    let messages: Vec<String> = findings.into_iter().map(|finding| finding.message).collect();
-    format!("{label}: {}", messages.join("; "))
 }
