@@ -23,7 +23,7 @@ use crate::convert::{self, Failure};
 use crate::folder;
 use crate::package::{Extents, Hparams, Model, Port, Task};
 use crate::spec::Spec;
-use crate::spec::expr::{Expr, Names, as_int};
+use crate::spec::expr::{Names, as_int};
 use crate::spec::names::StackNames;
 use crate::spec::tasks::{DefaultFrom, ParameterType, PortType};
 
@@ -222,7 +222,10 @@ fn task_interface(
     let known = spec.task(&task.id);
     let ports = |ports: &[Port], types: Option<&[PortType]>| -> Vec<PortInterface> {
         let port = |port: &Port| {
-            let known = types.and_then(|types| types.iter().find(|known| known.name == port.name));
+            let of_name = || types.into_iter().flatten().filter(|known| known.name == port.name);
+            // Of several of one name, under conditions that exclude each other, the one that is meant.
+            let known = of_name().find(|known| fits(model, port, known));
+            let known = known.or_else(|| of_name().next());
             port_interface(model, spec, task, port, known)
         };
         ports.iter().map(port).collect()
@@ -240,6 +243,17 @@ fn task_interface(
         pool: task.pool.clone(),
         normalize: task.normalize,
     }
+}
+
+/// Whether the numbers of a port are those of the hyperparameters that a type of port names.
+fn fits(model: &Model, port: &Port, known: &PortType) -> bool {
+    let mut dims = port.shape.iter().zip(&known.shape);
+    dims.all(|(extent, word)| match extent {
+        Extents::Fixed(size) => {
+            number(&model.hyperparameters, None, word).is_none_or(|number| number == *size)
+        }
+        Extents::Symbolic(name) => name == word,
+    })
 }
 
 fn port_interface(
@@ -267,13 +281,8 @@ fn dim(model: &Model, spec: &Spec, task: &Task, extent: &Extents, word: Option<&
     let hparams = &model.hyperparameters;
     match extent {
         Extents::Fixed(size) => {
-            let is_key = |word: &&str| number(hparams, None, word) == Some(*size);
-            // Of a choice of several the one that has the size.
-            let names = word.and_then(|word| Expr::parse(word).ok());
-            let names: Vec<String> =
-                names.iter().flat_map(|expr| expr.names()).map(str::to_owned).collect();
-            let hyperparameter = names.iter().map(String::as_str).find(is_key).map(str::to_owned);
-            let word = hyperparameter.as_ref().or(word);
+            let is_key = |word: &&String| number(hparams, None, word) == Some(*size);
+            let hyperparameter = word.filter(is_key).cloned();
             let name = match (word.map(String::as_str), &task.labels) {
                 (Some("rows"), Some(_)) => "labels".to_owned(),
                 (Some("rows") | None, _) => "features".to_owned(),
