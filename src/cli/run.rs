@@ -54,6 +54,15 @@ pub(crate) struct Args {
     /// 1 where a token is global: all see it, and it sees all. For models that have such tokens
     #[arg(long, value_name = "MASK", value_parser = ids)]
     global_attention_mask: Vec<Ids>,
+    /// Ids of the shapes of tokens. For models that read them
+    #[arg(long, value_name = "IDS", value_parser = ids)]
+    shape_ids: Vec<Ids>,
+    /// Ids of the sounds of tokens. For models that read them
+    #[arg(long, value_name = "IDS", value_parser = ids)]
+    sound_ids: Vec<Ids>,
+    /// The adapter of each sequence, counted from 0 in the order of `mlp_adapter.names`. For models that have some
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    adapter_ids: Option<Vec<i64>>,
     /// As --attention-mask, for the decoder
     #[arg(long, value_name = "MASK", value_parser = ids)]
     decoder_attention_mask: Vec<Ids>,
@@ -96,6 +105,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
         decoder_input_ids: optional(&args.decoder_input_ids),
         decoder_attention_mask: optional(&args.decoder_attention_mask),
         global_attention_mask: optional(&args.global_attention_mask),
+        shape_ids: optional(&args.shape_ids),
+        sound_ids: optional(&args.sound_ids),
+        adapter_ids: args.adapter_ids.clone(),
         input_features: args
             .input_features
             .iter()

@@ -47,7 +47,8 @@ pub(super) fn choose(keys: Keys<'_>, inputs: &Inputs, batch: &Batch) -> Result<V
     if let Some(ids) = &inputs.adapter_ids {
         if ids.len() != batch.size {
             return Err(broken(format!(
-                "there are {} sequences, and as many adapters",
+                "{} adapters are given for {} sequences; each has one",
+                ids.len(),
                 batch.size
             )));
         }

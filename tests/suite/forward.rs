@@ -324,3 +324,37 @@ fn a_conversion_can_be_held_to_the_outputs() {
         assert!(report.outputs.unwrap().iter().all(|output| 0.0 < output.max_abs));
     }
 }
+
+/// What only some models read is given on the command line as the other inputs are.
+#[test]
+fn adapters_shapes_and_sounds_are_given_on_the_command_line() {
+    let answer = |model: &str, more: &[&str]| -> Result<serde_json::Value, String> {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_llmstd"))
+            .arg("run")
+            .arg(root().join("fixtures/families").join(model))
+            .args(["--input-ids", "5,17,42", "--format", "json"])
+            .args(more)
+            .output()
+            .unwrap();
+        match output.status.code() {
+            Some(0) => Ok(serde_json::from_slice(&output.stdout).unwrap()),
+            _ => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    };
+    let states = |model: &str, more: &[&str]| answer(model, more).unwrap()["states"].clone();
+    // The last of its languages is the one that holds where none is given.
+    let default = states("xmod", &[]);
+    assert_eq!(states("xmod", &["--adapter-ids", "2"]), default);
+    assert_ne!(states("xmod", &["--adapter-ids", "0"]), default);
+    let err = answer("xmod", &["--adapter-ids", "3"]).unwrap_err();
+    assert!(err.contains("there are 3 adapters, none is 3"), "{err}");
+    let err = answer("xmod", &["--adapter-ids", "1,1"]).unwrap_err();
+    assert!(err.contains("2 adapters are given for 1 sequences"), "{err}");
+    let err = answer("bert", &["--adapter-ids", "0"]).unwrap_err();
+    assert!(err.contains("the model has no adapters"), "{err}");
+    let default = states("roc_bert", &[]);
+    for flag in ["--shape-ids", "--sound-ids"] {
+        assert_eq!(states("roc_bert", &[flag, "0,0,0"]), default, "{flag}");
+        assert_ne!(states("roc_bert", &[flag, "1,2,0"]), default, "{flag}");
+    }
+}
