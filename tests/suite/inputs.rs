@@ -665,6 +665,28 @@ fn sinusoids_in_half_precision_are_told() {
 }
 
 #[test]
+fn a_stray_is_of_a_layer_only_where_the_mapping_has_such_names() {
+    for (name, said) in [
+        ("layers.0.x", "warning[P006]"),
+        ("tower.blocks.70.x", "warning[P006]"),
+        ("tower.70.norm.weight", "warning[P006]"),
+        ("model.layers.0.x", "error[P006]"),
+        ("model.layers.70.x", "error[P006]"),
+        ("model.layers.70.mlp.up_proj.weight", "error[P011]"),
+        ("tower.layers.70.mlp.up_proj.weight", "error[P011]"),
+    ] {
+        let scratch = tempfile::tempdir().unwrap();
+        let (folder, mut tensors) = sample(scratch.path(), "llama");
+        tensors.0.push((name.to_owned(), "F32".to_owned(), vec![1], vec![0; 4]));
+        tensors.write(&folder.join("model.safetensors"));
+        let output = llmstd(&["convert", text(&folder), text(&scratch.path().join("std"))]);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.contains(said) && told.contains(name), "{name}: {told}");
+        assert_eq!(output.status.success(), said.starts_with("warning"), "{name}: {told}");
+    }
+}
+
+#[test]
 fn a_tensor_beside_the_model_that_gguf_has_no_place_for_is_told_of() {
     let scratch = tempfile::tempdir().unwrap();
     let (folder, mut tensors) = sample(scratch.path(), "llama");

@@ -171,25 +171,46 @@ fn beyond_last_layer(map: &Map, name: &str, hparams: &Hparams) -> Option<(u64, u
     let counts = counts.iter().filter_map(|key| hparams.get(*key).and_then(as_int));
     let n_layers = u64::try_from(counts.max()?).ok()?;
     let layer = name.split('.').find_map(|segment| segment.parse::<u64>().ok())?;
-    let pattern = |name: &str| {
-        let parts = name.trim_start_matches('@').split('.').map(|part| {
-            let index = part == "{i}" || part.bytes().all(|byte| byte.is_ascii_digit());
-            if index { "#" } else { part }
-        });
-        parts.collect::<Vec<_>>().join(".")
-    };
-    let names = map.rules.iter().flat_map(|rule| {
-        rule.from.iter().flat_map(|from| {
-            let text = if from.text.contains("{p}") {
-                vec![from.text.replace("{p}", "weight"), from.text.replace("{p}", "bias")]
-            } else {
-                vec![from.text.clone()]
-            };
-            text.into_iter()
-        })
+    // Whatever stands in front of the mapping's own names.
+    let ends = || name.match_indices('.').map(|(at, _)| &name[at + 1..]).chain([name]);
+    let mut texts = map.rules.iter().flat_map(|rule| &rule.from).map(|from| from.text.as_str());
+    let known = texts.any(|text| {
+        text.contains("{i") && ends().any(|end| is_of(text.trim_start_matches('@'), end))
     });
-    let wanted = pattern(name);
-    let known =
-        names.into_iter().any(|from| wanted.ends_with(&pattern(&from)) || from.contains("{x"));
     (n_layers <= layer && known).then_some((layer, n_layers))
+}
+
+/// Whether a name is one of those that a template stands for: `{i}` is a number, other braces are a text
+/// without dots.
+fn is_of(template: &str, name: &str) -> bool {
+    let Some((literal, rest)) = template.split_once('{') else { return template == name };
+    let (Some(name), Some((variable, rest))) = (name.strip_prefix(literal), rest.split_once('}'))
+    else {
+        return false;
+    };
+    let len = name.find('.').unwrap_or(name.len());
+    let is_layer = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let mut ends = (1..=len).filter(|&end| name.is_char_boundary(end));
+    ends.any(|end| (variable != "i" || is_layer(&name[..end])) && is_of(rest, &name[end..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_stands_for_its_names_and_no_others() {
+        let template = "layers.{i}.mlp.{x.1}_proj.{p}";
+        assert!(is_of(template, "layers.7.mlp.up_proj.weight"));
+        assert!(is_of("h.{i}.{x}", "h.12.scale"));
+        for name in [
+            "layers.seven.mlp.up_proj.weight",
+            "layers.7.mlp.up.weight",
+            "layers.7.mlp.up_proj.weight.more",
+            "layers.7.mlp.up_proj",
+            "blocks.7.x",
+        ] {
+            assert!(!is_of(template, name), "{name}");
+        }
+    }
 }
