@@ -151,8 +151,12 @@ fn objects(
     let shard = shards.get(&entry.shard);
     let end = entry.offset.checked_add(entry.len);
     let place = shard.zip(end).and_then(|(shard, end)| shard.part(entry.offset, end));
-    let Some(place) = place.filter(|_| entry.dtype == STRING) else {
+    if entry.dtype != STRING || entry.len == 0 {
         return Ok(Objects::default());
+    }
+    let Some(place) = place else {
+        let message = "says that the objects end behind its file of elements: that file was cut";
+        return Err(Error::new(ErrorKind::Malformed, message));
     };
     // The length of the text, four bytes of a checksum of it, and the text.
     let mut cursor = Cursor::new(source.slice(place)?, place.start);

@@ -125,6 +125,19 @@ fn a_saved_model_is_found_in_its_folder() {
     assert_eq!(opened.checkpoint.tensors.len(), 5);
 }
 
+/// Without the objects the variables would have other names, and the model would be none that is known.
+#[test]
+fn a_file_of_elements_that_was_cut_is_told_of() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (index, data) = ("ckpt-1.index", "ckpt-1.data-00000-of-00001");
+    let from = fixtures().join("tf/slots");
+    fs::copy(from.join(index), scratch.path().join(index)).unwrap();
+    let whole = fs::read(from.join(data)).unwrap();
+    fs::write(scratch.path().join(data), &whole[..whole.len() - 1]).unwrap();
+    let err = folder::open(scratch.path()).err().unwrap();
+    assert!(err.to_string().contains("that file was cut"), "{err}");
+}
+
 #[test]
 fn arrays_of_objects_are_refused_by_name() {
     let opened = folder::open(&fixtures().join("numpy/o.npy")).unwrap();
