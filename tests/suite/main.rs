@@ -2,6 +2,7 @@
 //!
 //! `cargo test --test suite families::` runs those of one file.
 
+mod answers;
 mod around;
 mod claims;
 mod cli;
