@@ -138,7 +138,7 @@ pub(super) fn export_plan(
         return Err(no_map(request.spec, format, architecture).into());
     }
     let format = dialect.map_or(format, |dialect| dialect.of.as_str());
-    let maps = export_maps(request.spec, format, architecture, source)?;
+    let maps = export_maps(request.spec, format, architecture, source, provenance.as_ref())?;
     if dialect.is_some() {
         refuse_packed(format_asked, &canonical_tensors.encodings, request)?;
     }
@@ -309,12 +309,14 @@ fn copy_checkpoint(checkpoint: &Checkpoint) -> Checkpoint {
     }
 }
 
-/// The mappings of the way out, in the order to try: the one of the way in, or those of the architecture.
+/// The mappings of the way out, in the order to try: the one of the way in, or those of the architecture,
+/// first of them the one that is named like that of the source, which may be of another format.
 fn export_maps<'a>(
     spec: &'a Spec,
     format: &str,
     architecture: &str,
     source: Option<&Provenance>,
+    origin: Option<&Provenance>,
 ) -> std::result::Result<Vec<&'a Map>, Failure> {
     let used = source.and_then(|source| source.map.as_ref());
     if let Some(map) = used.and_then(|used| spec.map(format, &used.name)) {
@@ -323,7 +325,8 @@ fn export_maps<'a>(
     let maps = spec.maps_to(format, architecture);
     let mut maps: Vec<&Map> = maps.collect();
     // A mapping named like its architecture is the plainest.
-    maps.sort_by_key(|map| map.name != architecture);
+    let family = origin.and_then(|origin| origin.map.as_ref()).map(|map| map.name.as_str());
+    maps.sort_by_key(|map| (family != Some(map.name.as_str()), map.name != architecture));
     if maps.is_empty() {
         return Err(no_map(spec, format, architecture).into());
     }
