@@ -1,23 +1,117 @@
-//! Embeds every file under `spec/`, so that a new data file needs no line of code.
+//! Embeds every file under `spec/`, so that a new data file needs no line of code: as it lies, and each version with
+//! those that it extends put together and parsed, since programs start many times faster with JSON than with TOML.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
+
+use serde_json::Value as Json;
+
+#[path = "src/spec/versions/merge.rs"]
+mod merge;
 
 fn main() {
     println!("cargo:rerun-if-changed=spec");
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/spec/versions/merge.rs");
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("spec");
-    let mut files = Vec::new();
-    collect(&root, "", &mut files);
-    files.sort();
+    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
+    let mut names = Vec::new();
+    collect(&root, "", &mut names);
+    names.sort();
     let mut code = String::from("&[\n");
-    for name in files {
-        let path = root.join(&name);
-        writeln!(code, "    ({name:?}, include_str!({path:?})),").expect("a String takes it");
+    for name in &names {
+        let text = fs::read_to_string(root.join(name)).expect("spec/ is readable");
+        let carried = carried(name, &text, &root.join(name), &out);
+        writeln!(code, "    ({name:?}, {carried}),").expect("a String takes it");
     }
     code.push(']');
-    let out = Path::new(&env::var("OUT_DIR").expect("cargo sets it")).join("spec_files.rs");
-    fs::write(out, code).expect("OUT_DIR is writable");
+    fs::write(out.join("spec_files.rs"), code).expect("OUT_DIR is writable");
+
+    let mut code = String::from("&[\n");
+    for name in &names {
+        if let Some(version) = name.strip_suffix("/spec.toml") {
+            code.push_str(&whole(version, &root, &names, &out));
+        }
+    }
+    code.push(']');
+    fs::write(out.join("spec_versions.rs"), code).expect("OUT_DIR is writable");
+}
+
+/// A text that lies at a place, with what it says as JSON.
+fn carried(name: &str, text: &str, place: &Path, out: &Path) -> String {
+    let (mut json, mut start) = ("None".to_owned(), "None".to_owned());
+    if name.ends_with(".toml") {
+        let said: Json = toml::from_str(text).unwrap_or_else(|err| panic!("spec/{name}: {err}"));
+        if let Some(map) = said.get("map").filter(|_| name.contains("/map/")) {
+            start = format!("Some({:?})", serde_json::json!({ "map": map }).to_string());
+        }
+        json = format!(
+            "Some(include_str!({:?}))",
+            write(out, &format!("{name}.json"), &said.to_string())
+        );
+    }
+    format!("Text::carried(include_str!({place:?}), {json}, {start})")
+}
+
+/// Writes a file below the folder for what the build makes.
+fn write(out: &Path, name: &str, text: &str) -> PathBuf {
+    let file = out.join("spec").join(name);
+    fs::create_dir_all(file.parent().expect("it has a folder")).expect("OUT_DIR is writable");
+    fs::write(&file, text).expect("OUT_DIR is writable");
+    file
+}
+
+/// A version as it is read: with what it adds, and the files of all that it extends.
+fn whole(version: &str, root: &Path, names: &[String], out: &Path) -> String {
+    let read = |name: &str| fs::read_to_string(root.join(name)).expect("spec/ is readable");
+    // Of each file its text, and which of the files under `spec/` it is, if it is one alone.
+    let of = |version: &str| -> BTreeMap<String, (String, Option<usize>)> {
+        let own = names.iter().enumerate().filter_map(|(index, name)| {
+            let path = name.strip_prefix(&format!("{version}/"))?;
+            Some((path.to_owned(), (read(name), Some(index))))
+        });
+        own.collect()
+    };
+    let bad = |file: &str, err: toml::de::Error| -> ! { panic!("spec/{version}: {file}: {err}") };
+    let mut chain = vec![version.to_owned()];
+    while let Some(below) = merge::extends(&read(&format!("{}/spec.toml", chain[chain.len() - 1])))
+        .unwrap_or_else(|err| bad(merge::SPEC_FILE, err))
+    {
+        chain.push(below);
+    }
+    let mut code = format!("    Carried {{ version: {version:?}, chain: &{chain:?}, later: &[\n");
+    let mut files = of(&chain.pop().expect("a version is there"));
+    for added in chain.iter().rev().map(|version| of(version)) {
+        let features = merge::features(|file| added.get(file).map(|(text, _)| text.as_str()));
+        for (feature, since) in features.unwrap_or_else(|(file, err)| bad(file, err)) {
+            writeln!(code, "        ({feature:?}, {since:?}),").expect("a String takes it");
+        }
+        for (path, (text, index)) in added {
+            let merged = match files.get(&path) {
+                Some((below, _)) if !path.contains('/') => {
+                    let text = merge::put(below, &text).unwrap_or_else(|err| bad(&path, err));
+                    (text, None)
+                }
+                _ => (text, index),
+            };
+            files.insert(path, merged);
+        }
+    }
+    code.push_str("    ], files: &[\n");
+    for (path, (text, index)) in files {
+        let text = match index {
+            Some(index) => format!("&EMBEDDED[{index}].1"),
+            None => {
+                let name = format!("{version}/whole/{path}");
+                format!("&{}", carried(&name, &text, &write(out, &name, &text), out))
+            }
+        };
+        writeln!(code, "        ({path:?}, {text}),").expect("a String takes it");
+    }
+    code.push_str("    ] },\n");
+    code
 }
 
 fn collect(folder: &Path, prefix: &str, files: &mut Vec<String>) {

@@ -34,7 +34,7 @@ pub enum Ids {
 static TABLE: LazyLock<Vec<FileRole>> = LazyLock::new(|| {
     let name = format!("{FIRST}/files.toml");
     let (_, text) = EMBEDDED.iter().find(|(file, _)| *file == name).expect("it is embedded");
-    let file: FilesFile = toml::from_str(text).expect("a test parses the embedded files");
+    let file: FilesFile = text.parse().expect("a test parses the embedded files");
     file.file
 });
 

@@ -1,7 +1,6 @@
 //! Data files that are read when they are asked for: a command on one model needs a handful of some
 //! hundred.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -10,10 +9,11 @@ use rayon::prelude::*;
 use serde::de::DeserializeOwned;
 
 use super::bad;
+use super::text::Text;
 use crate::base::error::{Error, ErrorKind, Result};
 
 /// The text of every file by its path.
-pub type Files = BTreeMap<String, Cow<'static, str>>;
+pub type Files = BTreeMap<String, Text>;
 
 type Made<T> = LazyLock<Result<T>, Box<dyn FnOnce() -> Result<T> + Send>>;
 
@@ -159,7 +159,7 @@ impl<F: DeserializeOwned + Clone> Parsed<F> {
     /// # Errors
     /// It is missing or does not keep the form.
     pub(super) fn load(&self, name: &str) -> Result<F> {
-        self.load_of(name, |text| toml::from_str(text))
+        self.load_of(name, Text::parse)
     }
 
     /// What the first table of the file of this name says, which is all that `F` asks for.
@@ -167,26 +167,17 @@ impl<F: DeserializeOwned + Clone> Parsed<F> {
     /// # Errors
     /// It is missing or does not keep the form.
     pub(super) fn load_start(&self, name: &str) -> Result<F> {
-        self.load_of(name, |text| {
-            let end = text.find("\n[").and_then(|first| {
-                // Comments may stand before the first table.
-                let next = first + 2 + text.get(first + 2..)?.find("\n[")?;
-                Some(if text.starts_with('[') { first } else { next })
-            });
-            // What looks like the start of a table may be within a list of lists.
-            let start = end.map_or(text, |end| &text[..end]);
-            toml::from_str(start).or_else(|_| toml::from_str(text))
-        })
+        self.load_of(name, Text::parse_start)
     }
 
     fn load_of(
         &self,
         name: &str,
-        parse: impl Fn(&str) -> std::result::Result<F, toml::de::Error>,
+        parse: impl Fn(&Text) -> std::result::Result<F, String>,
     ) -> Result<F> {
         let path = format!("{}{name}.toml", self.folder);
         let Some(place) = self.parsed.get(name) else { return Err(bad(&path, "is missing")) };
-        let parse = || parse(&self.files[&path]).map_err(|err| err.to_string());
+        let parse = || parse(&self.files[&path]);
         place.get_or_init(parse).clone().map_err(|why| bad(&path, &why))
     }
 }

@@ -117,7 +117,7 @@ impl Spec {
             if let (Some(name), Ok(schema)) = (name, serde_json::from_str(text)) {
                 schemas.insert(name.to_owned(), schema);
             } else if path.ends_with(".toml")
-                && let Ok(file) = toml::from_str(text)
+                && let Ok(file) = text.parse()
             {
                 data.insert(path.clone(), file);
             }

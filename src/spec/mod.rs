@@ -23,10 +23,10 @@ pub mod rules;
 pub mod schema;
 pub mod tasks;
 pub mod template;
+mod text;
 pub mod versions;
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -47,9 +47,15 @@ pub use self::lazy::{Files, Lazy, Table};
 use self::map::Map;
 use self::roles::Role;
 use self::tasks::{DimensionType, ParameterType, TaskType};
+pub use self::text::Text;
+use self::versions::merge::SPEC_FILE;
+use self::versions::{Apart, Carried};
 
 /// Every file under `spec/`, by its path there.
-const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/spec_files.rs"));
+static EMBEDDED: &[(&str, Text)] = include!(concat!(env!("OUT_DIR"), "/spec_files.rs"));
+
+/// Every version under `spec/`, put together with those that it extends.
+static VERSIONS: &[Carried] = include!(concat!(env!("OUT_DIR"), "/spec_versions.rs"));
 
 /// The newest version of the standard that this program carries.
 pub const CURRENT: &str = "1.1";
@@ -57,13 +63,10 @@ pub const CURRENT: &str = "1.1";
 /// The first version of the same major one.
 const FIRST: &str = "1.0";
 
-/// What a version consists of.
-const SPEC_FILE: &str = "spec.toml";
-
 /// A file of vectors under `spec/conformance`, by its name.
 pub fn conformance_file(name: &str) -> Option<&'static str> {
     let path = format!("conformance/{name}");
-    EMBEDDED.iter().find(|(file, _)| *file == path).map(|(_, text)| *text)
+    EMBEDDED.iter().find(|(file, _)| *file == path).map(|(_, text)| &**text)
 }
 
 /// One version of the standard.
@@ -115,7 +118,7 @@ pub struct Spec {
     heads: Table<(String, String), map::Head>,
     files: Arc<Files>,
     /// The files as they lie, where versions are put together.
-    apart: Option<Files>,
+    apart: Apart,
     hash: OnceLock<String>,
     role_index: roles::RoleIndex,
 }
@@ -154,8 +157,9 @@ impl Spec {
     /// # Errors
     /// There is no such version, `1.0` or `1.0.0`.
     pub fn embedded(version: &str) -> Result<Spec> {
-        let minor: Vec<&str> = version.splitn(3, '.').take(2).collect();
-        Spec::lazily(versions::whole(embedded_files(&minor.join("."))?, &embedded_files)?)
+        let minor = version.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
+        let carried = VERSIONS.iter().find(|carried| carried.version == minor);
+        Spec::lazily(carried.ok_or_else(|| no_version(&minor))?.whole())
     }
 
     /// The newest standard that this program carries.
@@ -204,7 +208,7 @@ impl Spec {
         let versions::Whole { files, later, apart } = whole;
         let head: SpecFile = parse(&files, SPEC_FILE)?;
         let mut roles =
-            roles::parse(file(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why))?;
+            roles::resolve(parse(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why))?;
         let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
         let ops: ops::OpsFile = parse(&files, "ops.toml")?;
@@ -282,12 +286,22 @@ impl Spec {
     pub fn hash(&self) -> &str {
         self.hash.get_or_init(|| {
             let mut hasher = Sha256::new();
-            let files = self.apart.as_ref().unwrap_or(&self.files);
-            for (name, text) in files.iter().filter(|(name, _)| name.ends_with(".toml")) {
-                for part in [name.as_str(), text] {
+            let mut take = |name: &str, text: &str| {
+                for part in [name, text].into_iter().filter(|_| name.ends_with(".toml")) {
                     hasher.update((part.len() as u64).to_le_bytes());
                     hasher.update(part);
                 }
+            };
+            match &self.apart {
+                Apart::Carried(chain) => {
+                    let of_chain = |name: &str| {
+                        name.split_once('/').is_some_and(|(version, _)| chain.contains(&version))
+                    };
+                    let files = EMBEDDED.iter().filter(|(name, _)| of_chain(name));
+                    files.for_each(|(name, text)| take(name, text));
+                }
+                Apart::Files(files) => files.iter().for_each(|(name, text)| take(name, text)),
+                Apart::Same => self.files.iter().for_each(|(name, text)| take(name, text)),
             }
             crate::base::hex::encode(&hasher.finalize())
         })
@@ -352,20 +366,18 @@ impl Spec {
 /// The files of one version alone, `1.0`.
 fn embedded_files(version: &str) -> Result<Files> {
     let prefix = format!("{version}/");
-    let of = EMBEDDED.iter().filter_map(|(name, text)| {
-        Some((name.strip_prefix(&prefix)?.to_owned(), Cow::Borrowed(*text)))
-    });
+    let of = EMBEDDED
+        .iter()
+        .filter_map(|(name, text)| Some((name.strip_prefix(&prefix)?.to_owned(), text.clone())));
     let files: Files = of.collect();
-    if files.is_empty() {
-        let known: BTreeSet<&str> =
-            EMBEDDED.iter().filter_map(|(name, _)| Some(name.split_once('/')?.0)).collect();
-        let known = known.into_iter().filter(|name| name.contains('.')).collect::<Vec<_>>();
-        let known = known.join(" and ");
-        let message =
-            format!("there is no version {version:?} of the standard here, there are {known}");
-        return Err(Error::new(ErrorKind::Unsupported, message));
-    }
-    Ok(files)
+    if files.is_empty() { Err(no_version(version)) } else { Ok(files) }
+}
+
+fn no_version(version: &str) -> Error {
+    let known = VERSIONS.iter().map(|carried| carried.version).collect::<Vec<_>>().join(" and ");
+    let message =
+        format!("there is no version {version:?} of the standard here, there are {known}");
+    Error::new(ErrorKind::Unsupported, message)
 }
 
 fn read_dir(dir: &Path, prefix: &str, files: &mut Files) -> Result<()> {
@@ -379,18 +391,19 @@ fn read_dir(dir: &Path, prefix: &str, files: &mut Files) -> Result<()> {
         } else {
             let text =
                 std::fs::read_to_string(&path).map_err(|err| Error::io(&path, "read", err))?;
-            files.insert(name, Cow::Owned(text));
+            files.insert(name, text.into());
         }
     }
     Ok(())
 }
 
 fn file<'a>(files: &'a Files, name: &str) -> Result<&'a str> {
-    files.get(name).map(Cow::as_ref).ok_or_else(|| bad(name, "is missing"))
+    files.get(name).map(|text| &**text).ok_or_else(|| bad(name, "is missing"))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(files: &Files, name: &str) -> Result<T> {
-    toml::from_str(file(files, name)?).map_err(|err| bad(name, &err.to_string()))
+    let file = files.get(name).ok_or_else(|| bad(name, "is missing"))?;
+    file.parse().map_err(|why| bad(name, &why))
 }
 
 fn read_dialects(files: &Files, ids: &[String]) -> Result<Vec<Dialect>> {

@@ -96,8 +96,7 @@ struct RopeFile {
     dim: String,
 }
 
-pub(super) fn parse(text: &str) -> Result<Vec<Role>, String> {
-    let file: RolesFile = toml::from_str(text).map_err(|err| err.to_string())?;
+pub(super) fn resolve(file: RolesFile) -> Result<Vec<Role>, String> {
     let mut roles: Vec<Role> = Vec::new();
     for role in file.role {
         for name in alternatives(&role.name)? {
