@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 
-use super::keys::{Keys, broken};
+use super::keys::{Keys, broken, of_layer};
 use super::mlp::Mlp;
 use super::moe::Moe;
 use super::norm::Norm;
@@ -120,21 +120,5 @@ impl Feed {
             (_, Some(dense)) => Ok(apply_dense(dense)? * R::of(self.out_scale)),
             (_, None) => Err(broken(format!("layer {layer} has no MLP"))),
         }
-    }
-}
-
-/// What a list of layers, where there is one, has for a layer.
-pub(super) fn of_layer<T: Copy>(
-    list: &Option<Vec<T>>,
-    name: &str,
-    layer: usize,
-    all: T,
-) -> Result<T> {
-    match list {
-        Some(list) => list
-            .get(layer)
-            .copied()
-            .ok_or_else(|| broken(format!("`{name}` has no entry for layer {layer}"))),
-        None => Ok(all),
     }
 }

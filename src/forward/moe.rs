@@ -26,8 +26,7 @@ use std::cmp::Ordering;
 
 use ndarray::{Array1, Array2, ArrayView1, Axis, Zip};
 
-use super::feed::of_layer;
-use super::keys::{Keys, broken};
+use super::keys::{Keys, broken, of_layer};
 use super::mix::softmax;
 use super::mlp::{Mlp, sigmoid};
 use super::norm::Norm;
