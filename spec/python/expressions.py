@@ -17,7 +17,7 @@ TOKEN = re.compile(
 )
 ARITY = {
     "ceil_div": 2, "min": 2, "max": 2, "if": 3, "sqrt": 1, "ln": 1, "round_bf16": 1, "len": 1, "at": 2,
-    "find": 2, "next": 3, "where": 2, "common": 1, "range": 3, "without": 2, "marks": 4, "unroll": 1, "letters": 1, "put": 3,
+    "find": 2, "next": 3, "where": 2, "common": 1, "range": 3, "without": 2, "marks": 4, "unroll": 1, "letters": 1, "integers": 1, "put": 3,
 }
 MAX_LIST = 100_000
 INT = range(-(2**63), 2**63)
@@ -222,7 +222,13 @@ def call(name, args):
         return [args[2] if i in places else args[3] for i in range(count)]
     if name == "letters":
         return list(args[0]) if isinstance(args[0], str) else fail("no word")
+    if name == "integers" and isinstance(args[0], str):
+        items = [item.strip() for item in args[0].split(",") if item.strip()]
+        all(re.fullmatch(r"[+-]?[0-9]+", item) and int(item) in INT for item in items) or fail("no integers")
+        return [int(item) for item in items]
     items = a_list(args[0])
+    if name == "integers":
+        return items
     if name == "put":
         at = [integer(place) for place in a_list(args[1])]
         all(0 <= place < len(items) for place in at) or fail("no place")

@@ -72,6 +72,8 @@ const WANTED: &[(&str, &str)] = &[
     ("attn_index.top_k", "3"),
     ("attn_index.heads", "3"),
     ("attn_index.head_dim", "12"),
+    ("attn_index.block_size", "2"),
+    ("attn_index.local_blocks", "1"),
     ("embed_conv.kernel", "3"),
     ("embed_conv.groups", "2"),
     ("embed_conv.activation", "'tanh'"),

@@ -4,7 +4,7 @@
 //! one sequence:
 //!
 //! 1. `q = x Wqᵀ + bq`, `[n, h·d]`; `k`, `[n, g·d]`; `v`, `[n, g·e]`. Head i of q reads head
-//!    `⌊i·g/h⌋` of k and v. Where they are not null, `head_dims` has d and e of each layer and `kv_heads` g. In
+//!    `⌊i·g/h⌋` of k and v. Where they are not null, `head_dims` has d and e of each layer, `q_heads` h and `kv_heads` g. In
 //!    the layers `v_from_k_layers` v is k as its map puts it out; with `v_norm` each head of v is normed without weights.
 //!    Layer i has k and v of layer `kv_from[i]`, as they are after step 2 there, where that is another.
 //! 2. Queries and keys are normed (`qk_norm`) and turned (rotary positions), in the order that
@@ -17,10 +17,12 @@
 //!    the bias of ALiBi or of relative buckets.
 //! 4. `p = softmax(s)` over the keys that the query sees: those the mask shows, not after it where
 //!    the stack is causal, and in sliding layers inside the window, or in the same chunk of `attn_chunk`
-//!    positions. With sinks, the head's sink is one more score whose probability goes nowhere.
+//!    positions. With sinks, the head's sink is one more score whose probability goes nowhere, in the layers of
+//!    `attn_sinks_layers` where it is not null.
 //! 5. `o = Σ p·v`, `[n, h·e]`; the result is `o Woᵀ + bo`, `[n, hidden]`.
 //!    With `inner_norm` o is normed over all heads before `Wo`.
-//! 6. With `attn_out_gate`, o is multiplied by `σ(x Wgᵀ + bg)`, `[n, h·e]`, before `Wo`.
+//! 6. With `attn_out_gate`, o is multiplied by `σ(x Wgᵀ + bg)`, `[n, h·e]`, before `Wo`; where `attn_out_gate_of` is `head`,
+//!    each head's part of o by its entry of that, `[n, h]`. Without `attn_out_gate_bias` there is no bg. Where `attn_out_gate_activation` is `softplus`, that stands for σ.
 //!
 //! 7. In stacks with global tokens (`global_tokens`, or a mask of them that is given) every position
 //!    also sees those, wherever its window ends. They themselves see all that is shown, with queries,
@@ -34,7 +36,7 @@
 //! To an encoder's output a query head has a key head of its own, or with `cross_grouped` one for
 //! `h / g` of them, as in a stack's attention to itself.
 //!
-//! x is multiplied by `attn_in_scale` before, keys by `attn_key_scale`, the result by `attn_out_scale`. Latent
+//! x is multiplied by `attn_in_scale` before, keys by `attn_key_scale`, values by `attn_value_scale`, the result by `attn_out_scale`. Latent
 //! attention makes q, k and v otherwise (Latent attention), an indexer chooses which keys are seen (Indexers), and
 //! `attn_differential` takes the difference of two attentions (Differential attention).
 
@@ -46,7 +48,7 @@ use super::indexer::Indexer;
 use super::keys::{Keys, broken};
 use super::latent::Latent;
 use super::mix::{Mixing, mix};
-use super::mlp::sigmoid;
+use super::mlp::{sigmoid, softplus};
 use super::norm::Norm;
 use super::place::{Heads, Place};
 use super::position::{Alibi, Disentangled, PositionScale, RelativeBias};
@@ -83,7 +85,13 @@ pub(super) struct Attention<'a, R> {
     o_bias_layers: Option<Vec<usize>>,
     clip: Option<f64>,
     sinks: bool,
+    /// The only layers with sinks; all if there is no list.
+    sinks_layers: Option<Vec<usize>>,
+    /// Whether there is a gate, and whether it has one number for each head.
     out_gate: bool,
+    head_gate: bool,
+    softplus_gate: bool,
+    gate_bias: bool,
     /// The norm before the output map, where there is one.
     inner_norm: Option<Norm>,
     scales: Scales,
@@ -116,10 +124,11 @@ impl Window {
     }
 }
 
-/// Factors of what goes in, of the keys, and of what comes out.
+/// Factors of what goes in, of keys and values, and of what comes out.
 struct Scales {
     input: f64,
     keys: f64,
+    values: f64,
     output: f64,
 }
 
@@ -174,11 +183,20 @@ impl<'a, R: Real> Attention<'a, R> {
             },
             clip: keys.opt_float("qkv_clip")?,
             sinks: keys.bool("attn_sinks")?,
+            sinks_layers: match keys.bool("attn_sinks")? {
+                true => keys.opt_counts("attn_sinks_layers")?,
+                false => None,
+            },
             out_gate: keys.bool("attn_out_gate")?,
+            head_gate: keys.bool("attn_out_gate")? && keys.word("attn_out_gate_of")? == "head",
+            softplus_gate: keys.bool("attn_out_gate")?
+                && keys.word("attn_out_gate_activation")? == "softplus",
+            gate_bias: keys.bool("attn_out_gate")? && keys.bool("attn_out_gate_bias")?,
             inner_norm: Norm::inner(keys)?,
             scales: Scales {
                 input: keys.float("attn_in_scale")?,
                 keys: keys.float("attn_key_scale")?,
+                values: keys.float("attn_value_scale")?,
                 output: keys.float("attn_out_scale")?,
             },
             indexer: Indexer::read(keys)?,
@@ -208,6 +226,7 @@ impl<'a, R: Real> Attention<'a, R> {
             None => self.project(place, x, own, of_another.is_none())?,
         };
         k *= R::of(self.scales.keys);
+        v *= R::of(self.scales.values);
         let norm_both = |norm: &QkNorm, q: &mut Array2<R>, k: &mut Array2<R>| {
             let name = |part: &str| format!("{}.{part}", place.name);
             norm.apply(self.params, &name("q_norm"), q, (own.q, own.dim))?;
@@ -260,8 +279,10 @@ impl<'a, R: Real> Attention<'a, R> {
             }
         }
 
-        let sinks = match self.sinks {
-            true => Some(self.params.vector(&format!("{}.sinks", place.name), self.heads.q)?),
+        let has_sinks =
+            self.sinks_layers.as_ref().is_none_or(|layers| layers.contains(&place.layer));
+        let sinks = match self.sinks && has_sinks {
+            true => Some(self.params.vector(&format!("{}.sinks", place.name), own.q)?),
             false => None,
         };
         let bias = self.bias(place.name, batch.len)?;
@@ -282,8 +303,9 @@ impl<'a, R: Real> Attention<'a, R> {
                 && (batch.is_global(sequence, k) || window.shows(q, k))
         };
         if let Some(indexer) = &self.indexer {
-            let latent = self.latent.as_ref().zip(self.rope.as_ref());
-            indexer.choose(self.params, place, x, batch, latent, self.qkv_bias, &sees)?;
+            let with = (self.latent.as_ref(), self.rope.as_ref());
+            let sees = (self.causal, &sees as &dyn Fn(usize, usize, usize) -> bool);
+            indexer.choose(self.params, place, x, batch, with, self.qkv_bias, sees)?;
         }
         let (heads, v) = match &self.differential {
             Some(differential) => differential.values(own, &v),
@@ -296,7 +318,7 @@ impl<'a, R: Real> Attention<'a, R> {
             let (q, k, v) = (part(&q), part(&k), part(&v));
             let relative =
                 maps.as_ref().map(|(table, maps)| table.scores(maps, &q, &k, self.heads.dim));
-            let chosen = self.indexer.as_ref().map(|indexer| indexer.chosen(sequence.index));
+            let chosen = self.indexer.as_ref().and_then(|indexer| indexer.chosen(sequence.index));
             mixed.push(mix(
                 &q,
                 &k,
@@ -309,10 +331,8 @@ impl<'a, R: Real> Attention<'a, R> {
                     bias: bias.as_ref(),
                     sinks: sinks.as_ref(),
                     angle_power: self.angle_power,
-                    sees: &|q, k| {
-                        sees(sequence.index, q, k)
-                            && chosen.as_ref().is_none_or(|chosen| chosen[[q, k]])
-                    },
+                    chosen: chosen.as_deref(),
+                    sees: &|q, k| sees(sequence.index, q, k),
                 },
             ));
         }
@@ -337,8 +357,15 @@ impl<'a, R: Real> Attention<'a, R> {
         }
         if self.out_gate {
             let name = format!("{}.gate_proj", place.name);
-            let gate = self.params.linear(x, &name, width, self.qkv_bias)?;
-            mixed.zip_mut_with(&gate, |mixed, &gate| *mixed *= sigmoid(gate));
+            let rows = if self.head_gate { own.q } else { width };
+            let bias = if self.gate_bias { self.qkv_bias } else { Bias::Is(false) };
+            let gate = self.params.linear(x, &name, rows, bias)?;
+            let each = width / rows;
+            for (mut mixed, gate) in mixed.rows_mut().into_iter().zip(gate.rows()) {
+                let parts = mixed.exact_chunks_mut(each).into_iter().zip(gate);
+                let open = |gate| if self.softplus_gate { softplus(gate) } else { sigmoid(gate) };
+                parts.for_each(|(mut part, &gate)| part *= open(gate));
+            }
         }
         if let Some(norm) = &self.inner_norm {
             mixed = norm.apply(self.params, &format!("{}.inner_norm", place.name), &mixed)?;

@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 
-use super::keys::{Keys, broken};
+use super::keys::{Keys, broken, of_layer};
 use super::mlp::Mlp;
 use super::moe::Moe;
 use super::norm::Norm;
@@ -18,6 +18,8 @@ pub(super) struct Feed {
     widths: Option<Vec<usize>>,
     /// The share of each layer's gate that becomes 0.
     sparsity: Option<Vec<f64>>,
+    /// The bound in each layer's MLP.
+    clamps: Option<Vec<f64>>,
     bias: Bias,
     in_bias: Bias,
     moe: Option<Moe>,
@@ -40,6 +42,10 @@ impl Feed {
             width: if has_mlp { keys.count("intermediate_size")? } else { 0 },
             widths: if has_mlp { keys.opt_counts("mlp_widths")? } else { None },
             sparsity: if has_mlp { keys.opt_floats("mlp_sparsity")? } else { None },
+            clamps: match has_mlp && keys.bool("mlp_gated")? {
+                true => keys.opt_floats("mlp_clamps")?,
+                false => None,
+            },
             beside: match has_experts && keys.bool("moe.beside_mlp")? {
                 true => Some(Norm::read(keys)?.without_bias()),
                 false => None,
@@ -82,18 +88,12 @@ impl Feed {
         (layer, len): (usize, usize),
         late: &mut Option<Array2<R>>,
     ) -> Result<Array2<R>> {
-        let of_layer = |what: &str| broken(format!("`{what}` has no entry for layer {layer}"));
-        let width = match &self.widths {
-            Some(widths) => *widths.get(layer).ok_or_else(|| of_layer("mlp_widths"))?,
-            None => self.width,
-        };
-        let sparsity = match &self.sparsity {
-            Some(shares) => *shares.get(layer).ok_or_else(|| of_layer("mlp_sparsity"))?,
-            None => 0.0,
-        };
+        let width = of_layer(&self.widths, "mlp_widths", layer, self.width)?;
+        let sparsity = of_layer(&self.sparsity, "mlp_sparsity", layer, 0.0)?;
+        let clamp = of_layer(&self.clamps, "mlp_clamps", layer, 0.0)?;
         let apply_dense = |dense: &Mlp| {
             let biases = [self.in_bias, self.bias];
-            dense.with_sparsity(sparsity).apply(params, name, x, width, biases)
+            dense.with_sparsity(sparsity).with_clamp(clamp).apply(params, name, x, width, biases)
         };
         let norm = |norm: &Norm, x: &Array2<R>, part: &str| {
             norm.apply(params, &format!("{name}.{part}"), x)
@@ -101,7 +101,7 @@ impl Feed {
         let moe = self.moe.as_ref().filter(|_| self.moe_layers.contains(&layer));
         match (moe, &self.dense) {
             (Some(moe), Some(dense)) if self.shortcut => {
-                *late = Some(moe.apply(params, name, x, x, len)?);
+                *late = Some(moe.apply(params, name, x, x, (layer, len))?);
                 apply_dense(dense)
             }
             (Some(moe), Some(dense)) if self.beside.is_some() => {
@@ -113,10 +113,10 @@ impl Feed {
                 })?;
                 let first = norm(beside, &apply_dense(dense)?, "dense_post_norm")?;
                 let read = norm(beside, stream, "experts_pre_norm")?;
-                let second = moe.apply(params, name, &read, stream, len)?;
+                let second = moe.apply(params, name, &read, stream, (layer, len))?;
                 Ok(first + &norm(beside, &second, "experts_post_norm")?)
             }
-            (Some(moe), _) => moe.apply(params, name, x, x, len),
+            (Some(moe), _) => moe.apply(params, name, x, x, (layer, len)),
             (_, Some(dense)) => Ok(apply_dense(dense)? * R::of(self.out_scale)),
             (_, None) => Err(broken(format!("layer {layer} has no MLP"))),
         }

@@ -4,7 +4,7 @@
 //! latent attention; `k = layernorm(x Wkᵀ)`, `[n, d]`; both are turned in the first `rope_dim` dims of each head. With
 //! `w = x Wwᵀ`, `[n, h]`, key j scores `Σ_i w_i · max(q_i·k_j / √d, 0) / √h`. A query sees the `top_k` keys of the
 //! greatest scores, of equals the first, among those that it would see without an indexer. Layers that `attn_index.layers` does not list see the keys
-//! that the last one before them chose.
+//! that the last one before them chose. With `attn_index.block_size` > 0 blocks of keys are chosen (Indexers of blocks).
 
 use std::cell::RefCell;
 use std::cmp::Ordering;
@@ -12,6 +12,7 @@ use std::cmp::Ordering;
 use ndarray::{Array1, Array2, s};
 
 use super::Batch;
+use super::blocks::Blocks;
 use super::keys::{Keys, broken};
 use super::latent::Latent;
 use super::norm::layernorm;
@@ -27,10 +28,13 @@ pub(super) struct Indexer {
     heads: usize,
     dim: usize,
     norm_eps: f64,
+    /// How blocks of keys are chosen, where that is what is chosen.
+    blocks: Option<Blocks>,
     /// The only layers that have one; all if there is no list.
     layers: Option<Vec<usize>>,
-    /// What the last layer with an indexer chose: for each sequence `[n, n]`, query by key.
-    last: RefCell<Vec<Array2<bool>>>,
+    /// What the last layer with an indexer chose: for each sequence and share of the heads `[n, n]`, query by
+    /// key. Empty where a layer sees all.
+    last: RefCell<Vec<Vec<Array2<bool>>>>,
 }
 
 impl Indexer {
@@ -45,14 +49,15 @@ impl Indexer {
             heads: keys.count("attn_index.heads")?,
             dim: keys.count("attn_index.head_dim")?,
             norm_eps: keys.float("attn_index.norm_eps")?,
+            blocks: Blocks::read(keys, top_k)?,
             layers: keys.opt_counts("attn_index.layers")?,
             last: RefCell::default(),
         }))
     }
 
-    /// What was chosen for a sequence.
-    pub(super) fn chosen(&self, sequence: usize) -> Array2<bool> {
-        self.last.borrow()[sequence].clone()
+    /// What was chosen for a sequence, by equal shares of the heads; `None` where all keys are seen.
+    pub(super) fn chosen(&self, sequence: usize) -> Option<Vec<Array2<bool>>> {
+        self.last.borrow().get(sequence).cloned()
     }
 
     /// Chooses keys for the queries of `x`, `[batch · n, hidden]`, where the layer has an indexer.
@@ -63,10 +68,18 @@ impl Indexer {
         place: Place<'_>,
         x: &Array2<R>,
         batch: &Batch,
-        latent: Option<(&Latent, &Rope)>,
+        (latent, rope): (Option<&Latent>, Option<&Rope>),
         bias: Bias,
-        sees: &dyn Fn(usize, usize, usize) -> bool,
+        (causal, sees): (bool, &dyn Fn(usize, usize, usize) -> bool),
     ) -> Result<()> {
+        if let Some(blocks) = &self.blocks {
+            let is_in = self.layers.as_ref().is_none_or(|layers| layers.contains(&place.layer));
+            *self.last.borrow_mut() = match is_in {
+                true => blocks.choose(params, place, x, batch, rope, causal)?,
+                false => Vec::new(),
+            };
+            return Ok(());
+        }
         if self.layers.as_ref().is_some_and(|layers| !layers.contains(&place.layer)) {
             return match self.last.borrow().is_empty() {
                 true => Err(broken(format!("layer {}: no indexer chose keys yet", place.layer))),
@@ -75,6 +88,7 @@ impl Indexer {
         }
         let part = |part: &str| format!("{}.index.{part}", place.name);
         let (latent, rope) = latent
+            .zip(rope)
             .ok_or_else(|| broken("an indexer wants latent attention and rotary positions"))?;
         if self.dim < rope.dim() {
             return Err(broken("more dims turn than a head of the indexer has"));
@@ -115,7 +129,7 @@ impl Indexer {
                 places.sort_by(|&a, &b| row[b].partial_cmp(&row[a]).unwrap_or(Ordering::Equal));
                 places.iter().take(self.top_k).for_each(|&key| seen[[query, key]] = true);
             }
-            chosen.push(seen);
+            chosen.push(vec![seen]);
         }
         *self.last.borrow_mut() = chosen;
         Ok(())

@@ -120,3 +120,19 @@ fn nullable<T>(read: impl Fn(&Value) -> Option<T>) -> impl Fn(&Value) -> Option<
         value => read(value).map(Some),
     }
 }
+
+/// What a list of layers, where there is one, has for a layer.
+pub(super) fn of_layer<T: Copy>(
+    list: &Option<Vec<T>>,
+    name: &str,
+    layer: usize,
+    all: T,
+) -> Result<T> {
+    match list {
+        Some(list) => list
+            .get(layer)
+            .copied()
+            .ok_or_else(|| broken(format!("`{name}` has no entry for layer {layer}"))),
+        None => Ok(all),
+    }
+}

@@ -13,6 +13,10 @@
 //! `√(Σ x² + 1e-6)`, and q by √d; `a = exp(−e^a_log · softplus(x Wdtᵀ + dt_bias))`;
 //! `u = beta_scale · σ(x Wβᵀ) · (v − a Sᵀ k)`. The result is `(silu(x Wgᵀ) ∘ norm(y)) Woᵀ`, an RMS norm of each
 //! head.
+//!
+//! `channel_delta`: as `gated_delta`, but each dim of a state's keys fades by itself: with the maps of rank `linear.gate_rank`,
+//! `a = exp(−e^a_log · softplus((x Waᵀ) Wbᵀ + rate_bias))`, `[n, h·d]`, and `S_t` has `a_t` for each of its rows; h = g. The result is
+//! `(σ((x Wgaᵀ) Wgbᵀ) ∘ norm(y)) Woᵀ`.
 
 use ndarray::{Array1, Array2, Zip, s};
 
@@ -36,11 +40,14 @@ pub(super) struct Linear {
     norm_eps: f64,
     beta_scale: f64,
     activation: Activation,
-    /// The width of the convolutions, where the rule is `gated_delta`.
+    /// The width of the convolutions, where the rule is `gated_delta` or `channel_delta`.
     delta: Option<usize>,
+    /// The rank of the maps that make rates and gate, where the rule is `channel_delta`.
+    rank: Option<usize>,
 }
 
-/// What moves the states: how they fade, and how much of each value is taken, `[batch · n, heads]`.
+/// What moves the states: how they fade, `[batch · n, heads]` or for each dim of keys, and how much of each
+/// value is taken, `[batch · n, heads]`.
 struct Rates<R> {
     fade: Array2<R>,
     /// Where what a key stood for is replaced.
@@ -61,10 +68,18 @@ impl Linear {
             activation: Activation::parse(&keys.word("activation")?)?,
             delta: match keys.word("linear.kind")?.as_str() {
                 "decay" => None,
-                "gated_delta" => Some(keys.count("linear.conv_kernel")?),
+                "gated_delta" | "channel_delta" => Some(keys.count("linear.conv_kernel")?),
                 other => return Err(broken(format!("a layer is linear of kind {other:?}"))),
             },
+            rank: match keys.word("linear.kind")? == "channel_delta" {
+                true => Some(keys.count("linear.gate_rank")?),
+                false => None,
+            },
         };
+        let is_shared = linear.heads != linear.key_heads;
+        if linear.rank.is_some() && is_shared {
+            return Err(broken("heads whose dims of keys fade by themselves share no keys"));
+        }
         if linear.key_heads == 0 || !linear.heads.is_multiple_of(linear.key_heads) {
             let (heads, key_heads) = (linear.heads, linear.key_heads);
             return Err(broken(format!("{heads} value heads do not share {key_heads} key heads")));
@@ -108,19 +123,34 @@ impl Linear {
                 scale_to_one(&mut q, self.key_dim);
                 scale_to_one(&mut k, self.key_dim);
                 q /= R::of((self.key_dim as f64).sqrt());
-                let dt_bias: Array1<R> = params.vector(&format!("{name}.dt_bias"), self.heads)?;
                 let a_log: Array1<R> = params.vector(&format!("{name}.a_log"), self.heads)?;
-                let dt = (map("dt_proj", self.heads)? + &dt_bias).mapv(softplus);
                 let beta = map("beta_proj", self.heads)?.mapv(sigmoid);
                 let beta = beta * R::of(self.beta_scale);
-                Rates { fade: (-dt * a_log.mapv(R::exp)).mapv(R::exp), beta: Some(beta) }
+                let (dt, runs) = match self.rank {
+                    None => (map("dt_proj", self.heads)?, 1),
+                    Some(rank) => {
+                        (self.two_maps(params, name, "rate", &shown, rank)?, self.key_dim)
+                    }
+                };
+                let bias = if self.rank.is_some() { "rate_bias" } else { "dt_bias" };
+                let bias: Array1<R> =
+                    params.vector(&format!("{name}.{bias}"), self.heads * runs)?;
+                let mut fade = (dt + &bias).mapv(softplus);
+                for ((_, channel), fade) in fade.indexed_iter_mut() {
+                    *fade = (-*fade * a_log[channel / runs].exp()).exp();
+                }
+                Rates { fade, beta: Some(beta) }
             }
         };
         let mut y = self.states(&q, &k, &v, &rates, batch);
-        let gate = params.linear(x, &format!("{name}.gate_proj"), width, Bias::Is(false))?;
-        let (run, gated): (usize, fn(R) -> R) = match self.delta {
-            None => (width, sigmoid),
-            Some(_) => (self.value_dim, |x| Activation::Silu.of(x)),
+        let gate = match self.rank {
+            None => params.linear(x, &format!("{name}.gate_proj"), width, Bias::Is(false))?,
+            Some(rank) => self.two_maps(params, name, "gate", x, rank)?,
+        };
+        let (run, gated): (usize, fn(R) -> R) = match (self.delta, self.rank) {
+            (None, _) => (width, sigmoid),
+            (_, Some(_)) => (self.value_dim, sigmoid),
+            _ => (self.value_dim, |x| Activation::Silu.of(x)),
         };
         norm::rms(&mut y, run, self.norm_eps);
         let weight: Array1<R> = params.vector(&format!("{name}.norm.weight"), run)?;
@@ -129,6 +159,21 @@ impl Linear {
             y.iter_mut().zip(scales).for_each(|(y, (&gate, &weight))| *y *= weight * gated(gate));
         }
         params.linear(&y, &format!("{name}.o_proj"), self.hidden, Bias::Is(false))
+    }
+
+    /// Two maps of `x`, one behind the other, with `rank` dims between them: `[batch · n, heads · d]` for rates, and
+    /// `[batch · n, heads · e]` for the gate.
+    fn two_maps<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        part: &str,
+        x: &Array2<R>,
+        rank: usize,
+    ) -> Result<Array2<R>> {
+        let width = self.heads * if part == "gate" { self.value_dim } else { self.key_dim };
+        let middle = params.linear(x, &format!("{name}.{part}_a_proj"), rank, Bias::Is(false))?;
+        params.linear(&middle, &format!("{name}.{part}_b_proj"), width, Bias::Is(false))
     }
 
     /// The rates of a layer that are the same at every position.
@@ -159,7 +204,15 @@ impl Linear {
                 for t in sequence.rows() {
                     let q = q.slice(s![t, group * d..(group + 1) * d]);
                     let k = k.slice(s![t, group * d..(group + 1) * d]);
-                    state *= rates.fade[[t, head]];
+                    match self.rank {
+                        None => state *= rates.fade[[t, head]],
+                        Some(_) => {
+                            let fade = rates.fade.slice(s![t, head * d..(head + 1) * d]);
+                            for (mut row, &fade) in state.rows_mut().into_iter().zip(fade) {
+                                row *= fade;
+                            }
+                        }
+                    }
                     let mut value = v.slice(s![t, head * e..(head + 1) * e]).to_owned();
                     if let Some(beta) = &rates.beta {
                         value = (value - k.dot(&state)) * beta[[t, head]];

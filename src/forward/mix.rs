@@ -18,6 +18,8 @@ pub(super) struct Mixing<'m, R> {
     pub(super) sinks: Option<&'m Array1<R>>,
     /// The power of the weight by angle, in place of the softmax.
     pub(super) angle_power: Option<usize>,
+    /// For each equal share of the heads the only keys that its queries see, `[n, m]`.
+    pub(super) chosen: Option<&'m [Array2<bool>]>,
     /// Whether a query sees a key.
     pub(super) sees: &'m dyn Fn(usize, usize) -> bool,
 }
@@ -30,8 +32,8 @@ impl<'m, R> Mixing<'m, R> {
         softcap: Option<f64>,
         sees: &'m dyn Fn(usize, usize) -> bool,
     ) -> Mixing<'m, R> {
-        let (relative, bias, sinks, angle_power) = (None, None, None, None);
-        Mixing { heads, scale, softcap, relative, bias, sinks, angle_power, sees }
+        let (relative, bias, sinks, angle_power, chosen) = (None, None, None, None, None);
+        Mixing { heads, scale, softcap, relative, bias, sinks, angle_power, chosen, sees }
     }
 }
 
@@ -50,8 +52,11 @@ pub(super) fn mix<R: Real>(
         let q = q.slice(s![.., head * dim..(head + 1) * dim]);
         let k = k.slice(s![.., group * dim..(group + 1) * dim]);
         let v = v.slice(s![.., group * v_dim..(group + 1) * v_dim]);
+        let chosen = mixing.chosen.map(|shares| &shares[head * shares.len() / n_heads]);
+        let sees =
+            |q, k| (mixing.sees)(q, k) && chosen.is_none_or(|chosen: &Array2<bool>| chosen[[q, k]]);
         if let Some(power) = mixing.angle_power {
-            let mixed = by_angle(&q.to_owned(), &k.to_owned(), power, mixing.sees).dot(&v);
+            let mixed = by_angle(&q.to_owned(), &k.to_owned(), power, &sees).dot(&v);
             output.slice_mut(s![.., head * v_dim..(head + 1) * v_dim]).assign(&unit_rows(mixed));
             continue;
         }
@@ -68,7 +73,7 @@ pub(super) fn mix<R: Real>(
             scores += &bias.index_axis(Axis(0), head);
         }
         for ((q, k), score) in scores.indexed_iter_mut() {
-            if !(mixing.sees)(q, k) {
+            if !sees(q, k) {
                 *score = R::neg_infinity();
             }
         }

@@ -8,6 +8,9 @@
 //! In a layer whose share p in `mlp_sparsity` is not 0, `g = x Wgateᵀ + b` becomes `max(g − m − s·Φ⁻¹(p), 0)`, with the mean m and
 //! the standard deviation s of each position's g. In dense layers the width is that of the layer in `mlp_widths`, where it is not null.
 //!
+//! In a layer whose c in `mlp_clamps` is not 0, the middle of a gated MLP and of a shared expert is `min(act(g), c) ∘ u`, with the other map u kept within
+//! −c..c; that of the other experts by `moe.clamps`.
+//!
 //! Activations of one number, with Φ the normal distribution, `Φ(x) = (1 + erf(x/√2))/2`:
 //!
 //! | word | formula |
@@ -168,6 +171,8 @@ pub(super) struct Mlp {
     gate_scale: f64,
     /// The share of the gate map's outputs that become 0.
     sparsity: f64,
+    /// The bound of the activated gate and of the up map.
+    clamp: Option<f64>,
     /// The norm before the last map, where there is one.
     inner_norm: Option<Norm>,
 }
@@ -187,12 +192,17 @@ impl Mlp {
         let inner_norm = Norm::inner(keys)?;
         let gate_scale = if gated { keys.float("mlp_gate_scale")? } else { 1.0 };
         let hidden = keys.count("hidden_size")?;
-        Ok(Mlp { hidden, middle, gate_scale, sparsity: 0.0, inner_norm })
+        Ok(Mlp { hidden, middle, gate_scale, sparsity: 0.0, clamp: None, inner_norm })
     }
 
     /// The same MLP where a share of the gate map's outputs become 0.
     pub(super) fn with_sparsity(self, sparsity: f64) -> Mlp {
         Mlp { sparsity, ..self }
+    }
+
+    /// The same MLP with a bound of what its first maps give; without one where it is 0.
+    pub(super) fn with_clamp(self, clamp: f64) -> Mlp {
+        Mlp { clamp: (clamp != 0.0).then_some(clamp), ..self }
     }
 
     /// The MLP of `x`, `[n, hidden]`, by `NAME.gate_proj`, `NAME.up_proj`, `NAME.down_proj`; the biases are
@@ -231,7 +241,10 @@ impl Mlp {
         match self.middle {
             Middle::Plain(activation) => up.mapv_inplace(|x| activation.of(x)),
             Middle::Gated(activation) => {
-                Zip::from(&mut up).and(&gate()?).for_each(|up, &gate| *up *= activation.of(gate));
+                let most = self.clamp.map_or_else(R::infinity, R::of);
+                Zip::from(&mut up).and(&gate()?).for_each(|up, &gate| {
+                    *up = up.max(-most).min(most) * activation.of(gate).min(most);
+                });
             }
             Middle::SwigluOai { alpha, clamp } => {
                 let (alpha, clamp) = (R::of(alpha), R::of(clamp));

@@ -10,10 +10,10 @@
 //! | `embed`, `aspects` | from ids to the stream |
 //! | `stack`, `feed` | layers: where norms act, how sublayers add up |
 //! | `layer_embed`, `altup` | what stands beside the stream |
-//! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `indexer`, `mix` | every kind of attention |
+//! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `indexer`, `blocks`, `mix` | every kind of attention |
 //! | `rope`, `position` | how positions are told apart |
 //! | `mlp`, `moe`, `adapter` | MLPs, activations, mixtures of experts, adapters |
-//! | `ssm`, `conv`, `linear`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
+//! | `ssm`, `recurrent`, `conv`, `linear`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
 //! | `norm` | norms |
 //! | `heads` | heads and poolings |
 //!
@@ -28,6 +28,7 @@ mod adapter;
 mod altup;
 mod aspects;
 mod attention;
+mod blocks;
 mod conv;
 mod differential;
 mod embed;
@@ -48,6 +49,7 @@ mod place;
 mod position;
 mod qk_norm;
 mod real;
+mod recurrent;
 mod rope;
 mod sample;
 mod share;

@@ -1,7 +1,7 @@
 //! Mixtures of experts.
 //!
 //! Of X experts, the last `zero_experts` of which give back what they get, each token goes to
-//! `top_k`. Router logits are `l = x Wrᵀ + b`, `[n, X]`. Scores are
+//! `top_k`. Router logits are `l = x Wrᵀ + b`, `[n, X]`, then `c·tanh(l/c)` by `moe.logit_softcap` where it is not null. Scores are
 //! `softmax(l)` over all experts, `σ(l)` each apart, or `l` itself (`softmax_of_topk`). The choice
 //! is by `score + score_bias`; with groups, only the experts of the `topk_groups` best groups are in
 //! it, where a group's score is its best expert's or the sum of its best two. The weights of the
@@ -26,7 +26,7 @@ use std::cmp::Ordering;
 
 use ndarray::{Array1, Array2, ArrayView1, Axis, Zip};
 
-use super::keys::{Keys, broken};
+use super::keys::{Keys, broken, of_layer};
 use super::mix::softmax;
 use super::mlp::{Mlp, sigmoid};
 use super::norm::Norm;
@@ -53,6 +53,10 @@ pub(super) struct Moe {
     bias: Bias,
     /// How many tokens of a sequence an expert takes.
     capacity: Option<usize>,
+    logit_softcap: Option<f64>,
+    /// The bounds in the experts of each layer, and in its shared expert.
+    clamps: Option<Vec<f64>>,
+    shared_clamps: Option<Vec<f64>>,
     choice: Choice,
 }
 
@@ -105,6 +109,7 @@ impl Moe {
                 choice.top_k
             )));
         }
+        let gated = keys.bool("mlp_gated")?;
         Ok(Moe {
             mlp: Mlp::read(keys)?,
             n_experts,
@@ -131,6 +136,9 @@ impl Moe {
             score_bias: keys.bool("moe.score_bias")?,
             bias: Bias::Is(keys.bool("moe.bias")?),
             capacity: keys.opt_count("moe.capacity")?,
+            logit_softcap: keys.opt_float("moe.logit_softcap")?,
+            clamps: if gated { keys.opt_floats("moe.clamps")? } else { None },
+            shared_clamps: if gated { keys.opt_floats("mlp_clamps")? } else { None },
             choice,
         })
     }
@@ -143,17 +151,23 @@ impl Moe {
         name: &str,
         x: &Array2<R>,
         routed: &Array2<R>,
-        len: usize,
+        (layer, len): (usize, usize),
     ) -> Result<Array2<R>> {
+        let mlp = self.mlp.with_clamp(of_layer(&self.clamps, "moe.clamps", layer, 0.0)?);
+        let shared_clamp = of_layer(&self.shared_clamps, "mlp_clamps", layer, 0.0)?;
         let router = format!("{name}.router");
         let n_routes = self.n_experts + self.n_zero;
-        let logits = match &self.router_norm {
+        let mut logits = match &self.router_norm {
             Some((norm, root)) => {
                 let routed = norm.apply(params, &format!("{name}.router_norm"), routed)?;
                 params.linear(&(routed / R::of(*root)), &router, n_routes, self.router_bias)?
             }
             None => params.linear(routed, &router, n_routes, self.router_bias)?,
         };
+        if let Some(cap) = self.logit_softcap {
+            let cap = R::of(cap);
+            logits.mapv_inplace(|x| cap * (x / cap).tanh());
+        }
         let expert_scale: Option<Array1<R>> = match self.expert_scale {
             true => Some(params.vector(&format!("{router}.expert_scale"), self.n_experts)?),
             false => None,
@@ -194,7 +208,7 @@ impl Moe {
                     row *= weight;
                 }
             }
-            let output = self.mlp.with(params, name, &input, self.width, &|x, part, width| {
+            let output = mlp.with(params, name, &input, self.width, &|x, part, width| {
                 let name = format!("{name}.experts.{part}");
                 params.expert(x, &name, (expert, self.n_experts), width, self.bias)
             })?;
@@ -205,7 +219,7 @@ impl Moe {
         }
         if 0 < self.shared_width {
             let shared = format!("{name}.shared");
-            let mut output = self.mlp.apply(
+            let mut output = self.mlp.with_clamp(shared_clamp).apply(
                 params,
                 &shared,
                 x,

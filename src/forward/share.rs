@@ -17,6 +17,7 @@ type KeysAndValues<R> = (Array2<R>, Array2<R>);
 
 /// The heads of each layer, and whose keys and values it sees.
 pub(super) struct Shares<R> {
+    q_heads: Option<Vec<usize>>,
     head_dims: Option<Vec<usize>>,
     kv_heads: Option<Vec<usize>>,
     kv_from: Option<Vec<usize>>,
@@ -42,6 +43,7 @@ impl<R: Real> Shares<R> {
             }
         };
         let shares = Shares {
+            q_heads: list("q_heads")?,
             head_dims: list("head_dims")?,
             kv_heads: list("kv_heads")?,
             kv_from: list("kv_from")?,
@@ -52,7 +54,8 @@ impl<R: Real> Shares<R> {
             },
             kept: RefCell::default(),
         };
-        let plain = shares.head_dims.is_none()
+        let plain = shares.q_heads.is_none()
+            && shares.head_dims.is_none()
             && shares.kv_heads.is_none()
             && shares.kv_from.is_none()
             && shares.v_from_k.is_empty();
@@ -65,6 +68,9 @@ impl<R: Real> Shares<R> {
     /// The heads of a layer.
     pub(super) fn heads(&self, heads: Heads, layer: usize) -> Result<Heads> {
         let mut own = heads;
+        if let Some(q) = &self.q_heads {
+            own.q = q[layer];
+        }
         if let Some(dims) = &self.head_dims {
             (own.dim, own.v_dim) = (dims[layer], dims[layer]);
         }

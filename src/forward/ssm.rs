@@ -1,6 +1,6 @@
 //! State spaces.
 //!
-//! Both kinds keep a state `h_t = exp(Δ_t A) h_(t−1) + Δ_t B_t x_t` and put out
+//! The kinds `mamba1` and `mamba2` (of `rglru`: Gated linear recurrences) keep a state `h_t = exp(Δ_t A) h_(t−1) + Δ_t B_t x_t` and put out
 //! `y_t = C_t·h_t + D x_t`, with `A = −exp(a_log)` and a time step `Δ_t` that is positive by a
 //! softplus. With `c = ssm.inner`, `s = ssm.state` and `act`, which is `ssm.activation` or that of the stack:
 //!
@@ -23,6 +23,7 @@ use super::keys::{Keys, broken};
 use super::mlp::{Activation, softplus};
 use super::norm;
 use super::real::Real;
+use super::recurrent::Recurrent;
 use super::weights::{Bias, Params};
 use crate::base::error::Result;
 
@@ -43,6 +44,7 @@ pub(super) struct Ssm {
 }
 
 enum Kind {
+    Recurrent(Recurrent),
     Mamba1 {
         dt_rank: usize,
         inner_norm: InnerNorm,
@@ -106,16 +108,21 @@ impl Ssm {
                 };
                 Kind::Mamba2 { heads, head_dim, groups, dt, norm_groups, norm_first, scales }
             }
+            "rglru" => Kind::Recurrent(Recurrent::read(keys)?),
             other => return Err(broken(format!("a layer is a state space of kind {other:?}"))),
         };
         let has_norms = match kind {
+            Kind::Recurrent(_) => false,
             Kind::Mamba1 { inner_norm, .. } => inner_norm != InnerNorm::None,
             Kind::Mamba2 { norm_groups, .. } => 0 < norm_groups,
         };
         Ok(Ssm {
             hidden: keys.count("hidden_size")?,
             inner,
-            state: keys.count("ssm.state")?,
+            state: match kind {
+                Kind::Recurrent(_) => 0,
+                _ => keys.count("ssm.state")?,
+            },
             kernel: keys.count("ssm.conv_kernel")?,
             conv_bias: keys.bool("ssm.conv_bias")?,
             proj_bias: Bias::Is(keys.bool("ssm.proj_bias")?),
@@ -140,6 +147,7 @@ impl Ssm {
     ) -> Result<Array2<R>> {
         let u = &(u * R::of(self.in_scale));
         let y = match self.kind {
+            Kind::Recurrent(ref recurrent) => recurrent.apply(params, name, u, batch)?,
             Kind::Mamba1 { dt_rank, inner_norm } => {
                 self.mamba1(params, name, u, batch, dt_rank, inner_norm)?
             }

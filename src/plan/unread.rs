@@ -79,7 +79,9 @@ impl Search<'_> {
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
             // What says nothing in the whole says nothing in a part of it.
             let is_inert = [&path, key].into_iter().any(|path| self.map.inert.contains(path));
-            if is_inert || self.is_read(&path) {
+            // A list may be read entry by entry.
+            let is_listed = value.is_array() && self.is_read(&format!("{path}.0"));
+            if is_inert || is_listed || self.is_read(&path) {
                 continue;
             }
             if value.is_object() && self.is_parted(&path) {

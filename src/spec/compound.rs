@@ -25,6 +25,9 @@ pub struct Compound {
     /// Where in the config that of the text model may be; the first that is there counts. Where none is,
     /// its entries stand among those of the compound.
     parts: Vec<String>,
+    /// Those by `model_type` whose text model's entries never stand there: it has none where no part is.
+    #[serde(default)]
+    apart: Vec<String>,
     /// Entries of the compound's config that hold for the text model too, where its own part is silent.
     shared: Vec<String>,
     /// Flags that either of the two may set.
@@ -136,6 +139,7 @@ impl Compound {
         let Some(text_type) = self.text_type(config) else { return config.clone() };
         let mut inner = match self.part(config) {
             Some((_, part)) => part.clone(),
+            None if self.is_apart(config) => Map::new(),
             None => {
                 let mut all = entries.clone();
                 let others = self.components.iter().flat_map(|component| &component.config);
@@ -164,6 +168,12 @@ impl Compound {
         Json::Object(inner)
     }
 
+    /// Whether the entries of the text model never stand among those of the compound.
+    fn is_apart(&self, config: &Json) -> bool {
+        let stated = config.get(MODEL_TYPE).and_then(Json::as_str);
+        stated.is_some_and(|stated| self.apart.iter().any(|apart| apart == stated))
+    }
+
     fn shared_keys(&self) -> impl Iterator<Item = (&String, bool)> {
         let flags = self.flags.iter().map(|key| (key, true));
         self.shared.iter().map(|key| (key, false)).chain(flags)
@@ -175,6 +185,11 @@ impl Compound {
             return config.clone();
         };
         let mut inner = inner.clone();
+        let first = self.parts.first().filter(|path| !path.contains('.'));
+        if let (true, None, Some(first)) = (self.is_apart(config), self.part(config), first) {
+            outer.insert(first.clone(), Json::Object(Map::new()));
+        }
+        let config = &Json::Object(outer.clone());
         let Some((path, before)) = self.part(config) else {
             inner.remove(MODEL_TYPE);
             inner.remove(ARCHITECTURES);

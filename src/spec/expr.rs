@@ -12,7 +12,8 @@
 //! primary  ::= number | name | 'word' | "true" | "false" | "null"
 //!            | "(" or ")" | "[" [ or { "," or } ] "]" | function "(" or { "," or } ")"
 //! function ::= "ceil_div" | "min" | "max" | "if" | "sqrt" | "ln" | "round_bf16" | "len" | "at" | "find"
-//!            | "next" | "common" | "range" | "without" | "where" | "marks" | "unroll" | "letters" | "put"
+//!            | "next" | "common" | "range" | "without" | "where" | "marks" | "unroll" | "letters" | "integers"
+//!            | "put"
 //! ```
 //!
 //! Names may have dots. `/` of two integers must divide exactly. `^` and everything it touches

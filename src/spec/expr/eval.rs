@@ -214,6 +214,13 @@ fn call(function: &str, args: &[Value]) -> Result<Value, String> {
         ("letters", [Value::Symbol(word)]) if word.len() <= MAX_LIST => {
             Ok(Value::List(word.chars().map(|letter| Value::Symbol(letter.to_string())).collect()))
         }
+        // The integers that a word lists between commas; a list is one already.
+        ("integers", [Value::List(items)]) => Ok(Value::List(items.clone())),
+        ("integers", [Value::Symbol(word)]) if word.len() <= MAX_LIST => {
+            let items = word.split(',').map(str::trim).filter(|item| !item.is_empty());
+            let integer = |item: &str| item.parse().map(Value::Int).map_err(|_| type_error());
+            Ok(Value::List(items.map(integer).collect::<Result<_, _>>()?))
+        }
         // The list with another value at these places.
         ("put", [Value::List(items), Value::List(places), value]) => {
             let mut items = items.clone();

@@ -32,5 +32,6 @@ pub(super) const FUNCTIONS: &[(&str, usize)] = &[
     ("marks", 4),
     ("unroll", 1),
     ("letters", 1),
+    ("integers", 1),
     ("put", 3),
 ];
