@@ -6,6 +6,7 @@ use super::keys::{Keys, broken};
 use super::mlp::Mlp;
 use super::moe::Moe;
 use super::norm::Norm;
+use super::place::Fed;
 use super::real::Real;
 use super::weights::{Bias, Params};
 use crate::base::error::Result;
@@ -79,9 +80,10 @@ impl Feed {
         name: &str,
         x: &Array2<R>,
         stream: Option<&Array2<R>>,
-        (layer, len): (usize, usize),
+        fed: Fed<'_>,
         late: &mut Option<Array2<R>>,
     ) -> Result<Array2<R>> {
+        let layer = fed.layer;
         let of_layer = |what: &str| broken(format!("`{what}` has no entry for layer {layer}"));
         let width = match &self.widths {
             Some(widths) => *widths.get(layer).ok_or_else(|| of_layer("mlp_widths"))?,
@@ -101,7 +103,7 @@ impl Feed {
         let moe = self.moe.as_ref().filter(|_| self.moe_layers.contains(&layer));
         match (moe, &self.dense) {
             (Some(moe), Some(dense)) if self.shortcut => {
-                *late = Some(moe.apply(params, name, x, x, len)?);
+                *late = Some(moe.apply(params, name, x, x, fed)?);
                 apply_dense(dense)
             }
             (Some(moe), Some(dense)) if self.beside.is_some() => {
@@ -113,10 +115,10 @@ impl Feed {
                 })?;
                 let first = norm(beside, &apply_dense(dense)?, "dense_post_norm")?;
                 let read = norm(beside, stream, "experts_pre_norm")?;
-                let second = moe.apply(params, name, &read, stream, len)?;
+                let second = moe.apply(params, name, &read, stream, fed)?;
                 Ok(first + &norm(beside, &second, "experts_post_norm")?)
             }
-            (Some(moe), _) => moe.apply(params, name, x, x, len),
+            (Some(moe), _) => moe.apply(params, name, x, x, fed),
             (_, Some(dense)) => Ok(apply_dense(dense)? * R::of(self.out_scale)),
             (_, None) => Err(broken(format!("layer {layer} has no MLP"))),
         }

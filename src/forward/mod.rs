@@ -9,11 +9,11 @@
 //! | --- | --- |
 //! | `embed`, `aspects` | from ids to the stream |
 //! | `stack`, `feed` | layers: where norms act, how sublayers add up |
-//! | `layer_embed`, `altup` | what stands beside the stream |
-//! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `indexer`, `mix` | every kind of attention |
+//! | `layer_embed`, `altup`, `hyper` | what stands beside the stream |
+//! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `indexer`, `compress`, `mix` | every kind of attention |
 //! | `rope`, `position` | how positions are told apart |
 //! | `mlp`, `moe`, `adapter` | MLPs, activations, mixtures of experts, adapters |
-//! | `ssm`, `conv`, `linear`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
+//! | `ssm`, `conv`, `span_conv`, `linear`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
 //! | `norm` | norms |
 //! | `heads` | heads and poolings |
 //!
@@ -28,6 +28,7 @@ mod adapter;
 mod altup;
 mod aspects;
 mod attention;
+mod compress;
 mod conv;
 mod differential;
 mod embed;
@@ -35,6 +36,7 @@ mod feed;
 mod fourier;
 mod global;
 mod heads;
+mod hyper;
 mod indexer;
 mod keys;
 mod latent;
@@ -51,6 +53,7 @@ mod real;
 mod rope;
 mod sample;
 mod share;
+mod span_conv;
 mod sparse;
 mod ssm;
 mod stack;
