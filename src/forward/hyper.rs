@@ -21,6 +21,9 @@ use super::real::Real;
 use super::weights::{Bias, Params};
 use crate::base::error::Result;
 
+/// More than shares can change.
+const MOST_ITERATIONS: usize = 10_000;
+
 /// Streams that sublayers mix.
 pub(super) struct Hyper<'a> {
     params: Params<'a>,
@@ -32,15 +35,29 @@ pub(super) struct Hyper<'a> {
 
 impl<'a> Hyper<'a> {
     /// `None` where there is one stream, to which sublayers add.
-    pub(super) fn read(params: Params<'a>, keys: Keys<'_>) -> Result<Option<Hyper<'a>>> {
+    pub(super) fn read(
+        params: Params<'a>,
+        keys: Keys<'_>,
+        stack: &str,
+    ) -> Result<Option<Hyper<'a>>> {
         let n = keys.count("hyper.streams")?;
         if n == 0 {
             return Ok(None);
         }
+        // Before anything is as large as that says.
+        if params.shape(&format!("{stack}.hyper.shift"))? != [n] {
+            return Err(broken(format!("`{stack}.hyper.shift` is not of {n} streams")));
+        }
+        let iterations = keys.count("hyper.iterations")?;
+        if MOST_ITERATIONS < iterations {
+            return Err(broken(format!(
+                "shares are divided {iterations} times: they no longer change"
+            )));
+        }
         Ok(Some(Hyper {
             params,
             n,
-            iterations: keys.count("hyper.iterations")?,
+            iterations,
             eps: keys.float("hyper.eps")?,
             norm_eps: keys.float("norm_eps")?,
         }))

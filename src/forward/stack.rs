@@ -171,7 +171,7 @@ pub(super) fn run<R: Real>(
     {
         return Err(broken("parallel sublayers have nothing beside them"));
     }
-    let hyper = Hyper::read(params, keys)?;
+    let hyper = Hyper::read(params, keys, name)?;
     if hyper.is_some() {
         let plain = stack.placement == Placement::Pre && feed.is_there() && memory.is_none();
         let beside = parallel.is_some() || mixers.is_some() || layer_embed.is_some();
