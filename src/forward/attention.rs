@@ -60,6 +60,7 @@ use super::place::{Heads, Place, Window};
 use super::position::{Alibi, Disentangled, PositionScale, RelativeBias};
 use super::qk_norm::QkNorm;
 use super::real::Real;
+use super::relative::RelativeSinusoid;
 use super::rope::Rope;
 use super::share::Shares;
 use super::span_conv::SpanConv;
@@ -113,6 +114,7 @@ pub(super) struct Attention<'a, R> {
     latent: Option<Latent>,
     relative: Option<RelativeBias>,
     disentangled: Option<Disentangled<R>>,
+    sinusoid: Option<RelativeSinusoid>,
     /// The name of the stack.
     stack: String,
     /// The slopes of ALiBi.
@@ -199,6 +201,7 @@ impl<'a, R: Real> Attention<'a, R> {
             latent: Latent::read(keys, heads)?,
             relative: RelativeBias::read(keys)?,
             disentangled: Disentangled::read(params, keys, stack)?,
+            sinusoid: RelativeSinusoid::read(keys)?,
             stack: stack.to_owned(),
             alibi: Alibi::read(keys)?,
         })
@@ -281,13 +284,16 @@ impl<'a, R: Real> Attention<'a, R> {
             }
             None => None,
         };
+        let sinusoid = self.sinusoid.as_ref();
+        let sinusoid = sinusoid.map(|own| own.of_layer(self.params, place.name, batch.len));
+        let sinusoid = sinusoid.transpose()?;
         let scale =
             if self.scale_by_layer { self.scale / (place.layer as f64 + 1.0) } else { self.scale };
         let compress = self.compress.as_ref().filter(|_| place.kind.starts_with("compressed"));
         let windowed = place.sliding || compress.is_some();
         let window = if windowed { self.window } else { Window::default() };
         let sees = |sequence: usize, q: usize, k: usize| {
-            batch.visible[sequence][k]
+            (batch.visible[sequence][k] || (self.sinusoid.is_some() && q == k))
                 && !(self.causal && q < k)
                 && (batch.is_global(sequence, k) || window.shows(q, k))
         };
@@ -317,8 +323,11 @@ impl<'a, R: Real> Attention<'a, R> {
                 }
                 _ => None,
             };
-            let relative =
-                maps.as_ref().map(|(table, maps)| table.scores(maps, &q, &k, self.heads.dim));
+            let relative = match (&maps, &sinusoid) {
+                (Some((table, maps)), _) => Some(table.scores(maps, &q, &k, self.heads.dim)),
+                (_, Some(sinusoid)) => Some(sinusoid.scores(&q, &k, batch.types_of(sequence))),
+                _ => None,
+            };
             let chosen = self.indexer.as_ref().map(|indexer| indexer.chosen(sequence.index));
             mixed.push(mix(
                 &q,
