@@ -115,7 +115,7 @@ impl<'a> Hyper<'a> {
                 softmax(from.iter_mut(), None);
             }
             let mut mixing = mixing.into_iter().map(|x| *x + R::of(self.eps)).collect::<Vec<R>>();
-            self.balance(&mut mixing);
+            balance(&mut mixing, n, self.iterations, R::of(self.eps));
             row.iter_mut().skip(2 * n).zip(mixing).for_each(|(x, share)| *x = share);
         }
         let y = f(&self.collapsed(&shares, streams))?;
@@ -128,22 +128,6 @@ impl<'a> Hyper<'a> {
             sum
         };
         Ok((0..n).map(stream).collect())
-    }
-
-    /// Divides the shares `[from, to]` by their sums, along one side and the other.
-    fn balance<R: Real>(&self, shares: &mut [R]) {
-        let n = self.n;
-        let divide = |shares: &mut [R], of: &dyn Fn(usize, usize) -> usize| {
-            for outer in 0..n {
-                let sum: R = (0..n).map(|inner| shares[of(outer, inner)]).sum();
-                (0..n).for_each(|inner| shares[of(outer, inner)] /= sum + R::of(self.eps));
-            }
-        };
-        divide(shares, &|to, from| from * n + to);
-        for _ in 1..self.iterations {
-            divide(shares, &|from, to| from * n + to);
-            divide(shares, &|to, from| from * n + to);
-        }
     }
 
     /// The output of the streams of a stack.
@@ -160,32 +144,34 @@ impl<'a> Hyper<'a> {
     }
 }
 
+/// Divides the shares `[from, to]` of n streams by their sums, plus eps, along one side and the other.
+fn balance<R: Real>(shares: &mut [R], n: usize, iterations: usize, eps: R) {
+    let divide = |shares: &mut [R], of: &dyn Fn(usize, usize) -> usize| {
+        for outer in 0..n {
+            let sum: R = (0..n).map(|inner| shares[of(outer, inner)]).sum();
+            (0..n).for_each(|inner| shares[of(outer, inner)] /= sum + eps);
+        }
+    };
+    divide(shares, &|to, from| from * n + to);
+    for _ in 1..iterations {
+        divide(shares, &|from, to| from * n + to);
+        divide(shares, &|to, from| from * n + to);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn shares_are_balanced_along_both_sides() {
-        struct Nothing;
-        impl super::super::Weights for Nothing {
-            fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
-                Box::new(std::iter::empty())
-            }
-            fn tensor(&self, _: &str) -> Result<Option<super::super::Stored<'_>>> {
-                Ok(None)
-            }
-        }
-        let model = crate::package::Model::default();
-        let params = Params::new(&Nothing, &model);
-        let hyper = Hyper { params, n: 2, iterations: 40, eps: 0.0, norm_eps: 1e-6 };
         let mut shares = [0.9f64, 0.1, 0.6, 0.4];
-        hyper.balance(&mut shares);
+        balance(&mut shares, 2, 40, 0.0);
         for pair in [[0, 1], [2, 3], [0, 2], [1, 3]] {
             assert!((shares[pair[0]] + shares[pair[1]] - 1.0).abs() < 1e-9, "{shares:?}");
         }
-        let hyper = Hyper { iterations: 1, ..hyper };
         let mut shares = [0.9f64, 0.1, 0.6, 0.4];
-        hyper.balance(&mut shares);
+        balance(&mut shares, 2, 1, 0.0);
         assert!((shares[0] - 0.6).abs() < 1e-12 && (shares[3] - 0.8).abs() < 1e-12);
     }
 }
