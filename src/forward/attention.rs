@@ -33,6 +33,13 @@
 //! 9. With `attn_value_conv` > 0, `Σ_i w_hi·v_(p + i − ⌊width/2⌋)` is added to what head h puts out at
 //!    position p, with nothing outside the sequence.
 //!
+//! 10. With `attn_span_conv` > 0 what heads of convolutions put out stands behind what the heads of
+//!     the attention put out, before `Wo` (Convolutions with kernels of their own).
+//! 11. With `attn_q_rank` > 0 queries are `norm(x Waᵀ) Wbᵀ`, of `q_a_proj`, `q_a_norm` and `q_b_proj`. With `attn_v_is_k` values are
+//!     the keys as they are after step 2, and o is turned back, by the position of its query, before step 5; layers `compressed` and
+//!     `compressed_sparse` have windows as sliding ones and keys that stand for several positions (Keys that stand for several positions).
+//!     With `attn_out_rank` > 0 the result is `o W1ᵀ W2ᵀ`, of `o_a_proj`, which may be in groups, and `o_b_proj`.
+//!
 //! To an encoder's output a query head has a key head of its own, or with `cross_grouped` one for
 //! `h / g` of them, as in a stack's attention to itself.
 //!
@@ -42,6 +49,7 @@
 
 use ndarray::{Array2, Array3, Axis, concatenate, s};
 
+use super::compress::{Compress, narrow_queries};
 use super::differential::Differential;
 use super::global::Global;
 use super::indexer::Indexer;
@@ -50,12 +58,14 @@ use super::latent::Latent;
 use super::mix::{Mixing, mix};
 use super::mlp::{sigmoid, softplus};
 use super::norm::Norm;
-use super::place::{Heads, Place};
+use super::place::{Heads, Place, Window};
 use super::position::{Alibi, Disentangled, PositionScale, RelativeBias};
 use super::qk_norm::QkNorm;
 use super::real::Real;
-use super::rope::{Rope, Turns};
+use super::relative::RelativeSinusoid;
+use super::rope::Rope;
 use super::share::Shares;
+use super::span_conv::SpanConv;
 use super::weights::{Bias, Params};
 use super::{Batch, conv};
 use crate::base::error::Result;
@@ -75,6 +85,16 @@ pub(super) struct Attention<'a, R> {
     angle_power: Option<usize>,
     /// Positions that the convolution of the values sees; 0 where there is none.
     value_conv: usize,
+    /// The norm and the width of narrow queries, where they are made of such.
+    narrow_queries: Option<(Norm, usize)>,
+    /// Whether values are turned keys, and what heads put out is turned back.
+    v_is_k: bool,
+    /// The width of what the heads put out on its way to the stream; 0 where it goes there at once.
+    out_rank: usize,
+    /// Keys that stand for several positions, where there are some.
+    compress: Option<Compress>,
+    /// The heads that are convolutions, where there are some.
+    span_conv: Option<SpanConv>,
     softcap: Option<f64>,
     causal: bool,
     window: Window,
@@ -102,26 +122,11 @@ pub(super) struct Attention<'a, R> {
     latent: Option<Latent>,
     relative: Option<RelativeBias>,
     disentangled: Option<Disentangled<R>>,
+    sinusoid: Option<RelativeSinusoid>,
     /// The name of the stack.
     stack: String,
     /// The slopes of ALiBi.
     alibi: Option<Alibi>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Window {
-    left: Option<usize>,
-    right: Option<usize>,
-    /// The length of chunks that do not see each other.
-    chunk: Option<usize>,
-}
-
-impl Window {
-    fn shows(&self, q: usize, k: usize) -> bool {
-        self.left.is_none_or(|left| q.saturating_sub(k) <= left)
-            && self.right.is_none_or(|right| k.saturating_sub(q) <= right)
-            && self.chunk.is_none_or(|chunk| q / chunk == k / chunk)
-    }
 }
 
 /// Factors of what goes in, of keys and values, and of what comes out.
@@ -167,6 +172,14 @@ impl<'a, R: Real> Attention<'a, R> {
                 power => Some(power),
             },
             value_conv: keys.count("attn_value_conv")?,
+            narrow_queries: match keys.count("attn_q_rank")? {
+                0 => None,
+                rank => Some((Norm::read(keys)?.without_bias(), rank)),
+            },
+            v_is_k: keys.bool("attn_v_is_k")?,
+            out_rank: keys.count("attn_out_rank")?,
+            compress: Compress::read(keys)?,
+            span_conv: SpanConv::read(keys, heads)?,
             softcap: keys.opt_float("attn_logit_softcap")?,
             causal: keys.bool("causal")?,
             window: Window {
@@ -206,6 +219,7 @@ impl<'a, R: Real> Attention<'a, R> {
             latent: Latent::read(keys, heads)?,
             relative: RelativeBias::read(keys)?,
             disentangled: Disentangled::read(params, keys, stack)?,
+            sinusoid: RelativeSinusoid::read(keys)?,
             stack: stack.to_owned(),
             alibi: Alibi::read(keys)?,
         })
@@ -221,15 +235,18 @@ impl<'a, R: Real> Attention<'a, R> {
         let x = &(x * R::of(self.scales.input));
         let own = self.shares.heads(self.heads, place.layer)?;
         let of_another = self.shares.of_another(place.layer, own)?;
+        let narrow = self.narrow_queries;
+        let narrow = narrow.map(|narrow| narrow_queries(self.params, place.name, x, narrow));
+        let narrow = narrow.transpose()?;
         let (mut q, mut k, mut v) = match &self.latent {
             Some(latent) => latent.apply(self.params, place.name, x, self.qkv_bias)?,
-            None => self.project(place, x, own, of_another.is_none())?,
+            None => self.project(place, x, narrow.as_ref(), own, of_another.is_none())?,
         };
         k *= R::of(self.scales.keys);
         v *= R::of(self.scales.values);
         let norm_both = |norm: &QkNorm, q: &mut Array2<R>, k: &mut Array2<R>| {
             let name = |part: &str| format!("{}.{part}", place.name);
-            norm.apply(self.params, &name("q_norm"), q, (own.q, own.dim))?;
+            norm.apply_to_queries(self.params, &name("q_norm"), q, (own.q, own.dim))?;
             match &of_another {
                 None => norm.apply(self.params, &name("k_norm"), k, (own.kv, own.dim)),
                 Some(_) => Ok(()),
@@ -249,19 +266,13 @@ impl<'a, R: Real> Attention<'a, R> {
             }
         }
         if let Some(rope) = &self.rope {
-            for sequence in batch.sequences() {
-                let positions = &batch.positions[sequence.index];
-                let turns: Option<Turns<R>> = rope.turns(place.layer, place.sliding, positions);
-                let Some(turns) = turns else { break };
-                for x in [&mut q, &mut k] {
-                    let mut part = x.slice(s![sequence.rows(), ..]).to_owned();
-                    rope.apply(&mut part, &turns, own.dim);
-                    x.slice_mut(s![sequence.rows(), ..]).assign(&part);
-                }
-            }
+            rope.turn(place, [&mut q, &mut k], batch, own.dim);
         }
         if let Some(norm) = norm_last {
             norm_both(norm, &mut q, &mut k)?;
+        }
+        if self.v_is_k {
+            v = k.clone();
         }
         match of_another {
             Some(kept) => (k, v) = kept,
@@ -294,11 +305,16 @@ impl<'a, R: Real> Attention<'a, R> {
             }
             None => None,
         };
+        let sinusoid = self.sinusoid.as_ref();
+        let sinusoid = sinusoid.map(|own| own.of_layer(self.params, place.name, batch.len));
+        let sinusoid = sinusoid.transpose()?;
         let scale =
             if self.scale_by_layer { self.scale / (place.layer as f64 + 1.0) } else { self.scale };
-        let window = if place.sliding { self.window } else { Window::default() };
+        let compress = self.compress.as_ref().filter(|_| place.kind.starts_with("compressed"));
+        let windowed = place.sliding || compress.is_some();
+        let window = if windowed { self.window } else { Window::default() };
         let sees = |sequence: usize, q: usize, k: usize| {
-            batch.visible[sequence][k]
+            (batch.visible[sequence][k] || (self.sinusoid.is_some() && q == k))
                 && !(self.causal && q < k)
                 && (batch.is_global(sequence, k) || window.shows(q, k))
         };
@@ -315,9 +331,25 @@ impl<'a, R: Real> Attention<'a, R> {
         let mut mixed = Vec::new();
         for sequence in batch.sequences() {
             let part = |x: &Array2<R>| x.slice(s![sequence.rows(), ..]).to_owned();
-            let (q, k, v) = (part(&q), part(&k), part(&v));
-            let relative =
-                maps.as_ref().map(|(table, maps)| table.scores(maps, &q, &k, self.heads.dim));
+            let (q, mut k, mut v) = (part(&q), part(&k), part(&v));
+            let entries = match (compress, &self.rope) {
+                (Some(compress), Some(rope)) => {
+                    let narrow = narrow.as_ref().map(part);
+                    let positions = &batch.positions[sequence.index];
+                    let (params, x) = (self.params, part(x));
+                    let entries =
+                        compress.entries(params, place, &x, narrow.as_ref(), positions, rope)?;
+                    k = concatenate![Axis(0), k, entries.keys];
+                    v = concatenate![Axis(0), v, entries.keys];
+                    Some(entries.seen)
+                }
+                _ => None,
+            };
+            let relative = match (&maps, &sinusoid) {
+                (Some((table, maps)), _) => Some(table.scores(maps, &q, &k, self.heads.dim)),
+                (_, Some(sinusoid)) => Some(sinusoid.scores(&q, &k, batch.types_of(sequence))),
+                _ => None,
+            };
             let chosen = self.indexer.as_ref().and_then(|indexer| indexer.chosen(sequence.index));
             mixed.push(mix(
                 &q,
@@ -332,12 +364,20 @@ impl<'a, R: Real> Attention<'a, R> {
                     sinks: sinks.as_ref(),
                     angle_power: self.angle_power,
                     chosen: chosen.as_deref(),
-                    sees: &|q, k| sees(sequence.index, q, k),
+                    sees: &|q, k| {
+                        if let (Some(seen), Some(entry)) = (&entries, k.checked_sub(batch.len)) {
+                            return seen[[q, entry]];
+                        }
+                        sees(sequence.index, q, k)
+                    },
                 },
             ));
         }
         let width = own.q * own.v_dim;
         let mut mixed = stacked(mixed, heads.q * heads.v_dim);
+        if let (true, Some(rope)) = (self.v_is_k, &self.rope) {
+            rope.turn_back(place, &mut mixed, batch, own.dim);
+        }
         if let Some(differential) = &self.differential {
             mixed = differential.difference(self.params, place, &mixed)?;
         }
@@ -369,6 +409,10 @@ impl<'a, R: Real> Attention<'a, R> {
         }
         if let Some(norm) = &self.inner_norm {
             mixed = norm.apply(self.params, &format!("{}.inner_norm", place.name), &mixed)?;
+        }
+        if let Some(span_conv) = &self.span_conv {
+            let beside = span_conv.apply(self.params, place.name, x, &q, batch)?;
+            mixed = concatenate![Axis(1), mixed, beside];
         }
         let layers = self.o_bias_layers.as_ref();
         let bias = self.o_bias && layers.is_none_or(|layers| layers.contains(&place.layer));
@@ -419,19 +463,23 @@ impl<'a, R: Real> Attention<'a, R> {
         &self,
         place: Place<'_>,
         x: &Array2<R>,
+        narrow: Option<&Array2<R>>,
         heads: Heads,
         has_own: bool,
     ) -> Result<(Array2<R>, Array2<R>, Array2<R>)> {
-        let of_keys = self.shares.makes_values_of_keys(place.layer);
+        let of_keys = self.shares.makes_values_of_keys(place.layer) || self.v_is_k;
         if has_own && !of_keys {
             return self.project_heads(place.name, x, x, heads);
         }
-        let map = |part: &str, width, bias| {
+        let map = |x: &Array2<R>, part: &str, width, bias| {
             self.params.linear(x, &format!("{}.{part}", place.name), width, bias)
         };
-        let q = map("q_proj", heads.q * heads.dim, self.qkv_bias)?;
+        let q = match narrow {
+            Some(narrow) => map(narrow, "q_b_proj", heads.q * heads.dim, Bias::Is(false))?,
+            None => map(x, "q_proj", heads.q * heads.dim, self.qkv_bias)?,
+        };
         let k = match has_own {
-            true => map("k_proj", heads.kv * heads.dim, self.k_bias)?,
+            true => map(x, "k_proj", heads.kv * heads.dim, self.k_bias)?,
             false => Array2::zeros((x.nrows(), 0)),
         };
         let v = k.clone();
@@ -456,6 +504,12 @@ impl<'a, R: Real> Attention<'a, R> {
     }
 
     fn project_out(&self, name: &str, x: &Array2<R>, bias: bool) -> Result<Array2<R>> {
+        if 0 < self.out_rank {
+            let map = |x: &Array2<R>, part: &str, width| {
+                self.params.linear(x, &format!("{name}.{part}"), width, Bias::Is(false))
+            };
+            return map(&map(x, "o_a_proj", self.out_rank)?, "o_b_proj", self.hidden);
+        }
         self.params.linear(x, &format!("{name}.o_proj"), self.hidden, Bias::Is(bias))
     }
 }

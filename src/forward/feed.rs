@@ -6,6 +6,7 @@ use super::keys::{Keys, broken, of_layer};
 use super::mlp::Mlp;
 use super::moe::Moe;
 use super::norm::Norm;
+use super::place::Fed;
 use super::real::Real;
 use super::weights::{Bias, Params};
 use crate::base::error::Result;
@@ -85,9 +86,10 @@ impl Feed {
         name: &str,
         x: &Array2<R>,
         stream: Option<&Array2<R>>,
-        (layer, len): (usize, usize),
+        fed: Fed<'_>,
         late: &mut Option<Array2<R>>,
     ) -> Result<Array2<R>> {
+        let layer = fed.layer;
         let width = of_layer(&self.widths, "mlp_widths", layer, self.width)?;
         let sparsity = of_layer(&self.sparsity, "mlp_sparsity", layer, 0.0)?;
         let clamp = of_layer(&self.clamps, "mlp_clamps", layer, 0.0)?;
@@ -101,7 +103,7 @@ impl Feed {
         let moe = self.moe.as_ref().filter(|_| self.moe_layers.contains(&layer));
         match (moe, &self.dense) {
             (Some(moe), Some(dense)) if self.shortcut => {
-                *late = Some(moe.apply(params, name, x, x, (layer, len))?);
+                *late = Some(moe.apply(params, name, x, x, fed)?);
                 apply_dense(dense)
             }
             (Some(moe), Some(dense)) if self.beside.is_some() => {
@@ -113,10 +115,10 @@ impl Feed {
                 })?;
                 let first = norm(beside, &apply_dense(dense)?, "dense_post_norm")?;
                 let read = norm(beside, stream, "experts_pre_norm")?;
-                let second = moe.apply(params, name, &read, stream, (layer, len))?;
+                let second = moe.apply(params, name, &read, stream, fed)?;
                 Ok(first + &norm(beside, &second, "experts_post_norm")?)
             }
-            (Some(moe), _) => moe.apply(params, name, x, x, (layer, len)),
+            (Some(moe), _) => moe.apply(params, name, x, x, fed),
             (_, Some(dense)) => Ok(apply_dense(dense)? * R::of(self.out_scale)),
             (_, None) => Err(broken(format!("layer {layer} has no MLP"))),
         }

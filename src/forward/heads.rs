@@ -5,7 +5,7 @@
 //! `c·tanh(x/c)` by `logit_softcap`. With `head_rows_normed` each row of its `proj` is divided by its length, but by no less
 //! than 1e-12.
 //!
-//! A pooling makes one vector of a sequence: `first`, `last` (the last position that is no padding: by
+//! A pooling makes one vector of a sequence: `first`, `end` (the last position, padding or not), `last` (the last position that is no padding: by
 //! the mask for an embedding, by the padding token for labels),
 //! `mean` and `max` over the positions the mask shows, `eos` (the last end-of-sequence token),
 //! `pooler` (`tanh(dense(first))`), `late` (the mean, over the positions the mask shows, of what the
@@ -189,6 +189,7 @@ impl<R: Real> Heads<'_, R> {
             let ids = self.ids.get(rows.clone()).unwrap_or_default();
             match pool {
                 "first" => out.assign(&at(0)),
+                "end" => out.assign(&at(len - 1)),
                 "last" => out.assign(&at(self.last(visible, ids, by_mask))),
                 "eos" => {
                     let is_eos = |id: &usize| self.is_token("eos", *id);

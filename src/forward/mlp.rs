@@ -3,7 +3,8 @@
 //! Plain: `act(x Wupᵀ + b) Wdownᵀ + b`. Gated: `(act(x Wgateᵀ + b) ∘ (x Wupᵀ + b)) Wdownᵀ + b`. With
 //! `inner_norm` what goes through `Wdown` is normed before. `x Wgateᵀ + b` is multiplied by `mlp_gate_scale`, the result of a
 //! dense layer by `mlp_out_scale`. With `swiglu_oai` the middle is `(u + 1) ∘ g ∘ σ(α·g)`, with `g = min(gate, c)`, u the
-//! other map kept within −c..c, `α = activation_alpha` and `c = activation_clamp`.
+//! other map kept within −c..c, `α = activation_alpha` and `c = activation_clamp`. Where `mlp_clamp` c is not null, a gated MLP's gate
+//! is at most c before the activation, and the other map is kept within −c..c.
 //!
 //! In a layer whose share p in `mlp_sparsity` is not 0, `g = x Wgateᵀ + b` becomes `max(g − m − s·Φ⁻¹(p), 0)`, with the mean m and
 //! the standard deviation s of each position's g. In dense layers the width is that of the layer in `mlp_widths`, where it is not null.
@@ -169,10 +170,12 @@ pub(super) struct Mlp {
     hidden: usize,
     middle: Middle,
     gate_scale: f64,
+    /// What the gate and the other map are kept within, where they are.
+    clamp: Option<f64>,
     /// The share of the gate map's outputs that become 0.
     sparsity: f64,
     /// The bound of the activated gate and of the up map.
-    clamp: Option<f64>,
+    limit: Option<f64>,
     /// The norm before the last map, where there is one.
     inner_norm: Option<Norm>,
 }
@@ -192,7 +195,8 @@ impl Mlp {
         let inner_norm = Norm::inner(keys)?;
         let gate_scale = if gated { keys.float("mlp_gate_scale")? } else { 1.0 };
         let hidden = keys.count("hidden_size")?;
-        Ok(Mlp { hidden, middle, gate_scale, sparsity: 0.0, clamp: None, inner_norm })
+        let clamp = if gated { keys.opt_float("mlp_clamp")? } else { None };
+        Ok(Mlp { hidden, middle, gate_scale, clamp, sparsity: 0.0, limit: None, inner_norm })
     }
 
     /// The same MLP where a share of the gate map's outputs become 0.
@@ -202,7 +206,7 @@ impl Mlp {
 
     /// The same MLP with a bound of what its first maps give; without one where it is 0.
     pub(super) fn with_clamp(self, clamp: f64) -> Mlp {
-        Mlp { clamp: (clamp != 0.0).then_some(clamp), ..self }
+        Mlp { limit: (clamp != 0.0).then_some(clamp), ..self }
     }
 
     /// The MLP of `x`, `[n, hidden]`, by `NAME.gate_proj`, `NAME.up_proj`, `NAME.down_proj`; the biases are
@@ -241,8 +245,13 @@ impl Mlp {
         match self.middle {
             Middle::Plain(activation) => up.mapv_inplace(|x| activation.of(x)),
             Middle::Gated(activation) => {
-                let most = self.clamp.map_or_else(R::infinity, R::of);
-                Zip::from(&mut up).and(&gate()?).for_each(|up, &gate| {
+                let mut gate = gate()?;
+                if let Some(clamp) = self.clamp.map(R::of) {
+                    gate.mapv_inplace(|x| x.min(clamp));
+                    up.mapv_inplace(|x| x.max(-clamp).min(clamp));
+                }
+                let most = self.limit.map_or_else(R::infinity, R::of);
+                Zip::from(&mut up).and(&gate).for_each(|up, &gate| {
                     *up = up.max(-most).min(most) * activation.of(gate).min(most);
                 });
             }

@@ -9,11 +9,11 @@
 //! | --- | --- |
 //! | `embed`, `aspects` | from ids to the stream |
 //! | `stack`, `feed` | layers: where norms act, how sublayers add up |
-//! | `layer_embed`, `altup` | what stands beside the stream |
-//! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `indexer`, `blocks`, `mix` | every kind of attention |
-//! | `rope`, `position` | how positions are told apart |
+//! | `layer_embed`, `altup`, `hyper` | what stands beside the stream |
+//! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `indexer`, `blocks`, `compress`, `mix` | every kind of attention |
+//! | `rope`, `position`, `relative` | how positions are told apart |
 //! | `mlp`, `moe`, `adapter` | MLPs, activations, mixtures of experts, adapters |
-//! | `ssm`, `recurrent`, `conv`, `linear`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
+//! | `ssm`, `recurrent`, `conv`, `span_conv`, `linear`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
 //! | `norm` | norms |
 //! | `heads` | heads and poolings |
 //!
@@ -29,6 +29,7 @@ mod altup;
 mod aspects;
 mod attention;
 mod blocks;
+mod compress;
 mod conv;
 mod differential;
 mod embed;
@@ -36,6 +37,7 @@ mod feed;
 mod fourier;
 mod global;
 mod heads;
+mod hyper;
 mod indexer;
 mod keys;
 mod latent;
@@ -50,9 +52,11 @@ mod position;
 mod qk_norm;
 mod real;
 mod recurrent;
+mod relative;
 mod rope;
 mod sample;
 mod share;
+mod span_conv;
 mod sparse;
 mod ssm;
 mod stack;
@@ -181,6 +185,8 @@ struct Batch {
     global: Vec<Vec<bool>>,
     /// The adapter of each sequence; empty where there are none.
     adapters: Vec<usize>,
+    /// The type of each token, where types are given and attention tells them apart.
+    types: Vec<usize>,
 }
 
 /// One sequence of a [`Batch`].
@@ -220,8 +226,8 @@ impl Batch {
                 positions.iter().map(row).collect::<Result<_>>()?
             }
         };
-        let (global, adapters) = (Vec::new(), Vec::new());
-        Ok(Batch { size, len, visible, positions, positions_given, global, adapters })
+        let (global, adapters, types) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Batch { size, len, visible, positions, positions_given, global, adapters, types })
     }
 
     /// Whether others see each row of a matrix `[batch · n, …]`.
@@ -245,6 +251,11 @@ impl Batch {
     /// Whether a position of a sequence is global.
     fn is_global(&self, sequence: usize, position: usize) -> bool {
         self.global.get(sequence).is_some_and(|global| global[position])
+    }
+
+    /// The types of the tokens of a sequence; none where they are not given.
+    fn types_of(&self, sequence: Sequence) -> &[usize] {
+        self.types.get(sequence.rows()).unwrap_or_default()
     }
 
     fn sequences(&self) -> impl Iterator<Item = Sequence> + use<> {
@@ -366,14 +377,17 @@ fn read_inputs<R: Real>(keys: Keys<'_>, inputs: &Inputs) -> Result<(Read<R>, Bat
         let size = inputs.input_ids.len();
         let len = inputs.input_ids.first().map_or(0, Vec::len);
         check_shape("the input ids", &inputs.input_ids, size, len)?;
-        let batch = Batch::new(size, len, mask, inputs.position_ids.as_ref())?;
-        let types = match &inputs.token_type_ids {
+        let mut batch = Batch::new(size, len, mask, inputs.position_ids.as_ref())?;
+        let mut types = match &inputs.token_type_ids {
             None => None,
             Some(types) => {
                 check_shape("the token type ids", types, size, len)?;
                 Some(flat("token type", types)?)
             }
         };
+        if keys.bool("attn_segments")? {
+            batch.types = types.take().unwrap_or_default();
+        }
         let boxes = boxes(inputs, &batch)?;
         let ids = flat("token", &inputs.input_ids)?;
         let aspects = aspects::read(keys, inputs, &batch)?;

@@ -2,7 +2,7 @@
 //!
 //! Of X experts, the last `zero_experts` of which give back what they get, each token goes to
 //! `top_k`. Router logits are `l = x Wrᵀ + b`, `[n, X]`, then `c·tanh(l/c)` by `moe.logit_softcap` where it is not null. Scores are
-//! `softmax(l)` over all experts, `σ(l)` each apart, or `l` itself (`softmax_of_topk`). The choice
+//! `softmax(l)` over all experts, `σ(l)` or `√softplus(l)` each apart, or `l` itself (`softmax_of_topk`). The choice
 //! is by `score + score_bias`; with groups, only the experts of the `topk_groups` best groups are in
 //! it, where a group's score is its best expert's or the sum of its best two. The weights of the
 //! chosen ones are their scores without the bias (for `softmax_of_topk`: the softmax over them),
@@ -10,6 +10,9 @@
 //!
 //! `sparsemixer` chooses one expert after the other by the greatest logit m left; its weight is its
 //! softmax over the logits l left with `(m − l)/max(|l|, m) ≤ 2·sparsemixer_eps`.
+//!
+//! In layers `hash_layers` the experts of a token are those of its row of `router.experts_of_tokens`, a table of ids,
+//! whatever their scores, which weigh them.
 //!
 //! With `moe.capacity` c an expert takes the first c tokens of a sequence that choose it, and adds
 //! nothing for the others.
@@ -28,8 +31,9 @@ use ndarray::{Array1, Array2, ArrayView1, Axis, Zip};
 
 use super::keys::{Keys, broken, of_layer};
 use super::mix::softmax;
-use super::mlp::{Mlp, sigmoid};
+use super::mlp::{Mlp, sigmoid, softplus};
 use super::norm::Norm;
+use super::place::Fed;
 use super::real::Real;
 use super::weights::{Bias, Params};
 use crate::base::error::Result;
@@ -48,6 +52,9 @@ pub(super) struct Moe {
     /// The norm of what the router reads, and the root of its width.
     router_norm: Option<(Norm, f64)>,
     expert_scale: bool,
+    /// Layers whose experts are those of the token.
+    hash_layers: Vec<usize>,
+    vocab_size: usize,
     router_bias: Bias,
     score_bias: bool,
     bias: Bias,
@@ -73,6 +80,7 @@ struct Choice {
 enum Scoring {
     Softmax,
     Sigmoid,
+    SqrtSoftplus,
     SoftmaxOfTopk,
     /// How far from the greatest logit it looks, relatively.
     Sparsemixer {
@@ -91,6 +99,7 @@ impl Moe {
             scoring: match keys.word("moe.scoring")?.as_str() {
                 "softmax" => Scoring::Softmax,
                 "sigmoid" => Scoring::Sigmoid,
+                "sqrt_softplus" => Scoring::SqrtSoftplus,
                 "softmax_of_topk" => Scoring::SoftmaxOfTopk,
                 "sparsemixer" => {
                     Scoring::Sparsemixer { reach: 2.0 * keys.float("moe.sparsemixer_eps")? }
@@ -132,6 +141,8 @@ impl Moe {
                 false => None,
             },
             expert_scale: keys.bool("moe.expert_scale")?,
+            hash_layers: keys.opt_counts("moe.hash_layers")?.unwrap_or_default(),
+            vocab_size: keys.count("vocab_size")?,
             router_bias: Bias::Is(keys.bool("moe.router_bias")?),
             score_bias: keys.bool("moe.score_bias")?,
             bias: Bias::Is(keys.bool("moe.bias")?),
@@ -143,7 +154,7 @@ impl Moe {
         })
     }
 
-    /// The mixture for `x`, `[n, hidden]`, sequences of `len` rows, by `NAME.router`, which reads
+    /// The mixture for `x`, `[n, hidden]`, by `NAME.router`, which reads
     /// `routed`, `NAME.experts` and `NAME.shared`.
     pub(super) fn apply<R: Real>(
         &self,
@@ -151,10 +162,10 @@ impl Moe {
         name: &str,
         x: &Array2<R>,
         routed: &Array2<R>,
-        (layer, len): (usize, usize),
+        fed: Fed<'_>,
     ) -> Result<Array2<R>> {
-        let mlp = self.mlp.with_clamp(of_layer(&self.clamps, "moe.clamps", layer, 0.0)?);
-        let shared_clamp = of_layer(&self.shared_clamps, "mlp_clamps", layer, 0.0)?;
+        let mlp = self.mlp.with_clamp(of_layer(&self.clamps, "moe.clamps", fed.layer, 0.0)?);
+        let shared_clamp = of_layer(&self.shared_clamps, "mlp_clamps", fed.layer, 0.0)?;
         let router = format!("{name}.router");
         let n_routes = self.n_experts + self.n_zero;
         let mut logits = match &self.router_norm {
@@ -172,7 +183,15 @@ impl Moe {
             true => Some(params.vector(&format!("{router}.expert_scale"), self.n_experts)?),
             false => None,
         };
-        let score_bias = match self.score_bias {
+        let by_token = self.hash_layers.contains(&fed.layer);
+        let of_tokens = match by_token {
+            true => {
+                let table = format!("{router}.experts_of_tokens");
+                Some(params.ids(&table, [self.vocab_size, self.choice.top_k], fed.ids)?)
+            }
+            false => None,
+        };
+        let score_bias = match self.score_bias && !by_token {
             true => Some(params.vector(&format!("{router}.score_bias"), n_routes)?),
             false => None,
         };
@@ -181,10 +200,14 @@ impl Moe {
         // How many tokens of the sequence wanted each.
         let mut places = vec![0; n_routes];
         for (token, logits) in logits.rows().into_iter().enumerate() {
-            if self.capacity.is_some() && token % len.max(1) == 0 {
+            if self.capacity.is_some() && token % fed.len.max(1) == 0 {
                 places = vec![0; n_routes];
             }
-            for (expert, weight) in self.choice.of(logits, score_bias.as_ref()) {
+            let chosen = match &of_tokens {
+                Some(of_tokens) => self.choice.fixed(logits, of_tokens, token)?,
+                None => self.choice.of(logits, score_bias.as_ref()),
+            };
+            for (expert, weight) in chosen {
                 let scale = expert_scale.as_ref().and_then(|scale| scale.get(expert));
                 let weight = weight * scale.copied().unwrap_or_else(R::one);
                 places[expert] += 1;
@@ -249,19 +272,48 @@ impl Choice {
         logits: ArrayView1<'_, R>,
         score_bias: Option<&Array1<R>>,
     ) -> Vec<(usize, R)> {
-        let mut scores = logits.to_owned();
-        match self.scoring {
-            Scoring::Softmax => softmax(scores.iter_mut(), None),
-            Scoring::Sigmoid => scores.mapv_inplace(sigmoid),
-            Scoring::SoftmaxOfTopk => {}
-            Scoring::Sparsemixer { reach } => return self.one_after_the_other(&scores, reach),
+        if let Scoring::Sparsemixer { reach } = self.scoring {
+            return self.one_after_the_other(&logits.to_owned(), reach);
         }
+        let scores = self.scores(logits);
         let mut ranking = scores.clone();
         if let Some(bias) = score_bias {
             ranking += bias;
         }
         self.leave_groups(&mut ranking);
         let chosen = greatest(&ranking.to_vec(), self.top_k);
+        self.weighed(&scores, chosen)
+    }
+
+    /// The experts that a token of some row has whatever it is told, and their weights.
+    fn fixed<R: Real>(
+        &self,
+        logits: ArrayView1<'_, R>,
+        of_tokens: &Array2<usize>,
+        row: usize,
+    ) -> Result<Vec<(usize, R)>> {
+        let scores = self.scores(logits);
+        let chosen = of_tokens.rows().into_iter().nth(row).map(|row| row.to_vec());
+        let chosen = chosen.ok_or_else(|| broken("what is no token chooses no experts"))?;
+        match chosen.iter().find(|&&expert| scores.len() <= expert) {
+            Some(expert) => Err(broken(format!("a token wants expert {expert}: there is none"))),
+            None => Ok(self.weighed(&scores, chosen)),
+        }
+    }
+
+    fn scores<R: Real>(&self, logits: ArrayView1<'_, R>) -> Array1<R> {
+        let mut scores = logits.to_owned();
+        match self.scoring {
+            Scoring::Softmax => softmax(scores.iter_mut(), None),
+            Scoring::Sigmoid => scores.mapv_inplace(sigmoid),
+            Scoring::SqrtSoftplus => scores.mapv_inplace(|x| softplus(x).sqrt()),
+            Scoring::SoftmaxOfTopk | Scoring::Sparsemixer { .. } => {}
+        }
+        scores
+    }
+
+    /// Chosen experts with their weights.
+    fn weighed<R: Real>(&self, scores: &Array1<R>, chosen: Vec<usize>) -> Vec<(usize, R)> {
         let mut weights: Vec<R> = chosen.iter().map(|&expert| scores[expert]).collect();
         if matches!(self.scoring, Scoring::SoftmaxOfTopk) {
             softmax(weights.iter_mut(), None);

@@ -9,6 +9,16 @@ pub(super) struct Heads {
     pub(super) v_dim: usize,
 }
 
+/// What the end of a layer is about.
+#[derive(Clone, Copy)]
+pub(super) struct Fed<'a> {
+    pub(super) layer: usize,
+    /// Rows of a sequence.
+    pub(super) len: usize,
+    /// The token of each row; none of a spectrogram.
+    pub(super) ids: &'a [usize],
+}
+
 /// What a layer's attention is about.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
@@ -16,6 +26,25 @@ pub(super) struct Place<'a> {
     pub(super) layer: usize,
     /// Whether it sees only its window.
     pub(super) sliding: bool,
+    /// Its word in `layer_types`.
+    pub(super) kind: &'a str,
     /// What its tensors' names begin with: `decoder.layers.3.attn`.
     pub(super) name: &'a str,
+}
+
+/// The keys that queries of sliding layers see.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Window {
+    pub(super) left: Option<usize>,
+    pub(super) right: Option<usize>,
+    /// The length of chunks that do not see each other.
+    pub(super) chunk: Option<usize>,
+}
+
+impl Window {
+    pub(super) fn shows(&self, q: usize, k: usize) -> bool {
+        self.left.is_none_or(|left| q.saturating_sub(k) <= left)
+            && self.right.is_none_or(|right| k.saturating_sub(q) <= right)
+            && self.chunk.is_none_or(|chunk| q / chunk == k / chunk)
+    }
 }

@@ -11,12 +11,15 @@ use crate::base::error::Result;
 /// The norms of queries and keys of a stack.
 pub(super) struct QkNorm {
     norm: Norm,
+    /// That of queries, which may be without weights.
+    of_queries: Norm,
     per: Per,
     pub(super) after_rope: bool,
     /// The only layers that have it; all if there is no list.
     layers: Option<Vec<usize>>,
 }
 
+#[derive(Clone, Copy)]
 enum Per {
     /// One weight for all heads.
     Head,
@@ -35,11 +38,13 @@ impl QkNorm {
             "full" => Per::All,
             other => return Err(broken(format!("`qk_norm` is {other:?}"))),
         };
+        let norm = match keys.bool("qk_norm_affine")? {
+            true => Norm::read(keys)?.with_stored_bias(),
+            false => Norm::read(keys)?.without_weights(),
+        };
         Ok(Some(QkNorm {
-            norm: match keys.bool("qk_norm_affine")? {
-                true => Norm::read(keys)?.with_stored_bias(),
-                false => Norm::read(keys)?.without_weights(),
-            },
+            norm,
+            of_queries: if keys.bool("q_norm_affine")? { norm } else { norm.without_weights() },
             per,
             after_rope: keys.word("qk_norm_at")? == "after_rope",
             layers: keys.opt_counts("qk_norm_layers")?,
@@ -48,6 +53,18 @@ impl QkNorm {
 
     pub(super) fn is_in(&self, layer: usize) -> bool {
         self.layers.as_ref().is_none_or(|layers| layers.contains(&layer))
+    }
+
+    /// The same norms, as queries have them.
+    pub(super) fn apply_to_queries<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        x: &mut Array2<R>,
+        heads: (usize, usize),
+    ) -> Result<()> {
+        let norm = QkNorm { norm: self.of_queries, layers: None, ..*self };
+        norm.apply(params, name, x, heads)
     }
 
     /// Norms heads of `x`, `[n, heads · dim]`, by the tensors whose names begin with `name`.

@@ -21,9 +21,11 @@
 
 use std::f64::consts::PI;
 
-use ndarray::Array2;
+use ndarray::{Array2, s};
 
+use super::Batch;
 use super::keys::{Keys, broken};
+use super::place::Place;
 use super::real::Real;
 use crate::base::error::Result;
 
@@ -54,6 +56,13 @@ enum Scaling {
 pub(super) struct Turns<R> {
     cos: Array2<R>,
     sin: Array2<R>,
+}
+
+impl<R: Real> Turns<R> {
+    /// The same turns the other way.
+    pub(super) fn back(self) -> Turns<R> {
+        Turns { cos: self.cos, sin: -self.sin }
+    }
 }
 
 impl Rope {
@@ -128,6 +137,47 @@ impl Rope {
     /// How many dims of a head turn.
     pub(super) fn dim(&self) -> usize {
         self.dim
+    }
+
+    /// Turns every head of some `x`, `[batch · n, heads · head_dim]`, by its positions in a layer.
+    pub(super) fn turn<'x, R: Real>(
+        &self,
+        place: Place<'_>,
+        all: impl IntoIterator<Item = &'x mut Array2<R>>,
+        batch: &Batch,
+        head_dim: usize,
+    ) {
+        self.turn_by(place, all, batch, head_dim, |turns| turns);
+    }
+
+    /// The same, the other way.
+    pub(super) fn turn_back<R: Real>(
+        &self,
+        place: Place<'_>,
+        x: &mut Array2<R>,
+        batch: &Batch,
+        head_dim: usize,
+    ) {
+        self.turn_by(place, [x], batch, head_dim, Turns::back);
+    }
+
+    fn turn_by<'x, R: Real>(
+        &self,
+        place: Place<'_>,
+        all: impl IntoIterator<Item = &'x mut Array2<R>>,
+        batch: &Batch,
+        head_dim: usize,
+        how: impl Fn(Turns<R>) -> Turns<R>,
+    ) {
+        for x in all {
+            for sequence in batch.sequences() {
+                let positions = &batch.positions[sequence.index];
+                let Some(turns) = self.turns(place.layer, place.sliding, positions) else { break };
+                let mut part = x.slice(s![sequence.rows(), ..]).to_owned();
+                self.apply(&mut part, &how(turns), head_dim);
+                x.slice_mut(s![sequence.rows(), ..]).assign(&part);
+            }
+        }
     }
 
     /// Turns every head of `x`, `[n, heads · head_dim]`, in place.

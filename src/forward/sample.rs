@@ -61,7 +61,8 @@ impl Inputs {
             let mut ids = random.ids(len, vocab_size);
             end(&mut ids);
             inputs.input_ids = vec![ids];
-            let n_types = encoder.count("type_vocab_size")?;
+            let segments = if encoder.bool("attn_segments")? { 2 } else { 0 };
+            let n_types = encoder.count("type_vocab_size")?.max(segments);
             inputs.token_type_ids = (0 < n_types).then(|| vec![random.ids(len, n_types)]);
             let mut ids_of = |rows: usize| (0 < rows).then(|| vec![random.ids(len, rows)]);
             inputs.shape_ids = ids_of(encoder.count("shape_embed.rows")?);

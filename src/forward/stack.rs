@@ -30,11 +30,12 @@ use super::altup::{AltUp, Laurel};
 use super::attention::Attention;
 use super::conv::{EmbedConv, ShortConv};
 use super::feed::Feed;
+use super::hyper::Hyper;
 use super::keys::{Keys, broken};
 use super::layer_embed::LayerEmbed;
 use super::linear::Linear;
 use super::norm::Norm;
-use super::place::Place;
+use super::place::{Fed, Place};
 use super::real::Real;
 use super::ssm::Ssm;
 use super::weights::{Bias, Params};
@@ -170,9 +171,18 @@ pub(super) fn run<R: Real>(
     {
         return Err(broken("parallel sublayers have nothing beside them"));
     }
-    let mut streams = match &altup {
-        Some(altup) => altup.spread(name, x.clone())?,
-        None => Vec::new(),
+    let hyper = Hyper::read(params, keys, name)?;
+    if hyper.is_some() {
+        let plain = stack.placement == Placement::Pre && feed.is_there() && memory.is_none();
+        let beside = parallel.is_some() || mixers.is_some() || layer_embed.is_some();
+        if !plain || beside || layer_scale || altup.is_some() || laurel.is_some() {
+            return Err(broken("streams are mixed around attention and MLP, and nothing else"));
+        }
+    }
+    let mut streams = match (&altup, &hyper) {
+        (Some(altup), _) => altup.spread(name, x.clone())?,
+        (None, Some(hyper)) => hyper.spread(&x),
+        (None, None) => Vec::new(),
     };
 
     // What experts of the layer before add to this one.
@@ -184,23 +194,34 @@ pub(super) fn run<R: Real>(
         let stored = layer_map.as_ref().map_or(layer, |map| map[layer]);
         let part = |part: &str| format!("{name}.layers.{stored}.{part}");
         let (attn, mlp) = (part("attn"), part("mlp"));
+        let fed = Fed { layer, len: batch.len, ids };
         let attend = |x: &Array2<R>| {
             let attention = attention
                 .as_ref()
                 .ok_or_else(|| broken(format!("layer {layer} is {kind:?}, and nothing attends")))?;
-            let place = Place { layer, sliding: kind == "sliding", name: &attn };
+            let place = Place { layer, sliding: kind == "sliding", kind, name: &attn };
             attention.to_itself(place, x, batch)
         };
         if let Some(n_norms) = parallel {
             x = stack.parallel(
                 &x,
                 (&attn, attend),
-                (&mlp, |x| feed.apply(params, &mlp, x, None, (layer, batch.len), &mut late)),
+                (&mlp, |x| feed.apply(params, &mlp, x, None, fed, &mut late)),
                 n_norms,
             )?;
             if let Some(due) = due {
                 x += &due;
             }
+            continue;
+        }
+        if let Some(hyper) = &hyper {
+            let norm = |x: &Array2<R>, name: &str| {
+                stack.norm.apply(params, &format!("{name}.pre_norm"), x)
+            };
+            streams = hyper.around(&attn, &streams, |x| attend(&norm(x, &attn)?))?;
+            streams = hyper.around(&mlp, &streams, |x| {
+                feed.apply(params, &mlp, &norm(x, &mlp)?, None, fed, &mut late)
+            })?;
             continue;
         }
         if let Some(altup) = &altup {
@@ -215,7 +236,7 @@ pub(super) fn run<R: Real>(
                     Ok(attend(x)? + &ssm.apply(params, &name, &shown(x), batch)?)
                 })?
             }
-            ("full" | "sliding", ..) => {
+            ("full" | "sliding" | "compressed" | "compressed_sparse", ..) => {
                 let mut beside = None;
                 let x = stack.sublayer(x, &attn, layer, |x| {
                     let laurel = laurel.as_ref().map(|laurel| laurel.apply(&part("laurel"), x));
@@ -255,10 +276,8 @@ pub(super) fn run<R: Real>(
         }
         if feed.is_there() && feed.is_in(layer) {
             let stream = feed.reads_stream(layer).then(|| x.clone());
-            let fed = |x: &Array2<R>| {
-                feed.apply(params, &mlp, x, stream.as_ref(), (layer, batch.len), &mut late)
-            };
-            x = stack.sublayer_and(x, &mlp, layer, fed, |sum| match &adapters {
+            let feed = |x: &Array2<R>| feed.apply(params, &mlp, x, stream.as_ref(), fed, &mut late);
+            x = stack.sublayer_and(x, &mlp, layer, feed, |sum| match &adapters {
                 Some(adapters) => adapters.apply(params, &mlp, sum, batch),
                 None => Ok(sum),
             })?;
@@ -289,6 +308,9 @@ pub(super) fn run<R: Real>(
     }
     if let Some(altup) = &altup {
         x = altup.gather(name, &streams)?;
+    }
+    if let Some(hyper) = &hyper {
+        x = hyper.gather(name, &streams)?;
     }
     if late.is_some() {
         return Err(broken("the last layer's experts have no next layer to add to"));

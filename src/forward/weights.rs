@@ -248,6 +248,35 @@ impl<'a> Params<'a> {
         Ok(found)
     }
 
+    /// Rows of a table of ids `[n, width]`, as `[rows.len(), width]`.
+    pub(super) fn ids(
+        &self,
+        name: &str,
+        [n, width]: [usize; 2],
+        rows: &[usize],
+    ) -> Result<Array2<usize>> {
+        let readable = self.find(name)?.ok_or_else(|| missing(name))?;
+        check_shape(name, &readable, &[n, width])?;
+        let Stored { dtype, bytes, .. } = &readable.stored;
+        let size = match dtype {
+            DType::I64 => 8,
+            DType::I32 => 4,
+            other => return Err(broken(format!("`{name}` is {other}: no ids"))),
+        };
+        let id = |at: usize| {
+            let mut id = [0; 8];
+            let bytes = bytes.get(at * size..(at + 1) * size)?;
+            id[..size].copy_from_slice(bytes);
+            usize::try_from(u64::from_le_bytes(id)).ok()
+        };
+        let mut found = Array2::zeros((rows.len(), width));
+        for ((row, column), out) in found.indexed_iter_mut() {
+            let known = id(rows[row] * width + column).filter(|_| rows[row] < n);
+            *out = known.ok_or_else(|| broken(format!("`{name}` has no ids for {}", rows[row])))?;
+        }
+        Ok(found)
+    }
+
     /// The linear map `x Wᵀ + b`: `x` is `[n, in]`, `NAME.weight` is `[out, in]`, `NAME.bias` is
     /// `[out]`, and the result is `[n, out]`. In groups `NAME.grouped.weight` is `[out, in/groups]`.
     pub(super) fn linear<R: Real>(

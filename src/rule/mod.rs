@@ -72,7 +72,7 @@ use crate::package::{Conformance, MANIFEST_FILE, MODEL_FILE};
 pub use self::view::PackageView;
 
 /// Which positions make one vector of a sequence: the words of a task's `pool`.
-pub const POOLS: &[&str] = &["first", "last", "eos", "mean", "max", "pooler", "late"];
+pub const POOLS: &[&str] = &["first", "last", "eos", "mean", "max", "pooler", "late", "end"];
 
 /// What labels mean: the words of a task's `problem`.
 pub const PROBLEMS: &[&str] = &["single", "multi", "regression"];

@@ -27,6 +27,8 @@ pub struct Role {
     pub absent: Hparams,
     /// Whether its rows are looked up, not multiplied with.
     pub is_table: bool,
+    /// Whether its elements are ids, and no weights.
+    pub is_ids: bool,
     /// What the tensor is, for people.
     pub about: String,
 }
@@ -82,6 +84,9 @@ struct RoleFile {
     rope: Option<RopeFile>,
     #[serde(default)]
     table: bool,
+    /// Its elements are ids, and no weights.
+    #[serde(default)]
+    ids: bool,
     /// It says a role of a version below again, which it takes the place of.
     #[serde(default)]
     replaces: bool,
@@ -118,9 +123,9 @@ pub(super) fn resolve(file: RolesFile) -> Result<Vec<Role>, String> {
             };
             let known = roles.iter().position(|known| known.template.text == name);
             let template = Template::parse(&name)?;
-            let (is_table, about) = (role.table, role.about.clone());
+            let (is_table, is_ids, about) = (role.table, role.ids, role.about.clone());
             let (absent, written) = (Hparams::new(), role.name.clone());
-            let new = Role { template, written, shape, rope, absent, is_table, about };
+            let new = Role { template, written, shape, rope, absent, is_table, is_ids, about };
             match (known, role.replaces) {
                 (Some(at), true) => roles[at] = new,
                 (None, false) => roles.push(new),

@@ -67,6 +67,7 @@ pub(super) fn sample(
     let mut ties = Vec::new();
     let mut parts = BTreeSet::new();
     let mut foreign = Vec::new();
+    let mut of_ids: BTreeSet<String> = BTreeSet::new();
     for instance in &instances {
         if let (Some(target), true) = (&instance.rule.tie, tied || instance.rule.ignore_tie_flag)
             && let Some(name) = instance.to.first()
@@ -86,7 +87,11 @@ pub(super) fn sample(
         });
         let words = words.map(|(_, word)| word.clone()).collect();
         parts.insert((rule.ok_or("a rule of another mapping")?, words));
-        foreign.extend(instance.from.iter().chain(&instance.also).cloned());
+        let names = instance.from.iter().chain(&instance.also).cloned();
+        if instance.to.iter().any(|name| spec.role(name).is_some_and(|role| role.role.is_ids)) {
+            of_ids.extend(names.clone());
+        }
+        foreign.extend(names);
     }
     let modules = (1..)
         .take_while(|n| foreign.iter().any(|name| name.starts_with(&format!("dense.{n}/"))))
@@ -111,7 +116,10 @@ pub(super) fn sample(
         }),
         tool: concat!("llmstd ", env!("CARGO_PKG_VERSION")).to_owned(),
         tensors: foreign
-            .map(|name| ForeignTensor { name, dtype: "F32".to_owned(), read_as: None, axes: None })
+            .map(|name| {
+                let dtype = if of_ids.contains(&name) { DType::I64 } else { DType::F32 };
+                ForeignTensor { name, dtype: dtype.name().to_owned(), read_as: None, axes: None }
+            })
             .collect(),
         copies: Vec::new(),
         dropped,

@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::{Sample, tiny};
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::checkpoint::DType;
 use crate::convert::{self, Failure, Report, Request};
 use crate::exec::staging::{Existing, Staging};
 use crate::folder;
@@ -31,12 +32,12 @@ pub fn write(
     let mut name = destination.file_name().unwrap_or_default().to_owned();
     name.push("-package");
     let package = Staging::new(&destination.with_file_name(name), Existing::Keep)?;
-    write_package(sample, package.path())?;
+    write_package(spec, sample, package.path())?;
     let request = Request { verify: true, ..Request::new(spec, destination, &map.format) };
     convert::convert(folder::open(package.path())?, &request)
 }
 
-fn write_package(sample: &Sample, folder: &Path) -> Result<()> {
+fn write_package(spec: &Spec, sample: &Sample, folder: &Path) -> Result<()> {
     let write = |name: &str, bytes: &[u8]| -> Result<()> {
         let path: PathBuf = folder.join(name);
         let parent = path.parent().unwrap_or(folder);
@@ -52,8 +53,17 @@ fn write_package(sample: &Sample, folder: &Path) -> Result<()> {
     let mut data = Vec::new();
     for (name, shape) in &sample.tensors {
         let start = data.len();
-        data.extend(noise(name, shape).flat_map(f32::to_le_bytes));
-        let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]});
+        let is_ids = spec.role(name).is_some_and(|role| role.role.is_ids);
+        let dtype = if is_ids {
+            let id = |x: f32| ((x + 1.0) * 5e5) as i64;
+            data.extend(noise(name, shape).map(id).flat_map(i64::to_le_bytes));
+            DType::I64
+        } else {
+            data.extend(noise(name, shape).flat_map(f32::to_le_bytes));
+            DType::F32
+        };
+        let place = [start, data.len()];
+        let entry = json!({"dtype": dtype.name(), "shape": shape, "data_offsets": place});
         header.insert(name.clone(), entry);
     }
     let mut header = text(&Json::Object(header));
