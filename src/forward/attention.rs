@@ -157,6 +157,9 @@ impl<'a, R: Real> Attention<'a, R> {
             let message = format!("{} query heads do not share {} key heads", heads.q, heads.kv);
             return Err(broken(message));
         }
+        if keys.bool("attn_v_is_k")? && heads.v_dim != heads.dim {
+            return Err(broken("values that are keys are as wide as these"));
+        }
         let qkv_bias = keys.bool("attn_qkv_bias")?;
         Ok(Attention {
             params,
