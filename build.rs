@@ -47,12 +47,22 @@ fn carried(name: &str, text: &str, place: &Path, out: &Path) -> String {
         if let Some(map) = said.get("map").filter(|_| name.contains("/map/")) {
             start = format!("Some({:?})", serde_json::json!({ "map": map }).to_string());
         }
-        json = format!(
-            "Some(include_str!({:?}))",
-            write(out, &format!("{name}.json"), &said.to_string())
-        );
+        // JSON has no infinity.
+        if !has_null(&said) {
+            let file = write(out, &format!("{name}.json"), &said.to_string());
+            json = format!("Some(include_str!({file:?}))");
+        }
     }
     format!("Text::carried(include_str!({place:?}), {json}, {start})")
+}
+
+fn has_null(value: &Json) -> bool {
+    match value {
+        Json::Null => true,
+        Json::Array(items) => items.iter().any(has_null),
+        Json::Object(members) => members.values().any(has_null),
+        _ => false,
+    }
 }
 
 /// Writes a file below the folder for what the build makes.

@@ -23,16 +23,13 @@
 //!    With `inner_norm` o is normed over all heads before `Wo`.
 //! 6. With `attn_out_gate`, o is multiplied by `σ(x Wgᵀ + bg)`, `[n, h·e]`, before `Wo`; where `attn_out_gate_of` is `head`,
 //!    each head's part of o by its entry of that, `[n, h]`. Without `attn_out_gate_bias` there is no bg. Where `attn_out_gate_activation` is `softplus`, that stands for σ.
-//!
 //! 7. In stacks with global tokens (`global_tokens`, or a mask of them that is given) every position
 //!    also sees those, wherever its window ends. They themselves see all that is shown, with queries,
 //!    keys and values of maps of their own.
-//!
 //! 8. With `attn_angle_power` τ > 0 step 3 and 4 are otherwise: a key counts
 //!    `(1 − angle(q, k)/π)^τ`, and what a head mixes is divided by its length.
 //! 9. With `attn_value_conv` > 0, `Σ_i w_hi·v_(p + i − ⌊width/2⌋)` is added to what head h puts out at
 //!    position p, with nothing outside the sequence.
-//!
 //! 10. With `attn_span_conv` > 0 what heads of convolutions put out stands behind what the heads of
 //!     the attention put out, before `Wo` (Convolutions with kernels of their own).
 //! 11. With `attn_q_rank` > 0 queries are `norm(x Waᵀ) Wbᵀ`, of `q_a_proj`, `q_a_norm` and `q_b_proj`. With `attn_v_is_k` values are
@@ -51,12 +48,12 @@ use ndarray::{Array2, Array3, Axis, concatenate, s};
 
 use super::compress::{Compress, narrow_queries};
 use super::differential::Differential;
+use super::gate::Gate;
 use super::global::Global;
 use super::indexer::Indexer;
 use super::keys::{Keys, broken};
 use super::latent::Latent;
-use super::mix::{Mixing, mix};
-use super::mlp::{sigmoid, softplus};
+use super::mix::{Mixing, mix, stacked};
 use super::norm::Norm;
 use super::place::{Heads, Place, Window};
 use super::position::{Alibi, Disentangled, PositionScale, RelativeBias};
@@ -107,11 +104,8 @@ pub(super) struct Attention<'a, R> {
     sinks: bool,
     /// The only layers with sinks; all if there is no list.
     sinks_layers: Option<Vec<usize>>,
-    /// Whether there is a gate, and whether it has one number for each head.
-    out_gate: bool,
-    head_gate: bool,
-    softplus_gate: bool,
-    gate_bias: bool,
+    /// The gate on what the heads put out, where there is one.
+    gate: Option<Gate>,
     /// The norm before the output map, where there is one.
     inner_norm: Option<Norm>,
     scales: Scales,
@@ -203,11 +197,7 @@ impl<'a, R: Real> Attention<'a, R> {
                 true => keys.opt_counts("attn_sinks_layers")?,
                 false => None,
             },
-            out_gate: keys.bool("attn_out_gate")?,
-            head_gate: keys.bool("attn_out_gate")? && keys.word("attn_out_gate_of")? == "head",
-            softplus_gate: keys.bool("attn_out_gate")?
-                && keys.word("attn_out_gate_activation")? == "softplus",
-            gate_bias: keys.bool("attn_out_gate")? && keys.bool("attn_out_gate_bias")?,
+            gate: Gate::read(keys, Bias::Is(qkv_bias))?,
             inner_norm: Norm::inner(keys)?,
             scales: Scales {
                 input: keys.float("attn_in_scale")?,
@@ -376,7 +366,6 @@ impl<'a, R: Real> Attention<'a, R> {
                 },
             ));
         }
-        let width = own.q * own.v_dim;
         let mut mixed = stacked(mixed, heads.q * heads.v_dim);
         if let (true, Some(rope)) = (self.v_is_k, &self.rope) {
             rope.turn_back(place, &mut mixed, batch, own.dim);
@@ -398,17 +387,8 @@ impl<'a, R: Real> Attention<'a, R> {
             };
             attention.mix(self.params, place.name, x, batch, &mut mixed)?;
         }
-        if self.out_gate {
-            let name = format!("{}.gate_proj", place.name);
-            let rows = if self.head_gate { own.q } else { width };
-            let bias = if self.gate_bias { self.qkv_bias } else { Bias::Is(false) };
-            let gate = self.params.linear(x, &name, rows, bias)?;
-            let each = width / rows;
-            for (mut mixed, gate) in mixed.rows_mut().into_iter().zip(gate.rows()) {
-                let parts = mixed.exact_chunks_mut(each).into_iter().zip(gate);
-                let open = |gate| if self.softplus_gate { softplus(gate) } else { sigmoid(gate) };
-                parts.for_each(|(mut part, &gate)| part *= open(gate));
-            }
+        if let Some(gate) = &self.gate {
+            gate.apply(self.params, place.name, x, own, &mut mixed)?;
         }
         if let Some(norm) = &self.inner_norm {
             mixed = norm.apply(self.params, &format!("{}.inner_norm", place.name), &mixed)?;
@@ -515,11 +495,4 @@ impl<'a, R: Real> Attention<'a, R> {
         }
         self.params.linear(x, &format!("{name}.o_proj"), self.hidden, Bias::Is(bias))
     }
-}
-
-/// The outputs of sequences, one under the other.
-fn stacked<R: Real>(parts: Vec<Array2<R>>, width: usize) -> Array2<R> {
-    let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
-    // Fails only where there is nothing to put together.
-    concatenate(Axis(0), &views).unwrap_or_else(|_| Array2::zeros((0, width)))
 }

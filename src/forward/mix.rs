@@ -1,6 +1,6 @@
 //! How the heads of one sequence mix values by scores.
 
-use ndarray::{Array1, Array2, Array3, Axis, s};
+use ndarray::{Array1, Array2, Array3, Axis, concatenate, s};
 
 use super::place::Heads;
 use super::real::Real;
@@ -153,4 +153,11 @@ mod tests {
         softmax(scores.iter_mut(), None);
         assert_eq!(scores, [0.0; 2]);
     }
+}
+
+/// The outputs of sequences, one under the other.
+pub(super) fn stacked<R: Real>(parts: Vec<Array2<R>>, width: usize) -> Array2<R> {
+    let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+    // Fails only where there is nothing to put together.
+    concatenate(Axis(0), &views).unwrap_or_else(|_| Array2::zeros((0, width)))
 }

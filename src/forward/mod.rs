@@ -10,7 +10,7 @@
 //! | `embed`, `aspects` | from ids to the stream |
 //! | `stack`, `feed` | layers: where norms act, how sublayers add up |
 //! | `layer_embed`, `altup`, `hyper` | what stands beside the stream |
-//! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `indexer`, `blocks`, `compress`, `mix` | every kind of attention |
+//! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `gate`, `indexer`, `blocks`, `compress`, `mix` | every kind of attention |
 //! | `rope`, `position`, `relative` | how positions are told apart |
 //! | `mlp`, `moe`, `adapter` | MLPs, activations, mixtures of experts, adapters |
 //! | `ssm`, `recurrent`, `conv`, `span_conv`, `linear`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
@@ -35,6 +35,7 @@ mod differential;
 mod embed;
 mod feed;
 mod fourier;
+mod gate;
 mod global;
 mod heads;
 mod hyper;
