@@ -443,6 +443,27 @@ pub(crate) fn from_toml(value: &toml::Value) -> std::result::Result<Value, Strin
 mod tests {
     use super::*;
 
+    /// The build puts versions together and parses them: both as is done with files from elsewhere.
+    #[test]
+    fn what_the_build_made_is_what_the_files_say() {
+        for carried in VERSIONS {
+            let files = embedded_files(carried.version).unwrap();
+            let (made, read) = (carried.whole(), versions::whole(files, &embedded_files).unwrap());
+            assert_eq!(made.later, read.later);
+            assert!(made.files.keys().eq(read.files.keys()));
+            for (path, text) in &made.files {
+                assert_eq!(**text, *read.files[path], "{path}");
+                if path.ends_with(".toml") {
+                    let plain = Text::from(text.to_string());
+                    let (json, toml) = (text.parse::<toml::Value>(), plain.parse::<toml::Value>());
+                    assert_eq!(json.unwrap(), toml.unwrap(), "{path}");
+                }
+            }
+            let (made, read) = (Spec::lazily(made).unwrap(), Spec::lazily(read).unwrap());
+            assert_eq!(made.hash(), read.hash());
+        }
+    }
+
     #[test]
     fn the_embedded_standard_parses() {
         let files = Spec::embedded(CURRENT).unwrap().files().clone();
