@@ -133,6 +133,13 @@ pub(super) fn softmax<'x, R: Real>(
     }
 }
 
+/// The outputs of sequences, one under the other.
+pub(super) fn stacked<R: Real>(parts: Vec<Array2<R>>, width: usize) -> Array2<R> {
+    let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+    // Fails only where there is nothing to put together.
+    concatenate(Axis(0), &views).unwrap_or_else(|_| Array2::zeros((0, width)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,11 +160,4 @@ mod tests {
         softmax(scores.iter_mut(), None);
         assert_eq!(scores, [0.0; 2]);
     }
-}
-
-/// The outputs of sequences, one under the other.
-pub(super) fn stacked<R: Real>(parts: Vec<Array2<R>>, width: usize) -> Array2<R> {
-    let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
-    // Fails only where there is nothing to put together.
-    concatenate(Axis(0), &views).unwrap_or_else(|_| Array2::zeros((0, width)))
 }
