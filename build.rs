@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -73,14 +74,33 @@ fn write(out: &Path, name: &str, text: &str) -> PathBuf {
     file
 }
 
+/// A file of a version, and which of the files under `spec/` it is, if it is one alone.
+struct Part {
+    text: String,
+    index: Option<usize>,
+}
+
+impl Deref for Part {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+impl From<String> for Part {
+    fn from(text: String) -> Part {
+        Part { text, index: None }
+    }
+}
+
 /// A version as it is read: with what it adds, and the files of all that it extends.
 fn whole(version: &str, root: &Path, names: &[String], out: &Path) -> String {
     let read = |name: &str| fs::read_to_string(root.join(name)).expect("spec/ is readable");
-    // Of each file its text, and which of the files under `spec/` it is, if it is one alone.
-    let of = |version: &str| -> BTreeMap<String, (String, Option<usize>)> {
+    let of = |version: &str| -> BTreeMap<String, Part> {
         let own = names.iter().enumerate().filter_map(|(index, name)| {
             let path = name.strip_prefix(&format!("{version}/"))?;
-            Some((path.to_owned(), (read(name), Some(index))))
+            Some((path.to_owned(), Part { text: read(name), index: Some(index) }))
         });
         own.collect()
     };
@@ -94,23 +114,14 @@ fn whole(version: &str, root: &Path, names: &[String], out: &Path) -> String {
     let mut code = format!("    Carried {{ version: {version:?}, chain: &{chain:?}, later: &[\n");
     let mut files = of(&chain.pop().expect("a version is there"));
     for added in chain.iter().rev().map(|version| of(version)) {
-        let features = merge::features(|file| added.get(file).map(|(text, _)| text.as_str()));
+        let features = merge::features(|file| added.get(file).map(|part| part.text.as_str()));
         for (feature, since) in features.unwrap_or_else(|(file, err)| bad(file, err)) {
             writeln!(code, "        ({feature:?}, {since:?}),").expect("a String takes it");
         }
-        for (path, (text, index)) in added {
-            let merged = match files.get(&path) {
-                Some((below, _)) if !path.contains('/') => {
-                    let text = merge::put(below, &text).unwrap_or_else(|err| bad(&path, err));
-                    (text, None)
-                }
-                _ => (text, index),
-            };
-            files.insert(path, merged);
-        }
+        merge::add(&mut files, added).unwrap_or_else(|(path, err)| bad(&path, err));
     }
     code.push_str("    ], files: &[\n");
-    for (path, (text, index)) in files {
+    for (path, Part { text, index }) in files {
         let text = match index {
             Some(index) => format!("&EMBEDDED[{index}].1"),
             None => {

@@ -7,12 +7,11 @@
 //! The query heads are h equal shares, one behind the other: those of share i see of the keys that they would see without an indexer those in the `top_k`
 //! blocks of the greatest scores of head i, of equals the first. Layers that `attn_index.layers` does not list see all.
 
-use std::cmp::Ordering;
-
 use ndarray::{Array2, s};
 
 use super::Batch;
 use super::keys::{Keys, broken};
+use super::mix::greatest;
 use super::norm::Norm;
 use super::place::Place;
 use super::real::Real;
@@ -71,19 +70,11 @@ impl Blocks {
         if rope.is_some_and(|rope| self.dim < rope.dim()) {
             return Err(broken("more dims turn than a head of the indexer has"));
         }
+        if let Some(rope) = rope {
+            rope.turn_first(place, [&mut q, &mut k], batch, self.dim);
+        }
         let mut chosen = Vec::new();
         for sequence in batch.sequences() {
-            let turns = rope.and_then(|rope| {
-                let positions = &batch.positions[sequence.index];
-                Some((rope, rope.turns(place.layer, place.sliding, positions)?))
-            });
-            if let Some((rope, turns)) = turns {
-                for x in [&mut q, &mut k] {
-                    let mut rows = x.slice(s![sequence.rows(), ..]).to_owned();
-                    rope.apply_at(&mut rows, &turns, self.dim, 0);
-                    x.slice_mut(s![sequence.rows(), ..]).assign(&rows);
-                }
-            }
             let k = k.slice(s![sequence.rows(), ..]);
             let heads = (0..self.heads).map(|head| {
                 let q = q.slice(s![sequence.rows(), head * self.dim..(head + 1) * self.dim]);
@@ -111,13 +102,9 @@ impl Blocks {
             for back in 0..self.local.min(own + 1) {
                 best[own - back] = Some(R::infinity());
             }
-            let mut blocks: Vec<(usize, R)> = best
-                .into_iter()
-                .enumerate()
-                .filter_map(|(block, best)| Some((block, best?)))
-                .collect();
-            blocks.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal));
-            for &(block, _) in blocks.iter().take(self.top_k) {
+            let blocks = best.into_iter().enumerate();
+            let blocks = blocks.filter_map(|(block, best)| Some((block, best?)));
+            for block in greatest(blocks, self.top_k) {
                 let end = ((block + 1) * self.size).min(row.len());
                 (block * self.size..end).for_each(|key| seen[[query, key]] = true);
             }

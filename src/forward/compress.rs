@@ -15,11 +15,10 @@
 //!   (`attn_q_rank`), the entries k, `[·, e]`, made likewise by `compress.index`, both turned, `w = x Wwᵀ`, `[n, h]`:
 //!   the score is `Σ_i w_i · max(q_i·k/√e, 0) / √h`.
 
-use std::cmp::Ordering;
-
 use ndarray::{Array2, ArrayView1, s};
 
 use super::keys::{Keys, broken};
+use super::mix::greatest;
 use super::norm::Norm;
 use super::place::Place;
 use super::real::Real;
@@ -175,9 +174,10 @@ impl Compress {
 
     /// Of what a query sees, leaves the entries of the greatest scores.
     fn leave_greatest<R: Real>(&self, seen: &mut [&mut bool], scores: ArrayView1<'_, R>) {
-        let mut places: Vec<usize> = (0..seen.len()).filter(|&entry| *seen[entry]).collect();
-        places.sort_by(|&a, &b| scores[b].partial_cmp(&scores[a]).unwrap_or(Ordering::Equal));
-        places.iter().skip(self.top_k).for_each(|&entry| *seen[entry] = false);
+        let shown = (0..seen.len()).filter(|&entry| *seen[entry]);
+        let kept = greatest(shown.map(|entry| (entry, scores[entry])), self.top_k);
+        seen.iter_mut().for_each(|seen| **seen = false);
+        kept.into_iter().for_each(|entry| *seen[entry] = true);
     }
 }
 

@@ -7,7 +7,6 @@
 //! that the last one before them chose. With `attn_index.block_size` > 0 blocks of keys are chosen (Indexers of blocks).
 
 use std::cell::RefCell;
-use std::cmp::Ordering;
 
 use ndarray::{Array1, Array2, s};
 
@@ -15,6 +14,7 @@ use super::Batch;
 use super::blocks::Blocks;
 use super::keys::{Keys, broken};
 use super::latent::Latent;
+use super::mix::greatest;
 use super::norm::layernorm;
 use super::place::Place;
 use super::real::Real;
@@ -104,16 +104,9 @@ impl Indexer {
         let w = params.linear(x, &part("weights_proj"), self.heads, Bias::Is(false))?;
         let scale = R::of((self.dim as f64).sqrt() * (self.heads as f64).sqrt());
 
+        rope.turn_first(place, [&mut q, &mut k], batch, self.dim);
         let mut chosen = Vec::new();
         for sequence in batch.sequences() {
-            let turns = rope.turns(place.layer, place.sliding, &batch.positions[sequence.index]);
-            if let Some(turns) = turns {
-                for x in [&mut q, &mut k] {
-                    let mut rows = x.slice(s![sequence.rows(), ..]).to_owned();
-                    rope.apply_at(&mut rows, &turns, self.dim, 0);
-                    x.slice_mut(s![sequence.rows(), ..]).assign(&rows);
-                }
-            }
             let mut scores: Array2<R> = Array2::zeros((batch.len, batch.len));
             for head in 0..self.heads {
                 let q = q.slice(s![sequence.rows(), head * self.dim..(head + 1) * self.dim]);
@@ -124,10 +117,9 @@ impl Indexer {
             }
             let mut seen = Array2::from_elem(scores.dim(), false);
             for (query, row) in scores.rows().into_iter().enumerate() {
-                let mut places: Vec<usize> =
-                    (0..batch.len).filter(|&key| sees(sequence.index, query, key)).collect();
-                places.sort_by(|&a, &b| row[b].partial_cmp(&row[a]).unwrap_or(Ordering::Equal));
-                places.iter().take(self.top_k).for_each(|&key| seen[[query, key]] = true);
+                let shown = (0..batch.len).filter(|&key| sees(sequence.index, query, key));
+                let kept = greatest(shown.map(|key| (key, row[key])), self.top_k);
+                kept.into_iter().for_each(|key| seen[[query, key]] = true);
             }
             chosen.push(vec![seen]);
         }

@@ -1,5 +1,7 @@
 //! How the heads of one sequence mix values by scores.
 
+use std::cmp::Ordering;
+
 use ndarray::{Array1, Array2, Array3, Axis, concatenate, s};
 
 use super::place::Heads;
@@ -131,6 +133,16 @@ pub(super) fn softmax<'x, R: Real>(
     for score in scores {
         *score /= sum;
     }
+}
+
+/// The places of the n greatest of scored places, greatest first; of equals the first.
+pub(super) fn greatest<R: Real>(
+    scored: impl IntoIterator<Item = (usize, R)>,
+    n: usize,
+) -> Vec<usize> {
+    let mut scored: Vec<(usize, R)> = scored.into_iter().collect();
+    scored.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal));
+    scored.into_iter().take(n).map(|(place, _)| place).collect()
 }
 
 /// The outputs of sequences, one under the other.

@@ -25,12 +25,10 @@
 //! The result is `Σ weight·expert(x)`, or `Σ expert(weight·x)` where `weight_at` is `input`, plus that of the expert
 //! that every token goes to, times `shared_scale`, and times `σ(x Wsᵀ)` if `shared_gate`; with `post_norm` all of it is normed.
 
-use std::cmp::Ordering;
-
 use ndarray::{Array1, Array2, ArrayView1, Axis, Zip};
 
 use super::keys::{Keys, broken, of_layer};
-use super::mix::softmax;
+use super::mix::{greatest, softmax};
 use super::mlp::{Mlp, sigmoid, softplus};
 use super::norm::Norm;
 use super::place::Fed;
@@ -281,7 +279,7 @@ impl Choice {
             ranking += bias;
         }
         self.leave_groups(&mut ranking);
-        let chosen = greatest(&ranking.to_vec(), self.top_k);
+        let chosen = greatest(ranking.iter().copied().enumerate(), self.top_k);
         self.weighed(&scores, chosen)
     }
 
@@ -331,12 +329,12 @@ impl Choice {
         }
         let size = ranking.len() / self.groups;
         let group_score = |group: ArrayView1<'_, R>| {
-            let group = group.to_vec();
-            let best = greatest(&group, if self.best_two { 2 } else { 1 });
+            let n_best = if self.best_two { 2 } else { 1 };
+            let best = greatest(group.iter().copied().enumerate(), n_best);
             best.into_iter().map(|expert| group[expert]).sum::<R>()
         };
         let scores: Vec<R> = ranking.exact_chunks(size).into_iter().map(group_score).collect();
-        let stay = greatest(&scores, self.topk_groups);
+        let stay = greatest(scores.into_iter().enumerate(), self.topk_groups);
         for (expert, score) in ranking.iter_mut().enumerate() {
             if !stay.contains(&(expert / size)) {
                 *score = R::neg_infinity();
@@ -348,7 +346,7 @@ impl Choice {
         let mut left: Vec<R> = logits.to_vec();
         let mut chosen = Vec::new();
         for _ in 0..self.top_k {
-            let expert = greatest(&left, 1)[0];
+            let expert = greatest(left.iter().copied().enumerate(), 1)[0];
             let max = left[expert];
             let near = left.iter().zip(logits).map(|(&left, &logit)| {
                 let far = (max - logit) / logit.abs().max(max) > R::of(reach);
@@ -361,14 +359,6 @@ impl Choice {
         }
         chosen
     }
-}
-
-/// The places of the n greatest, greatest first; of equals the first.
-fn greatest<R: Real>(values: &[R], n: usize) -> Vec<usize> {
-    let mut places: Vec<usize> = (0..values.len()).collect();
-    places.sort_by(|&a, &b| values[b].partial_cmp(&values[a]).unwrap_or(Ordering::Equal));
-    places.truncate(n);
-    places
 }
 
 #[cfg(test)]

@@ -147,7 +147,7 @@ impl Rope {
         batch: &Batch,
         head_dim: usize,
     ) {
-        self.turn_by(place, all, batch, head_dim, |turns| turns);
+        self.turn_by(place, all, batch, |x, turns| self.apply(x, &turns, head_dim));
     }
 
     /// The same, the other way.
@@ -158,7 +158,18 @@ impl Rope {
         batch: &Batch,
         head_dim: usize,
     ) {
-        self.turn_by(place, [x], batch, head_dim, Turns::back);
+        self.turn_by(place, [x], batch, |x, turns| self.apply(x, &turns.back(), head_dim));
+    }
+
+    /// The same as `turn`, of the first dims of heads, wherever those of the attention stand.
+    pub(super) fn turn_first<R: Real>(
+        &self,
+        place: Place<'_>,
+        all: [&mut Array2<R>; 2],
+        batch: &Batch,
+        head_dim: usize,
+    ) {
+        self.turn_by(place, all, batch, |x, turns| self.apply_at(x, &turns, head_dim, 0));
     }
 
     fn turn_by<'x, R: Real>(
@@ -166,15 +177,14 @@ impl Rope {
         place: Place<'_>,
         all: impl IntoIterator<Item = &'x mut Array2<R>>,
         batch: &Batch,
-        head_dim: usize,
-        how: impl Fn(Turns<R>) -> Turns<R>,
+        how: impl Fn(&mut Array2<R>, Turns<R>),
     ) {
         for x in all {
             for sequence in batch.sequences() {
                 let positions = &batch.positions[sequence.index];
                 let Some(turns) = self.turns(place.layer, place.sliding, positions) else { break };
                 let mut part = x.slice(s![sequence.rows(), ..]).to_owned();
-                self.apply(&mut part, &how(turns), head_dim);
+                how(&mut part, turns);
                 x.slice_mut(s![sequence.rows(), ..]).assign(&part);
             }
         }

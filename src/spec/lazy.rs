@@ -148,8 +148,9 @@ pub(super) struct Parsed<F> {
 impl<F: DeserializeOwned + Clone> Parsed<F> {
     /// The files below a folder, `arch/`.
     pub(super) fn new(files: &Arc<Files>, folder: &str) -> Parsed<F> {
-        let below =
-            files.keys().filter_map(|path| path.strip_prefix(folder)?.strip_suffix(".toml"));
+        let from = files.range(folder.to_owned()..);
+        let below = from.map_while(|(path, _)| path.strip_prefix(folder));
+        let below = below.filter_map(|path| path.strip_suffix(".toml"));
         let parsed = below.map(|name| (name.to_owned(), OnceLock::new())).collect();
         Parsed { files: Arc::clone(files), folder: folder.to_owned(), parsed }
     }

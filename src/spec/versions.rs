@@ -103,12 +103,7 @@ pub(super) fn whole(own: Files, files_of: &dyn Fn(&str) -> Result<Files>) -> Res
     for added in chain.into_iter().rev() {
         let features = merge::features(|file| added.get(file).map(|text| &**text));
         later.extend(features.map_err(|(file, err)| bad(file, &err.to_string()))?);
-        for (path, text) in added {
-            let below = files.get(&path).filter(|_| !path.contains('/'));
-            let put = |below: &Text| merge::put(below, &text).map(Text::from);
-            let merged = below.map(put).transpose().map_err(|err| bad(&path, &err.to_string()))?;
-            files.insert(path, merged.unwrap_or(text));
-        }
+        merge::add(&mut files, added).map_err(|(path, err)| bad(&path, &err.to_string()))?;
     }
     Ok(Whole { files, later, apart })
 }

@@ -29,15 +29,15 @@ pub fn choose<'a>(
     arch: Option<&str>,
     findings: &mut Vec<Diagnostic>,
 ) -> Result<&'a Map, Diagnostic> {
+    let states = |path: &str, words: &[String]| {
+        keys::lookup(config, path).is_some_and(|stated| match stated {
+            Json::String(word) => words.contains(word),
+            other => words.contains(&other.to_string()),
+        })
+    };
     let says = |head: &Head| {
         !head.matches.is_empty()
-            && head.matches.iter().all(|(path, words)| {
-                let stated = keys::lookup(config, path);
-                stated.is_some_and(|stated| match stated {
-                    Json::String(word) => words.contains(word),
-                    other => words.contains(&other.to_string()),
-                })
-            })
+            && head.matches.iter().all(|(path, words)| states(path, words))
             && head.when.as_ref().is_none_or(|when| {
                 let names = |name: &str| match name.strip_prefix("config.") {
                     Some(path) => keys::stated(config, path),
@@ -124,7 +124,16 @@ pub fn choose<'a>(
     if let [map] = maps.as_slice() {
         return Ok(map); // The only one of the architecture that was asked for.
     }
-    // Without a model type: the class, then the names.
+    // Without a model type: the class, then the names, of those whose other conditions hold.
+    let is_of_all = |path: &String| {
+        let mut matched = maps.iter().filter(|map| !map.matches.is_empty());
+        matched.all(|map| map.matches.contains_key(path))
+    };
+    let others_hold = |map: &&Map| {
+        let mut others = map.matches.iter().filter(|(path, _)| !is_of_all(path));
+        others.all(|(path, words)| states(path, words))
+    };
+    let maps: Vec<&Map> = maps.iter().filter(|map| others_hold(map)).copied().collect();
     let by_class: Vec<&Map> = maps.iter().filter(of_class).copied().collect();
     if let [map] = by_class.as_slice() {
         findings.push(guess(map, "its class"));

@@ -148,7 +148,7 @@ fn merge(
         map.drops.retain(|drop| drop.name.text != *text);
         map.keys.retain(|key| key.to != *text);
         map.tasks.retain(|task| task.id != *text);
-        if map.inert.remove(text) {
+        if map.inert.remove(text) | map.config.remove(text).is_some() {
             continue;
         }
         if map.rules.len() + map.drops.len() + map.keys.len() + map.tasks.len() == before {

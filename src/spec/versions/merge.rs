@@ -1,6 +1,9 @@
 //! How the data files of a version are put on those of the version below. The build of this program does the
 //! same for the versions that it carries, with this very file.
 
+use std::collections::BTreeMap;
+use std::ops::Deref;
+
 use toml::{Table, Value};
 
 /// The file that says which version a folder is.
@@ -28,9 +31,29 @@ pub(crate) fn extends(head: &str) -> Result<Option<String>, toml::de::Error> {
     if head.contains("\nextends") { word(head, "extends") } else { Ok(None) }
 }
 
-/// A file of a version on that of the version below: the lists are put behind each other. (Files of folders, an
-/// architecture, a mapping, a page, take the place of one of their name.)
-pub(crate) fn put(below: &str, added: &str) -> Result<String, toml::de::Error> {
+/// Puts the files of a version on those of the version below: lists are put behind each other, and new
+/// files beside the others. A file of a folder (an architecture, a mapping, a page) takes the place of
+/// one of its name.
+///
+/// # Errors
+/// The file that is no TOML, and why.
+pub(crate) fn add<T: Deref<Target = str> + From<String>>(
+    files: &mut BTreeMap<String, T>,
+    added: BTreeMap<String, T>,
+) -> Result<(), (String, toml::de::Error)> {
+    for (path, text) in added {
+        let below = files.get(&path).filter(|_| !path.contains('/'));
+        let text = match below.map(|below| put(below, &text)) {
+            Some(Ok(merged)) => T::from(merged),
+            Some(Err(err)) => return Err((path, err)),
+            None => text,
+        };
+        files.insert(path, text);
+    }
+    Ok(())
+}
+
+fn put(below: &str, added: &str) -> Result<String, toml::de::Error> {
     // Entries of tables are put behind each other without parsing those that are many.
     if starts_with_entry(added) {
         return Ok(format!("{below}\n{added}"));
