@@ -129,6 +129,10 @@ pub fn write(
             findings.push(Diagnostic::error("P005", message).key(rule.to.clone()));
         }
     }
+    let is_own = |path: &str| original.is_some_and(|original| lookup(original, path).is_some());
+    for path in map.unwritten.iter().filter(|path| !is_own(path)) {
+        remove(&mut config, path);
+    }
     if findings.is_empty() { Ok(config) } else { Err(findings) }
 }
 

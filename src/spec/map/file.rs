@@ -70,6 +70,8 @@ pub(super) struct MapHead {
     #[serde(default)]
     pub(super) clear: Vec<String>,
     #[serde(default)]
+    pub(super) unwritten: Vec<String>,
+    #[serde(default)]
     pub(super) inert: Vec<String>,
     /// `from` texts of rules, names of drops and `to` texts of keys of the mappings this one
     /// extends that do not hold here.

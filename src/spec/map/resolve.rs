@@ -148,7 +148,7 @@ fn merge(
         map.drops.retain(|drop| drop.name.text != *text);
         map.keys.retain(|key| key.to != *text);
         map.tasks.retain(|task| task.id != *text);
-        if map.inert.remove(text) | map.config.remove(text).is_some() {
+        if map.inert.remove(text) {
             continue;
         }
         if map.rules.len() + map.drops.len() + map.keys.len() + map.tasks.len() == before {
@@ -174,6 +174,7 @@ fn merge(
         (&mut map.prefixes, head.prefix),
         (&mut map.base_classes, head.base_class),
         (&mut map.clear, head.clear),
+        (&mut map.unwritten, head.unwritten),
     ] {
         if !theirs.is_empty() {
             *ours = theirs;

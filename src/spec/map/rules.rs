@@ -59,6 +59,8 @@ pub struct Map {
     pub config: BTreeMap<String, toml::Value>,
     /// Entries of a foreign config that are taken out before it is written anew.
     pub clear: Vec<String>,
+    /// Entries of a foreign config that are never written, unless that of the source has them.
+    pub unwritten: Vec<String>,
     /// Paths of the foreign config that change no output, with all below them.
     pub inert: BTreeSet<String>,
     /// Meanings of foreign words that several keys share, by name.
