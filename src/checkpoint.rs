@@ -16,6 +16,7 @@ use self::tiles::Tile;
 
 /// A checkpoint as it lies on disk: its index, and none of its weights.
 #[derive(Default)]
+#[non_exhaustive]
 pub struct Checkpoint {
     /// The id of the format it was read from: `safetensors`, `pytorch` or `gguf`.
     pub format: &'static str,
@@ -48,6 +49,7 @@ pub struct StoredChecksum {
 
 /// One tensor of a checkpoint.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Tensor {
     /// Its name, as the file spells it.
     pub name: String,
@@ -66,6 +68,7 @@ pub struct Tensor {
 /// several stored tensors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Encoding {
     /// The id in `spec/1.0/encodings.toml`, `ggml.q4_k`.
     #[serde(rename = "encoding")]
@@ -107,6 +110,7 @@ impl Parameters {
 
 /// How the elements of a tensor lie in the file.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Payload {
     /// Row-major, packed, little-endian.
     Range(Extent),
@@ -263,6 +267,7 @@ macro_rules! dtypes {
         /// The type of a tensor's elements.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[allow(missing_docs)] // `about` is the doc of each.
+        #[non_exhaustive]
         pub enum DType { $(#[doc = $about] $variant,)* }
 
         impl DType {

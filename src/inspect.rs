@@ -31,6 +31,7 @@ pub use self::run::{InspectedRun, is_of_run};
 
 /// What a checkpoint is.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Inspection {
     /// `llmstd.inspect/1`.
     pub schema: &'static str,

@@ -117,40 +117,130 @@
 //! - The bytes written depend on the input, the spec and the version alone, not on threads.
 //! - Nothing but [`cli`] prints, exits or reads the environment.
 
+// The modules are the crate's own: their names change without a word. The feature `internals` opens them to the tests,
+// the fuzzer, the benches and the Python module of this repository.
+#[cfg(feature = "internals")]
 pub mod author;
+#[cfg(not(feature = "internals"))]
+mod author;
+#[cfg(feature = "internals")]
 pub mod base;
+#[cfg(not(feature = "internals"))]
+mod base;
+#[cfg(feature = "internals")]
 pub mod checkpoint;
+#[cfg(not(feature = "internals"))]
+mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "internals")]
 pub mod container;
+#[cfg(not(feature = "internals"))]
+mod container;
+#[cfg(feature = "internals")]
 pub mod convert;
+#[cfg(not(feature = "internals"))]
+mod convert;
+#[cfg(feature = "internals")]
 pub mod diff;
+#[cfg(not(feature = "internals"))]
+mod diff;
+#[cfg(feature = "internals")]
 pub mod encoding;
+#[cfg(not(feature = "internals"))]
+mod encoding;
+#[cfg(feature = "internals")]
 pub mod exec;
+#[cfg(not(feature = "internals"))]
+mod exec;
+#[cfg(feature = "internals")]
 pub mod folder;
+#[cfg(not(feature = "internals"))]
+mod folder;
+#[cfg(feature = "internals")]
 pub mod format;
+#[cfg(not(feature = "internals"))]
+mod format;
+#[cfg(feature = "internals")]
 pub mod forward;
+#[cfg(not(feature = "internals"))]
+mod forward;
+#[cfg(feature = "internals")]
 pub mod inspect;
+#[cfg(not(feature = "internals"))]
+mod inspect;
+#[cfg(feature = "internals")]
 pub mod interface;
+#[cfg(not(feature = "internals"))]
+mod interface;
+#[cfg(feature = "internals")]
 pub mod manifest;
+#[cfg(not(feature = "internals"))]
+mod manifest;
+#[cfg(feature = "internals")]
 pub mod metadata;
+#[cfg(not(feature = "internals"))]
+mod metadata;
+#[cfg(feature = "internals")]
 pub mod package;
+#[cfg(not(feature = "internals"))]
+mod package;
+#[cfg(feature = "internals")]
 pub mod plan;
+#[cfg(not(feature = "internals"))]
+mod plan;
+#[cfg(feature = "internals")]
 pub mod policy;
-#[cfg(feature = "remote")]
+#[cfg(not(feature = "internals"))]
+mod policy;
+#[cfg(all(feature = "remote", feature = "internals"))]
 pub mod remote;
-#[cfg(feature = "cli")]
+#[cfg(all(feature = "remote", not(feature = "internals")))]
+mod remote;
+#[cfg(all(feature = "cli", feature = "internals"))]
 pub mod report;
+#[cfg(all(feature = "cli", not(feature = "internals")))]
+mod report;
+#[cfg(feature = "internals")]
 pub mod rule;
+#[cfg(not(feature = "internals"))]
+mod rule;
+#[cfg(feature = "internals")]
 pub mod run;
+#[cfg(not(feature = "internals"))]
+mod run;
+#[cfg(feature = "internals")]
 pub mod schema;
+#[cfg(not(feature = "internals"))]
+mod schema;
+#[cfg(feature = "internals")]
 pub mod spec;
+#[cfg(not(feature = "internals"))]
+mod spec;
+#[cfg(feature = "internals")]
 pub mod supply;
+#[cfg(not(feature = "internals"))]
+mod supply;
+#[cfg(feature = "internals")]
 pub mod tensors;
+#[cfg(not(feature = "internals"))]
+mod tensors;
+#[cfg(feature = "internals")]
 pub mod tokenizer;
+#[cfg(not(feature = "internals"))]
+mod tokenizer;
+#[cfg(feature = "internals")]
 pub mod validate;
+#[cfg(not(feature = "internals"))]
+mod validate;
+#[cfg(feature = "internals")]
 pub mod verify;
+#[cfg(not(feature = "internals"))]
+mod verify;
+#[cfg(feature = "internals")]
 pub mod version;
+#[cfg(not(feature = "internals"))]
+mod version;
 
 pub use self::base::diagnostic::{Diagnostic, Level};
 pub use self::base::error::{Error, ErrorKind, Result};

@@ -19,6 +19,7 @@ pub const TENSORS_STEM: &str = "model";
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Conformance {
     /// Well-formed, safe, hashed.
     Container,
@@ -42,6 +43,7 @@ impl Conformance {
 /// The value of a hyperparameter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
+#[non_exhaustive]
 pub enum Value {
     /// No value: the feature is off.
     Null,
@@ -63,6 +65,7 @@ pub type Hparams = BTreeMap<String, Value>;
 /// `model.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Model {
     /// The version of the standard, `1.0.0`.
     pub spec: String,
@@ -98,6 +101,7 @@ pub struct Model {
 /// One thing the model can be asked, with its interface.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Task {
     /// The task's id in `tasks.toml`, `causal-lm`.
     pub id: String,
@@ -181,6 +185,7 @@ pub const SOURCE_SCHEMA: &str = "llmstd.source/1";
 /// to run the model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Provenance {
     /// [`SOURCE_SCHEMA`].
     pub schema: String,

@@ -19,6 +19,7 @@ use crate::plan::Tensors;
 use crate::spec::Spec;
 
 /// A checkpoint that can be computed with: a package, or a foreign one in the standard's terms.
+#[non_exhaustive]
 pub struct Loaded {
     opened: Opened,
     model: Model,

@@ -21,6 +21,7 @@ use crate::spec::Spec;
 const CHUNK_LEN: u64 = 4 << 20;
 
 /// The tensors of a model that was opened.
+#[non_exhaustive]
 pub struct TensorReader {
     source: Source,
     kind: Kind,
@@ -37,6 +38,7 @@ enum Kind {
 
 /// What is known of a tensor without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TensorInfo {
     /// The dtype of its elements; U8 where they are bytes of blocks.
     pub dtype: DType,

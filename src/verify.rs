@@ -30,6 +30,7 @@ pub const SCHEMA: &str = "llmstd.verify/1";
 
 /// What verification says of a package.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Verified {
     /// `llmstd.verify/1`.
     pub schema: &'static str,

@@ -72,6 +72,7 @@ pub enum Kind {
 }
 
 /// An input, with its manifest.
+#[non_exhaustive]
 pub struct Version {
     /// The path it was given by.
     pub label: String,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Level {
     /// Worth knowing; changes no verdict.
     Note,
@@ -19,6 +20,7 @@ pub enum Level {
 
 /// One finding, as data. Text and JSON are both printed from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Diagnostic {
     /// The rule's number, `C001`; `llmstd explain` has its page.
     pub rule: &'static str,

@@ -18,6 +18,7 @@ use crate::plan::{Step, Tensors};
 
 /// What was, or would be, done.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Report {
     /// `llmstd.convert/1`.
     pub schema: &'static str,

@@ -35,6 +35,7 @@ pub const SCHEMA: &str = "llmstd.diff/1";
 
 /// What changed between two versions.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Diff {
     /// [`SCHEMA`].
     pub schema: &'static str,
@@ -96,6 +97,7 @@ pub struct Verdict {
 
 /// One change.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Change {
     /// The rule's number, `D102`.
     pub rule: &'static str,

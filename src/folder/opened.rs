@@ -17,6 +17,7 @@ use crate::encoding::layout::{self, LAYOUTS};
 use crate::format;
 
 /// A checkpoint with the files around it.
+#[non_exhaustive]
 pub struct Opened {
     /// What was named: the folder, the weight file or the index.
     pub path: PathBuf,

@@ -128,6 +128,7 @@ impl<R: Real> Tensor<R> {
 
 /// What a model answers.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Outputs<R> {
     /// The output of the last stack, `[batch, sequence, width]`.
     pub last_hidden_state: Tensor<R>,

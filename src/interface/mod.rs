@@ -29,6 +29,7 @@ use crate::spec::tasks::{DefaultFrom, ParameterType, PortType};
 
 /// What a model can be asked, and how.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Interface {
     /// `llmstd.interface/1`.
     pub schema: &'static str,

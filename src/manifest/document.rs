@@ -21,6 +21,7 @@ pub const SCHEMA: &str = "llmstd.manifest/1";
 /// What a model is, by its hashes: enough to compare two without either.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Manifest {
     /// [`SCHEMA`].
     pub schema: String,
@@ -190,6 +191,7 @@ pub struct FileEntry {
 /// The digests of the aspects of a model, in hex; `null` for an aspect it does not have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Digests {
     /// Names, dtypes, shapes and bytes of all tensors: the same weights.
     pub weights: Option<String>,

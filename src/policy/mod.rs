@@ -24,6 +24,7 @@ pub const POLICY_FILE: &str = "llmstd.toml";
 
 /// A policy that was read.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Policy {
     /// The file.
     pub path: PathBuf,

@@ -308,6 +308,7 @@ impl Check {
 /// What came of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Outcome {
     /// It looked, and nothing breaks it.
     Pass,
@@ -333,6 +334,7 @@ impl Outcome {
 
 /// What all rules say of one view.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Verdict {
     /// Each rule, in order.
     pub checks: Vec<Check>,

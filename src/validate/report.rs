@@ -108,6 +108,7 @@ impl Waived {
 
 /// What validation says of one input.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Report {
     /// Whether nothing is wrong by the standard.
     pub valid: bool,
