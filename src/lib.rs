@@ -66,37 +66,37 @@
 //!
 //! | Module | What it has |
 //! | --- | --- |
-//! | [`base`] | what every room stands on: errors and findings, mapped files and bytes, JSON |
-//! | [`metadata`] | keys and values that keep the kind of every number |
-//! | [`checkpoint`] | what every reader returns: names, dtypes, shapes, and where the bytes are |
-//! | [`encoding`] | the arithmetic of quantized payloads, and which tensors make one |
-//! | [`package`] | the files of a standard package as types |
-//! | [`container`] | byte containers that several formats use |
-//! | [`mod@format`] | one file or folder a format: bytes to a checkpoint, headers only |
-//! | [`folder`] | which files of a folder are the checkpoint, and reading them as one |
-//! | [`spec`] | the data files of the standard, parsed: roles, keys, architectures, mappings, tasks |
-//! | [`tokenizer`] | the files of a tokenizer as the keys of GGUF |
-//! | [`plan`] | checkpoint, config and spec to a complete plan, or to findings |
-//! | [`exec`] | a plan to bytes: gathered, hashed, written, compared |
-//! | [`forward`] | the outputs of a model, from its tensors and hyperparameters |
-//! | [`mod@manifest`] | the hashes and digests of a model |
-//! | [`rule`] | validation rules, one file each, and the verdict over all of them |
-//! | [`mod@convert`] | the conversion: open, plan, execute, rename when whole |
-//! | [`tensors`] | the tensors of a model one at a time, under their own names or the standard's |
-//! | [`mod@run`] | what a model answers: any supported checkpoint through the reference forward |
-//! | [`mod@validate`] | validation end to end: open, apply the rules, report |
-//! | [`mod@verify`] | the bytes of a package held to a manifest |
-//! | [`policy`] | what a project asks of its models: `llmstd.toml`, waivers, baselines |
-//! | [`version`] | one side of a diff: any input in the terms of a manifest |
-//! | [`supply`] | a model in the terms of signatures and bills of materials |
-//! | [`mod@diff`] | what changed between two versions, and whom it breaks |
-//! | [`mod@inspect`] | what a checkpoint is, from its headers |
-//! | [`mod@interface`] | what a model can be asked, in its own terms and in those of servers |
-//! | [`mod@remote`] | inputs on other machines, fetched as they are read |
-//! | [`author`] | for writers of data files: names, tiny checkpoints, checks, drafts |
-//! | [`schema`] | the JSON Schemas of what is written and printed |
-//! | [`mod@report`] | results to text |
-//! | [`cli`] | the command line: arguments, what is printed, signals, the exit status |
+//! | `base` | what every room stands on: errors and findings, mapped files and bytes, JSON |
+//! | `metadata` | keys and values that keep the kind of every number |
+//! | `checkpoint` | what every reader returns: names, dtypes, shapes, and where the bytes are |
+//! | `encoding` | the arithmetic of quantized payloads, and which tensors make one |
+//! | `package` | the files of a standard package as types |
+//! | `container` | byte containers that several formats use |
+//! | `format` | one file or folder a format: bytes to a checkpoint, headers only |
+//! | `folder` | which files of a folder are the checkpoint, and reading them as one |
+//! | `spec` | the data files of the standard, parsed: roles, keys, architectures, mappings, tasks |
+//! | `tokenizer` | the files of a tokenizer as the keys of GGUF |
+//! | `plan` | checkpoint, config and spec to a complete plan, or to findings |
+//! | `exec` | a plan to bytes: gathered, hashed, written, compared |
+//! | `forward` | the outputs of a model, from its tensors and hyperparameters |
+//! | `manifest` | the hashes and digests of a model |
+//! | `rule` | validation rules, one file each, and the verdict over all of them |
+//! | `convert` | the conversion: open, plan, execute, rename when whole |
+//! | `tensors` | the tensors of a model one at a time, under their own names or the standard's |
+//! | `run` | what a model answers: any supported checkpoint through the reference forward |
+//! | `validate` | validation end to end: open, apply the rules, report |
+//! | `verify` | the bytes of a package held to a manifest |
+//! | `policy` | what a project asks of its models: `llmstd.toml`, waivers, baselines |
+//! | `version` | one side of a diff: any input in the terms of a manifest |
+//! | `supply` | a model in the terms of signatures and bills of materials |
+//! | `diff` | what changed between two versions, and whom it breaks |
+//! | `inspect` | what a checkpoint is, from its headers |
+//! | `interface` | what a model can be asked, in its own terms and in those of servers |
+//! | `remote` | inputs on other machines, fetched as they are read |
+//! | `author` | for writers of data files: names, tiny checkpoints, checks, drafts |
+//! | `schema` | the JSON Schemas of what is written and printed |
+//! | `report` | results to text |
+//! | `cli` | the command line: arguments, what is printed, signals, the exit status |
 //!
 //! ```text
 //! path -open-> Source -detect-> format::read -> Checkpoint + foreign config --+  headers only
@@ -115,7 +115,10 @@
 //!   no path in a file leads out of its folder. No pickle is run.
 //! - Output appears under its final name only when it is whole.
 //! - The bytes written depend on the input, the spec and the version alone, not on threads.
-//! - Nothing but [`cli`] prints, exits or reads the environment.
+//! - Nothing but `cli` prints, exits or reads the environment.
+
+// What only the tests and the fuzzer use is no fault of a build without them.
+#![cfg_attr(not(feature = "internals"), allow(dead_code, unreachable_pub, unused_imports))]
 
 // The modules are the crate's own: their names change without a word. The feature `internals` opens them to the tests,
 // the fuzzer, the benches and the Python module of this repository.

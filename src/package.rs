@@ -187,7 +187,7 @@ pub const SOURCE_SCHEMA: &str = "llmstd.source/1";
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Provenance {
-    /// [`SOURCE_SCHEMA`].
+    /// `SOURCE_SCHEMA`.
     pub schema: String,
     /// The foreign format, `hf`.
     pub format: String,

@@ -195,7 +195,7 @@ pub struct OutputReport {
 /// Computes a model's outputs.
 ///
 /// # Errors
-/// The model has no such task, the inputs do not fit it, or as [`forward::run`].
+/// The model has no such task, the inputs do not fit it, or as `forward::run`.
 pub fn run(
     path: &Path,
     loaded: &mut Loaded,

@@ -23,11 +23,6 @@ impl<'a> Field<'a> {
     pub fn varint(self) -> Option<u64> {
         if let Field::Varint(number) = self { Some(number) } else { None }
     }
-
-    /// The bytes of a message, text or list.
-    pub fn bytes(self) -> Option<&'a [u8]> {
-        if let Field::Bytes(bytes, _) = self { Some(bytes) } else { None }
-    }
 }
 
 /// A number of one to ten bytes, the low seven bits first.

@@ -36,9 +36,9 @@ pub use self::canonical::model_of;
 pub(crate) use self::canonical::{canonical, canonical_or_decoded, config_of, written_files};
 pub(crate) use self::copies::generic_copies;
 pub(crate) use self::intact::stored_checksums;
-pub use self::read::{read_model, read_provenance};
-pub use self::report::{OutputDifference, ReadRange, Report, TensorReport, Verified};
-pub use self::request::{Failure, Progress, Request, SAFETENSORS, STD, Silent};
+pub use self::read::read_model;
+pub use self::report::{ReadRange, Report, TensorReport, Verified};
+pub use self::request::{Failure, Progress, Request, STD, Silent};
 pub(crate) use self::sidecar::sidecar_files;
 pub use self::words::{max_shard_bytes, parse_dtype, parse_quant, parse_size, strip_slash, target};
 

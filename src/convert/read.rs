@@ -39,7 +39,7 @@ pub(super) fn read_whole_model(opened: &mut Opened) -> Result<Model> {
 ///
 /// # Errors
 /// It cannot be read, or does not keep its schema.
-pub fn read_provenance(opened: &mut Opened) -> Result<Option<Provenance>> {
+pub(super) fn read_provenance(opened: &mut Opened) -> Result<Option<Provenance>> {
     read_json(opened, SOURCE_FILE)
 }
 

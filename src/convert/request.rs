@@ -161,4 +161,4 @@ impl From<Diagnostic> for Failure {
 pub const STD: &str = "std";
 
 /// The format whose tensors have the names and bytes of the source.
-pub const SAFETENSORS: &str = "safetensors";
+pub(super) const SAFETENSORS: &str = "safetensors";

@@ -37,7 +37,7 @@ pub const SCHEMA: &str = "llmstd.diff/1";
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[non_exhaustive]
 pub struct Diff {
-    /// [`SCHEMA`].
+    /// `SCHEMA`.
     pub schema: &'static str,
     /// The old version.
     pub old: Side,

@@ -9,10 +9,10 @@ mod logical;
 mod packaged;
 mod rules;
 
-pub use self::group::{Grouped, Stored};
+pub use self::group::Stored;
 pub use self::logical::logical;
-pub use self::packaged::{Packaged, matrices};
-pub use self::rules::{Axis, Beside, BitsRule, LAYOUTS, Layout, Layouts, PartRule, Times, Unit};
+pub use self::packaged::matrices;
+pub use self::rules::{LAYOUTS, Layouts, PartRule};
 
 #[cfg(test)]
 mod tests;

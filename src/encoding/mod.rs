@@ -6,7 +6,7 @@
 //! computes with them.
 //!
 //! Decoding gives F32. Where a library computes in a narrower type, every step is rounded to it as
-//! the library does ([`Precision`]), so that the values are the library's own bit for bit and a
+//! the library does (`Precision`), so that the values are the library's own bit for bit and a
 //! cast to that type loses nothing. NaN is always the one NaN `0x7fc00000`: which NaN the
 //! arithmetic gives is left open by IEEE 754 and differs between machines.
 
@@ -21,7 +21,6 @@ mod small;
 
 pub use decoder::Decoder;
 pub use ggml::{BLOCK_TYPES, BlockType};
-pub use number::Precision;
 pub use part::Part;
 
 #[cfg(test)]

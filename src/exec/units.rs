@@ -89,11 +89,6 @@ impl Store {
         Store { folder }
     }
 
-    /// The folder.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// Writes those of the shards that are not there, one after the other; returns which these were.
     ///
     /// # Errors

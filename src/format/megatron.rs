@@ -28,7 +28,6 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{FileId, Source};
 use crate::checkpoint::{Checkpoint, Tensor};
 
-pub use self::args::ARGS;
 pub use self::merge::{Share, share_of};
 pub use self::stacked::{is_named_so, unstack};
 

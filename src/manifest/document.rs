@@ -23,7 +23,7 @@ pub const SCHEMA: &str = "llmstd.manifest/1";
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Manifest {
-    /// [`SCHEMA`].
+    /// `SCHEMA`.
     pub schema: String,
     /// The version of the standard, `1.0.0`.
     pub spec: String,

@@ -7,9 +7,8 @@ use std::path::Path;
 /// The modules in the order of the code map.
 fn code_map() -> Vec<String> {
     let text = fs::read_to_string(root().join("lib.rs")).unwrap();
-    let rows = text.lines().filter_map(|line| line.strip_prefix("//! | [`"));
-    rows.filter_map(|row| Some(row.split_once("`]")?.0.trim_start_matches("mod@").to_owned()))
-        .collect()
+    let rows = text.lines().filter_map(|line| line.strip_prefix("//! | `"));
+    rows.filter_map(|row| Some(row.split_once("` |")?.0.to_owned())).collect()
 }
 
 fn root() -> &'static Path {

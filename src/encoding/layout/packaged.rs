@@ -8,7 +8,7 @@ use super::rules::{Layouts, PartRule};
 use crate::checkpoint::{DType, Encoding, n_elements};
 
 /// What a tensor of a package is, and the roles and places of its parts, the payload first.
-pub type Packaged = (Encoding, Vec<(String, usize)>);
+pub(super) type Packaged = (Encoding, Vec<(String, usize)>);
 
 /// The dimensions of a matrix, or of a stack of them, whose values a payload of other dimensions
 /// holds: those in front, rows and columns. Where they do not follow from the parts, only the bytes

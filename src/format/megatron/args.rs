@@ -8,7 +8,7 @@ use super::Recorded;
 use crate::format::pickle::{Node, NodeId};
 
 /// The key of a checkpoint's metadata under which they are kept, as JSON.
-pub const ARGS: &str = "args";
+pub(super) const ARGS: &str = "args";
 
 /// More attributes than this are no arguments.
 const MAX_ARGS: usize = 10_000;
