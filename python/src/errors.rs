@@ -1,7 +1,7 @@
 //! Errors of the library as exceptions, with its own words.
 
+use llmstd::Diagnostic;
 use llmstd::convert::Failure;
-use llmstd::{Diagnostic, ErrorKind};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
@@ -61,15 +61,8 @@ impl Fault {
         match self {
             Fault::Argument(message) => pyo3::exceptions::PyValueError::new_err(message),
             Fault::Error(err) => {
-                let kind = match err.kind() {
-                    ErrorKind::Io => "io",
-                    ErrorKind::Malformed => "malformed",
-                    ErrorKind::Unsupported => "unsupported",
-                    ErrorKind::Limit => "limit",
-                    ErrorKind::Cancelled => "cancelled",
-                };
                 let raised = Error::new_err(err.to_string());
-                with(py, raised, "kind", kind.to_owned())
+                with(py, raised, "kind", err.kind().as_str().to_owned())
             }
             Fault::Findings(findings) => {
                 let words = findings.iter().map(|one| format!("{}: {}", one.rule, one.message));

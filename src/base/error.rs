@@ -25,6 +25,19 @@ pub enum ErrorKind {
     Cancelled,
 }
 
+impl ErrorKind {
+    /// The kind in a word, for programs: `io`, `malformed`, `unsupported`, `limit`, `cancelled`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ErrorKind::Io => "io",
+            ErrorKind::Malformed => "malformed",
+            ErrorKind::Unsupported => "unsupported",
+            ErrorKind::Limit => "limit",
+            ErrorKind::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// A reason to stop, with the file and the byte it was found at.
 pub struct Error(Box<Inner>);
 
