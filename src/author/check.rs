@@ -12,6 +12,7 @@ use crate::checkpoint::DType;
 use crate::package::Value;
 use crate::plan::{export, import};
 use crate::spec::Spec;
+use crate::spec::ecosystem::Ecosystem;
 use crate::spec::map::Map;
 
 /// What is wrong with the data files, one sentence each: file, key, what.
@@ -22,7 +23,7 @@ pub fn check(spec: &Spec) -> Vec<String> {
         return problems;
     }
     // A GGUF file says less than a model is: what its mappings do is held against llama.cpp's.
-    let maps = spec.maps.values().filter(|map| map.format != export::GGUF);
+    let maps = spec.maps.values().filter(|map| !Ecosystem::of(&map.format).typed_keys);
     let maps: Vec<&Map> = maps.collect();
     maps.into_par_iter().flat_map_iter(|map| acts(spec, map)).collect()
 }

@@ -20,6 +20,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::package::{Model, Provenance};
 use crate::plan::export;
 use crate::spec::Spec;
+use crate::spec::ecosystem::Ecosystem;
 use crate::spec::map::Map;
 
 pub(crate) use self::check::AsPlanned;
@@ -59,7 +60,7 @@ pub fn samples(spec: &Spec, map: &Map, start: Option<&Json>) -> Result<Vec<Sampl
         let message = format!("the mapping {}/{}: {why}", map.format, map.name);
         Error::new(ErrorKind::Malformed, message)
     };
-    if map.format == export::GGUF {
+    if Ecosystem::of(&map.format).typed_keys {
         let message = "no samples are made of gguf mappings: such a file says less than a model is; \
                        write a sample of the hf mapping with `convert --to gguf`";
         return Err(Error::unsupported(message));

@@ -69,8 +69,8 @@ pub(crate) fn run(reader: Option<&str>, global: &Global) -> anyhow::Result<Statu
     let spec = output::spec(global)?;
     let scratch = tempfile::tempdir().context("cannot make a scratch folder")?;
     let results = match reader {
-        None => conformance::run(&spec, &mut Own::new(&spec), scratch.path())?,
-        Some(command) => conformance::run(&spec, &mut Program::start(command)?, scratch.path())?,
+        None => conformance::run(spec, &mut Own::new(spec), scratch.path())?,
+        Some(command) => conformance::run(spec, &mut Program::start(command)?, scratch.path())?,
     };
     match global.format {
         Format::Json => output::print_json(&results)?,

@@ -55,7 +55,7 @@ fn perform(
     let links = if args.no_follow { Links::Refuse } else { Links::Follow };
     let how =
         How { format: wanted, links, config: args.config.as_deref(), step: args.step.as_deref() };
-    let input = Input::of(src, &spec)?;
+    let input = Input::of(src, spec)?;
     let opened = folder::open_as(input.path(), &how)?;
     if let Some(from) = &args.from {
         let is = opened.checkpoint.format;
@@ -69,7 +69,7 @@ fn perform(
     }
     let bar = Bar::new(global);
     let request = Request {
-        spec: &spec,
+        spec: spec,
         destination: &destination,
         to,
         arch: args.arch.as_deref(),

@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
     let spec = output::spec(global)?;
     let bar = Bar::new(global);
     let options = Options {
-        spec: &spec,
+        spec: spec,
         arch: args.arch.as_deref(),
         generic: args.generic,
         rehash: args.deep,
@@ -98,7 +98,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
         (None, _) => anyhow::bail!("name two versions, the old and the new one, or --against"),
         (Some(_), _) => anyhow::bail!("--against is the old version: name the new one alone"),
     };
-    let places = [git::Side::of(paths[0], &spec)?, git::Side::of(paths[1], &spec)?];
+    let places = [git::Side::of(paths[0], spec)?, git::Side::of(paths[1], spec)?];
     let [mut old, mut new] =
         match Version::open_two(places.each_ref().map(|side| side.path.as_path()), &options) {
             Ok(sides) => sides,
@@ -115,12 +115,12 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
             output::hint(&format!("{}:\n{}", subject.label, findings.trim_end()), global);
         }
     }
-    let mut diff = compare(&old, &new, &spec);
+    let mut diff = compare(&old, &new, spec);
     if args.deep {
-        deepen(&mut diff, &old, &new, &spec, n_threads, &bar)?;
+        deepen(&mut diff, &old, &new, spec, n_threads, &bar)?;
     }
     let fail_on = args.fail_on.class();
-    args.reports.write(&Compared { diff: &diff, fail_on }, &spec, global)?;
+    args.reports.write(&Compared { diff: &diff, fail_on }, spec, global)?;
     let fails = fail_on <= diff.verdict.class;
     drop(places);
     Ok(if fails { Status::FAILURE } else { Status::SUCCESS })

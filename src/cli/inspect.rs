@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
         step: args.step.as_deref(),
         ..How::default()
     };
-    let inspection = inspect_as(Input::of(&args.path, &spec)?.path(), &how, &spec)?;
+    let inspection = inspect_as(Input::of(&args.path, spec)?.path(), &how, spec)?;
     match global.format {
         Format::Json => output::print_json(&inspection)?,
         Format::Text => output::print(&text(&inspection, args, global))?,

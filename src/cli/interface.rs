@@ -62,9 +62,9 @@ fn name(text: &str) -> Result<String, String> {
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
     let spec = output::spec(global)?;
-    let input = Input::of(&args.path, &spec)?;
+    let input = Input::of(&args.path, spec)?;
     let found =
-        interface::interface(input.path(), &spec, args.arch.as_deref(), args.name.as_deref());
+        interface::interface(input.path(), spec, args.arch.as_deref(), args.name.as_deref());
     let found = match found {
         Ok(found) => found,
         Err(Failure::Error(err)) => return Err(err.into()),

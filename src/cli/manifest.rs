@@ -61,7 +61,7 @@ const CYCLONEDX: &str = "cyclonedx";
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
     let n_threads = output::n_threads(args.threads);
     let spec = output::spec(global)?;
-    let input = Input::of(&args.path, &spec)?;
+    let input = Input::of(&args.path, spec)?;
     if global.form == OMS {
         let statement = supply::oms::statement(input.path(), n_threads)?;
         deliver(&statement, args)?;
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
     }
     let bar = Bar::new(global);
     let options = Options {
-        spec: &spec,
+        spec: spec,
         arch: args.arch.as_deref(),
         generic: args.generic,
         rehash: true,

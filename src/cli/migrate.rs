@@ -37,7 +37,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
     let spec = output::spec(global)?;
     let to = Spec::embedded(&args.to)?;
-    let migrated = migrate(&args.package, &args.destination, &spec, &to, args.force)?;
+    let migrated = migrate(&args.package, &args.destination, spec, &to, args.force)?;
     if global.format == Format::Json {
         output::print_json(&migrated)?;
         return Ok(Status::SUCCESS);

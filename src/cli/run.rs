@@ -88,9 +88,9 @@ fn ids(text: &str) -> Result<Ids, String> {
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
     let spec = output::spec(global)?;
-    let input = Input::of(&args.path, &spec)?;
+    let input = Input::of(&args.path, spec)?;
     let how = How { format: output::wanted(args.from.as_deref()), ..How::default() };
-    let mut loaded = match run::load_as(input.path(), &how, &spec, args.arch.as_deref()) {
+    let mut loaded = match run::load_as(input.path(), &how, spec, args.arch.as_deref()) {
         Ok(loaded) => loaded,
         Err(Failure::Error(err)) => return Err(err.into()),
         Err(Failure::Findings(findings)) => return output::refuse(&findings, global),

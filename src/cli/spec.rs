@@ -139,9 +139,9 @@ enum Command {
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
     match &args.command {
-        Command::List { what: Listed::Architectures } => list(&output::spec(global)?, global)?,
-        Command::List { what: Listed::Formats } => formats(&output::spec(global)?, global)?,
-        Command::Show { name } => show(&output::spec(global)?, name)?,
+        Command::List { what: Listed::Architectures } => list(output::spec(global)?, global)?,
+        Command::List { what: Listed::Formats } => formats(output::spec(global)?, global)?,
+        Command::Show { name } => show(output::spec(global)?, name)?,
         Command::Map { name, path, map } => names(name, path.as_deref(), map, global)?,
         Command::Sample { name, out, map, config, variant } => {
             return sample(name, out, map, config.as_deref(), variant, global);
@@ -151,7 +151,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
         }
         Command::Check { dir } => return check(dir, global),
         Command::Export { dir: None } => output::print_json(&output::spec(global)?.export())?,
-        Command::Export { dir: Some(dir) } => export(&output::spec(global)?, dir, global)?,
+        Command::Export { dir: Some(dir) } => export(output::spec(global)?, dir, global)?,
         Command::Tensors { arch, config, map } => {
             return tensors(arch, config.as_deref(), map, global);
         }
@@ -237,11 +237,11 @@ fn read_json(path: &Path) -> anyhow::Result<serde_json::Value> {
 
 fn names(name: &str, path: Option<&Path>, format: &str, global: &Global) -> anyhow::Result<()> {
     let spec = output::spec(global)?;
-    let map = find(&spec, format, name)?;
+    let map = find(spec, format, name)?;
     let mut names = NameMap::of(map);
     if let Some(path) = path {
         let given = if path.extension().is_some_and(|end| end == "json") {
-            names.with_names(&spec, map, &read_json(path)?, None)
+            names.with_names(spec, map, &read_json(path)?, None)
         } else {
             let mut opened = folder::open(path)?;
             let config = opened.json("config.json")?;
@@ -249,7 +249,7 @@ fn names(name: &str, path: Option<&Path>, format: &str, global: &Global) -> anyh
                 config.with_context(|| format!("{} has no config.json", path.display()))?;
             let present =
                 opened.checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-            names.with_names(&spec, map, &config, Some(&present))
+            names.with_names(spec, map, &config, Some(&present))
         };
         names = match given {
             Ok(names) => names,
@@ -271,9 +271,9 @@ fn sample(
     global: &Global,
 ) -> anyhow::Result<Status> {
     let spec = output::spec(global)?;
-    let map = find(&spec, format, name)?;
+    let map = find(spec, format, name)?;
     let config = config.map(read_json).transpose()?;
-    let samples = crate::author::sample::samples(&spec, map, config.as_ref())?;
+    let samples = crate::author::sample::samples(spec, map, config.as_ref())?;
     let chosen: Vec<usize> = match variant {
         "all" => (0..samples.len()).collect(),
         n => vec![n.parse().with_context(|| format!("{n:?} is no number, and not `all`"))?],
@@ -289,7 +289,7 @@ fn sample(
             Some(staging) => staging.path().join(n.to_string()),
             None => out.to_owned(),
         };
-        let report = match crate::author::sample::write(&spec, map, sample, &folder) {
+        let report = match crate::author::sample::write(spec, map, sample, &folder) {
             Ok(report) => report,
             Err(Failure::Error(err)) => return Err(err.into()),
             Err(Failure::Findings(findings)) => return output::refuse(&findings, global),
@@ -318,8 +318,7 @@ fn new_arch(
     let mut opened = folder::open(checkpoint)?;
     let config = opened.json("config.json")?;
     let config = config.with_context(|| format!("{} has no config.json", checkpoint.display()))?;
-    let draft =
-        crate::author::draft::draft(&spec, format, name, from, &opened.checkpoint, &config)?;
+    let draft = crate::author::draft::draft(spec, format, name, from, &opened.checkpoint, &config)?;
     let mut files = spec.files().clone();
     let drafted = draft.files.iter();
     files.extend(drafted.map(|(path, text)| (path.clone(), text.clone().into())));
@@ -346,8 +345,8 @@ fn tensors(
 ) -> anyhow::Result<Status> {
     let spec = output::spec(global)?;
     let listed = match config {
-        None => TensorList::of_arch(&spec, arch).map_err(|finding| vec![finding]),
-        Some(path) => TensorList::of_config(&spec, arch, format, &read_json(path)?),
+        None => TensorList::of_arch(spec, arch).map_err(|finding| vec![finding]),
+        Some(path) => TensorList::of_config(spec, arch, format, &read_json(path)?),
     };
     match (listed, global.format) {
         (Err(findings), _) => return output::refuse(&findings, global),

@@ -135,13 +135,13 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
     let n_threads = output::n_threads(args.threads);
     let spec = output::spec(global)?;
     let selection = Selection { select: args.select.clone(), ignore: args.ignore.clone() };
-    check_selection(&spec, &selection)?;
+    check_selection(spec, &selection)?;
     let (mut found, mut kept) = (Vec::new(), Vec::new());
     for path in &args.paths {
         if args.recursive && path.is_dir() {
             found.extend(below(path)?);
         } else {
-            let input = input::Input::of(path, &spec)?;
+            let input = input::Input::of(path, spec)?;
             found.push(Found { path: input.path().to_owned(), nothing: None });
             kept.push(input);
         }
@@ -151,7 +151,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
         "there is no package and no checkpoint below {}",
         args.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
     );
-    let policies = Policies::of(args, &found, &spec)?;
+    let policies = Policies::of(args, &found, spec)?;
     let today = today();
     let mut runs: Vec<Run<'_>> =
         policies.read.values().map(|policy| Run::new(policy, &today)).collect();
@@ -173,7 +173,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
         };
         let result = match nothing {
             Some(why) => InputResult::Skipped(why.clone()),
-            None => match validate(path, &spec, &options) {
+            None => match validate(path, spec, &options) {
                 Ok(mut report) => {
                     let run = at.map(|at| &mut runs[at]);
                     apply(path, &mut report, &rules, run, baseline.as_mut());
@@ -212,7 +212,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
             output::error(&anyhow::anyhow!("{err}"), global);
         }
     }
-    args.reports.write(&validation, &spec, global)?;
+    args.reports.write(&validation, spec, global)?;
     if let Some(rule) = first_error(&validation) {
         output::hint(&format!("more: llmstd explain {rule}"), global);
     }

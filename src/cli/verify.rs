@@ -39,12 +39,12 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
     let spec = output::spec(global)?;
     let bar = Bar::new(global);
     let verified = verify(
-        Input::of(&args.path, &spec)?.path(),
+        Input::of(&args.path, spec)?.path(),
         args.against.as_deref(),
-        &spec,
+        spec,
         n_threads,
         &bar,
     )?;
-    args.reports.write(&verified, &spec, global)?;
+    args.reports.write(&verified, spec, global)?;
     Ok(if verified.whole { Status::SUCCESS } else { Status::FAILURE })
 }

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::components::{self, Components};
 use super::read::read_whole_model;
-use super::report::foreign_format;
+use super::report::{ecosystem, foreign_format};
 use super::request::{Failure, Request};
 use super::sidecar::sidecar_files;
 use crate::base::diagnostic::{Diagnostic, Level};
@@ -29,6 +29,8 @@ use crate::rule::view::{PackageView, Stored};
 use crate::rule::{self, Selection};
 use crate::spec::Spec;
 use crate::spec::dialect::Dialect;
+use crate::spec::ecosystem::Ecosystem;
+use crate::spec::ecosystem::config::MODEL_TYPE;
 
 /// Answers the planner's questions from the bytes.
 struct Bytes<'a>(&'a Source);
@@ -100,11 +102,9 @@ pub(crate) fn canonical(
     let mut findings = Vec::new();
     let format = foreign_format(opened);
     let dialect = dialect::of(request.spec, format, &opened.checkpoint);
-    let (config, stored_config) = match format {
-        export::GGUF => {
-            (Some(typed::config(request.spec, &opened.checkpoint, &opened.source)), None)
-        }
-        _ => config_of(opened, dialect)?.unzip(),
+    let (config, stored_config) = match Ecosystem::of(format).typed_keys {
+        true => (Some(typed::config(request.spec, &opened.checkpoint, &opened.source)), None),
+        false => config_of(opened, dialect)?.unzip(),
     };
     let files = opened.weights.iter().map(|name| {
         let len = opened.source.find(name).map_or(0, |file| opened.source.extent(file).len);
@@ -347,9 +347,6 @@ pub(crate) fn config_of(
     Ok(Some((config, ForeignConfig { path: own.file.clone(), text })))
 }
 
-/// What a config names its family by.
-const MODEL_TYPE: &str = "model_type";
-
 /// What an input is that is no model by itself, and what to do with it.
 fn refused_input(opened: &mut Opened, config: Option<&Json>) -> Option<Diagnostic> {
     if let Some(found) = super::check::two_of_one_name(&opened.checkpoint.findings) {
@@ -383,7 +380,7 @@ fn refused_input(opened: &mut Opened, config: Option<&Json>) -> Option<Diagnosti
     let [file] = weights.as_slice() else { return None };
     if let Some((number, count)) = folder::shard_number(file)
         && 1 < count
-        && opened.checkpoint.format != export::GGUF
+        && !ecosystem(opened).joins_shards
     {
         let message = format!("`{file}` is shard {number} of {count}, and no model by itself");
         return Some(

@@ -1,6 +1,6 @@
 //! What is refused before anything is planned: flags without effect, and files that are in the way.
 
-use super::report::{Report, foreign_format};
+use super::report::{Report, ecosystem, foreign_format};
 use super::request::{Failure, Request};
 use super::target;
 use crate::base::diagnostic::{Diagnostic, Level};
@@ -10,6 +10,7 @@ use crate::folder::{CONFIG_FILE, Opened};
 use crate::plan::program::Output;
 use crate::plan::{Decode, Step, Tensors, export};
 use crate::spec::Spec;
+use crate::spec::ecosystem::Ecosystem;
 
 /// Refuses a plan that nothing is to be written of: for its warnings, where none is allowed, or for
 /// lack of disk.
@@ -121,7 +122,7 @@ pub(super) fn flags(
         let why = "a package is written under the names that it has";
         return Err(useless("--generic", why, "leave it out"));
     }
-    if plan.quantize.is_some() && request.to != export::GGUF {
+    if plan.quantize.is_some() && !Ecosystem::of(request.to).blocks {
         let message = "blocks are packed in GGUF files only";
         return Err(useless("--quant", message, "add --to gguf, or name the destination x.gguf"));
     }
@@ -133,7 +134,7 @@ pub(super) fn flags(
         let why = "no tensor of the source is packed";
         return Err(useless("--decode", why, "leave it out"));
     }
-    if request.generic && plan.decode != Decode::Nothing && foreign_format(opened) != export::GGUF {
+    if request.generic && plan.decode != Decode::Nothing && !ecosystem(opened).blocks {
         let message = "it has tensors that are stored as several, which --generic takes one by one";
         return Err(Diagnostic::error("P012", message)
             .help("leave out --generic to decode them, or --decode to keep them")

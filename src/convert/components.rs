@@ -23,6 +23,7 @@ use crate::package::{
 use crate::plan::{Tensors, keys};
 use crate::spec::Spec;
 use crate::spec::compound::Compound;
+use crate::spec::ecosystem::config;
 use crate::spec::map::Map;
 
 /// The tensors of each component by its name.
@@ -195,7 +196,7 @@ pub(super) fn config(
 }
 
 /// Entries of a config that say how tensors are stored.
-const OF_TENSORS: [&str; 3] = ["dtype", "torch_dtype", "quantization_config"];
+const OF_TENSORS: [&str; 3] = [config::DTYPES[0], config::DTYPES[1], config::QUANTIZATION];
 
 /// Whether the head is the table of tokens.
 const TIED: &str = "tie_embeddings";

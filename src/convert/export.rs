@@ -8,7 +8,7 @@ use super::canonical::canonical;
 use super::components;
 use super::gguf;
 use super::read::{read_buffers, read_provenance, read_whole_model};
-use super::report::foreign_format;
+use super::report::{ecosystem, foreign_format};
 use super::request::{Failure, Request};
 use super::sidecar::{sidecar_files, sidecar_files_of_package};
 use crate::base::diagnostic::Diagnostic;
@@ -23,6 +23,7 @@ use crate::plan::program::Output;
 use crate::plan::{self, Decode, Exactness, Step, Tensors, dialect, typed};
 use crate::spec::Spec;
 use crate::spec::dialect::Dialect;
+use crate::spec::ecosystem::Ecosystem;
 use crate::spec::expr::as_int;
 use crate::spec::map::Map;
 use crate::spec::names::StackNames;
@@ -93,13 +94,12 @@ pub(super) fn export_plan(
         canonical_tensors = canonical.tensors;
         findings = canonical.findings;
         (carried, left) = sidecar_files(opened, request.spec);
-        kept = (foreign_format(opened) == export::GGUF)
-            .then(|| opened.checkpoint.typed_metadata.clone());
+        kept = ecosystem(opened).typed_keys.then(|| opened.checkpoint.typed_metadata.clone());
     }
     let recorded = provenance.as_ref().filter(|source| source.format == format);
     let Some(architecture) = &model.architecture else {
         let tensors = generic_export(&canonical_tensors, provenance.as_ref(), request.plan)?;
-        if format != export::GGUF {
+        if !Ecosystem::of(format).typed_keys {
             export::refuse_blocks(format, &tensors.encodings)?;
         } else if kept.is_none() {
             let message = "a GGUF file says which architecture it is of, and nothing says it here";
@@ -147,10 +147,10 @@ pub(super) fn export_plan(
         Some((request.spec.compound(format, &config)?, config))
     });
     let origin = source.map(|provenance| {
-        let config = match (format, &outer) {
-            (export::GGUF, _) => kept.as_ref().map(typed::keys),
-            (_, Some((compound, config))) => Some(compound.inner(config)),
-            _ => provenance.config.as_ref().and_then(|config| origin_config(config, dialect)),
+        let config = match &outer {
+            _ if Ecosystem::of(format).typed_keys => kept.as_ref().map(typed::keys),
+            Some((compound, config)) => Some(compound.inner(config)),
+            None => provenance.config.as_ref().and_then(|config| origin_config(config, dialect)),
         };
         Origin { provenance, config }
     });
@@ -184,7 +184,7 @@ pub(super) fn export_plan(
         findings.extend(components::left_out(opened, provenance.as_ref(), format));
     }
     let (mut config, mut keys, mut tokenizer) = (None, None, Vec::new());
-    if format == export::GGUF {
+    if Ecosystem::of(format).typed_keys {
         let kept = kept.filter(|_| source.is_some());
         keys = Some(gguf::metadata(opened, request, kept, &mut exported, map, &mut findings)?);
     } else {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use super::report::foreign_format;
+use super::report::{ecosystem, foreign_format};
 use super::request::{Failure, Request};
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, Result};
@@ -31,7 +31,7 @@ const QUANTIZATION_VERSION: u32 = 2;
 /// # Errors
 /// A key is one that readers refuse.
 pub(crate) fn keys_file(opened: &Opened) -> Result<Option<(&'static str, Vec<u8>)>> {
-    if opened.is_package || foreign_format(opened) != export::GGUF {
+    if opened.is_package || !ecosystem(opened).typed_keys {
         return Ok(None);
     }
     let bytes = gguf::write::header(&opened.checkpoint.typed_metadata, &[])?;

@@ -15,6 +15,7 @@ use crate::format;
 use crate::package::{Conformance, Dropped, Loss};
 use crate::plan::program::Content;
 use crate::plan::{Step, Tensors};
+use crate::spec::ecosystem::Ecosystem;
 
 /// What was, or would be, done.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -145,6 +146,11 @@ pub struct OutputDifference {
 /// The format of a checkpoint that is no package.
 pub(super) fn foreign_format(opened: &Opened) -> &'static str {
     format::find(opened.checkpoint.format).map_or("hf", |format| format.dialect)
+}
+
+/// The ecosystem that an input comes from.
+pub(super) fn ecosystem(opened: &Opened) -> &'static Ecosystem {
+    Ecosystem::of(foreign_format(opened))
 }
 
 pub(super) fn report(

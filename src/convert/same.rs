@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use super::components;
 use super::job::{self, Job};
-use super::report::Report;
+use super::report::{Report, ecosystem};
 use super::request::{Failure, Request, SAFETENSORS};
 use super::sidecar::{json_text, sidecar_files, sidecar_files_of_package};
 use super::target::Target;
@@ -15,6 +15,7 @@ use crate::base::error::Result;
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor};
 use crate::folder::{CONFIG_FILE, Opened};
 use crate::plan::{Decode, Exactness, Step, Tensors, export};
+use crate::spec::ecosystem::config;
 
 /// Writes the tensors under the names that they have.
 pub(super) fn write(
@@ -146,13 +147,13 @@ fn metadata(
 
 /// `config.json` of the source: byte for byte, but for the dtype where tensors were cast.
 fn config(opened: &mut Opened, request: &Request<'_>) -> Result<Option<(String, Vec<u8>)>> {
-    if opened.is_package || opened.checkpoint.format == export::GGUF {
+    if opened.is_package || ecosystem(opened).typed_keys {
         return Ok(None);
     }
     let Some(text) = opened.text(CONFIG_FILE)? else { return Ok(None) };
     let text = match (request.plan.dtype, opened.json(CONFIG_FILE)?) {
         (Some(dtype), Some(Json::Object(mut config))) => {
-            for key in ["torch_dtype", "dtype"] {
+            for key in config::DTYPES {
                 if let Some(stated) = config.get_mut(key) {
                     *stated = export::dtype_word(Some(dtype)).into();
                 }

@@ -19,11 +19,12 @@ use crate::checkpoint::Checkpoint;
 use crate::encoding::layout::LAYOUTS;
 use crate::package::{ForeignTensor, Model, Provenance};
 use crate::spec::Spec;
+use crate::spec::ecosystem::Ecosystem;
 use crate::spec::map::Map;
 use crate::spec::names::StackNames;
 
 pub use self::check::check_own_config;
-pub use self::dtype::{GGUF, dtype_word, refuse_blocks};
+pub use self::dtype::{dtype_word, refuse_blocks};
 
 /// A plan of the way out.
 pub struct Export {
@@ -64,7 +65,7 @@ pub fn export(
     let arch = spec.arch(&map.arch).expect("a mapping's architecture is checked when it is read");
     let stored = |name: &str| canonical.exprs.contains_key(name);
     let (hparams, tokens) = (&model.hyperparameters, &model.tokens);
-    let is_typed = map.format == GGUF;
+    let is_typed = Ecosystem::of(&map.format).typed_keys;
     let write = |original| keys::write(spec, map, arch, hparams, tokens, original, &stored);
     // Keys of a GGUF file say together with the tensors what the model is: they come last.
     let mut config = Json::Null;
@@ -191,7 +192,7 @@ pub fn export(
             keys::read(spec, map, arch, config)
                 .is_ok_and(|read| read.hparams == *hparams && read.tokens == *tokens)
         };
-        refuse_blocks(GGUF, &tensors.encodings)?;
+        refuse_blocks(&map.format, &tensors.encodings)?;
         config = match original.cloned().map(sized).filter(says) {
             Some(original) => original,
             None => {

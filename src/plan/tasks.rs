@@ -8,18 +8,19 @@ use super::keys;
 use crate::base::diagnostic::Diagnostic;
 use crate::package::{Hparams, Task, Value};
 use crate::spec::Spec;
+use crate::spec::ecosystem::config::{CLASSES, LABEL_NUMBERS, LABELS, N_LABELS};
 use crate::spec::expr::{as_int, same};
 use crate::spec::map::{Map, TaskRule};
 
 /// The class that the foreign config names, `BertForMaskedLM`.
 pub fn class(config: &Json) -> Option<&str> {
-    config.get("architectures")?.get(0)?.as_str()
+    config.get(CLASSES)?.get(0)?.as_str()
 }
 
 /// The class that counts of those that the foreign config names: the first that a mapping knows a
 /// task of, else the first.
 pub fn class_of<'c>(map: &Map, config: &'c Json) -> Option<&'c str> {
-    let named = config.get("architectures")?.as_array()?;
+    let named = config.get(CLASSES)?.as_array()?;
     let mut names = named.iter().filter_map(Json::as_str);
     let serves =
         |class: &&str| map.tasks.iter().any(|rule| rule.class.iter().any(|other| other == class));
@@ -81,7 +82,7 @@ pub fn read(
                         rule.id
                     ),
                 )
-                .key("architectures")
+                .key(CLASSES)
                 .help("add \"architectures\" to config.json"),
             );
         }
@@ -142,7 +143,7 @@ fn labels(
     rows: u64,
     findings: &mut Vec<Diagnostic>,
 ) -> Vec<String> {
-    let path = rule.label_list.as_deref().unwrap_or("id2label");
+    let path = rule.label_list.as_deref().unwrap_or(LABELS);
     let stated = keys::lookup(config, path);
     let n_stated = match stated {
         Some(Json::Object(stated)) => stated.len(),
@@ -214,15 +215,15 @@ pub fn write(map: &Map, tasks: &[Task], config: &mut Json) {
     }
     // What follows is of formats whose configs name a class.
     let (Some(class), Json::Object(object)) = (class, config) else { return };
-    if !object.contains_key("architectures") {
-        object.insert("architectures".to_owned(), Json::from(vec![class]));
+    if !object.contains_key(CLASSES) {
+        object.insert(CLASSES.to_owned(), Json::from(vec![class]));
     }
     let Some(labels) = labels else { return };
     let id2label =
         labels.iter().enumerate().map(|(id, label)| (id.to_string(), label.clone().into()));
-    object.insert("id2label".to_owned(), Json::Object(id2label.collect()));
+    object.insert(LABELS.to_owned(), Json::Object(id2label.collect()));
     let label2id = labels.iter().enumerate().map(|(id, label)| (label.clone(), id.into()));
-    object.insert("label2id".to_owned(), Json::Object(label2id.collect()));
+    object.insert(LABEL_NUMBERS.to_owned(), Json::Object(label2id.collect()));
     // `num_labels` beside `id2label` wins in some readers, and loses in others.
-    object.shift_remove("num_labels");
+    object.shift_remove(N_LABELS);
 }

@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value as Json, json};
 
 use super::Tensors;
-use super::export::GGUF;
 use super::program::{Content, Output};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::limits::MAX_LIST;
@@ -18,6 +17,7 @@ use crate::base::source::{Extent, Source};
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor};
 use crate::metadata::{Array, Metadata, Value};
 use crate::spec::Spec;
+use crate::spec::ecosystem::GGUF;
 use crate::spec::map::Map;
 
 /// What mappings read of the tensors: no keys of a file.
@@ -30,7 +30,7 @@ pub fn config(spec: &Spec, checkpoint: &Checkpoint, source: &Source) -> Json {
     let shapes = checkpoint.tensors.iter();
     let shapes = shapes.map(|tensor| (tensor.name.as_str(), tensor.logical_shape()));
     add_shapes(&mut config, shapes);
-    let maps = spec.maps_of(GGUF);
+    let maps = spec.maps_of(GGUF.format);
     let paths = maps.flat_map(|map| map.keys.iter().flat_map(|key| &key.from));
     let asked: BTreeSet<&str> = paths.filter_map(|path| path.strip_prefix("values.")).collect();
     let vectors = checkpoint.tensors.iter().filter(|tensor| asked.contains(tensor.name.as_str()));

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
+use super::ecosystem::config::MODEL_TYPE;
 use super::from_toml;
 use super::map::Map;
 use crate::package::Value;
@@ -44,9 +45,9 @@ impl Classes {
 
     /// The class that reads a config: the one it names, else the first that chooses the mapping.
     pub fn of(&self, map: &Map, config: &Json) -> Option<Class<'_>> {
-        let stated = config.get("model_type").and_then(Json::as_str);
+        let stated = config.get(MODEL_TYPE).and_then(Json::as_str);
         let stated = stated.and_then(|name| self.named(name));
-        stated.or_else(|| self.named(map.matches.get("model_type")?.first()?))
+        stated.or_else(|| self.named(map.matches.get(MODEL_TYPE)?.first()?))
     }
 }
 

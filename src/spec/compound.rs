@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
+use super::ecosystem::config::{CLASSES, MODEL_TYPE};
 use crate::checkpoint::{Checkpoint, Tensor};
 
 /// Compound models of one build.
@@ -59,9 +60,6 @@ pub struct Component {
 pub(super) struct CompoundsFile {
     pub(super) compound: Vec<Compound>,
 }
-
-/// What a config names its family by.
-const MODEL_TYPE: &str = "model_type";
 
 impl Compound {
     /// Whether a config is of such a compound.
@@ -143,7 +141,7 @@ impl Compound {
             None => {
                 let mut all = entries.clone();
                 let others = self.components.iter().flat_map(|component| &component.config);
-                others.map(String::as_str).chain([MODEL_TYPE, ARCHITECTURES]).for_each(|key| {
+                others.map(String::as_str).chain([MODEL_TYPE, CLASSES]).for_each(|key| {
                     all.remove(key);
                 });
                 all
@@ -192,12 +190,12 @@ impl Compound {
         let config = &Json::Object(outer.clone());
         let Some((path, before)) = self.part(config) else {
             inner.remove(MODEL_TYPE);
-            inner.remove(ARCHITECTURES);
+            inner.remove(CLASSES);
             // What the mapping takes out of a config before it writes it anew is not there again.
             let others: Vec<&String> =
                 self.components.iter().flat_map(|component| &component.config).collect();
             outer.retain(|key, _| {
-                others.contains(&key) || [MODEL_TYPE, ARCHITECTURES].contains(&key.as_str())
+                others.contains(&key) || [MODEL_TYPE, CLASSES].contains(&key.as_str())
             });
             outer.extend(inner);
             return Json::Object(outer);
@@ -215,7 +213,7 @@ impl Compound {
                 inner.remove(key);
             }
         }
-        for key in [MODEL_TYPE, ARCHITECTURES] {
+        for key in [MODEL_TYPE, CLASSES] {
             match before.get(key) {
                 Some(value) => inner.insert(key.to_owned(), value.clone()),
                 None => inner.remove(key),
@@ -229,9 +227,6 @@ impl Compound {
         outer
     }
 }
-
-/// The classes that a config names.
-const ARCHITECTURES: &str = "architectures";
 
 #[cfg(test)]
 mod tests {

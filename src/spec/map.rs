@@ -4,8 +4,11 @@ mod file;
 mod resolve;
 mod rules;
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde::de::{self, Visitor};
 
 use super::expr::Expr;
 use crate::base::error::Result;
@@ -19,18 +22,32 @@ pub use self::rules::{
 
 impl<'de> Deserialize<'de> for Expr {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Expr, D::Error> {
-        #[derive(Deserialize, JsonSchema)]
-        #[serde(untagged)]
-        enum Text {
-            Int(i64),
-            Float(f64),
-            Source(String),
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Expr;
+
+            fn expecting(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+                text.write_str("an expression or a number")
+            }
+
+            fn visit_i64<E: de::Error>(self, int: i64) -> Result<Expr, E> {
+                self.visit_str(&int.to_string())
+            }
+
+            fn visit_u64<E: de::Error>(self, int: u64) -> Result<Expr, E> {
+                self.visit_str(&int.to_string())
+            }
+
+            fn visit_f64<E: de::Error>(self, float: f64) -> Result<Expr, E> {
+                self.visit_str(&format!("{float:?}"))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Expr, E> {
+                Expr::parse(text).map_err(E::custom)
+            }
         }
-        let text = match Text::deserialize(deserializer)? {
-            Text::Int(int) => int.to_string(),
-            Text::Float(float) => format!("{float:?}"),
-            Text::Source(text) => text,
-        };
-        Expr::parse(&text).map_err(serde::de::Error::custom)
+
+        deserializer.deserialize_any(Text)
     }
 }

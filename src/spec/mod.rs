@@ -7,6 +7,7 @@ pub mod classes;
 pub mod compound;
 pub mod dialect;
 pub mod dtypes;
+pub mod ecosystem;
 pub mod encodings;
 pub mod expr;
 pub mod files;

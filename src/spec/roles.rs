@@ -144,9 +144,11 @@ pub(super) fn know_absent(roles: &mut [Role], keys: &[Key]) {
     let later = || keys.iter().filter_map(|key| Some((key.name.as_str(), key.absent.as_ref()?)));
     for role in roles {
         let rope = role.rope.iter().flat_map(|rope| [&rope.heads, &rope.dim]);
-        let exprs = role.shape.iter().flatten().chain(rope);
-        let named: Vec<&str> = exprs.flat_map(|expr| expr.names()).collect();
-        let absent = later().filter(|(name, _)| named.contains(name));
+        let exprs = || role.shape.iter().flatten().chain(rope.clone());
+        // To look for a text is quicker than to walk a tree, which most expressions are spared.
+        let names =
+            |name| exprs().any(|expr| expr.text.contains(name) && expr.names().contains(&name));
+        let absent = later().filter(|(name, _)| names(name));
         role.absent = absent.map(|(name, value)| (name.to_owned(), value.clone())).collect();
     }
 }

@@ -15,6 +15,7 @@ use super::table::{ADDED_SCORE, Table, Token};
 use super::{Made, Model, bytelevel, merges, rule, special};
 use crate::base::diagnostic::Diagnostic;
 use crate::metadata::{Array, Value};
+use crate::spec::ecosystem::config::MODEL_TYPE;
 use crate::spec::pretokenizers::Moved;
 
 /// What a normalizer and the like say about spaces.
@@ -107,7 +108,7 @@ pub(super) fn from_model(
 fn moves<'a>(folder: &Folder, moved: &'a [Moved]) -> Result<&'a Moved, Diagnostic> {
     let class = folder.settings.get("tokenizer_class").and_then(Json::as_str);
     let class = class.map(|class| class.strip_suffix("Fast").unwrap_or(class));
-    let family = folder.config.get("model_type").and_then(Json::as_str);
+    let family = folder.config.get(MODEL_TYPE).and_then(Json::as_str);
     let has = |list: &[String], name: Option<&str>| {
         name.is_some_and(|name| list.iter().any(|n| n == name))
     };

@@ -1,6 +1,7 @@
 //! The targets of the fuzzer over the fixtures, and over seeded changes of them: each ends, in a result
-//! or in an error. `LLMSTD_FUZZ_ROUNDS=100000 cargo test --test suite fuzz::` goes on for longer; `cargo fuzz run
-//! reader` (a nightly toolchain) searches.
+//! or in an error. `LLMSTD_FUZZ_ROUNDS=100000 cargo test --test suite fuzz::` goes on for longer. `cargo fuzz run
+//! reader` (a nightly toolchain) searches, from the seeds that `LLMSTD_FUZZ_SEEDS=fuzz/corpus cargo test --test suite
+//! fuzz::` writes.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -74,8 +75,15 @@ fn change(bytes: &mut Vec<u8>, from: usize, numbers: &mut Numbers) {
 }
 
 /// Runs a target over seeds and over changes of them, of which the first `kept` bytes stay.
-fn run(target: fn(&[u8]), seeds: &[Vec<u8>], kept: usize, rounds: usize) {
+fn run(name: &str, target: fn(&[u8]), seeds: &[Vec<u8>], kept: usize, rounds: usize) {
     assert!(!seeds.is_empty());
+    if let Ok(corpus) = std::env::var("LLMSTD_FUZZ_SEEDS") {
+        let folder = Path::new(&corpus).join(name);
+        fs::create_dir_all(&folder).unwrap();
+        for (number, seed) in seeds.iter().enumerate() {
+            fs::write(folder.join(format!("seed-{number}")), seed).unwrap();
+        }
+    }
     let tell = |bytes: &[u8]| {
         let failed = catch_unwind(AssertUnwindSafe(|| target(bytes))).is_err();
         if failed {
@@ -138,7 +146,7 @@ fn readers_end() {
     });
     let seeds: Vec<Vec<u8>> = seeds.collect();
     assert!(50 < seeds.len());
-    run(targets::reader, &seeds, 1, rounds());
+    run("reader", targets::reader, &seeds, 1, rounds());
 }
 
 #[test]
@@ -153,7 +161,7 @@ fn plans_of_any_config_and_headers_end() {
             seeds.push([&config[..], &[0], &weights].concat());
         }
     }
-    run(targets::model, &seeds, 0, rounds() / 4);
+    run("model", targets::model, &seeds, 0, rounds() / 4);
 }
 
 #[test]
@@ -170,7 +178,7 @@ fn validation_of_any_package_ends() {
         })
         .collect();
     assert!(2 < seeds.len());
-    run(targets::package, &seeds, 1, rounds() / 4);
+    run("package", targets::package, &seeds, 1, rounds() / 4);
 }
 
 #[test]
@@ -186,5 +194,5 @@ fn data_files_and_expressions_end() {
     for chosen in 0..targets::SPEC_FILES.len() {
         seeds.push([&[chosen as u8][..], targets::good_text(chosen).as_bytes()].concat());
     }
-    run(targets::texts, &seeds, 1, rounds() / 4);
+    run("texts", targets::texts, &seeds, 1, rounds() / 4);
 }

@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 
 use crate::author::tiny::expressions;
 use crate::plan::keys;
+use crate::spec::ecosystem::config::{LABEL_NUMBERS, MODEL_TYPE};
 use crate::spec::map::{Each, KeyRule, Map, Rule};
 use crate::spec::template::{Template, alternatives};
 
@@ -16,8 +17,8 @@ const SILENT: &[&str] = &[
     "architectures",
     "dtype",
     "id2label",
-    "label2id",
-    "model_type",
+    LABEL_NUMBERS,
+    MODEL_TYPE,
     "problem_type",
     "torch_dtype",
     "transformers_version",

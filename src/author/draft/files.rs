@@ -9,6 +9,7 @@ use super::Guess;
 use super::cover::{Cover, Idle};
 use crate::plan::{keys, tasks};
 use crate::spec::arch::Arch;
+use crate::spec::ecosystem::config::MODEL_TYPE;
 
 fn quoted(texts: &[String]) -> String {
     let texts: Vec<String> = texts.iter().map(|text| format!("{text:?}")).collect();
@@ -51,7 +52,7 @@ pub(super) fn map(
     unread: &[String],
 ) -> String {
     let map = cover.map;
-    let model_type = config.get("model_type").and_then(Json::as_str).unwrap_or(name);
+    let model_type = config.get(MODEL_TYPE).and_then(Json::as_str).unwrap_or(name);
     let stem = |class: &str| class.split("For").next().unwrap_or_default().to_owned();
     let ours = tasks::class(config).map(stem).unwrap_or_default();
     let ours = ours.trim_end_matches("Model").trim_end_matches("LMHead").to_owned();

@@ -186,20 +186,42 @@ pub(super) fn read_directory(bytes: &[u8], end: &End) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
+/// The numbers that stand alike in a directory entry and in a local header.
+pub(super) struct Common {
+    pub(super) flags: u16,
+    pub(super) method: Method,
+    pub(super) crc: u32,
+    pub(super) packed_len: u32,
+    pub(super) len: u32,
+    pub(super) name_len: u16,
+    pub(super) extra_len: u16,
+}
+
+impl Common {
+    /// Reads them from where the flags stand.
+    pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<Common> {
+        let flags = cursor.u16_le("the flags")?;
+        let method = method_of(cursor.u16_le("the method")?);
+        cursor.take(4, "the time")?;
+        Ok(Common {
+            flags,
+            method,
+            crc: cursor.u32_le("the checksum")?,
+            packed_len: cursor.u32_le("the packed size")?,
+            len: cursor.u32_le("the size")?,
+            name_len: cursor.u16_le("the name's length")?,
+            extra_len: cursor.u16_le("the extra fields' length")?,
+        })
+    }
+}
+
 fn read_entry(cursor: &mut Cursor<'_>) -> Result<Entry> {
     let at = cursor.offset();
     if cursor.u32_le("a directory entry's signature")? != DIRECTORY_SIGNATURE {
         return Err(Error::malformed(at, "no directory entry stands where one is due"));
     }
     cursor.take(4, "the versions")?;
-    let flags = cursor.u16_le("the flags")?;
-    let method = method_of(cursor.u16_le("the method")?);
-    cursor.take(4, "the time")?;
-    let crc = cursor.u32_le("the checksum")?;
-    let packed_len = cursor.u32_le("the packed size")?;
-    let len = cursor.u32_le("the size")?;
-    let name_len = cursor.u16_le("the name's length")?;
-    let extra_len = cursor.u16_le("the extra fields' length")?;
+    let Common { flags, method, crc, packed_len, len, name_len, extra_len } = Common::read(cursor)?;
     let comment_len = cursor.u16_le("the comment's length")?;
     let disk = cursor.u16_le("the disk number")?;
     cursor.take(6, "the attributes")?;
@@ -228,7 +250,7 @@ fn read_entry(cursor: &mut Cursor<'_>) -> Result<Entry> {
     Ok(Entry { at, name, method, crc, packed_len, len, header_start })
 }
 
-pub(super) fn method_of(number: u16) -> Method {
+fn method_of(number: u16) -> Method {
     match number {
         0 => Method::Stored,
         8 => Method::Deflated,

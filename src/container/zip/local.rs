@@ -1,6 +1,6 @@
 //! The heads of the members themselves, held to what the directory says of them.
 
-use super::directory::{ENCRYPTED, Entry, SIZES_FOLLOW, STRONG_ENCRYPTION, method_of};
+use super::directory::{Common, ENCRYPTED, Entry, SIZES_FOLLOW, STRONG_ENCRYPTION};
 use super::extra::{quote, slice, widen};
 use crate::base::cursor::Cursor;
 use crate::base::error::{Error, Result};
@@ -24,14 +24,8 @@ pub(super) fn check_local_header(bytes: &[u8], entry: &Entry, directory_start: u
         return Err(Error::malformed(at, format!("{what} has no local header where one is due")));
     }
     cursor.take(2, "the version")?;
-    let flags = cursor.u16_le("the flags")?;
-    let method = method_of(cursor.u16_le("the method")?);
-    cursor.take(4, "the time")?;
-    let crc = cursor.u32_le("the checksum")?;
-    let packed_len = cursor.u32_le("the packed size")?;
-    let len = cursor.u32_le("the size")?;
-    let name_len = cursor.u16_le("the name's length")?;
-    let extra_len = cursor.u16_le("the extra fields' length")?;
+    let Common { flags, method, crc, packed_len, len, name_len, extra_len } =
+        Common::read(&mut cursor)?;
     let name = cursor.take(name_len.into(), "the local name")?;
     let extra = cursor.take(extra_len.into(), "the extra fields")?;
     if name != entry.name.as_bytes() {

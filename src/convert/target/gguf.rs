@@ -2,11 +2,11 @@
 
 use super::Target;
 use crate::exec::container::Gguf;
-use crate::plan::export::GGUF;
+use crate::spec::ecosystem::GGUF;
 
 pub(super) static TARGET: Target = Target {
-    id: GGUF,
-    format: GGUF,
+    id: GGUF.format,
+    format: GGUF.format,
     ending: Some("gguf"),
     container: |content| Box::new(Gguf { metadata: content.keys, encodings: content.encodings }),
     ..Target::DEFAULT

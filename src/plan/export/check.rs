@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 
-use super::dtype::GGUF;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::package::{Hparams, Model, Task, Value};
 use crate::plan::{Tensors, keys, tasks};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
+use crate::spec::ecosystem::Ecosystem;
 use crate::spec::expr::{as_float, same};
 use crate::spec::map::Map;
 use crate::spec::names::{StackNames, plain_name};
@@ -84,7 +84,7 @@ pub(super) fn check_config(
     let names: BTreeSet<&String> = wanted.keys().chain(read.hparams.keys()).collect();
     let ignore_tie_flag = map.rules.iter().any(|rule| rule.ignore_tie_flag)
         // Where nothing is tied and there is no matrix of a head, it decides nothing.
-        || map.format == GGUF && model.ties.is_empty() && !stored("heads.lm.proj.weight");
+        || Ecosystem::of(&map.format).typed_keys && model.ties.is_empty() && !stored("heads.lm.proj.weight");
     // `null`, and what it stands for.
     let is_usual = |name: &str, value: &Value| {
         let usual = map.keys.iter().find(|key| key.to == name)?.usual.as_ref()?;
@@ -96,7 +96,7 @@ pub(super) fn check_config(
             return false; // The tensors say it, not the config.
         }
         let values = (wanted.get(*name), read.hparams.get(*name));
-        let same = if map.format == GGUF { same_single } else { same };
+        let same = if Ecosystem::of(&map.format).typed_keys { same_single } else { same };
         match values {
             (Some(wanted), Some(read)) if same(wanted, read) => false,
             (Some(Value::Null), Some(value)) | (Some(value), Some(Value::Null)) => {

@@ -9,9 +9,7 @@ use crate::checkpoint::{DType, Encoding};
 use crate::encoding::layout::LAYOUTS;
 use crate::package::Provenance;
 use crate::plan::{DECODE_HELP, Tensors};
-
-/// The format whose configs are keys with kinds, and whose tensors may be blocks.
-pub const GGUF: &str = "gguf";
+use crate::spec::ecosystem::{Ecosystem, config};
 
 /// Refuses packed tensors in a format whose readers do not know them.
 ///
@@ -21,11 +19,11 @@ pub fn refuse_blocks(
     format: &str,
     encodings: &BTreeMap<String, Encoding>,
 ) -> Result<(), Vec<Diagnostic>> {
-    let refused = |encoding: &&Encoding| match LAYOUTS.find(&encoding.id) {
-        Some(_) => format == GGUF,
-        None => format != GGUF,
+    let is_refused = |encoding: &&Encoding| {
+        let is_block = LAYOUTS.find(&encoding.id).is_none();
+        is_block != Ecosystem::of(format).blocks
     };
-    let mut found = encodings.iter().filter(|(_, encoding)| refused(encoding));
+    let mut found = encodings.iter().filter(|(_, encoding)| is_refused(encoding));
     let Some((name, encoding)) = found.next() else { return Ok(()) };
     let n = 1 + found.count();
     let id = &encoding.id;
@@ -62,10 +60,11 @@ pub(super) fn write_dtype(config: &mut Json, tensors: &Tensors, source: Option<&
         let dtype = recorded.get(output.name.as_str()).and_then(|name| DType::parse(name));
         dtype.is_some_and(|dtype| dtype.is_float() && dtype != output.dtype)
     });
-    let stated = ["dtype", "torch_dtype"]
+    let stated = config::DTYPES
         .iter()
         .find_map(|key| object.get(*key).filter(|stated| stated.is_string() && !is_cast).cloned());
     let word = stated.unwrap_or_else(|| dtype_word(most).into());
-    object.insert("torch_dtype".to_owned(), word.clone());
-    object.insert("dtype".to_owned(), word);
+    for key in config::DTYPES.iter().rev() {
+        object.insert((*key).to_owned(), word.clone());
+    }
 }

@@ -10,6 +10,7 @@ use crate::base::near::{self, did_you_mean};
 use crate::checkpoint::Checkpoint;
 use crate::plan::{keys, names, tasks};
 use crate::spec::Spec;
+use crate::spec::ecosystem::config::MODEL_TYPE;
 use crate::spec::map::{Head, Map};
 use crate::spec::names::StackNames;
 
@@ -160,7 +161,7 @@ pub fn choose<'a>(
             let names: Vec<&str> = others.iter().map(|map| map.name.as_str()).collect();
             let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             Err(Diagnostic::error("P001", "the config does not say which architecture this is")
-                .key("model_type")
+                .key(MODEL_TYPE)
                 .mismatch("one mapping that knows every tensor", found)
                 .help("name it with --arch, or keep names and bytes as they are with --generic"))
         }
@@ -199,6 +200,6 @@ fn guess(map: &Map, by: &str) -> Diagnostic {
         "P001",
         format!("the config has no model_type; {} was recognised by {by}", map.arch),
     )
-    .key("model_type")
+    .key(MODEL_TYPE)
     .help("name it with --arch to be sure")
 }

@@ -14,6 +14,7 @@ use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::Tensor;
 use crate::package::WayBack;
 use crate::plan::tasks;
+use crate::spec::ecosystem::config::MODEL_TYPE;
 use crate::spec::map::Map;
 
 /// Why a stray is no canonical tensor.
@@ -28,7 +29,7 @@ impl<'a> Planner<'a> {
             format!("no rule of the mapping {}/{} reads `{name}`", map.format, map.name),
         )
         .tensor(name)
-        .help(if config.get("model_type").is_some() {
+        .help(if config.get(MODEL_TYPE).is_some() {
             "every tensor is read by a rule or dropped by one; --generic keeps all as they are"
         } else {
             "perhaps it is of another architecture: see --arch"

@@ -13,6 +13,7 @@ use crate::package::{Hparams, Value};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
 use crate::spec::classes::Class;
+use crate::spec::ecosystem::config::MODEL_TYPE;
 use crate::spec::expr::{Expr, Names, as_int, same};
 use crate::spec::hparams::ProblemKind;
 use crate::spec::map::{EachEntry, KeyRule, Map, entry_path};
@@ -367,7 +368,7 @@ impl<'a> Reader<'a> {
     ) -> Result<Option<(Value, String)>, String> {
         // What a class does with a config that names it is known; another's silence is not.
         let named = |class: &Class<'_>| {
-            self.config.get("model_type").and_then(Json::as_str) == Some(class.name)
+            self.config.get(MODEL_TYPE).and_then(Json::as_str) == Some(class.name)
         };
         if let Some(class) = self.class.filter(named) {
             let stated = paths.iter().find_map(|path| class.default(path));

@@ -5,23 +5,23 @@ use crate::base::limits::{MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_TOKENS};
 use crate::package::Value;
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Token {
+pub(super) enum Token<'t> {
     Number(Value),
-    Name(String),
-    Word(String),
+    Name(&'t str),
+    Word(&'t str),
     Sign(&'static str),
 }
 
 const SIGNS: &[&str] =
     &["==", "!=", "<=", ">=", "<", ">", "+", "-", "*", "/", "%", "^", "(", ")", "[", "]", ","];
 
-pub(super) fn tokens(text: &str) -> Result<Vec<Token>, String> {
+pub(super) fn tokens(text: &str) -> Result<Vec<Token<'_>>, String> {
     let mut tokens = Vec::new();
     let mut rest = text.trim_start();
     while let Some(first) = rest.chars().next() {
         let len = if first == '\'' {
             let end = rest[1..].find('\'').ok_or_else(|| format!("`{text}`: a word has no end"))?;
-            tokens.push(Token::Word(rest[1..=end].to_owned()));
+            tokens.push(Token::Word(&rest[1..=end]));
             end + 2
         } else if first.is_ascii_digit() {
             let mut len =
@@ -44,7 +44,7 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token>, String> {
         } else if first.is_ascii_alphabetic() || first == '_' {
             let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '.');
             let len = end.unwrap_or(rest.len());
-            tokens.push(Token::Name(rest[..len].to_owned()));
+            tokens.push(Token::Name(&rest[..len]));
             len
         } else {
             let sign = SIGNS.iter().find(|sign| rest.starts_with(**sign));
@@ -63,13 +63,14 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token>, String> {
 }
 
 pub(super) struct Parser<'a> {
-    pub(super) tokens: &'a [Token],
+    pub(super) tokens: &'a [Token<'a>],
     pub(super) depth: usize,
 }
 
 impl Parser<'_> {
-    fn next_is(&mut self, wanted: &Token) -> bool {
-        let is = self.tokens.first() == Some(wanted);
+    /// Whether the next token is this one, which then is taken.
+    fn next_is(&mut self, wanted: Token<'static>) -> bool {
+        let is = self.tokens.first() == Some(&wanted);
         if is {
             self.tokens = &self.tokens[1..];
         }
@@ -77,11 +78,11 @@ impl Parser<'_> {
     }
 
     fn sign(&mut self, sign: &'static str) -> bool {
-        self.next_is(&Token::Sign(sign))
+        self.next_is(Token::Sign(sign))
     }
 
-    fn keyword(&mut self, word: &str) -> bool {
-        self.next_is(&Token::Name(word.to_owned()))
+    fn keyword(&mut self, word: &'static str) -> bool {
+        self.next_is(Token::Name(word))
     }
 
     /// Parses what lies one level deeper. Everything that calls itself goes through here.
@@ -129,9 +130,7 @@ impl Parser<'_> {
         let op = match sign {
             Some(sign) => sign,
             None if self.keyword("in") => "in",
-            None if self.tokens.get(1) == Some(&Token::Name("in".to_owned()))
-                && self.keyword("not") =>
-            {
+            None if self.tokens.get(1) == Some(&Token::Name("in")) && self.keyword("not") => {
                 self.tokens = &self.tokens[1..];
                 "not in"
             }
@@ -179,14 +178,14 @@ impl Parser<'_> {
         self.tokens = rest;
         match token {
             Token::Number(value) => Ok(Node::Literal(value.clone())),
-            Token::Word(word) => Ok(Node::Literal(Value::Symbol(word.clone()))),
+            Token::Word(word) => Ok(Node::Literal(Value::Symbol((*word).to_owned()))),
             Token::Sign("(") => {
                 let inner = self.or()?;
                 if self.sign(")") { Ok(inner) } else { Err("a `)` is missing".to_owned()) }
             }
             Token::Sign("[") => Ok(Node::List(self.list("]")?)),
             Token::Sign(sign) => Err(format!("`{sign}` stands where a value should be")),
-            Token::Name(name) => match name.as_str() {
+            Token::Name(name) => match *name {
                 "true" => Ok(Node::Literal(Value::Bool(true))),
                 "false" => Ok(Node::Literal(Value::Bool(false))),
                 "null" => Ok(Node::Literal(Value::Null)),
@@ -200,7 +199,7 @@ impl Parser<'_> {
                     }
                     Ok(Node::Call(function, args))
                 }
-                _ => Ok(Node::Name(name.clone())),
+                _ => Ok(Node::Name((*name).to_owned())),
             },
         }
     }
