@@ -318,7 +318,7 @@ impl Spec {
                     Some(when) => when.eval_bool(&names).unwrap_or(false),
                     None => true,
                 };
-                let own = stack.and_then(|stack| hparams.get(&format!("{stack}.{}", key.name)));
+                let own = stack.and_then(|stack| own(hparams, stack, &key.name));
                 let shared = hparams.get(&key.name);
                 // What stacks share may be there for another one.
                 let others = arch.stacks.iter().any(|other| {

@@ -1,5 +1,7 @@
 //! The names that expressions ask for: hyperparameters as one stack sees them.
 
+use std::ops::Bound;
+
 use super::expr::Names;
 use crate::package::{Hparams, Value};
 
@@ -26,6 +28,15 @@ pub fn plain_name(name: &str) -> Option<&str> {
     name.strip_prefix("encoder.").or_else(|| name.strip_prefix("decoder."))
 }
 
+/// The value of a key of one stack alone.
+pub(super) fn own<'a>(hparams: &'a Hparams, stack: &str, name: &str) -> Option<&'a Value> {
+    // Few models have such keys, and a name put together for each one asked for takes most of the time.
+    let from = (Bound::Excluded(stack), Bound::Unbounded);
+    let mut keys = hparams.range::<str, _>(from).map_while(|(key, _)| key.strip_prefix(stack));
+    keys.find(|key| key.starts_with('.'))?;
+    hparams.get(&format!("{stack}.{name}"))
+}
+
 impl Names for StackNames<'_> {
     fn value(&self, name: &str) -> Result<Value, String> {
         if name == "i"
@@ -33,7 +44,7 @@ impl Names for StackNames<'_> {
         {
             return Ok(Value::Int(i64::try_from(layer).unwrap_or(i64::MAX)));
         }
-        let own = self.stack.and_then(|stack| self.hparams.get(&format!("{stack}.{name}")));
+        let own = self.stack.and_then(|stack| own(self.hparams, stack, name));
         let token = || {
             name.strip_prefix("tokens.").and_then(|token| self.tokens.and_then(|t| t.get(token)))
         };

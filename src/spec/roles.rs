@@ -141,15 +141,16 @@ pub(super) fn resolve(file: RolesFile) -> Result<Vec<Role>, String> {
 
 /// Tells roles what the keys of their shapes mean that a package may lack.
 pub(super) fn know_absent(roles: &mut [Role], keys: &[Key]) {
-    let later = || keys.iter().filter_map(|key| Some((key.name.as_str(), key.absent.as_ref()?)));
+    let later = keys.iter().filter_map(|key| Some((key.name.as_str(), key.absent.as_ref()?)));
+    let later: BTreeMap<&str, &Value> = later.collect();
     for role in roles {
         let rope = role.rope.iter().flat_map(|rope| [&rope.heads, &rope.dim]);
-        let exprs = || role.shape.iter().flatten().chain(rope.clone());
-        // To look for a text is quicker than to walk a tree, which most expressions are spared.
-        let names =
-            |name| exprs().any(|expr| expr.text.contains(name) && expr.names().contains(&name));
-        let absent = later().filter(|(name, _)| names(name));
-        role.absent = absent.map(|(name, value)| (name.to_owned(), value.clone())).collect();
+        let exprs = role.shape.iter().flatten().chain(rope);
+        let absent = exprs.flat_map(Expr::names).filter_map(|name| {
+            let value = later.get(name)?;
+            Some((name.to_owned(), (*value).clone()))
+        });
+        role.absent = absent.collect();
     }
 }
 
