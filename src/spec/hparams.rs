@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::Spec;
 use super::arch::Arch;
 use super::expr::{Expr, Names as _, as_float, as_int, same};
-use super::names::{StackNames, plain_name, value_of};
+use super::names::{StackNames, own, plain_name, value_of};
 use super::template::Template;
 use crate::package::{Hparams, Value};
 
