@@ -166,6 +166,7 @@ pub fn inspect_as(path: &Path, how: &How<'_>, spec: &Spec) -> Result<Inspection>
     let sum = |of: fn(&Tensor) -> Option<u64>| {
         checkpoint.tensors.iter().filter_map(of).fold(0u64, u64::saturating_add)
     };
+    opened.source.check_unchanged()?;
     Ok(Inspection {
         schema: "llmstd.inspect/1",
         path: path.display().to_string(),

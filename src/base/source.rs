@@ -11,15 +11,15 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::Mmap;
-
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::mirror::{self, Mirrored};
 
 mod bytes;
+mod missing;
 mod state;
 
 use self::bytes::{Archive, Bytes, read_at};
+pub use self::missing::survive;
 use self::state::{State, changed};
 
 /// One file of a [`Source`].
@@ -321,10 +321,7 @@ impl Source {
             }
             Bytes::Owned(bytes)
         } else {
-            // SAFETY: The map is read-only and private. Another process that truncates the file
-            // while it is mapped can stop this one with a bus error, as with every mapped reader.
-            let map = unsafe { Mmap::map(&file) };
-            Bytes::Mapped(map.map_err(|err| Error::io(&path, "map", err))?, file)
+            Bytes::map(file).map_err(|err| Error::io(&path, "map", err))?
         };
         Ok(self.push(Mapped { name, path, bytes, mirrored, state: Some(state) }))
     }
@@ -376,24 +373,30 @@ impl Source {
     }
 
     /// Refuses files that were overwritten, truncated or replaced since they were opened, as far as
-    /// their length, time and identity tell it: what was read of them may be of two versions.
+    /// their length, time and identity tell it: what was read of them may be of two versions. Refuses files too
+    /// of which something was read that could not be had, see [`survive`].
     ///
     /// # Errors
     /// One was changed, or cannot be looked at any more.
     pub fn check_unchanged(&self) -> Result<()> {
         for file in &self.files {
-            // What comes from elsewhere is held to what it was with each answer.
-            let Some(state) = file.state.filter(|_| file.mirrored.is_none()) else { continue };
             let path = match &file.bytes {
                 Bytes::Part(archive, _) => &archive.path,
                 _ => &file.path,
             };
-            let metadata = path.metadata().map_err(|err| match err.kind() {
-                std::io::ErrorKind::NotFound => changed(path, "it is gone"),
-                _ => Error::io(path, "look at it again", err),
-            })?;
-            if let Some(what) = state.difference(State::of(&metadata)) {
-                return Err(changed(path, &what));
+            // What comes from elsewhere is held to what it was with each answer.
+            if let Some(state) = file.state.filter(|_| file.mirrored.is_none()) {
+                let metadata = path.metadata().map_err(|err| match err.kind() {
+                    std::io::ErrorKind::NotFound => changed(path, "it is gone"),
+                    _ => Error::io(path, "look at it again", err),
+                })?;
+                if let Some(what) = state.difference(State::of(&metadata)) {
+                    return Err(changed(path, &what));
+                }
+            }
+            if file.bytes.is_damaged() {
+                let message = "a part of it could not be read, its disk may have a fault";
+                return Err(Error::new(ErrorKind::Io, message).in_file(path));
             }
         }
         Ok(())

@@ -237,7 +237,8 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Status {
         }
     };
     output::set_colors(color);
-    let interrupt = match interrupt::watch() {
+    let survives = crate::base::source::survive();
+    let interrupt = match survives.and_then(|()| interrupt::watch()) {
         Ok(interrupt) => interrupt,
         Err(err) => {
             let _ = writeln!(std::io::stderr().lock(), "error: cannot wait for signals: {err}");

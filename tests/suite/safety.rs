@@ -505,3 +505,30 @@ fn a_file_that_the_manifest_says_otherwise_is_carried_and_told_of() {
     assert!(told.contains("warning[V121]: tokenizer.json is not the file"), "{told}");
     refused(scratch.path(), &["package", "none", "--to", "hf", "--strict"], "error[V121]");
 }
+
+/// Of a file that is longer than what is read whole, and mapped.
+#[test]
+fn a_file_that_is_cut_off_while_it_is_mapped_stops_nobody_and_is_refused() {
+    llmstd::base::source::survive().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("x.bin");
+    const LEN: usize = 20 << 20;
+    for left in [4096 * 3, 4096 * 3 + 5, 0] {
+        fs::write(&path, vec![1; LEN]).unwrap();
+        let mut source = llmstd::Source::new(scratch.path());
+        let file = source.add("x.bin").unwrap();
+        source.check_unchanged().unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(left).unwrap();
+        let all = source.bytes(file);
+        let sums = std::thread::scope(|scope| {
+            let halves = all.chunks(LEN / 2);
+            let sums = halves
+                .map(|half| scope.spawn(|| half.iter().map(|one| u64::from(*one)).sum::<u64>()));
+            let sums: Vec<_> = sums.collect();
+            sums.into_iter().map(|sum| sum.join().unwrap()).sum::<u64>()
+        });
+        assert_eq!(sums, left, "what is gone is zeros");
+        let why = source.check_unchanged().unwrap_err().to_string();
+        assert!(why.contains("changed while it was read") && why.contains("x.bin"), "{why}");
+    }
+}

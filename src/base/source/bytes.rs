@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
+use super::missing::Watched;
 use super::state::State;
 
 /// A file that has the files of an input as its members.
@@ -21,17 +22,38 @@ pub(super) struct Archive {
 
 /// Where bytes lie.
 pub(super) enum Bytes {
-    /// The map, and the file, which is read where bytes are only copied.
-    Mapped(Mmap, File),
+    /// The map, and the file, which is read where bytes are only copied. The watch ends before the map.
+    Mapped(Watched, Mmap, File),
     Owned(Vec<u8>),
     /// A member.
     Part(Arc<Archive>, Range<usize>),
 }
 
 impl Bytes {
+    /// Maps a file.
+    ///
+    /// # Errors
+    /// The system refuses.
+    #[expect(unsafe_code, reason = "weights are read where they lie, without a copy")]
+    pub(super) fn map(file: File) -> std::io::Result<Bytes> {
+        // SAFETY: The map is read-only and private. A file that another process writes to meanwhile is
+        // noticed by its time and length, pages that it cuts off by `missing`.
+        let map = unsafe { Mmap::map(&file) }?;
+        Ok(Bytes::Mapped(Watched::new(&map), map, file))
+    }
+
+    /// Whether something was read that could not be had.
+    pub(super) fn is_damaged(&self) -> bool {
+        match self {
+            Bytes::Mapped(watched, ..) => watched.is_touched(),
+            Bytes::Owned(_) => false,
+            Bytes::Part(archive, _) => archive.bytes.is_damaged(),
+        }
+    }
+
     pub(super) fn slice(&self) -> &[u8] {
         match self {
-            Bytes::Mapped(map, _) => map,
+            Bytes::Mapped(_, map, _) => map,
             Bytes::Owned(bytes) => bytes,
             Bytes::Part(archive, range) => &archive.bytes.slice()[range.clone()],
         }
@@ -40,7 +62,7 @@ impl Bytes {
     /// The file that they are mapped from, and where they begin in it.
     pub(super) fn on_disk(&self) -> Option<(&File, u64)> {
         match self {
-            Bytes::Mapped(_, file) => Some((file, 0)),
+            Bytes::Mapped(_, _, file) => Some((file, 0)),
             Bytes::Owned(_) => None,
             Bytes::Part(archive, range) => {
                 let (file, start) = archive.bytes.on_disk()?;
