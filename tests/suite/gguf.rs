@@ -13,7 +13,7 @@ use llmstd::encoding::BlockType;
 use llmstd::folder;
 use llmstd::format::gguf::types::TYPES;
 use llmstd::format::gguf::write::Entry;
-use llmstd::metadata::Metadata;
+use llmstd::metadata::{Array, Metadata, Value};
 use llmstd::spec::Spec;
 use llmstd::version::{self, Version};
 use serde::Deserialize;
@@ -267,6 +267,44 @@ fn a_file_that_says_less_comes_back_as_it_was() {
     run(&request(spec, &at("std"), "std"), &at("less.gguf")).unwrap();
     run(&request(spec, &at("back.gguf"), "gguf"), &at("std")).unwrap();
     assert!(bytes == fs::read(at("back.gguf")).unwrap());
+}
+
+/// What may differ between layers, some programs write for each of them: where it does not, it is one number.
+#[test]
+fn a_number_for_each_layer_is_one_where_all_are_the_same() {
+    let spec = &Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    run(&request(spec, &at("model.gguf"), "gguf"), &root().join("hf/llama-untied/src")).unwrap();
+    run(&request(spec, &at("one"), "std"), &at("model.gguf")).unwrap();
+    let opened = folder::open(&at("model.gguf")).unwrap();
+    let n_layers = match opened.checkpoint.typed_metadata.get("llama.block_count") {
+        Some(Value::U32(n)) => usize::try_from(*n).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    assert!(1 < n_layers);
+    let listed = |change: &dyn Fn(&mut Vec<u32>)| {
+        let mut metadata = opened.checkpoint.typed_metadata.clone();
+        for key in ["attention.head_count", "attention.head_count_kv", "feed_forward_length"] {
+            let key = format!("llama.{key}");
+            let Some(Value::U32(one)) = metadata.get(&key) else { panic!("{key}") };
+            let mut items = vec![*one; n_layers];
+            change(&mut items);
+            metadata.set(&key, Value::Array(Array::U32(items)));
+        }
+        with_keys(&opened, &metadata, &at("model.gguf"))
+    };
+    let bytes = listed(&|_| ());
+    fs::write(at("listed.gguf"), &bytes).unwrap();
+    run(&request(spec, &at("std"), "std"), &at("listed.gguf")).unwrap();
+    let model = |name: &str| fs::read(at(name).join("model.json")).unwrap();
+    assert!(model("std") == model("one"));
+    run(&request(spec, &at("back.gguf"), "gguf"), &at("std")).unwrap();
+    assert!(bytes == fs::read(at("back.gguf")).unwrap());
+    // Layers that do differ are another model.
+    fs::write(at("differ.gguf"), listed(&|items| items[1] += 2)).unwrap();
+    let why = run(&request(spec, &at("none"), "std"), &at("differ.gguf")).unwrap_err();
+    assert!(why.contains("P003") && why.contains("num_kv_heads"), "{why}");
 }
 
 #[test]

@@ -13,9 +13,10 @@ use crate::package::{Hparams, Value};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
 use crate::spec::classes::Class;
+use crate::spec::ecosystem::Ecosystem;
 use crate::spec::ecosystem::config::MODEL_TYPE;
 use crate::spec::expr::{Expr, Names, as_int, same};
-use crate::spec::hparams::ProblemKind;
+use crate::spec::hparams::{Kind, ProblemKind};
 use crate::spec::map::{EachEntry, KeyRule, Map, entry_path};
 use crate::spec::names::StackNames;
 
@@ -180,6 +181,7 @@ fn key_error(rule: &KeyRule, why: &str) -> Diagnostic {
 type Found = Option<(Value, String)>;
 
 pub(super) struct Reader<'a> {
+    spec: &'a Spec,
     map: &'a Map,
     arch: &'a Arch,
     config: &'a Json,
@@ -208,7 +210,7 @@ impl<'a> Reader<'a> {
     pub(super) fn of(spec: &'a Spec, map: &'a Map, arch: &'a Arch, config: &'a Json) -> Reader<'a> {
         let classes = spec.classes.get(&map.format);
         let class = classes.and_then(|classes| classes.of(map, config));
-        Reader { map, arch, config, class, done: RefCell::default() }
+        Reader { spec, map, arch, config, class, done: RefCell::default() }
     }
 
     /// Where a key may stand in the config: under its own paths, and what the class calls them.
@@ -237,6 +239,21 @@ impl<'a> Reader<'a> {
         found
     }
 
+    /// The one value of a list for each layer whose values are all the same: of keys with types, programs write
+    /// either for what may differ between layers.
+    fn of_all_layers<'j>(&self, rule: &KeyRule, foreign: &'j Json) -> &'j Json {
+        let Json::Array(items) = foreign else { return foreign };
+        let kind = self.spec.key(&rule.to).map(|key| key.kind);
+        let is_single = matches!(kind, Some(Kind::Count | Kind::Float | Kind::Bool));
+        let is_typed = Ecosystem::of(&self.map.format).typed_keys;
+        match items.split_first() {
+            Some((first, rest)) if is_single && is_typed && rest.iter().all(|one| one == first) => {
+                first
+            }
+            _ => foreign,
+        }
+    }
+
     fn read(&self, rule: &KeyRule) -> Result<Found, String> {
         if let Some(when) = &rule.when
             && !when.eval_bool(self)?
@@ -252,7 +269,7 @@ impl<'a> Reader<'a> {
             let foreign = match lookup(self.config, path) {
                 None => continue,
                 Some(Json::Null) if !rule.null => continue,
-                Some(foreign) => foreign,
+                Some(foreign) => self.of_all_layers(rule, foreign),
             };
             let value = from_json(foreign)
                 .and_then(|raw| read_value(rule, raw, self))
