@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::sample;
 use crate::checkpoint::DType;
 use crate::package::Value;
-use crate::plan::{export, import};
+use crate::plan::import;
 use crate::spec::Spec;
 use crate::spec::ecosystem::Ecosystem;
 use crate::spec::map::Map;

@@ -18,7 +18,6 @@ use self::search::Search;
 use super::tiny;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::package::{Model, Provenance};
-use crate::plan::export;
 use crate::spec::Spec;
 use crate::spec::ecosystem::Ecosystem;
 use crate::spec::map::Map;

@@ -24,7 +24,7 @@ use crate::package::{
 use crate::plan::import::{self, Import};
 use crate::plan::program::{Content, Make, Output};
 use crate::plan::whole::whole;
-use crate::plan::{self, Decode, Facts, Tensors, aliases, dialect, export, generic, typed};
+use crate::plan::{self, Decode, Facts, Tensors, aliases, dialect, generic, typed};
 use crate::rule::view::{PackageView, Stored};
 use crate::rule::{self, Selection};
 use crate::spec::Spec;

@@ -1,6 +1,6 @@
 //! What is refused before anything is planned: flags without effect, and files that are in the way.
 
-use super::report::{Report, ecosystem, foreign_format};
+use super::report::{Report, ecosystem};
 use super::request::{Failure, Request};
 use super::target;
 use crate::base::diagnostic::{Diagnostic, Level};
@@ -8,7 +8,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::exec::write::Shard;
 use crate::folder::{CONFIG_FILE, Opened};
 use crate::plan::program::Output;
-use crate::plan::{Decode, Step, Tensors, export};
+use crate::plan::{Decode, Step, Tensors};
 use crate::spec::Spec;
 use crate::spec::ecosystem::Ecosystem;
 

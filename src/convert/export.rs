@@ -8,7 +8,7 @@ use super::canonical::canonical;
 use super::components;
 use super::gguf;
 use super::read::{read_buffers, read_provenance, read_whole_model};
-use super::report::{ecosystem, foreign_format};
+use super::report::ecosystem;
 use super::request::{Failure, Request};
 use super::sidecar::{sidecar_files, sidecar_files_of_package};
 use crate::base::diagnostic::Diagnostic;

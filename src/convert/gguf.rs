@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use super::report::{ecosystem, foreign_format};
+use super::report::ecosystem;
 use super::request::{Failure, Request};
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::{Error, Result};
@@ -16,7 +16,7 @@ use crate::format::gguf::types::TYPES;
 use crate::manifest::is_tokenizer_file;
 use crate::metadata::{Metadata, Value};
 use crate::package::METADATA_FILE;
-use crate::plan::export::{self, Export};
+use crate::plan::export::Export;
 use crate::plan::{Decode, Tensors, typed};
 use crate::spec::Spec;
 use crate::spec::map::Map;

@@ -6,7 +6,6 @@ mod rules;
 
 use std::fmt;
 
-use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, Visitor};
 
