@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # A repository with three models, one of them bad, gated as people gate theirs: by pre-commit, which installs
 # the wheel, and by the steps of action.yml, run here in their order. Needs git, Python, and the packages
-# pre-commit and PyYAML, which it installs into a folder of its own.
+# pre-commit and PyYAML, which it installs into a folder of its own. With the archive of a release, the action
+# installs that one; else it runs what the wheel has installed.
 #
-#   bash pipeline/try.sh target/wheels/llmstd-*.whl
+#   bash pipeline/try.sh target/wheels/llmstd-*.whl [dist/llmstd-VERSION-TARGET.tar.gz]
 set -euo pipefail
 
 wheel=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
+archive=${2:+$(cd "$(dirname "$2")" && pwd)/$(basename "$2")}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -79,6 +81,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 
 import yaml
 
@@ -96,7 +99,8 @@ def value(expression):
     for step, name in re.findall(r"steps\.(\w+)\.outputs\.(\w+)", expression):
         expression = expression.replace(f"steps.{step}.outputs.{name}", repr(steps.get(step, {}).get(name, "")))
     expression = expression.replace("always()", "True").replace("&&", " and ").replace("||", " or ")
-    return eval(expression, {"format": lambda *words: "", "github": None})
+    github = types.SimpleNamespace(server_url="", action_repository="")
+    return eval(expression, {"format": lambda *words: "", "github": github})
 
 
 def filled(text):
@@ -112,12 +116,14 @@ for step in action["runs"]["steps"]:
         print(f"-- {step['name']}: {os.path.getsize(path)} bytes of SARIF would go to {step['uses']}")
         os.replace(path, "out.sarif")
         continue
-    output = os.path.join(os.environ["RUNNER_TEMP"], "output")
-    open(output, "w").close()
+    output, added = (os.path.join(os.environ["RUNNER_TEMP"], name) for name in ("output", "path"))
+    for file in (output, added):
+        open(file, "w").close()
     own = {name: filled(text) for name, text in step.get("env", {}).items()} if "env" in step else {}
-    done = subprocess.run(["bash", "-e", "-c", step["run"]], env={**env, **own, "GITHUB_OUTPUT": output})
+    done = subprocess.run(["bash", "-e", "-c", step["run"]], env={**env, **own, "GITHUB_OUTPUT": output, "GITHUB_PATH": added})
     print(f"-- {step['name']}: {done.returncode}")
     failed = failed or done.returncode
+    env["PATH"] = os.pathsep.join([*open(added).read().splitlines(), env["PATH"]])
     steps[step.get("id", "")] = dict(line.rstrip("\n").split("=", 1) for line in open(output))
 sys.exit(failed)
 STEPS
@@ -131,4 +137,24 @@ grep -q 'V202' "$GITHUB_STEP_SUMMARY" || fail "no summary"
 python -c 'import json; assert json.load(open("out.sarif"))["runs"][0]["results"]' || fail "no SARIF"
 rm "$GITHUB_STEP_SUMMARY"
 python "$work/steps.py" "$here" "paths=models/one models/two" >action.txt 2>&1 || fail "good models: $(cat action.txt)"
+
+if [ -n "$archive" ]; then
+  echo "== the archive, installed by the action"
+  name=$(basename "$archive")
+  version=${name#llmstd-}
+  version=${version%%-*}
+  mkdir -p "$work/releases/v$version"
+  cp "$archive" "$work/releases/v$version"
+  sum=$(sha256sum <"$archive" | cut -d' ' -f1)
+  install() { python "$work/steps.py" "$here" version="$version" sha256="$1" "base-url=file://$work/releases" "paths=$2"; }
+  # What the wheel installed is out of the way.
+  mv "$work/venv/bin/llmstd" "$work/llmstd"
+  install "$sum" models/one >action.txt 2>&1 || fail "the archive: $(cat action.txt)"
+  status=0
+  install "$sum" models >action.txt 2>&1 || status=$?
+  [ "$status" = 1 ] && grep -q '^::error file=models/bad/' action.txt || fail "the archive: $(cat action.txt)"
+  install "${sum//[0-7]/8}" models/one >action.txt 2>&1 && fail "an archive with another SHA-256 was run"
+  grep -q 'was expected' action.txt || fail "$(cat action.txt)"
+  mv "$work/llmstd" "$work/venv/bin/llmstd"
+fi
 echo "the bad model is refused by all, and the good ones by none"
