@@ -8,7 +8,8 @@
 //!   `a = σ(g_1·a + h) + e`, `b = 2·σ(g_2·b + h)`, `c = softmax(g_3·c + h) + e`, over the streams to which.
 //! - c is then divided by its sums, plus e, over the streams from which; and `hyper.iterations − 1` times more by those over the streams to
 //!   which, then by those over the streams from which.
-//! - Stream s becomes `b_s·f(pre(Σ_t a_t·X_t)) + Σ_t c_ts·X_t`, with the norm of the sublayer.
+//! - Stream s becomes `b_s·f(pre(Σ_t a_t·X_t)) + Σ_t c_ts·X_t`, with the norm of the sublayer. The 2 in b is `hyper.magnitude`.
+//! - Without `hyper.mixed` there is no c, and two numbers g: stream s becomes `b_s·f(…) + X_s`, with `b = hyper.magnitude·σ(g_2·b + h) + e`.
 //! - After the last layer the output is `Σ_t a_t·X_t`, `a = σ(g·m + h) + e`, by the tensors of the stack. The final norm follows.
 
 use ndarray::{Array1, Array2, Axis, concatenate};
@@ -31,6 +32,9 @@ pub(super) struct Hyper<'a> {
     iterations: usize,
     eps: f64,
     norm_eps: f64,
+    /// Whether streams go into each other, or each into itself.
+    mixed: bool,
+    magnitude: f64,
 }
 
 impl<'a> Hyper<'a> {
@@ -48,7 +52,8 @@ impl<'a> Hyper<'a> {
         if params.shape(&format!("{stack}.hyper.shift"))? != [n] {
             return Err(broken(format!("`{stack}.hyper.shift` is not of {n} streams")));
         }
-        let iterations = keys.count("hyper.iterations")?;
+        let mixed = keys.bool("hyper.mixed")?;
+        let iterations = if mixed { keys.count("hyper.iterations")? } else { 0 };
         if MOST_ITERATIONS < iterations {
             return Err(broken(format!(
                 "shares are divided {iterations} times: they no longer change"
@@ -59,6 +64,8 @@ impl<'a> Hyper<'a> {
             n,
             iterations,
             eps: keys.float("hyper.eps")?,
+            mixed,
+            magnitude: keys.float("hyper.magnitude")?,
             norm_eps: keys.float("norm_eps")?,
         }))
     }
@@ -95,9 +102,9 @@ impl<'a> Hyper<'a> {
         f: impl FnOnce(&Array2<R>) -> Result<Array2<R>>,
     ) -> Result<Vec<Array2<R>>> {
         let n = self.n;
-        let width = (2 + n) * n;
+        let (width, kinds) = if self.mixed { ((2 + n) * n, 3) } else { (2 * n, 2) };
         let mut shares = self.told(name, streams, width)?;
-        let scale: Array1<R> = self.params.vector(&format!("{name}.hyper.scale"), 3)?;
+        let scale: Array1<R> = self.params.vector(&format!("{name}.hyper.scale"), kinds)?;
         let shift: Array1<R> = self.params.vector(&format!("{name}.hyper.shift"), width)?;
         for mut row in shares.rows_mut() {
             for (place, x) in row.iter_mut().enumerate() {
@@ -105,11 +112,14 @@ impl<'a> Hyper<'a> {
             }
             let (mut before, mut mixing) = row.view_mut().split_at(Axis(0), 2 * n);
             for (place, x) in before.iter_mut().enumerate() {
-                *x = if place < n {
-                    sigmoid(*x) + R::of(self.eps)
-                } else {
-                    sigmoid(*x) * R::of(2.0)
+                *x = match (place < n, self.mixed) {
+                    (true, _) => sigmoid(*x) + R::of(self.eps),
+                    (false, true) => sigmoid(*x) * R::of(self.magnitude),
+                    (false, false) => sigmoid(*x) * R::of(self.magnitude) + R::of(self.eps),
                 };
+            }
+            if !self.mixed {
+                continue;
             }
             for mut from in mixing.exact_chunks_mut(n) {
                 softmax(from.iter_mut(), None);
@@ -122,6 +132,9 @@ impl<'a> Hyper<'a> {
         let share = |place: usize| shares.column(place).insert_axis(Axis(1));
         let stream = |to: usize| {
             let mut sum = &y * &share(n + to);
+            if !self.mixed {
+                return sum + &streams[to];
+            }
             for (from, stream) in streams.iter().enumerate() {
                 sum += &(stream * &share((2 + from) * n + to));
             }
