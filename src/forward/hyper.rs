@@ -8,8 +8,7 @@
 //!   `a = σ(g_1·a + h) + e`, `b = 2·σ(g_2·b + h)`, `c = softmax(g_3·c + h) + e`, over the streams to which.
 //! - c is then divided by its sums, plus e, over the streams from which; and `hyper.iterations − 1` times more by those over the streams to
 //!   which, then by those over the streams from which.
-//! - Stream s becomes `b_s·f(pre(Σ_t a_t·X_t)) + Σ_t c_ts·X_t`, with the norm of the sublayer. The 2 in b is `hyper.magnitude`.
-//! - Without `hyper.mixed` there is no c, and two numbers g: stream s becomes `b_s·f(…) + X_s`, with `b = hyper.magnitude·σ(g_2·b + h) + e`.
+//! - Stream s becomes `b_s·f(pre(Σ_t a_t·X_t)) + Σ_t c_ts·X_t`, with the norm of the sublayer.
 //! - After the last layer the output is `Σ_t a_t·X_t`, `a = σ(g·m + h) + e`, by the tensors of the stack. The final norm follows.
 
 use ndarray::{Array1, Array2, Axis, concatenate};
@@ -32,9 +31,6 @@ pub(super) struct Hyper<'a> {
     iterations: usize,
     eps: f64,
     norm_eps: f64,
-    /// Whether streams go into each other, or each into itself.
-    mixed: bool,
-    magnitude: f64,
 }
 
 impl<'a> Hyper<'a> {
@@ -52,8 +48,7 @@ impl<'a> Hyper<'a> {
         if params.shape(&format!("{stack}.hyper.shift"))? != [n] {
             return Err(broken(format!("`{stack}.hyper.shift` is not of {n} streams")));
         }
-        let mixed = keys.bool("hyper.mixed")?;
-        let iterations = if mixed { keys.count("hyper.iterations")? } else { 0 };
+        let iterations = keys.count("hyper.iterations")?;
         if MOST_ITERATIONS < iterations {
             return Err(broken(format!(
                 "shares are divided {iterations} times: they no longer change"
@@ -64,8 +59,6 @@ impl<'a> Hyper<'a> {
             n,
             iterations,
             eps: keys.float("hyper.eps")?,
-            mixed,
-            magnitude: keys.float("hyper.magnitude")?,
             norm_eps: keys.float("norm_eps")?,
         }))
     }
@@ -102,9 +95,9 @@ impl<'a> Hyper<'a> {
         f: impl FnOnce(&Array2<R>) -> Result<Array2<R>>,
     ) -> Result<Vec<Array2<R>>> {
         let n = self.n;
-        let (width, kinds) = if self.mixed { ((2 + n) * n, 3) } else { (2 * n, 2) };
+        let width = (2 + n) * n;
         let mut shares = self.told(name, streams, width)?;
-        let scale: Array1<R> = self.params.vector(&format!("{name}.hyper.scale"), kinds)?;
+        let scale: Array1<R> = self.params.vector(&format!("{name}.hyper.scale"), 3)?;
         let shift: Array1<R> = self.params.vector(&format!("{name}.hyper.shift"), width)?;
         for mut row in shares.rows_mut() {
             for (place, x) in row.iter_mut().enumerate() {
@@ -112,14 +105,11 @@ impl<'a> Hyper<'a> {
             }
             let (mut before, mut mixing) = row.view_mut().split_at(Axis(0), 2 * n);
             for (place, x) in before.iter_mut().enumerate() {
-                *x = match (place < n, self.mixed) {
-                    (true, _) => sigmoid(*x) + R::of(self.eps),
-                    (false, true) => sigmoid(*x) * R::of(self.magnitude),
-                    (false, false) => sigmoid(*x) * R::of(self.magnitude) + R::of(self.eps),
+                *x = if place < n {
+                    sigmoid(*x) + R::of(self.eps)
+                } else {
+                    sigmoid(*x) * R::of(2.0)
                 };
-            }
-            if !self.mixed {
-                continue;
             }
             for mut from in mixing.exact_chunks_mut(n) {
                 softmax(from.iter_mut(), None);
@@ -132,9 +122,6 @@ impl<'a> Hyper<'a> {
         let share = |place: usize| shares.column(place).insert_axis(Axis(1));
         let stream = |to: usize| {
             let mut sum = &y * &share(n + to);
-            if !self.mixed {
-                return sum + &streams[to];
-            }
             for (from, stream) in streams.iter().enumerate() {
                 sum += &(stream * &share((2 + from) * n + to));
             }

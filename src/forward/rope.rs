@@ -161,16 +161,15 @@ impl Rope {
         self.turn_by(place, [x], batch, |x, turns| self.apply(x, &turns.back(), head_dim));
     }
 
-    /// The same as `turn`, of the dims of heads from `first` on, wherever those of the attention stand.
-    pub(super) fn turn_from<R: Real>(
+    /// The same as `turn`, of the first dims of heads, wherever those of the attention stand.
+    pub(super) fn turn_first<R: Real>(
         &self,
         place: Place<'_>,
         all: [&mut Array2<R>; 2],
         batch: &Batch,
         head_dim: usize,
-        first: usize,
     ) {
-        self.turn_by(place, all, batch, |x, turns| self.apply_at(x, &turns, head_dim, first));
+        self.turn_by(place, all, batch, |x, turns| self.apply_at(x, &turns, head_dim, 0));
     }
 
     fn turn_by<'x, R: Real>(
