@@ -140,11 +140,6 @@ impl Section {
         self.error.is_some() || self.groups.iter().any(counts)
     }
 
-    /// How many rules came out so.
-    pub fn count(&self, outcome: Outcome) -> usize {
-        self.checks.iter().filter(|check| check.outcome == outcome).count()
-    }
-
     /// The rules that were not applied, by the reason, the most first.
     pub fn not_applied(&self) -> Vec<(String, Vec<&'static str>)> {
         let mut reasons: Vec<(String, Vec<&'static str>)> = Vec::new();
@@ -162,11 +157,38 @@ impl Section {
         reasons
     }
 
+    /// What came of a rule, in a word.
+    pub fn word(&self, check: &Check) -> &'static str {
+        let groups = self.groups.iter();
+        let own = groups.filter(|group| group.rule == check.rule && group.waived.is_none());
+        word(check.outcome, own.map(|group| group.level).max())
+    }
+
     /// What was checked, in a sentence.
     pub fn checked(&self) -> String {
-        let (pass, fail) = (self.count(Outcome::Pass), self.count(Outcome::Fail));
-        let (skipped, none) = (self.count(Outcome::Skipped), self.count(Outcome::NotApplicable));
-        format!("{pass} passed, {fail} failed, {skipped} skipped, {none} not applicable")
+        const WORDS: [(&str, bool); 6] = [
+            ("passed", true),
+            ("failed", true),
+            ("warned", false),
+            ("noted", false),
+            ("skipped", true),
+            ("not applicable", true),
+        ];
+        let words: Vec<&str> = self.checks.iter().map(|check| self.word(check)).collect();
+        let parts = WORDS.iter().filter_map(|(word, always)| {
+            let n = words.iter().filter(|one| *one == word).count();
+            (*always || 0 < n).then(|| format!("{n} {word}"))
+        });
+        parts.collect::<Vec<String>>().join(", ")
+    }
+}
+
+/// What came of a rule, in a word: one that found what does not fail has not just passed.
+pub(super) fn word(outcome: Outcome, worst: Option<Level>) -> &'static str {
+    match (outcome, worst) {
+        (Outcome::Pass, Some(Level::Warning | Level::Error)) => "warned",
+        (Outcome::Pass, Some(Level::Note)) => "noted",
+        _ => outcome.word(),
     }
 }
 

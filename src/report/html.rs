@@ -162,7 +162,7 @@ fn checks(section: &Section, index: usize) -> Markup {
                                 th scope="row" { (check.rule) }
                                 td { (check.name) }
                                 td { (check.level) }
-                                td { (check.outcome.word()) }
+                                td { (section.word(check)) }
                                 td { (check.why.as_deref().unwrap_or_default()) }
                             }
                         }

@@ -6,7 +6,6 @@ use super::document::{Group, Section};
 use super::style::level;
 use super::{Context, Format, Report};
 use crate::base::terminal::tame;
-use crate::rule::Outcome;
 
 pub(super) static FORMAT: Format =
     Format { id: "markdown", about: "a comment on a pull request", render };
@@ -74,7 +73,7 @@ fn section(section: &Section) -> String {
         for (why, rules) in section.not_applied() {
             let _ = writeln!(text, "- {}: {}", escape(&why), rules.join(", "));
         }
-        let passed = section.checks.iter().filter(|check| check.outcome == Outcome::Pass);
+        let passed = section.checks.iter().filter(|check| section.word(check) == "passed");
         let passed: Vec<&str> = passed.map(|check| check.rule).collect();
         let _ = writeln!(text, "- passed: {}\n\n</details>\n", passed.join(", "));
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::anchor::Anchors;
-use super::document::{Check, Document, Group, Section, shown};
+use super::document::{self, Check, Document, Group, Section, shown};
 use super::fingerprint::{fingerprints, mark};
 use super::group::{Group as Findings, groups};
 use super::text::{counts, findings};
@@ -216,14 +216,18 @@ fn of_policy(policy: &PolicyFindings, document: &Document, context: &Context<'_>
 fn checks(report: &OfInput) -> String {
     let mut table = table();
     table.set_header(["rule", "name", "level", "outcome", "why"]);
+    let word = |rule: &str, outcome: Outcome| {
+        let own = report.findings.iter().filter(|finding| finding.rule == rule);
+        document::word(outcome, own.map(|finding| finding.level).max())
+    };
     for check in &report.checks {
-        let outcome = check.outcome.word();
+        let outcome = word(check.rule, check.outcome);
         let why = check.why.unwrap_or_default();
         table.add_row([check.rule, check.name, check.level.name(), outcome, why]);
     }
     for check in &report.policy {
         let why = check.why.unwrap_or_default();
-        table.add_row([check.rule, check.name, "policy", check.outcome.word(), why]);
+        table.add_row([check.rule, check.name, "policy", word(check.rule, check.outcome), why]);
     }
     format!("{}\n\n", table.trim_fmt())
 }

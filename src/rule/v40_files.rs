@@ -244,7 +244,7 @@ pub(super) static PICKLE: Rule = Rule::of_folder(
 );
 
 /// The most names that a finding shows.
-const MAX_SHOWN: usize = 5;
+const MAX_SHOWN: usize = 30;
 
 /// An adapter does not say which model it is for, or says it in a way that holds on one machine.
 pub(super) static ADAPTER_BASE: Rule = Rule::of_folder(

@@ -165,6 +165,24 @@ fn junit_has_a_case_for_each_rule() {
 }
 
 #[test]
+fn a_rule_that_warned_has_not_just_passed() {
+    let models = models();
+    fs::write(models.path().join("good/notes.txt"), "x").unwrap();
+    let text = stdout(llmstd(models.path(), &["validate", "good", "-v"]));
+    let line = text.lines().find(|line| line.starts_with(" V106")).unwrap();
+    assert!(line.contains("warned"), "{line}");
+    let markdown = stdout(llmstd(models.path(), &["validate", "good", "--format", "markdown"]));
+    assert!(markdown.contains("0 failed, 1 warned, "), "{markdown}");
+    let passed = markdown.lines().find(|line| line.starts_with("- passed: ")).unwrap();
+    assert!(passed.contains("V105") && !passed.contains("V106"), "{passed}");
+    // Values that are others fail nothing here, and the page says so.
+    let args = ["diff", "good", "later", "--fail-on", "breaking", "--format", "html"];
+    let html = stdout(llmstd(models.path(), &args));
+    let row = html.split("<tr>").find(|row| row.contains("\"row\">D119<")).unwrap();
+    assert!(row.contains("<td>warned</td>"), "{row}");
+}
+
+#[test]
 fn several_forms_in_one_run() {
     let models = models();
     let args = [
