@@ -109,3 +109,22 @@ pub(crate) fn remove(config: &mut Json, path: &str) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn places_in_lists_are_read_and_written_anywhere_in_a_path() {
+        let mut config = json!({ "blocks": [{ "mlp": { "width": 3 } }] });
+        assert_eq!(lookup(&config, "blocks.0.mlp.width"), Some(&json!(3)));
+        assert_eq!(lookup(&config, "blocks.1.mlp.width"), None);
+        set(&mut config, "blocks.[2].mlp.width", json!(5));
+        set(&mut config, "blocks.[0].mlp.width", json!(4));
+        set(&mut config, "widths.[1]", json!(7));
+        let blocks = json!([{ "mlp": { "width": 4 } }, null, { "mlp": { "width": 5 } }]);
+        assert_eq!(config, json!({ "blocks": blocks, "widths": [null, 7] }));
+    }
+}
