@@ -6,7 +6,7 @@ use crate::base::json::FLOAT_TAG;
 use crate::base::limits::MAX_LIST;
 use crate::package::Value;
 
-/// Follows a path with dots into a JSON object; a part may be a place in a list.
+/// Follows a path with dots into a JSON object; the last part may be a place in a list.
 pub fn lookup<'a>(config: &'a Json, path: &str) -> Option<&'a Json> {
     // A key may have dots itself.
     if let Some(value) = config.get(path) {
@@ -16,11 +16,7 @@ pub fn lookup<'a>(config: &'a Json, path: &str) -> Option<&'a Json> {
         return items.get(place);
     }
     let (first, rest) = path.split_once('.')?;
-    let inner = match config {
-        Json::Array(items) => items.get(first.parse::<usize>().ok()?),
-        _ => config.get(first),
-    };
-    lookup(inner?, rest)
+    lookup(config.get(first)?, rest)
 }
 
 /// What a config says at a path, null if nothing.
@@ -57,28 +53,11 @@ pub(super) fn to_json(value: &Value) -> Json {
     serde_json::to_value(value).unwrap_or(Json::Null)
 }
 
-/// Writes a value at a path; a part in brackets, `[2]`, is a place in a list, which is made as long as that takes.
 pub(crate) fn set(config: &mut Json, path: &str, value: Json) {
     let (first, rest) = match path.split_once('.') {
         Some((first, rest)) => (first, Some(rest)),
         None => (path, None),
     };
-    let place = first.strip_prefix('[').and_then(|first| first.strip_suffix(']'));
-    if let Some(place) = place.and_then(|place| place.parse::<usize>().ok()) {
-        if !config.is_array() {
-            *config = Json::Array(Vec::new());
-        }
-        let Json::Array(items) = config else { return };
-        if items.len() <= place {
-            items.resize(place.min(MAX_LIST) + 1, Json::Null);
-        }
-        match (rest, items.get_mut(place)) {
-            (None, Some(item)) => *item = value,
-            (Some(rest), Some(item)) => set(item, rest, value),
-            (_, None) => {}
-        }
-        return;
-    }
     if !config.is_object() {
         *config = Json::Object(serde_json::Map::new());
     }
