@@ -259,7 +259,7 @@ impl<'a, R: Real> Attention<'a, R> {
             }
         }
         if let Some(rope) = &self.rope {
-            rope.turn(place, [&mut q, &mut k], batch, own.dim);
+            rope.turn(place, [&mut q, &mut k, &mut v], batch, own.dim);
         }
         if let Some(norm) = norm_last {
             norm_both(norm, &mut q, &mut k)?;

@@ -18,6 +18,8 @@
 //!   down and up if `truncate`. `m = attention_factor`.
 //! - `longrope`: `f_j / e_j`, where e is `long_factor` if L > n, else `short_factor`;
 //!   `m = attention_factor`, or `long_attention_factor` where L > n and there is one.
+//!
+//! With `rope_values` the heads of values turn as those of keys do.
 
 use std::f64::consts::PI;
 
@@ -39,6 +41,8 @@ pub(super) struct Rope {
     at_first: bool,
     scaling: Scaling,
     skip: Vec<usize>,
+    /// Whether values turn too.
+    values: bool,
 }
 
 enum Scaling {
@@ -95,7 +99,12 @@ impl Rope {
         if dims.is_some() && matches!(scaling, Scaling::Longrope { .. }) {
             return Err(broken("layers of other rotary dims have no factors for their pairs"));
         }
+        let values = keys.bool("rope_values")?;
+        if values && keys.count("v_head_dim")? != head_dim {
+            return Err(broken("values that turn are as wide as keys"));
+        }
         Ok(Some(Rope {
+            values,
             theta: keys.float("rope_theta")?,
             local_theta: keys.opt_float("rope_local.theta")?,
             dim,
@@ -139,14 +148,16 @@ impl Rope {
         self.dim
     }
 
-    /// Turns every head of some `x`, `[batch · n, heads · head_dim]`, by its positions in a layer.
-    pub(super) fn turn<'x, R: Real>(
+    /// Turns every head of queries, keys and, where these turn too, values, each
+    /// `[batch · n, heads · head_dim]`, by its positions in a layer.
+    pub(super) fn turn<R: Real>(
         &self,
         place: Place<'_>,
-        all: impl IntoIterator<Item = &'x mut Array2<R>>,
+        [q, k, v]: [&mut Array2<R>; 3],
         batch: &Batch,
         head_dim: usize,
     ) {
+        let all = [q, k].into_iter().chain(self.values.then_some(v));
         self.turn_by(place, all, batch, |x, turns| self.apply(x, &turns, head_dim));
     }
 
@@ -370,7 +381,8 @@ mod tests {
 
     fn rope(scaling: Scaling) -> Rope {
         let (theta, local_theta, dims) = (10_000.0, None, None);
-        Rope { theta, local_theta, dim: 4, dims, at_first: true, scaling, skip: vec![1] }
+        let (skip, values) = (vec![1], false);
+        Rope { theta, local_theta, dim: 4, dims, at_first: true, scaling, skip, values }
     }
 
     #[track_caller]

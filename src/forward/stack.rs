@@ -18,7 +18,7 @@
 //! before (Embeddings of layers, Streams).
 //! Where the residual is parallel, `k·x + a·(attn(pre(x)) + mlp(pre'(x)))`, and pre' is pre if there is
 //! one norm. Where there is a convolution of the embeddings, it changes the first layer's output.
-//! After the last layer comes the final norm, but in `post`, whose last layer ends in one;
+//! After the last layer comes the final norm, but in `post`, whose last layer ends in one, and where `final_norm` is false;
 //! then `out_proj`, where embeddings are narrower than the stream. With `attn_sparse.block_size` b > 0
 //! and r random blocks a stack computes up to (5 + 2·r)·b positions, whose attention is full; what it is
 //! beyond is drawn at random, and no part of this.
@@ -315,7 +315,7 @@ pub(super) fn run<R: Real>(
     if late.is_some() {
         return Err(broken("the last layer's experts have no next layer to add to"));
     }
-    if stack.placement != Placement::Post {
+    if stack.placement != Placement::Post && keys.bool("final_norm")? {
         let norm =
             if keys.bool("final_norm_bias")? { stack.norm } else { stack.norm.without_bias() };
         x = norm.apply(params, &format!("{name}.final_norm"), &x)?;

@@ -171,7 +171,8 @@ impl Exporter<'_> {
         Options { dtype, lossy: true, quantize: None, ..self.options }
     }
 
-    /// Makes the buffers that readers of the foreign layout miss, in the dtype of the token table.
+    /// Makes the buffers that readers of the foreign layout miss, in the dtype of the token table;
+    /// sines in F32.
     pub(super) fn plan_without_source(&mut self, map: &Map, choices: &Choices) {
         let drops = names::drops(map, choices, self.names, &BTreeSet::new(), self.backing)
             .unwrap_or_default();
@@ -179,6 +180,8 @@ impl Exporter<'_> {
         for drop in drops.iter().filter(|drop| drop.drop.emit_without_source) {
             let Some(rule) = &drop.drop.make else { continue };
             let bound = Bound { names: self.names, bindings: &drop.bindings };
+            // Sines are what the package says, without the rounding of half precision.
+            let dtype = if rule.function == "sinusoid" { DType::F32 } else { dtype };
             match make(rule, dtype, &bound) {
                 Ok(made) => {
                     let step = Step {

@@ -17,6 +17,9 @@ impl<'a> Planner<'a> {
         let bound = Bound { names: self.names, bindings: &drop.bindings };
         let why = &drop.drop.why;
         if drop.drop.kept {
+            if drop.drop.computed {
+                self.tell_rounded(tensor);
+            }
             self.drop(tensor, why, WayBack::Kept);
             return;
         }
@@ -48,18 +51,8 @@ impl<'a> Planner<'a> {
                 }
             };
         if equal {
-            let is_half = matches!(tensor.dtype, DType::F16 | DType::BF16);
-            if is_half && matches!(made.recipe, Recipe::Sinusoid) {
-                let message = format!(
-                    "`{}` is stored as {} and is computed anew: where that is done in F32, it lacks \
-                     the rounding that the file has",
-                    tensor.name, tensor.dtype
-                );
-                self.findings.push(
-                    Diagnostic::note("P015", message)
-                        .tensor(&tensor.name)
-                        .help("no more than the model's other tensors lost by that dtype"),
-                );
+            if matches!(made.recipe, Recipe::Sinusoid) {
+                self.tell_rounded(tensor);
             }
             self.drop(tensor, why, WayBack::Made);
             return;
@@ -77,6 +70,21 @@ impl<'a> Planner<'a> {
             .help("its bytes are kept beside the package; a wrong one may mean a wrong config"),
         );
         self.drop(tensor, why, WayBack::Kept);
+    }
+
+    /// Warns of a formula's values that the file has rounded, and that readers compute anew.
+    fn tell_rounded(&mut self, tensor: &Tensor) {
+        if !matches!(tensor.dtype, DType::F16 | DType::BF16) {
+            return;
+        }
+        let message = format!(
+            "`{}` is stored as {} and is computed anew: where that is done in F32, it lacks the \
+             rounding that the file has",
+            tensor.name, tensor.dtype
+        );
+        let help = "outputs differ by no more than the model's other tensors lost by that dtype; \
+                    into Hugging Face its bytes come back";
+        self.findings.push(Diagnostic::warning("P015", message).tensor(&tensor.name).help(help));
     }
 
     /// Notes a tensor that is no canonical one; what is to be kept is kept beside the package.

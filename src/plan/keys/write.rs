@@ -26,7 +26,7 @@ pub fn write(
     hparams: &Hparams,
     tokens: &Hparams,
     original: Option<&Json>,
-    stored: &dyn Fn(&str) -> bool,
+    rows: &dyn Fn(&str) -> Option<u64>,
 ) -> Result<Json, Vec<Diagnostic>> {
     let hparams = &spec.wide_hparams(arch, hparams);
     let mut config = match original {
@@ -48,12 +48,22 @@ pub fn write(
         stack: arch.stacks.first().map(String::as_str),
         layer: None,
     };
+    let class = spec.classes.get(&map.format).and_then(|classes| classes.of(map, &config));
+    let counts =
+        |path: &str| class.is_some_and(|class| matches!(class.default(path), Some(Value::Int(_))));
     let mut findings = Vec::new();
     for rule in &map.keys {
         if let (false, [path, ..]) = (rule.stored.is_empty(), rule.from.as_slice())
             && lookup(&config, path).is_none()
         {
-            set(&mut config, path, rule.stored.iter().any(|name| stored(name)).into());
+            let is_stored = rule.stored.iter().any(|name| rows(name).is_some());
+            set(&mut config, path, is_stored.into());
+        }
+        if let (Some(n), [path, ..]) =
+            (rule.rows_of.as_deref().and_then(rows), rule.from.as_slice())
+            && lookup(&config, path).is_none()
+        {
+            set(&mut config, path, n.into());
         }
         let value = match rule.to.strip_prefix("tokens.") {
             // No reader's default may stand for a token that the model does not have.
@@ -70,8 +80,12 @@ pub fn write(
             same(&known, &value)
         });
         let foreign = match kept.and_then(|(_, foreign)| foreign.clone()) {
-            // transformers 5 refuses `1` where it declares a float; 4 takes both.
-            Some(Json::Number(number)) if number.is_i64() && matches!(value, Value::Float(_)) => {
+            // transformers 5 refuses `1` where it declares a float, and `1.0` where it declares a count; 4 takes both.
+            Some(Json::Number(number))
+                if number.is_i64()
+                    && matches!(value, Value::Float(_))
+                    && !rule.from.first().is_some_and(|path| counts(path)) =>
+            {
                 Ok(Json::from(number.as_f64()))
             }
             Some(foreign) => Ok(foreign),

@@ -144,6 +144,8 @@ pub(super) struct DropFile {
     #[serde(default)]
     pub(super) kept: bool,
     #[serde(default)]
+    pub(super) computed: bool,
+    #[serde(default)]
     pub(super) requires_any: Vec<String>,
     #[serde(default)]
     pub(super) emit_without_source: bool,
@@ -178,6 +180,7 @@ pub(super) struct KeyFile {
     pub(super) usual: Option<Expr>,
     #[serde(default)]
     pub(super) stored: Vec<String>,
+    pub(super) rows_of: Option<String>,
 }
 
 #[derive(Clone, Deserialize, JsonSchema)]

@@ -199,19 +199,20 @@ fn merge(
         let name = Template::parse(&file.name).map_err(|why| fail(&why))?;
         let each = each_of(file.each).map_err(|why| fail(&why))?;
         map.drops.retain(|drop| drop.name != name);
-        if file.kept && (file.make.is_some() || file.emit_without_source) {
-            return Err(fail("what is kept is not made"));
+        if file.kept && file.make.is_some() != file.emit_without_source {
+            return Err(fail("what is kept is made only where no source says it"));
         }
         let requires_any = file.requires_any.iter().map(|text| Template::parse(text));
         let requires_any =
             requires_any.collect::<std::result::Result<_, _>>().map_err(|why| fail(&why))?;
-        let DropFile { when, make, kept, emit_without_source, why, .. } = file;
+        let DropFile { when, make, kept, computed, emit_without_source, why, .. } = file;
         map.drops.push(DropRule {
             each,
             name,
             when,
             make,
             kept,
+            computed,
             requires_any,
             emit_without_source,
             why,
@@ -322,5 +323,6 @@ fn key_of(
         inexpressible: file.inexpressible,
         usual: file.usual,
         stored: file.stored,
+        rows_of: file.rows_of,
     })
 }

@@ -240,6 +240,8 @@ pub struct DropRule {
     pub make: Option<MakeRule>,
     /// Whether its bytes are kept beside the package, as nothing computes them.
     pub kept: bool,
+    /// Whether readers compute it by a formula: one in half precision is rounded, and theirs is not.
+    pub computed: bool,
     /// Foreign names of which one has to be in the file.
     pub requires_any: Vec<Template>,
     /// Whether readers miss it: then it is written where no source says what to write.
@@ -344,6 +346,9 @@ pub struct KeyRule {
     /// For a value `_`: canonical tensors of which any one being stored is what is written, as
     /// true or false, where no source says it.
     pub stored: Vec<String>,
+    /// For a value `_`: the canonical tensor whose rows are what is written, where it is stored and no
+    /// source says it.
+    pub rows_of: Option<String>,
 }
 
 /// A list that is made entry by entry.
