@@ -305,6 +305,7 @@ fn copy_checkpoint(checkpoint: &Checkpoint) -> Checkpoint {
     Checkpoint {
         format: checkpoint.format,
         tensors: checkpoint.tensors.clone(),
+        signatures: checkpoint.signatures.clone(),
         ..Checkpoint::default()
     }
 }
