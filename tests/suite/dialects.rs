@@ -365,3 +365,24 @@ fn damaged_members_of_archives_are_named() {
         assert!(checksum_told(&spec, &made, true) && !checksum_told(&spec, &made, false), "{from}");
     }
 }
+
+#[test]
+fn what_a_graph_gives_tells_which_task_a_head_serves() {
+    let spec = Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    for (kind, file, wanted) in [
+        ("onnx", "model.onnx", "token-classification"),
+        ("hf", "model.safetensors", "sequence-classification"),
+    ] {
+        let source = scratch.path().join(kind);
+        fs::create_dir(&source).unwrap();
+        let from = names().join("bert").join(kind);
+        fs::copy(from.join(file), source.join(file)).unwrap();
+        let mut config = json(&from.join("config.json"));
+        config.as_object_mut().unwrap().shift_remove("architectures");
+        fs::write(source.join("config.json"), config.to_string()).unwrap();
+        let out = scratch.path().join(format!("{kind}-std"));
+        converted(&spec, &source, &out, "std");
+        assert_eq!(json(&out.join("model.json"))["tasks"][0]["id"], wanted);
+    }
+}
