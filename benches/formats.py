@@ -13,6 +13,7 @@ and told apart.
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
@@ -125,7 +126,8 @@ def make(kind, folder):
 
 
 def run(command):
-    """The seconds, and the most bytes of its own, of a process."""
+    """The seconds by the clock and by the processors, and the most bytes of its own, of a process."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start, most = time.perf_counter(), 0
     process = subprocess.Popen(command)
     while process.poll() is None:
@@ -136,28 +138,33 @@ def run(command):
         most = max([most, *(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon"))])
         time.sleep(0.002)
     assert process.wait() == 0, command
-    return time.perf_counter() - start, most
+    took = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, most
 
 
 def main(tool, kind):
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
         file = make(kind, scratch / "src")
-        theirs, loaded, ours, anon = [], [], [], 0
+        theirs, loaded, ours, work, anon = [], [], [], [[], []], 0
         how = ["--generic"] if kind == "saved" else ["--allow-no-tokenizer"]
         for turn in range(3):
-            start = time.perf_counter()
-            told = subprocess.run([sys.executable, "-c", LOAD[kind], file, scratch / f"{turn}.safetensors"],
-                                  check=True, capture_output=True, text=True).stdout
-            loaded.append(time.perf_counter() - start)
-            theirs.append(float(told.split()[-1]))
-            took, most = run([tool, "--quiet", "convert", scratch / "src", scratch / f"{turn}.std", *how])
+            told = scratch / "told"
+            load = LOAD[kind].replace("print(", f"open({str(told)!r}, 'w').write(str(").rstrip() + ")\n"
+            took, processors, _ = run([sys.executable, "-c", load, file, scratch / f"{turn}.safetensors"])
+            loaded.append(took)
+            work[0].append(processors)
+            theirs.append(float(told.read_text()))
+            took, processors, most = run([tool, "--quiet", "convert", scratch / "src", scratch / f"{turn}.std", *how])
             ours.append(took)
+            work[1].append(processors)
             anon = max(anon, most)
         ours, theirs, loaded = min(ours), min(theirs), min(loaded)
         size = sum(of.stat().st_size for of in ([file] if file.is_file() else file.rglob("*")) if of.is_file())
         print(f"{kind}: {size / 1e6:.0f} MB; llmstd {ours:.2f} s, library {theirs:.2f} s "
               f"({loaded:.2f} s with its imports): {theirs / ours:.1f} times ({loaded / ours:.1f} times) faster; "
+              f"processors {min(work[1]):.1f} s against {min(work[0]):.1f} s; "
               f"{anon / 1e6:.0f} MB of its own{'' if anon <= MOST_ANON else '  TOO MUCH'}")
 
 

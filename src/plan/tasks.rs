@@ -153,8 +153,13 @@ fn fits(said: &Signature, inputs: &[Port], outputs: &[Port]) -> bool {
         let found = of.iter().find(|port| port.name == wanted.name);
         found.is_some_and(|port| is_shape(port.shape.as_deref(), &wanted.shape))
     };
+    // The one output of a function may have any name.
+    let only = |wanted: &Port| match said.outputs.as_slice() {
+        [port] if outputs.len() == 1 => is_shape(port.shape.as_deref(), &wanted.shape),
+        _ => false,
+    };
     inputs.iter().all(|wanted| wanted.optional || port(&said.inputs, wanted))
-        && outputs.iter().all(|wanted| port(&said.outputs, wanted))
+        && outputs.iter().all(|wanted| port(&said.outputs, wanted) || only(wanted))
 }
 
 /// Whether dimensions, of which some are left open, can be these.

@@ -385,6 +385,6 @@ fn text(bytes: &[u8], at: u64) -> Result<String> {
     text.map(str::to_owned).map_err(|_| Error::malformed(at, "a name that is no UTF-8"))
 }
 
-pub(super) fn lossy(bytes: &[u8]) -> String {
+fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

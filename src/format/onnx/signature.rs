@@ -53,7 +53,7 @@ fn port(bytes: &[u8], base: u64) -> Result<SignaturePort> {
     let mut port = SignaturePort { name: String::new(), dtype: DType::Unknown, shape: None };
     for field in walk(bytes, base) {
         match field? {
-            (1, Field::Bytes(name, _)) => port.name = super::graph::lossy(name),
+            (1, Field::Bytes(name, _)) => port.name = String::from_utf8_lossy(name).into_owned(),
             (2, Field::Bytes(kind, at)) => {
                 for field in walk(kind, at) {
                     let (1, Field::Bytes(tensor, at)) = field? else { continue };
