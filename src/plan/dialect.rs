@@ -79,7 +79,7 @@ pub fn read(
         if let Some(several) = several(dialect, tensor) {
             for (name, part) in several {
                 let spoken = dialect.ours(&name, &part.shape);
-                let stored = (tensor.name.clone(), None);
+                let stored = (name, spoken.axes.clone());
                 names.entry(spoken.name.clone()).or_default().push(stored);
                 let part = match &spoken.axes {
                     Some(axes) => permuted(&part, axes),
@@ -115,6 +115,24 @@ pub fn read(
         ..Checkpoint::default()
     };
     Ok(Translated { checkpoint, names, aside })
+}
+
+/// The checkpoint with the tensors that others hold in place of these; `None` where none does.
+pub fn parted(dialect: &Dialect, checkpoint: &Checkpoint) -> Option<Checkpoint> {
+    let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
+    for tensor in &checkpoint.tensors {
+        match several(dialect, tensor) {
+            Some(parts) => {
+                tensors.extend(parts.into_iter().map(|(name, part)| Tensor { name, ..part }));
+            }
+            None => tensors.push(tensor.clone()),
+        }
+    }
+    (tensors.len() != checkpoint.tensors.len()).then(|| Checkpoint {
+        format: checkpoint.format,
+        tensors,
+        ..Checkpoint::default()
+    })
 }
 
 /// The rule of [`trim`].

@@ -215,7 +215,9 @@ fn every_format_has_an_id_and_endings_of_its_own() {
         assert!(std::ptr::eq(format::find(format.id).unwrap(), *format));
         // One that whole folders are of has no files that are told by their endings.
         assert!(!format.name.is_empty());
-        assert!(!format.endings.is_empty() || ["megatron", "meta", "nemo", "t5x"].contains(&format.id));
+        assert!(
+            !format.endings.is_empty() || ["megatron", "meta", "nemo", "t5x"].contains(&format.id)
+        );
         assert!(format.singles.iter().all(|name| {
             !name.contains('.')
                 || format.endings.iter().any(|end| name.ends_with(&format!(".{end}")))
@@ -232,7 +234,8 @@ fn every_format_has_an_id_and_endings_of_its_own() {
 fn read_all(folder: &Path, file: &str) -> Option<Checkpoint> {
     // A graph is read beside the weights of its folder.
     let is_graph = file == "saved_model.pb";
-    let opened = folder::open(&if is_graph { folder.to_owned() } else { folder.join(file) }).ok()?;
+    let opened =
+        folder::open(&if is_graph { folder.to_owned() } else { folder.join(file) }).ok()?;
     for tensor in &opened.checkpoint.tensors {
         let small = tensor.n_bytes().is_some_and(|n| n < 1 << 24);
         let read = whole(tensor, 0).ok().filter(|_| small);
