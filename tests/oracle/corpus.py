@@ -95,7 +95,8 @@ def tflite():
         made = {index for node in interpreter._get_ops_details() for index in node["outputs"]}
         edge = {of["index"] for of in interpreter.get_input_details()}
         yield compare(path, {of["name"]: sha(np.asarray(interpreter.get_tensor(of["index"])))
-                             for of in interpreter.get_tensor_details() if of["index"] not in made | edge})
+                             for of in interpreter.get_tensor_details()
+                             if of["name"] and of["index"] not in made | edge})
 
 
 def onnx():
