@@ -375,7 +375,7 @@ fn what_a_graph_gives_tells_which_task_a_head_serves() {
     let plain = scratch.path().join("plain");
     fs::create_dir(&plain).unwrap();
     fs::copy(graph.join("config.json"), plain.join("config.json")).unwrap();
-    let weights = names().join("../../hf/llama-seqcls/model.safetensors");
+    let weights = names().join("../../hf/llama-seqcls/src/model.safetensors");
     fs::copy(weights, plain.join("model.safetensors")).unwrap();
     for (source, wanted) in [(&graph, "token-classification"), (&plain, "sequence-classification")]
     {
