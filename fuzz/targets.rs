@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use llmstd::base::source::Source;
 use llmstd::exec::digest::digest;
-use llmstd::format::{self, FORMATS};
+use llmstd::format::{self, FORMATS, t5x};
 use llmstd::plan::whole::whole;
 use llmstd::spec::expr::Expr;
 use llmstd::spec::template::Template;
@@ -53,7 +53,10 @@ pub(crate) fn reader(data: &[u8]) {
 /// The name of a file of a format.
 pub(crate) fn name_in(format: &format::Format) -> Option<String> {
     let ending = format.endings.first().map(|ending| format!("x.{ending}"));
-    ending.or_else(|| Some(format.singles.first()?.rsplit('/').next()?.to_owned()))
+    let single = || Some(format.singles.first()?.rsplit('/').next()?.to_owned());
+    // A format of whole folders, of which one file has all that is read first.
+    let tree = || (format.id == t5x::FORMAT.id).then(|| t5x::TREE_FILE.to_owned());
+    ending.or_else(single).or_else(tree)
 }
 
 /// A config, a zero byte and a safetensors file: planned in every direction, nothing is written.

@@ -10,8 +10,10 @@ use crate::base::diagnostic::Diagnostic;
 use crate::base::source::Extent;
 use crate::metadata::Metadata;
 
+pub mod signature;
 pub mod tiles;
 
+use self::signature::Signature;
 use self::tiles::Tile;
 
 /// A checkpoint as it lies on disk: its index, and none of its weights.
@@ -30,6 +32,8 @@ pub struct Checkpoint {
     pub findings: Vec<Diagnostic>,
     /// The checksums that the container keeps of bytes, for whoever reads them all.
     pub checksums: Vec<StoredChecksum>,
+    /// What it says that goes into its model, and what comes out; for programs that serve it.
+    pub signatures: Vec<Signature>,
 }
 
 /// A checksum that a container keeps of bytes of a tensor.
@@ -148,6 +152,13 @@ pub struct View {
 }
 
 impl Checkpoint {
+    /// Adds a signature, which is told as text too.
+    pub fn add_signature(&mut self, signature: Signature) {
+        let key = format!("{}{}", signature::METADATA_KEY, signature.name);
+        self.metadata.insert(key, signature.to_string());
+        self.signatures.push(signature);
+    }
+
     /// The tensors as they are stored: in place of a logical one its parts.
     pub fn stored(&self) -> impl Iterator<Item = &Tensor> {
         self.tensors.iter().flat_map(Tensor::stored)

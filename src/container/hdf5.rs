@@ -1,6 +1,6 @@
 //! HDF5 files: a tree of groups with datasets at its leaves, read from its headers alone.
 //!
-//! Superblocks 0 to 3; groups as symbol tables and as link messages; contiguous, compact and chunked
+//! Superblocks 0 to 3; groups as symbol tables, as link messages and as links in a heap; contiguous, compact and chunked
 //! layouts. Every address is held against the file, no object is entered while it is being walked, and
 //! the number of objects and chunks is bounded.
 //!
@@ -9,6 +9,8 @@
 mod chunks;
 mod group;
 mod header;
+mod heap;
+mod tree;
 
 use std::collections::BTreeSet;
 

@@ -1,6 +1,7 @@
 //! Containers: what other formats keep their members in.
 
 pub mod filter;
+pub mod flatbuffers;
 pub mod hdf5;
 pub mod msgpack;
 pub mod ocdbt;

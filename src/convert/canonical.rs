@@ -279,7 +279,14 @@ pub(crate) fn canonical(
         findings.extend(dialect::told(&translated.aside));
         // What a recipe makes is of the mappings' own library: a dialect writes none of it.
         let made = provenance.dropped.iter_mut().filter(|of| of.back == WayBack::Made);
-        made.for_each(|dropped| dropped.back = WayBack::Lost);
+        for dropped in made {
+            dropped.back = WayBack::Lost;
+            // Under the name that the file has for it.
+            if let Some((stored, _)) = translated.names.get(&dropped.name).and_then(|of| of.first())
+            {
+                dropped.name.clone_from(stored);
+            }
+        }
         provenance.dropped.extend(translated.aside);
     }
     let mut components = Components::new();

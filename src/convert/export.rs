@@ -125,7 +125,11 @@ pub(super) fn export_plan(
     // What is only read back may be of more architectures than are written.
     let is_written = request.to == format;
     let dialect = match request.spec.dialect_to_write(format, architecture) {
-        None if !is_written => request.spec.dialect_only_read(format),
+        None if !is_written => {
+            let names = recorded.iter().flat_map(|record| &record.tensors);
+            let names: Vec<&str> = names.map(|tensor| tensor.name.as_str()).collect();
+            request.spec.dialect_only_read(format, &names)
+        }
         dialect => dialect,
     };
     let translated = recorded.filter(|_| dialect.is_some()).map(dialect::record);
@@ -305,6 +309,7 @@ fn copy_checkpoint(checkpoint: &Checkpoint) -> Checkpoint {
     Checkpoint {
         format: checkpoint.format,
         tensors: checkpoint.tensors.clone(),
+        signatures: checkpoint.signatures.clone(),
         ..Checkpoint::default()
     }
 }

@@ -18,7 +18,7 @@ use crate::exec::digest::digests;
 use crate::folder::{self, Opened};
 use crate::forward::{self, Inputs, Outputs, Planned};
 use crate::package::{Hparams, Model, Task};
-use crate::plan::dialect::PADDING;
+use crate::plan::dialect::{self, PADDING};
 use crate::plan::program::{Input, Output};
 use crate::plan::whole::whole;
 use crate::plan::{self, Decode, Exactness, Tensors};
@@ -39,7 +39,11 @@ pub(super) fn verify(
     let plan = export_plan(&mut package, &back, format)?;
     // What was packed comes back as the numbers that it stood for.
     let as_stored = request.plan.decode == Decode::Nothing;
-    let original = if as_stored { whole_tensors(&opened.checkpoint)? } else { numbers_of(opened)? };
+    // One that held several comes back as these.
+    let dialect = dialect::of(request.spec, foreign_format(opened), &opened.checkpoint);
+    let parted = dialect.and_then(|dialect| dialect::parted(dialect, &opened.checkpoint));
+    let stored = parted.as_ref().unwrap_or(&opened.checkpoint);
+    let original = if as_stored { whole_tensors(stored)? } else { numbers_of(opened)? };
     let side = if as_stored { Side::stored } else { Side::numbers };
     let mut old = side(&opened.source, &original);
     let in_file = |name: &str| opened.name_in_file(name).to_owned();

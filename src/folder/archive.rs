@@ -10,6 +10,7 @@ use super::list::FolderFile;
 use crate::base::error::{Error, Result};
 use crate::base::source::{FileId, Source};
 use crate::container::tar;
+use crate::format::pytorch;
 
 /// The start of what gzip packed.
 const GZIP: &[u8] = b"\x1f\x8b";
@@ -40,7 +41,8 @@ pub(super) fn mount(
         false => None,
     };
     let archive = unpacked.as_deref().unwrap_or(bytes);
-    if !tar::is_archive(archive) {
+    // What torch wrote before 0.1.10 is an archive that is one file.
+    if !tar::is_archive(archive) || pytorch::probe(archive) {
         return Ok(Err(source));
     }
     let members = tar::members(archive).map_err(|err| err.in_file(&path))?;

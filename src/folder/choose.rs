@@ -128,7 +128,10 @@ pub(super) fn choose(
             ends.push(end);
         }
     }
-    let (last, rest) = ends.split_last().expect("every format has an ending");
+    let Some((last, rest)) = ends.split_last() else {
+        let name = wanted.map_or("", |wanted| wanted.name);
+        return Err(Error::unsupported(format!("has no checkpoint of {name}")).in_file(folder));
+    };
     let listed = match rest {
         [] => last.clone(),
         rest => format!("{} or {last}", rest.join(", ")),

@@ -54,6 +54,7 @@ impl Joined {
         checkpoint.metadata.extend(part.metadata);
         checkpoint.findings.extend(part.findings);
         checkpoint.checksums.extend(part.checksums);
+        checkpoint.signatures.extend(part.signatures);
         self.ends.push((checkpoint.tensors.len(), file.to_owned()));
     }
 

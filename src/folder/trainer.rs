@@ -15,7 +15,7 @@ use crate::format::consolidated::{self, PARAMS_FILE};
 use crate::format::dcp::{self, METADATA_FILE};
 use crate::format::ranks::{self, RankFile};
 use crate::format::{
-    FORMATS, Format, hf_storage, megatron, nemo, orbax, pytorch, safetensors, universal, zero,
+    FORMATS, Format, hf_storage, megatron, nemo, orbax, pytorch, safetensors, t5x, universal, zero,
 };
 
 /// Files whose text is the last step, or the folder of it.
@@ -51,6 +51,8 @@ enum Kind {
     Megatron,
     /// A folder for each tensor of Megatron, of zarr.
     Zarr,
+    /// A tree of T5X, with a folder for each array.
+    T5x,
     /// Safetensors of ranks, each with boxes of tensors.
     Shards,
 }
@@ -78,6 +80,9 @@ impl Kind {
         {
             return Some(Kind::Zarr);
         }
+        if t5x::is_folder(names) {
+            return Some(Kind::T5x);
+        }
         if hf_storage::is_folder(names) {
             return Some(Kind::Shards);
         }
@@ -92,6 +97,7 @@ impl Kind {
             Kind::Consolidated => &consolidated::FORMAT,
             Kind::Megatron | Kind::Zarr => &megatron::FORMAT,
             Kind::Shards => &safetensors::FORMAT,
+            Kind::T5x => &t5x::FORMAT,
         }
     }
 }
@@ -322,6 +328,11 @@ impl Run {
             Kind::Dcp => {
                 let name = format!("{}{METADATA_FILE}", self.home);
                 let (name, checkpoint) = read_part(source, &name, Some(&dcp::FORMAT))?;
+                (checkpoint, vec![name])
+            }
+            Kind::T5x => {
+                let name = format!("{}{}", self.home, t5x::TREE_FILE);
+                let (name, checkpoint) = read_part(source, &name, Some(&t5x::FORMAT))?;
                 (checkpoint, vec![name])
             }
             Kind::Ranks => ranks::read(source, &self.home, &names)?,

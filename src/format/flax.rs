@@ -41,30 +41,71 @@ const CHUNKED: &str = "__msgpack_chunked_array__";
 /// What JAX has at most, and NumPy from version 2 on.
 const MAX_RANK: usize = 64;
 
+/// Whether bytes begin like a map whose first key is text.
+pub(super) fn is_map(head: &[u8]) -> bool {
+    matches!(head, [0x81..=0x8f, 0xa0..=0xbf | 0xd9, ..] | [0xde, _, _, 0xa0..=0xbf | 0xd9, ..])
+}
+
 fn probe(head: &[u8], name: &str) -> Probe {
-    // A map whose first key is text.
-    let is_map = matches!(
-        head,
-        [0x81..=0x8f, 0xa0..=0xbf | 0xd9, ..] | [0xde, _, _, 0xa0..=0xbf | 0xd9, ..]
-    );
-    if is_map && name.ends_with(".msgpack") { Probe::Sure } else { Probe::No }
+    if is_map(head) && name.ends_with(".msgpack") { Probe::Sure } else { Probe::No }
 }
 
 fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
-    let extent = source.extent(file);
-    let mut checkpoint = Checkpoint { format: FORMAT.id, ..Checkpoint::default() };
-    let tree = msgpack::read(source.bytes(file), extent.start);
-    let walked = tree.and_then(|tree| walk(&tree, "", extent, &mut checkpoint));
-    walked.map_err(|err| err.in_file(source.path(file)))?;
-    for finding in &mut checkpoint.findings {
-        finding.file.get_or_insert_with(|| source.name(file).to_owned());
-    }
+    let Tree { mut checkpoint, elsewhere } = tree(source, file)?;
+    checkpoint.tensors.extend(elsewhere.into_iter().map(|(name, place)| {
+        let why = format!("it is an array of zarr, in {place:?}");
+        let payload = Payload::Unreadable(why);
+        Tensor { name, dtype: DType::Unknown, shape: Vec::new(), encoding: None, payload }
+    }));
     Ok(checkpoint)
 }
 
-fn walk(value: &Value<'_>, path: &str, extent: Extent, checkpoint: &mut Checkpoint) -> Result<()> {
+/// What a tree has.
+pub(super) struct Tree {
+    /// Its arrays, and the words that are no arrays as metadata.
+    pub(super) checkpoint: Checkpoint,
+    /// Arrays that are only described: their names, and the folders that they are in.
+    pub(super) elsewhere: Vec<(String, String)>,
+}
+
+/// Reads the tree of a file.
+pub(super) fn tree(source: &Source, file: FileId) -> Result<Tree> {
+    let extent = source.extent(file);
+    let checkpoint = Checkpoint { format: FORMAT.id, ..Checkpoint::default() };
+    let mut tree = Tree { checkpoint, elsewhere: Vec::new() };
+    let read = msgpack::read(source.bytes(file), extent.start);
+    let walked = read.and_then(|value| walk(&value, "", extent, &mut tree));
+    walked.map_err(|err| err.in_file(source.path(file)))?;
+    for finding in &mut tree.checkpoint.findings {
+        finding.file.get_or_insert_with(|| source.name(file).to_owned());
+    }
+    Ok(tree)
+}
+
+/// The folder of an array of zarr that a map describes, if it is such a map.
+fn described(pairs: &[(Value<'_>, Value<'_>)]) -> Option<String> {
+    let find = |pairs: &[(Value<'_>, Value<'_>)], wanted: &str| {
+        let found = pairs.iter().find(|(key, _)| key.as_str() == Some(wanted));
+        found.and_then(|(_, value)| value.as_str().map(str::to_owned))
+    };
+    find(pairs, "driver").filter(|driver| driver == "zarr")?;
+    let store = pairs.iter().find(|(key, _)| key.as_str() == Some("kvstore"));
+    let inner = store.and_then(|(_, value)| match value {
+        Value::Map(pairs) => find(pairs, "path"),
+        _ => None,
+    });
+    // Older ones have the path beside the driver.
+    inner.filter(|path| !path.is_empty()).or_else(|| find(pairs, "path"))
+}
+
+fn walk(value: &Value<'_>, path: &str, extent: Extent, tree: &mut Tree) -> Result<()> {
     let about = |err: Error| err.context(&format!("`{path}`"));
+    let checkpoint = &mut tree.checkpoint;
     match value {
+        Value::Map(pairs) if described(pairs).is_some() => {
+            let folder = described(pairs).unwrap_or_default();
+            tree.elsewhere.push((path.to_owned(), folder));
+        }
         Value::Map(pairs) if pairs.iter().any(|(key, _)| key.as_str() == Some(CHUNKED)) => {
             checkpoint.tensors.push(chunked(path, pairs, extent).map_err(about)?);
         }
@@ -80,7 +121,7 @@ fn walk(value: &Value<'_>, path: &str, extent: Extent, checkpoint: &mut Checkpoi
                     return Err(about(Error::malformed(extent.start, message)));
                 }
                 let path = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-                walk(value, &path, extent, checkpoint)?;
+                walk(value, &path, extent, tree)?;
             }
         }
         Value::Ext(ARRAY | SCALAR, bytes, at) => {

@@ -58,13 +58,6 @@ static KINDS: &[Known] = &[
         is_model: true,
     },
     Known {
-        what: "a TensorFlow Lite model",
-        advice: "convert the checkpoint that it was exported from",
-        magic: &[(4, b"TFL3")],
-        names: &[".tflite"],
-        is_model: true,
-    },
-    Known {
         what: "a Core ML model",
         advice: "convert the checkpoint that it was exported from",
         magic: &[],

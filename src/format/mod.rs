@@ -30,8 +30,10 @@ pub mod pickle;
 pub mod pytorch;
 pub mod ranks;
 pub mod safetensors;
+pub mod t5x;
 pub mod tensorflow;
 pub mod tensorflow_v1;
+pub mod tflite;
 pub mod universal;
 pub mod wrappers;
 pub mod zero;
@@ -52,6 +54,8 @@ pub static FORMATS: &[&Format] = &[
     &orbax::FORMAT,
     &paddle::FORMAT,
     &ctranslate2::FORMAT,
+    &tflite::FORMAT,
+    &t5x::FORMAT,
     &consolidated::FORMAT,
     &megatron::FORMAT,
     &nemo::FORMAT,

@@ -21,6 +21,7 @@ use crate::container::filter;
 
 mod graph;
 mod names;
+mod signature;
 
 /// The format for the registry.
 pub static FORMAT: Format = Format {
@@ -80,6 +81,9 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
             return Err(about(Error::malformed(raw.at, message)));
         }
         checkpoint.tensors.push(tensor(raw, source, extent, &outside).map_err(about)?);
+    }
+    if let Some(signature) = graph.ports.signature(&known) {
+        checkpoint.add_signature(signature);
     }
     tell_quantized(&graph, &mut checkpoint);
     names::recover(&graph, &mut checkpoint);

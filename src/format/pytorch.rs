@@ -1,4 +1,4 @@
-//! PyTorch checkpoints: `torch.save` since 0.1.10, in its two containers, and TorchScript.
+//! PyTorch checkpoints: what `torch.save` wrote in its three containers, TorchScript and `torch.export`.
 //!
 //! ```text
 //! archive (torch 1.6 and newer): a zip file       stream (older): five pickles, then storages
@@ -8,6 +8,9 @@
 //!   <top>/version                                   (element count: i64, elements) for each key
 //! ```
 //!
+//! Before 0.1.10 it was a tar file of four members, `tar` has them; `torch.export` writes a zip file with
+//! its weights one by one, `exported` has them.
+//!
 //! The object is mostly a dictionary of tensors, and a tensor is a recorded call of
 //! `torch._utils._rebuild_tensor_v2(storage, offset, size, stride, …)`. Nothing of the pickle is
 //! ever run, and one tensor that cannot be read does not hide the others.
@@ -16,11 +19,14 @@
 
 mod archive;
 pub(crate) mod dtensor;
+mod exported;
+mod locate;
 pub(crate) mod names;
 pub mod object;
 mod state_dict;
 mod storage;
 mod stream;
+mod tar;
 mod tensor;
 pub mod write;
 
@@ -72,14 +78,11 @@ const MEMBERS: &[&str] = &[
     "version",
 ];
 
-/// The members of the tar files that torch wrote before 0.1.10.
-const TAR_MEMBERS: &[&str] = &["sys_info", "pickle", "tensors", "storages"];
-
 /// The format for the registry.
 pub static FORMAT: Format = Format {
     id: "pytorch",
     name: "PyTorch",
-    endings: &["bin", "pt", "pth", "ckpt"],
+    endings: &["bin", "pt", "pth", "ckpt", "pt2"],
     singles: &["pytorch_model.bin"],
     probe: |head, _| if probe(head) { Probe::Sure } else { Probe::No },
     read: |source, file| read(source, file),
@@ -90,6 +93,10 @@ pub static FORMAT: Format = Format {
 pub fn probe(head: &[u8]) -> bool {
     if head.starts_with(zip::LOCAL_SIGNATURE) {
         return first_member(head).is_some_and(|name| {
+            // Programs of `torch.export` before torch 2.8 have no folder.
+            if name.starts_with("serialized_") {
+                return true;
+            }
             let (_, below) = name.split_once('/').unwrap_or_default();
             MEMBERS.iter().any(|member| match member.strip_suffix('/') {
                 Some(_) => below.starts_with(member),
@@ -97,7 +104,7 @@ pub fn probe(head: &[u8]) -> bool {
             })
         });
     }
-    stream::probe(head) || is_torch_tar(head)
+    stream::probe(head) || tar::probe(head)
 }
 
 /// The name in the local header at the start of a zip file.
@@ -105,12 +112,6 @@ fn first_member(head: &[u8]) -> Option<&str> {
     let name_len = head.get(26..28)?.try_into().ok().map(u16::from_le_bytes)?;
     let name = head.get(30..)?;
     std::str::from_utf8(name.get(..name_len.into())?).ok()
-}
-
-fn is_torch_tar(head: &[u8]) -> bool {
-    let is_tar = head.get(257..262) == Some(b"ustar");
-    let name = head.get(..100).unwrap_or_default().split(|&byte| byte == 0).next();
-    is_tar && TAR_MEMBERS.iter().any(|member| name == Some(member.as_bytes()))
 }
 
 /// Reads the index of a PyTorch checkpoint, and none of its weights.
@@ -123,11 +124,8 @@ pub fn read(source: &Source, file: FileId) -> Result<Checkpoint> {
         if bytes.starts_with(zip::LOCAL_SIGNATURE) {
             return archive::read(source, file);
         }
-        if bytes.get(257..262) == Some(b"ustar") {
-            let message = "this is a tar file, as torch wrote before 0.1.10; load it with \
-                           `torch.load(path, weights_only=False)`, only if you trust who made \
-                           it, and write it again with `torch.save`";
-            return Err(Error::unsupported(message));
+        if tar::probe(bytes) {
+            return tar::read(source, file);
         }
         if stream::probe(bytes) {
             return stream::read(source, file);

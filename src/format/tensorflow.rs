@@ -28,6 +28,7 @@ use crate::container::protobuf::{Field, fields, varint};
 use crate::container::sstable;
 
 mod objects;
+mod saved_model;
 
 /// The format for the registry.
 pub static FORMAT: Format = Format {
@@ -117,6 +118,7 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
         let message = format!("there are slices of `{name}`, and no entry for its whole");
         checkpoint.findings.push(Diagnostic::warning("R014", message).tensor(name));
     }
+    saved_model::add(source, file, &mut checkpoint)?;
     Ok(checkpoint)
 }
 

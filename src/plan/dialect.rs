@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 use super::export::Export;
 use super::layout::Layout;
 use super::ops::TensorExpr;
+use super::several::several;
 use super::{Options, Step, Tensors};
 use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::{Checkpoint, Payload, Tensor, View, row_major_strides};
@@ -75,6 +76,24 @@ pub fn read(
             });
             continue;
         }
+        if let Some(several) = several(dialect, tensor) {
+            for (name, part) in several {
+                let spoken = dialect.ours(&name, &part.shape);
+                let stored = (name, spoken.axes.clone());
+                names.entry(spoken.name.clone()).or_default().push(stored);
+                let part = match &spoken.axes {
+                    Some(axes) => permuted(&part, axes),
+                    None => part,
+                };
+                if firsts.insert(spoken.name.clone(), tensor).is_some() {
+                    let message =
+                        format!("`{}` is in `{}`, and stands alone too", spoken.name, tensor.name);
+                    return Err(Diagnostic::error("P020", message).tensor(&tensor.name));
+                }
+                tensors.push(Tensor { name: spoken.name, ..part });
+            }
+            continue;
+        }
         let spoken = dialect.ours(&tensor.name, &tensor.shape);
         let stored = (tensor.name.clone(), spoken.axes.clone());
         names.entry(spoken.name.clone()).or_default().push(stored);
@@ -89,8 +108,31 @@ pub fn read(
         };
         tensors.push(Tensor { name: spoken.name, ..tensor });
     }
-    let checkpoint = Checkpoint { format: checkpoint.format, tensors, ..Checkpoint::default() };
+    let checkpoint = Checkpoint {
+        format: checkpoint.format,
+        tensors,
+        signatures: checkpoint.signatures.clone(),
+        ..Checkpoint::default()
+    };
     Ok(Translated { checkpoint, names, aside })
+}
+
+/// The checkpoint with the tensors that others hold in place of these; `None` where none does.
+pub fn parted(dialect: &Dialect, checkpoint: &Checkpoint) -> Option<Checkpoint> {
+    let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
+    for tensor in &checkpoint.tensors {
+        match several(dialect, tensor) {
+            Some(parts) => {
+                tensors.extend(parts.into_iter().map(|(name, part)| Tensor { name, ..part }));
+            }
+            None => tensors.push(tensor.clone()),
+        }
+    }
+    (tensors.len() != checkpoint.tensors.len()).then(|| Checkpoint {
+        format: checkpoint.format,
+        tensors,
+        ..Checkpoint::default()
+    })
 }
 
 /// The rule of [`trim`].

@@ -130,7 +130,8 @@ pub fn import(
     tensors.sort_by_key(|name| spec.order(name));
     stray::check_promised_heads(map, config, &heads, &mut findings);
     findings.extend(unread::findings(spec, map, config));
-    let tasks = tasks::read(spec, map, config, &keys.hparams, &heads, &mut findings);
+    let said = &checkpoint.signatures;
+    let tasks = tasks::read(spec, map, config, &keys.hparams, &heads, said, &mut findings);
     let foreign = checkpoint.stored().map(|tensor| ForeignTensor {
         name: tensor.name.clone(),
         dtype: tensor.dtype.name().to_owned(),

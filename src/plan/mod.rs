@@ -17,6 +17,7 @@ pub mod parts;
 mod pieces;
 pub mod program;
 mod recipe;
+mod several;
 pub mod tasks;
 pub mod typed;
 mod unread;

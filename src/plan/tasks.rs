@@ -1,12 +1,13 @@
 //! Which tasks a foreign checkpoint serves, and with which labels.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 
 use super::keys;
 use crate::base::diagnostic::Diagnostic;
-use crate::package::{Hparams, Task, Value};
+use crate::checkpoint::signature::{Signature, SignaturePort};
+use crate::package::{Extents, Hparams, Port, Task, Value};
 use crate::spec::Spec;
 use crate::spec::ecosystem::config::{CLASSES, LABEL_NUMBERS, LABELS, N_LABELS};
 use crate::spec::expr::{as_int, same};
@@ -42,13 +43,16 @@ pub fn class_wants_head(map: &Map, class: Option<&str>, head: &str) -> Option<bo
     known.then_some(wanted)
 }
 
-/// The tasks of a checkpoint whose heads are there; `rows` are those of each head's projection.
+/// The tasks of a checkpoint whose heads are there; `heads` has the rows of each head's projection. Of
+/// several tasks of one head the class of the config decides, and else what the file says of its model's
+/// inputs and outputs.
 pub fn read(
     spec: &Spec,
     map: &Map,
     config: &Json,
     hparams: &Hparams,
     heads: &BTreeMap<String, Option<u64>>,
+    signatures: &[Signature],
     findings: &mut Vec<Diagnostic>,
 ) -> Vec<Task> {
     let class = class_of(map, config);
@@ -61,30 +65,38 @@ pub fn read(
         |rule: &TaskRule| class.is_some_and(|class| rule.class.iter().any(|other| other == class));
     let mut tasks: Vec<Task> = Vec::new();
     for rule in &served {
-        // Several tasks may use a head of one name: then the class says which.
+        // Several tasks may use a head of one name: then the class says which, or a signature.
         let rivals: Vec<&&TaskRule> =
             served.iter().filter(|rival| rival.head == rule.head && rival.id != rule.id).collect();
         if !rivals.is_empty() && !names_class(rule) {
             let decided = rivals.iter().any(|rival| names_class(rival));
-            let first = served.iter().find(|rival| rival.head == rule.head);
-            if decided || first.is_some_and(|first| first.id != rule.id) {
+            let alike: Vec<&TaskRule> =
+                served.iter().filter(|other| other.head == rule.head).copied().collect();
+            let rows = rule.head.as_ref().and_then(|head| heads.get(head).copied().flatten());
+            let ports = |id: &str| spec.task_ports(id, hparams, rows);
+            let said = if decided { None } else { only_fitting(&alike, signatures, &ports) };
+            let taken = said.or(alike.first().map(|first| first.id.as_str()));
+            if decided || taken.is_some_and(|taken| taken != rule.id) {
                 continue;
             }
+            let head = rule.head.as_deref().unwrap_or_default();
             let others: Vec<&str> = rivals.iter().map(|rival| rival.id.as_str()).collect();
-            findings.push(
-                Diagnostic::warning(
+            let others = others.join(" or ");
+            let served = format!("the head `{head}` may serve {} or {others}", rule.id);
+            let finding = match said {
+                Some(id) => Diagnostic::note(
                     "P018",
                     format!(
-                        "the head `{}` may serve {} or {}, and the config names no class; {} is taken",
-                        rule.head.as_deref().unwrap_or_default(),
-                        rule.id,
-                        others.join(" or "),
-                        rule.id
+                        "{served}, and the config names no class; what the file says of inputs and outputs is those of {id}"
                     ),
+                ),
+                None => Diagnostic::warning(
+                    "P018",
+                    format!("{served}, and the config names no class; {} is taken", rule.id),
                 )
-                .key(CLASSES)
                 .help("add \"architectures\" to config.json"),
-            );
+            };
+            findings.push(finding.key(CLASSES));
         }
         if tasks.iter().any(|task| task.id == rule.id && task.head == rule.head) {
             continue;
@@ -117,6 +129,49 @@ pub fn read(
         });
     }
     tasks
+}
+
+/// The one task of several that is called as a signature says, if it is one.
+fn only_fitting<'r>(
+    rules: &[&'r TaskRule],
+    signatures: &[Signature],
+    ports: &dyn Fn(&str) -> Option<(Vec<Port>, Vec<Port>)>,
+) -> Option<&'r str> {
+    let fit = |rule: &&&TaskRule| {
+        let ports = ports(&rule.id);
+        ports.is_some_and(|(inputs, outputs)| {
+            signatures.iter().any(|said| fits(said, &inputs, &outputs))
+        })
+    };
+    let ids: BTreeSet<&str> = rules.iter().filter(fit).map(|rule| rule.id.as_str()).collect();
+    let mut ids = ids.into_iter();
+    ids.next().filter(|_| ids.next().is_none())
+}
+
+/// Whether a signature takes what a task needs, and gives what it answers, of such shapes.
+fn fits(said: &Signature, inputs: &[Port], outputs: &[Port]) -> bool {
+    let port = |of: &[SignaturePort], wanted: &Port| {
+        let found = of.iter().find(|port| port.name == wanted.name);
+        found.is_some_and(|port| is_shape(port.shape.as_deref(), &wanted.shape))
+    };
+    // The one output of a function may have any name.
+    let only = |wanted: &Port| match said.outputs.as_slice() {
+        [port] if outputs.len() == 1 => is_shape(port.shape.as_deref(), &wanted.shape),
+        _ => false,
+    };
+    inputs.iter().all(|wanted| wanted.optional || port(&said.inputs, wanted))
+        && outputs.iter().all(|wanted| port(&said.outputs, wanted) || only(wanted))
+}
+
+/// Whether dimensions, of which some are left open, can be these.
+fn is_shape(said: Option<&[Option<u64>]>, wanted: &[Extents]) -> bool {
+    said.is_some_and(|said| {
+        said.len() == wanted.len()
+            && said.iter().zip(wanted).all(|pair| match pair {
+                (Some(size), Extents::Fixed(wanted)) => size == wanted,
+                _ => true,
+            })
+    })
 }
 
 /// Whether the config has the entries that go with a rule; where it has none of them, the first

@@ -85,6 +85,7 @@ pub fn with_numbers(map: &Map, checkpoint: &Checkpoint, source: &mut Source) -> 
         typed_metadata: checkpoint.typed_metadata.clone(),
         findings: checkpoint.findings.clone(),
         checksums: checkpoint.checksums.clone(),
+        signatures: checkpoint.signatures.clone(),
     })
 }
 

@@ -106,6 +106,7 @@ impl Compound {
         Checkpoint {
             format: checkpoint.format,
             tensors: checkpoint.tensors.iter().filter(is_text).cloned().collect(),
+            signatures: checkpoint.signatures.clone(),
             ..Checkpoint::default()
         }
     }

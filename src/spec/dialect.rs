@@ -8,8 +8,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
+use self::stacked::{Fused, Stacked};
 use super::expr::{Expr, Names};
 use crate::checkpoint::Tensor;
+
+pub mod stacked;
 
 /// The names of one program or library.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -54,6 +57,12 @@ pub struct Dialect {
     pub config: Option<ConfigFile>,
     #[serde(default, rename = "piece")]
     pieces: Vec<Piece>,
+    /// Segments of names of tensors that hold those of all layers.
+    #[serde(default, rename = "stacked")]
+    stacks: Vec<Stacked>,
+    /// Segments of names of tensors that hold several.
+    #[serde(default)]
+    fused: Vec<Fused>,
     #[serde(default, rename = "aside")]
     asides: Vec<Aside>,
     /// Tensors that have more rows than the model.

@@ -348,9 +348,12 @@ impl Spec {
         self.dialects.iter().find(writes)
     }
 
-    /// The dialect of a format that nothing is written in.
-    pub fn dialect_only_read(&self, format: &str) -> Option<&Dialect> {
-        self.dialects.iter().find(|of| of.recorded() == format && of.is_only_read())
+    /// The dialect of a format that nothing is written in, of a checkpoint that had tensors of these names.
+    pub fn dialect_only_read(&self, format: &str, names: &[&str]) -> Option<&Dialect> {
+        let fits = |of: &&Dialect| of.fits(&of.format, names.iter().copied());
+        let mut read =
+            self.dialects.iter().filter(|of| of.recorded() == format && of.is_only_read());
+        read.find(fits)
     }
 
     /// Whether sources are recorded under this name that is no format's, but a dialect's.

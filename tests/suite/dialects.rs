@@ -365,3 +365,22 @@ fn damaged_members_of_archives_are_named() {
         assert!(checksum_told(&spec, &made, true) && !checksum_told(&spec, &made, false), "{from}");
     }
 }
+
+#[test]
+fn what_a_graph_gives_tells_which_task_a_head_serves() {
+    let spec = Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let graph = names().join("../onnx_task");
+    // The same weights and config without a graph: the first of the tasks is taken.
+    let plain = scratch.path().join("plain");
+    fs::create_dir(&plain).unwrap();
+    fs::copy(graph.join("config.json"), plain.join("config.json")).unwrap();
+    let weights = names().join("../../hf/llama-seqcls/src/model.safetensors");
+    fs::copy(weights, plain.join("model.safetensors")).unwrap();
+    for (source, wanted) in [(&graph, "token-classification"), (&plain, "sequence-classification")]
+    {
+        let out = scratch.path().join(wanted);
+        converted(&spec, source, &out, "std");
+        assert_eq!(json(&out.join("model.json"))["tasks"][0]["id"], wanted);
+    }
+}

@@ -93,6 +93,44 @@ fn paddle_and_ctranslate2_files_read_as_they_were_written() {
 }
 
 #[test]
+fn what_torch_wrote_in_other_containers_reads_as_torch_reads_it() {
+    check_golden("torch");
+}
+
+#[test]
+fn constants_of_tensorflow_lite_read_as_its_interpreter_has_them() {
+    check_golden("tflite");
+    let opened = folder::open(&fixtures().join("tflite/int8.tflite")).unwrap();
+    assert_eq!(opened.checkpoint.findings[0].rule, "R035");
+    let told = &opened.checkpoint.metadata["signature.graph"];
+    assert!(told.starts_with("x F32 [?,40] -> ") && told.ends_with("F32 [?,30]"), "{told}");
+}
+
+/// Each has a line of words that are said of it; `hazards.py` makes them.
+#[test]
+fn hazards_are_refused_or_told() {
+    let home = fixtures().parent().unwrap().join("hostile");
+    let lines = fs::read_to_string(home.join("hazards.txt")).unwrap();
+    for line in lines.lines() {
+        let (path, words) = line.split_once(' ').unwrap();
+        let told = match folder::open(&home.join("hazards").join(path)) {
+            Err(err) => vec![err.to_string()],
+            Ok(opened) => {
+                let tensors = opened.checkpoint.tensors.iter();
+                let unreadable = tensors.filter_map(|tensor| match &tensor.payload {
+                    Payload::Unreadable(why) => Some(why.clone()),
+                    _ => None,
+                });
+                let found = opened.checkpoint.findings.iter().map(|of| of.message.clone());
+                unreadable.chain(found).collect()
+            }
+        };
+        assert!(told.iter().any(|text| text.contains(words)), "{path}: {told:?}");
+    }
+    assert!(20 < lines.lines().count());
+}
+
+#[test]
 fn groups_that_lie_in_themselves_and_files_that_end_early_are_refused() {
     let whole = fs::read(fixtures().join("keras/old.h5")).unwrap();
     let refused = |bytes: &[u8]| {
@@ -123,6 +161,10 @@ fn a_saved_model_is_found_in_its_folder() {
     let files = ["variables/variables.index", "variables/variables.data-00000-of-00001"];
     assert_eq!(opened.weights, files);
     assert_eq!(opened.checkpoint.tensors.len(), 5);
+    // The graph beside them is no file of weights; its functions are told.
+    let signature = &opened.checkpoint.signatures[0];
+    assert_eq!(signature.name, "serving_default");
+    assert_eq!(opened.checkpoint.metadata["signature.serving_default"], signature.to_string());
 }
 
 /// Without the objects the variables would have other names, and the model would be none that is known.
@@ -173,7 +215,9 @@ fn every_format_has_an_id_and_endings_of_its_own() {
         assert!(std::ptr::eq(format::find(format.id).unwrap(), *format));
         // One that whole folders are of has no files that are told by their endings.
         assert!(!format.name.is_empty());
-        assert!(!format.endings.is_empty() || ["megatron", "meta", "nemo"].contains(&format.id));
+        assert!(
+            !format.endings.is_empty() || ["megatron", "meta", "nemo", "t5x"].contains(&format.id)
+        );
         assert!(format.singles.iter().all(|name| {
             !name.contains('.')
                 || format.endings.iter().any(|end| name.ends_with(&format!(".{end}")))
@@ -188,7 +232,10 @@ fn every_format_has_an_id_and_endings_of_its_own() {
 
 /// Reads every tensor of a file that may be damaged: it must end, in values or in an error.
 fn read_all(folder: &Path, file: &str) -> Option<Checkpoint> {
-    let opened = folder::open(&folder.join(file)).ok()?;
+    // A graph is read beside the weights of its folder.
+    let is_graph = file == "saved_model.pb";
+    let opened =
+        folder::open(&if is_graph { folder.to_owned() } else { folder.join(file) }).ok()?;
     for tensor in &opened.checkpoint.tensors {
         let small = tensor.n_bytes().is_some_and(|n| n < 1 << 24);
         let read = whole(tensor, 0).ok().filter(|_| small);
@@ -216,6 +263,7 @@ fn damaged_files_are_refused_or_read_and_never_stop_the_program() {
         ("tf/v2", "bert_model.ckpt.index"),
         ("tf/obj", "ckpt-1.index"),
         ("tf/slots", "ckpt-1.index"),
+        ("tf/saved", "saved_model.pb"),
         ("tf1", "model.ckpt"),
         ("onnx", "dtypes.onnx"),
         ("keras_archive", "packed.keras"),
@@ -226,6 +274,11 @@ fn damaged_files_are_refused_or_read_and_never_stop_the_program() {
         ("ctranslate2/tiny", "model.bin"),
         ("onnx", "beside.onnx"),
         ("names/albert/onnx", "model.onnx"),
+        ("keras", "dense.h5"),
+        ("torch", "old.pt"),
+        ("torch", "program.pt2"),
+        ("tflite", "int8.tflite"),
+        ("names/t5/t5x/checkpoint_1000", "checkpoint"),
     ] {
         let scratch = tempfile::tempdir().unwrap();
         copy(&fixtures().join(folder), scratch.path());

@@ -140,7 +140,9 @@ fn readers_end() {
         let name = path.file_name()?.to_str()?;
         let chosen = FORMATS.iter().position(|format| {
             let end = name.rsplit_once('.').map_or(name, |(_, end)| end);
-            format.endings.contains(&end) || format.singles.contains(&name)
+            format.endings.contains(&end)
+                || format.singles.contains(&name)
+                || targets::name_in(format).as_deref() == Some(name)
         })?;
         Some([&[chosen as u8][..], &fs::read(path).unwrap()].concat())
     });

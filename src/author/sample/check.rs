@@ -75,6 +75,7 @@ fn header(tensors: &[(String, Vec<u64>)], storage: Extent) -> Checkpoint {
         typed_metadata: Metadata::default(),
         findings: Vec::new(),
         checksums: Vec::new(),
+        signatures: Vec::new(),
     }
 }
 

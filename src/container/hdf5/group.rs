@@ -46,7 +46,7 @@ impl<'a> File<'a> {
                 }
                 LINK => {
                     is_group = true;
-                    links.push(self.link(message)?);
+                    links.push(self.link(&mut message.cursor())?);
                 }
                 LINK_INFO => {
                     is_group = true;
@@ -54,10 +54,10 @@ impl<'a> File<'a> {
                     cursor.take(1, "a version")?;
                     let flags = cursor.u8("flags")?;
                     cursor.take(if flags & 1 != 0 { 8 } else { 0 }, "an order")?;
-                    if !is_none(self.address(&mut cursor)?) {
-                        let message = "an HDF5 group whose links are in a fractal heap; \
-                                       `h5repack --high=1.8 IN OUT` writes it in the older way";
-                        return Err(Error::unsupported(message));
+                    let heap = self.address(&mut cursor)?;
+                    let index = self.address(&mut cursor)?;
+                    if !is_none(heap) {
+                        self.dense_links(heap, index, &mut links)?;
                     }
                 }
                 _ => {}
@@ -66,20 +66,34 @@ impl<'a> File<'a> {
         Ok(is_group.then_some(links))
     }
 
-    fn link(&self, message: &Message<'_>) -> Result<(String, Target)> {
-        let mut cursor = message.cursor();
+    /// The links that lie in a heap, sorted by name as other groups have them; the tree lists their places.
+    fn dense_links(&mut self, heap: u64, index: u64, links: &mut Links) -> Result<()> {
+        let heap = self.fractal_heap(heap)?;
+        let mut found = Vec::new();
+        for id in self.link_ids(index)? {
+            let mut cursor = self.heap_object(&heap, &id)?;
+            self.count(cursor.offset())?;
+            found.push(self.link(&mut cursor)?);
+        }
+        found.sort_by(|(left, _), (right, _)| left.cmp(right));
+        links.extend(found);
+        Ok(())
+    }
+
+    fn link(&self, cursor: &mut Cursor<'_>) -> Result<(String, Target)> {
+        let at = cursor.offset();
         let version = cursor.u8("the version of a link")?;
         if version != 1 {
-            return Err(Error::malformed(message.at, format!("a link of version {version}")));
+            return Err(Error::malformed(at, format!("a link of version {version}")));
         }
         let flags = cursor.u8("flags")?;
         let kind = if flags & 8 != 0 { cursor.u8("the kind of a link")? } else { 0 };
         cursor.take(if flags & 4 != 0 { 8 } else { 0 }, "an order")?;
         cursor.take(if flags & 0x10 != 0 { 1 } else { 0 }, "a character set")?;
-        let len = uint(&mut cursor, 1 << (flags & 3), "the length of a name")?;
-        let name = name(cursor.take(len, "a name")?, message.at)?;
+        let len = uint(cursor, 1 << (flags & 3), "the length of a name")?;
+        let name = name(cursor.take(len, "a name")?, at)?;
         let target = match kind {
-            HARD_LINK => Target::Object(self.address(&mut cursor)?),
+            HARD_LINK => Target::Object(self.address(cursor)?),
             SOFT_LINK_MESSAGE => Target::Name,
             EXTERNAL_LINK => Target::Elsewhere("is a link into another file".to_owned()),
             other => Target::Elsewhere(format!("is a link of the kind {other}")),

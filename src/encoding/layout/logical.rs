@@ -41,6 +41,7 @@ pub fn logical(
         typed_metadata: checkpoint.typed_metadata.clone(),
         findings: checkpoint.findings.clone(),
         checksums: checkpoint.checksums.clone(),
+        signatures: checkpoint.signatures.clone(),
     })
 }
 

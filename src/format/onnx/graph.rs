@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::signature::Ports;
 use crate::base::error::{Error, Result};
 use crate::container::protobuf::{Field, numbers, walk};
 
@@ -35,6 +36,8 @@ pub(super) struct Graph {
     /// All operators that there are.
     pub operators: BTreeSet<String>,
     pub metadata: BTreeMap<String, String>,
+    /// What the outermost graph takes and gives.
+    pub ports: Ports,
 }
 
 /// A node of a graph.
@@ -135,6 +138,10 @@ impl Graph {
                 (5, Field::Bytes(tensor, at)) => {
                     let tensor = RawTensor::read(tensor, at)?;
                     self.add(tensor)?;
+                }
+                (11, Field::Bytes(input, at)) if depth == 0 => self.ports.add_input(input, at)?,
+                (12, Field::Bytes(output, at)) if depth == 0 => {
+                    self.ports.add_output(output, at)?
                 }
                 (15, Field::Bytes(sparse, at)) => {
                     let tensor = sparse_tensor(sparse, at)?;

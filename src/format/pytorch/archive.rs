@@ -10,6 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::container::zip::{Member, Method, Zip};
 use crate::format::pickle::{self, Pickle};
 
+use super::exported::{self, OLD_STATE};
 use super::storage::{Record, Storages};
 use super::{interpret, quote, report_trailing, rule};
 
@@ -29,7 +30,17 @@ pub(super) struct Archive<'s> {
 
 /// Reads a PyTorch archive.
 pub(super) fn read(source: &Source, file: FileId) -> Result<Checkpoint> {
-    let mut archive = Archive::open(source, source.extent(file))?;
+    let whole = source.extent(file);
+    let zip = Zip::read(source.slice(whole)?)?;
+    if exported::is_program(&zip) {
+        return exported::read(source, &zip, whole);
+    }
+    // Before torch 2.8 a program had what `torch.save` wrote as one of its members.
+    let old = zip.members().iter().find(|member| {
+        member.method == Method::Stored && member.name.rsplit('/').next() == Some(OLD_STATE)
+    });
+    let part = old.and_then(|of| whole.part(of.start, of.start.checked_add(of.packed_len)?));
+    let mut archive = Archive::open(source, part.unwrap_or(whole))?;
     let mut findings = std::mem::take(&mut archive.findings);
     let (pickle, end) = archive.pickle()?;
     let unpacked_end = archive.start.saturating_add(archive.unpacked.len() as u64);
@@ -41,6 +52,9 @@ pub(super) fn read(source: &Source, file: FileId) -> Result<Checkpoint> {
     insert("pytorch.container", "zip");
     if archive.is_big_endian {
         insert("pytorch.byteorder", "big");
+    }
+    if part.is_some() {
+        insert("pytorch.kind", "torch.export");
     }
     if archive.is_script {
         insert("pytorch.kind", "TorchScript");
@@ -143,10 +157,9 @@ fn record_of(member: &Member, archive: Extent, checksums: bool) -> Record {
 fn explain_other(zip: &Zip, top: &str) -> Error {
     let has = |name: &str| zip.find(&format!("{top}/{name}")).is_some();
     let ends = |end: &str| zip.members().iter().any(|member| member.name.ends_with(end));
-    if has("archive_format") || ends("/model_weights_config.json") {
+    if has("archive_format") {
         return Error::unsupported(
-            "this is a program of `torch.export`; load it with `torch.export.load` and save its \
-             `state_dict` with `torch.save` or safetensors",
+            "this is a program of `torch.export` without weights; name the file that has them",
         );
     }
     if has("model.json") {

@@ -139,6 +139,8 @@ pub(super) fn is_swapped_by_dtype_alone(dtype: DType) -> bool {
 pub(super) struct Storages {
     records: BTreeMap<String, Record>,
     pub(super) big_endian: bool,
+    /// Tensors that the container lists itself, by their keys.
+    pub(super) tensors: BTreeMap<String, Tensor>,
 }
 
 /// The bytes of one storage in the file.
@@ -162,7 +164,12 @@ pub(super) struct Storage {
 
 impl Storages {
     pub(super) fn new(big_endian: bool) -> Storages {
-        Storages { records: BTreeMap::new(), big_endian }
+        Storages { records: BTreeMap::new(), big_endian, tensors: BTreeMap::new() }
+    }
+
+    /// The bytes of a storage.
+    pub(super) fn get(&self, key: &str) -> Option<&Record> {
+        self.records.get(key)
     }
 
     pub(super) fn insert(&mut self, key: String, record: Record) {

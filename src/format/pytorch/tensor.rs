@@ -1,10 +1,10 @@
 //! Tensors: recorded calls of torch's `_rebuild_*` functions.
 
-use crate::base::limits::MAX_REPEATED_BYTES;
 use crate::base::source::Extent;
-use crate::checkpoint::{DType, Payload, Tensor, View, n_elements};
+use crate::checkpoint::{DType, Payload, Tensor};
 use crate::format::pickle::{Node, NodeId, Object, Pickle};
 
+use super::locate::locate;
 use super::storage::{self, Class, Storages};
 use super::{dtensor, quote_global};
 
@@ -92,6 +92,8 @@ const REBUILDS: &[(&str, Rebuild)] = &[
 pub(super) fn is_tensor(pickle: &Pickle<'_>, id: NodeId) -> bool {
     match pickle.node(id) {
         Node::Object(object) => rebuild_of(pickle, object.callable).is_some(),
+        // In tar files alone; elsewhere such ids are tuples.
+        Node::Persistent(id) => storage::key_text(pickle, *id).is_some(),
         _ => false,
     }
 }
@@ -120,10 +122,28 @@ struct Reader<'r, 'a> {
 
 impl Reader<'_, '_> {
     fn read(&self, id: NodeId, n_wraps: u32) -> Option<Entry> {
+        if let Node::Persistent(key) = self.pickle.node(id) {
+            return self.listed(*key);
+        }
         let Node::Object(Object { callable, args, .. }) = self.pickle.node(id) else { return None };
         let rebuild = rebuild_of(self.pickle, *callable)?;
         let args = self.pickle.sequence(*args).unwrap_or_default();
         Some(self.rebuild(rebuild, args, n_wraps))
+    }
+
+    /// A tensor that the container lists under a key.
+    fn listed(&self, key: NodeId) -> Option<Entry> {
+        let key = storage::key_text(self.pickle, key)?;
+        let tensor = self.storages.tensors.get(&key);
+        Some(match tensor {
+            Some(Tensor { dtype, shape, payload, .. }) => {
+                Entry { dtype: *dtype, shape: shape.clone(), payload: payload.clone() }
+            }
+            None => {
+                let reason = format!("the tensor {} is not in the file", super::quote(&key));
+                unreadable(DType::Unknown, Vec::new(), reason)
+            }
+        })
     }
 
     fn rebuild(&self, rebuild: Rebuild, args: &[NodeId], n_wraps: u32) -> Entry {
@@ -294,48 +314,7 @@ impl Reader<'_, '_> {
         let offset = storage::count(self.pickle, offset)
             .ok_or_else(|| format!("its offset is {}", self.show(offset)))?;
         let strides = self.counts(stride, "strides")?;
-        if strides.len() != shape.len() {
-            return Err(format!("it has {} dimensions and {} strides", shape.len(), strides.len()));
-        }
-        let n = n_elements(shape).and_then(|n| n.checked_mul(class.element_len));
-        let Some(packed_len) = n else {
-            return Err("its shape has more bytes than a 64-bit number can count".to_owned());
-        };
-        if packed_len == 0 {
-            return Ok(Payload::Range(Extent { len: 0, ..bytes }));
-        }
-        let last = shape.iter().zip(&strides).try_fold(offset, |last, (dim, stride)| {
-            last.checked_add((dim - 1).checked_mul(*stride)?)
-        });
-        let end = last
-            .and_then(|last| last.checked_add(1))
-            .and_then(|end| end.checked_mul(class.element_len));
-        match end {
-            Some(end) if end <= bytes.len => {}
-            Some(end) => {
-                return Err(format!(
-                    "its last element ends at byte {end} of its storage, which has {} bytes",
-                    bytes.len
-                ));
-            }
-            None => return Err("its last element lies past every 64-bit offset".to_owned()),
-        }
-        let swapped = self.storages.big_endian && class.element_len != 1;
-        if !swapped && is_row_major(shape, &strides) {
-            // The end was just found to lie inside the storage.
-            let start = offset.saturating_mul(class.element_len);
-            if let Some(part) = bytes.part(start, start.saturating_add(packed_len)) {
-                return Ok(Payload::Range(part));
-            }
-        }
-        if packed_len > bytes.len.max(MAX_REPEATED_BYTES) {
-            return Err(format!(
-                "it repeats {} bytes of the file until they are {packed_len}, and at most \
-                 {MAX_REPEATED_BYTES} are made; save the values once, before `expand`",
-                bytes.len
-            ));
-        }
-        Ok(Payload::View(View { storage: bytes, offset, strides, big_endian: swapped }))
+        locate(bytes, offset, shape, strides, class, self.storages.big_endian)
     }
 
     /// What the metadata of a tensor leaves to be done to every value, if anything.
@@ -452,17 +431,6 @@ impl Reader<'_, '_> {
             None => self.pickle.kind(id).to_owned(),
         }
     }
-}
-
-fn is_row_major(shape: &[u64], strides: &[u64]) -> bool {
-    let mut expected = 1u64;
-    for (dim, stride) in shape.iter().zip(strides).rev() {
-        if *dim != 1 && *stride != expected {
-            return false;
-        }
-        expected = expected.saturating_mul(*dim);
-    }
-    true
 }
 
 /// torch counts the bytes of a dtype with two values in each; a checkpoint counts the values.

@@ -159,7 +159,7 @@ pub(super) fn check_tasks(
             *rows = layout.and_then(|layout| layout.shape.first().copied());
         }
     }
-    let read = tasks::read(spec, map, config, &model.hyperparameters, &heads, &mut Vec::new());
+    let read = tasks::read(spec, map, config, &model.hyperparameters, &heads, &[], &mut Vec::new());
     let is_left = |task: &&Task| {
         let head = task.head.as_deref();
         map.dropped_heads.iter().any(|dropped| head == Some(dropped.head.as_str()))
