@@ -8,7 +8,7 @@
 //! | File | What |
 //! | --- | --- |
 //! | `embed`, `aspects` | from ids to the stream |
-//! | `stack`, `feed` | layers: where norms act, how sublayers add up |
+//! | `stack`, `feed`, `memory` | layers: where norms act, how sublayers add up; what decoders attend to |
 //! | `layer_embed`, `altup`, `hyper` | what stands beside the stream |
 //! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `gate`, `indexer`, `blocks`, `compress`, `mix` | every kind of attention |
 //! | `rope`, `position`, `relative` | how positions are told apart |
@@ -44,6 +44,7 @@ mod keys;
 mod latent;
 mod layer_embed;
 mod linear;
+mod memory;
 mod mix;
 mod mlp;
 mod moe;
@@ -70,8 +71,8 @@ use ndarray::Array2;
 use self::embed::Read;
 use self::heads::Heads;
 use self::keys::{Keys, broken};
+use self::memory::Memory;
 pub use self::real::Real;
-use self::stack::Memory;
 use self::weights::Params;
 pub use self::weights::{Planned, Stored, Weights};
 use crate::base::error::Result;
@@ -103,6 +104,11 @@ pub struct Inputs {
     pub sound_ids: Option<Vec<Vec<i64>>>,
     /// The adapter of each sequence; that which the model names if there are none.
     pub adapter_ids: Option<Vec<i64>>,
+    /// What an encoder put out, `[positions][hidden_size]` each, for a decoder that has none of its own and
+    /// attends to one; without it the decoder attends to itself alone.
+    pub encoder_hidden_states: Option<Vec<Vec<Vec<f32>>>>,
+    /// As `attention_mask`, for these.
+    pub encoder_attention_mask: Option<Vec<Vec<i64>>>,
     /// Spectrograms, `[mel_bins][frames]` each.
     pub input_features: Vec<Vec<Vec<f32>>>,
     /// How many sequences in a row are the choices of one question; 0 for all of them.
@@ -312,7 +318,9 @@ pub fn run<R: Real>(
     batch.global = global::positions(keys(first), &model.tokens, inputs, &batch, &ids)?;
     batch.adapters = adapter::choose(keys(first), inputs, &batch)?;
     let x = embed::embed(params, keys(first), &model.tokens, first, &read, &batch)?;
-    let output = stack::run(params, keys(first), first, (x, &ids), &batch, None)?;
+    let given = memory::given(keys(first), inputs, &batch)?;
+    let given = given.as_ref().map(|(output, batch)| Memory { output, batch });
+    let output = stack::run(params, keys(first), first, (x, &ids), &batch, given.as_ref())?;
 
     let (hidden, last_batch, encoded, last_ids);
     if with_encoder {

@@ -72,7 +72,13 @@ impl Inputs {
                 inputs.adapter_ids = Some(random.ids(1, n_adapters));
             }
         }
-        if decoder.bool("cross_attention")? {
+        if encoder.bool("cross_attention")? {
+            // Only a decoder that stands alone is the first stack and attends to another.
+            let hidden = encoder.count("hidden_size")?;
+            let mut number = || random.below(2_000) as f32 / 1_000.0 - 1.0;
+            let mut state = |_| (0..hidden).map(|_| number()).collect();
+            inputs.encoder_hidden_states = Some(vec![(0..5).map(&mut state).collect()]);
+        } else if decoder.bool("cross_attention")? {
             let own = decoder.count("decoder_vocab_size")?;
             let vocab_size = if own == 0 { vocab_size } else { own };
             let mut ids = random.ids(len(decoder)?, vocab_size);

@@ -34,6 +34,7 @@ use super::hyper::Hyper;
 use super::keys::{Keys, broken};
 use super::layer_embed::LayerEmbed;
 use super::linear::Linear;
+use super::memory::Memory;
 use super::norm::Norm;
 use super::place::{Fed, Place};
 use super::real::Real;
@@ -41,12 +42,6 @@ use super::ssm::Ssm;
 use super::weights::{Bias, Params};
 use super::{Batch, fourier};
 use crate::base::error::{Error, Result};
-
-/// What a decoder attends to: an encoder's output, `[batch · m, hidden]`.
-pub(super) struct Memory<'m, R> {
-    pub(super) output: &'m Array2<R>,
-    pub(super) batch: &'m Batch,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Placement {
@@ -142,12 +137,9 @@ pub(super) fn run<R: Real>(
         "parallel" => Some(keys.count("num_pre_norms")?),
         other => return Err(broken(format!("`residual` is {other:?}"))),
     };
-    let memory = match (keys.bool("cross_attention")?, memory) {
-        (true, None) => {
-            return Err(broken(format!("the {name} attends to an encoder, and there is none")));
-        }
-        (true, memory) => memory,
-        (false, _) => None,
+    let memory = match keys.bool("cross_attention")? {
+        true => memory,
+        false => None,
     };
 
     // What goes from place to place meets zeros where padding is.

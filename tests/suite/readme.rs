@@ -171,6 +171,7 @@ const FORWARD: &[(&str, &str)] = &[
     ("altup", "Streams"),
     ("hyper", "Streams that sublayers mix"),
     ("attention", "Attention"),
+    ("memory", "States of an encoder"),
     ("latent", "Latent attention"),
     ("indexer", "Indexers"),
     ("blocks", "Indexers of blocks"),
