@@ -8,8 +8,11 @@
 //! - Of the embeddings x (`embed_conv.kernel` > 0, odd), with weights of `[hidden, hidden/groups, kernel]`: channel c of
 //!   group `⌊c·groups/hidden⌋` is `b_c + Σ_k Σ_i w_cki · x_(t + i − ⌊kernel/2⌋)(k of the group)`, where positions that the
 //!   mask hides are zeros. The first layer's output y becomes `norm(y + act(conv(x)))` by `res_norm`.
-//! - Over a spectrogram of `[mel_bins, frames]`, with weights of `[out, in, 3]`: two of them, each
-//!   `gelu(b_c + Σ_k Σ_i w_cki · x_(s·t + i − 1)k)`, with the stride s = 1, then s = 2: `[⌈frames/2⌉, hidden]`. This gelu is `gelu_erf`.
+//! - Over a spectrogram of `[mel_bins, frames]`, with weights of `[out, in, kernel]`: two of them, each
+//!   `b_c + Σ_k Σ_i w_cki · x_(s·t + i − ⌊kernel/2⌋)k`. Their kernels are 3 wide, with the stride s = 1, then s = 2, and behind each is a `gelu_erf`:
+//!   `[⌈frames/2⌉, hidden]`. Where `audio.conv_kernels` is not null, it has their widths, which are odd, s is 2 in both, and behind each is
+//!   `[a, b] ↦ a ∘ σ(b)`, of its halves, `audio.conv_channels` and `2·hidden` channels in all: `[⌈⌈frames/2⌉/2⌉, hidden]`. Of the positions then as many,
+//!   the first, are shown as the two make of the number of frames that the mask shows. What comes of them is multiplied by `embed_scale`.
 
 use ndarray::{Array1, Array2, s};
 
@@ -179,36 +182,92 @@ impl EmbedConv {
     }
 }
 
-/// The two convolutions over a spectrogram `[mel_bins, frames]`, each of width 3 with zeros at both
-/// ends and a GELU after it, the second with stride 2: `[⌈frames/2⌉, hidden]`.
-pub(super) fn stem<R: Real>(
-    params: Params<'_>,
-    spectrogram: &Array2<R>,
-    hidden: usize,
-) -> Result<Array2<R>> {
-    let x = spectrogram.t().to_owned();
-    let x = convolve(params, "encoder.embed.conv1", &x, hidden, 1)?;
-    convolve(params, "encoder.embed.conv2", &x, hidden, 2)
+/// The two convolutions over a spectrogram.
+pub(super) struct Stem {
+    /// The widths of kernels before gates, and the channels of the first; else both are 3 wide, and
+    /// a GELU follows.
+    gated: Option<([usize; 2], usize)>,
 }
 
-/// `[n, in]` to `[⌈n/stride⌉, out]` by `NAME.weight`, `[out, in, 3]`.
+impl Stem {
+    pub(super) fn read(keys: Keys<'_>) -> Result<Stem> {
+        let Some(kernels) = keys.opt_counts("audio.conv_kernels")? else {
+            return Ok(Stem { gated: None });
+        };
+        let channels = keys.count("audio.conv_channels")?;
+        match kernels.as_slice() {
+            &[first, second] if first % 2 == 1 && second % 2 == 1 && channels.is_multiple_of(2) => {
+                Ok(Stem { gated: Some(([first, second], channels)) })
+            }
+            _ => Err(broken(
+                "two convolutions over a spectrogram have odd widths, and even channels before a gate",
+            )),
+        }
+    }
+
+    /// The positions of a spectrogram of that many frames.
+    pub(super) fn len(&self, frames: usize) -> usize {
+        match self.gated {
+            Some(_) => frames.div_ceil(2).div_ceil(2),
+            None => frames.div_ceil(2),
+        }
+    }
+
+    /// The mask of the positions, from that of the frames where these count.
+    pub(super) fn mask(&self, mask: &[Vec<i64>], frames: usize) -> Vec<Vec<i64>> {
+        let row = |row: &Vec<i64>| {
+            if self.gated.is_none() || row.len() != frames {
+                return row.clone();
+            }
+            let shown = self.len(row.iter().filter(|&&shown| shown != 0).count());
+            (0..self.len(frames)).map(|position| i64::from(position < shown)).collect()
+        };
+        mask.iter().map(row).collect()
+    }
+
+    /// `[len, hidden]` of a spectrogram `[mel_bins, frames]`.
+    pub(super) fn apply<R: Real>(
+        &self,
+        params: Params<'_>,
+        spectrogram: &Array2<R>,
+        hidden: usize,
+    ) -> Result<Array2<R>> {
+        let x = spectrogram.t().to_owned();
+        let (first, second) = ("encoder.embed.conv1", "encoder.embed.conv2");
+        let Some((kernels, channels)) = self.gated else {
+            let gelu = |mut x: Array2<R>| {
+                x.mapv_inplace(|x| Activation::GeluErf.of(x));
+                x
+            };
+            let x = gelu(convolve(params, first, &x, hidden, (3, 1))?);
+            return Ok(gelu(convolve(params, second, &x, hidden, (3, 2))?));
+        };
+        let gate = |x: Array2<R>| {
+            let half = x.ncols() / 2;
+            let open = x.slice(s![.., half..]).mapv(|x| Activation::Sigmoid.of(x));
+            &x.slice(s![.., ..half]) * &open
+        };
+        let x = gate(convolve(params, first, &x, channels, (kernels[0], 2))?);
+        Ok(gate(convolve(params, second, &x, 2 * hidden, (kernels[1], 2))?))
+    }
+}
+
+/// `[n, in]` to `[⌈n/stride⌉, out]` by `NAME.weight`, `[out, in, kernel]`, with zeros at both ends.
 fn convolve<R: Real>(
     params: Params<'_>,
     name: &str,
     x: &Array2<R>,
     out: usize,
-    stride: usize,
+    (kernel, stride): (usize, usize),
 ) -> Result<Array2<R>> {
     let (n, channels) = x.dim();
-    let weight: Array2<R> = params.kernel(&format!("{name}.weight"), [out, channels, 3])?;
+    let weight: Array2<R> = params.kernel(&format!("{name}.weight"), [out, channels, kernel])?;
     let bias: Array1<R> = params.vector(&format!("{name}.bias"), out)?;
     // Row t has what position t·stride sees, in the order of the kernel: channel, then place.
-    let seen = Array2::from_shape_fn((n.div_ceil(stride), channels * 3), |(t, column)| {
-        let (channel, place) = (column / 3, t * stride + column % 3);
-        // Place 1 is the position itself.
-        place.checked_sub(1).filter(|&at| at < n).map_or(R::zero(), |at| x[[at, channel]])
+    let seen = Array2::from_shape_fn((n.div_ceil(stride), channels * kernel), |(t, column)| {
+        let (channel, place) = (column / kernel, t * stride + column % kernel);
+        // The middle is the position itself.
+        place.checked_sub(kernel / 2).filter(|&at| at < n).map_or(R::zero(), |at| x[[at, channel]])
     });
-    let mut y = seen.dot(&weight.t()) + &bias;
-    y.mapv_inplace(|x| Activation::GeluErf.of(x));
-    Ok(y)
+    Ok(seen.dot(&weight.t()) + &bias)
 }

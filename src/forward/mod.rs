@@ -8,7 +8,7 @@
 //! | File | What |
 //! | --- | --- |
 //! | `embed`, `aspects` | from ids to the stream |
-//! | `stack`, `feed`, `memory` | layers: where norms act, how sublayers add up; what decoders attend to |
+//! | `stack`, `feed`, `memory`, `bottleneck`, `front` | layers: where norms act, how sublayers add up; what decoders attend to |
 //! | `layer_embed`, `altup`, `hyper` | what stands beside the stream |
 //! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `gate`, `indexer`, `blocks`, `compress`, `mix` | every kind of attention |
 //! | `rope`, `position`, `relative` | how positions are told apart |
@@ -29,12 +29,14 @@ mod altup;
 mod aspects;
 mod attention;
 mod blocks;
+mod bottleneck;
 mod compress;
 mod conv;
 mod differential;
 mod embed;
 mod feed;
 mod fourier;
+mod front;
 mod gate;
 mod global;
 mod heads;
@@ -194,6 +196,8 @@ struct Batch {
     adapters: Vec<usize>,
     /// The type of each token, where types are given and attention tells them apart.
     types: Vec<usize>,
+    /// How many of the first positions are learned rows, which see all and are seen by all.
+    front: usize,
 }
 
 /// One sequence of a [`Batch`].
@@ -234,7 +238,8 @@ impl Batch {
             }
         };
         let (global, adapters, types) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Batch { size, len, visible, positions, positions_given, global, adapters, types })
+        let front = 0;
+        Ok(Batch { size, len, visible, positions, positions_given, global, adapters, types, front })
     }
 
     /// Whether others see each row of a matrix `[batch · n, …]`.
@@ -414,7 +419,9 @@ fn read_inputs<R: Real>(keys: Keys<'_>, inputs: &Inputs) -> Result<(Read<R>, Bat
     if spectrograms.is_empty() {
         return Err(broken("the model reads spectrograms, and there is none"));
     }
-    let batch = Batch::new(spectrograms.len(), frames.div_ceil(2), mask, None)?;
+    let stem = conv::Stem::read(keys)?;
+    let mask = mask.map(|mask| stem.mask(mask, frames));
+    let batch = Batch::new(spectrograms.len(), stem.len(frames), mask.as_ref(), None)?;
     Ok((Read::Spectrograms(spectrograms), batch))
 }
 

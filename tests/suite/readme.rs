@@ -167,6 +167,8 @@ const FORWARD: &[(&str, &str)] = &[
     ("embed", "Embeddings"),
     ("aspects", "Shapes and sounds of tokens"),
     ("stack", "Layers"),
+    ("bottleneck", "Layers that are narrower inside"),
+    ("front", "Rows in front"),
     ("layer_embed", "Embeddings of layers"),
     ("altup", "Streams"),
     ("hyper", "Streams that sublayers mix"),
