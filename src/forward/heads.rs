@@ -76,7 +76,7 @@ impl<R: Real> Heads<'_, R> {
                 let x = self.vectors(&x, "mean", false)?;
                 logits(Tensor::new(vec![size, x.ncols()], x))
             }
-            "sequence-classification" | "next-sentence" => {
+            "sequence-classification" | "next-sentence" | "audio-classification" => {
                 let x = self.head(task, &self.pool(pooling(task)?, false)?)?;
                 logits(Tensor::new(vec![size, x.ncols()], x))
             }
