@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// Ids of tokens
     #[arg(long, value_name = "IDS", required_unless_present = "input_features", value_parser = ids)]
     input_ids: Vec<Ids>,
-    /// A file with a spectrogram for a model of speech: one F32 tensor [mel_bins, frames]
+    /// A file with a spectrogram for a model of speech: one F32 tensor [mel_bins, frames], or a waveform [1, samples]
     #[arg(long, value_name = "FILE", conflicts_with = "input_ids")]
     input_features: Vec<PathBuf>,
     /// 1 where a position counts, 0 where it is padding

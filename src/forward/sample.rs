@@ -1,6 +1,7 @@
 //! Inputs for a comparison: the same for every model of the same sizes.
 
 use super::Inputs;
+use super::conv::Stem;
 use super::keys::Keys;
 use crate::base::error::Result;
 use crate::package::{Model, Value};
@@ -52,7 +53,7 @@ impl Inputs {
         let mut inputs = Inputs::default();
         let mel_bins = encoder.count("audio.mel_bins")?;
         if 0 < mel_bins {
-            let n_frames = 2 * len(encoder)?;
+            let n_frames = Stem::read(encoder)?.frames(len(encoder)?);
             let mut frame = || random.below(2_000) as f32 / 1_000.0 - 1.0;
             let mut bin = || (0..n_frames).map(|_| frame()).collect();
             inputs.input_features = vec![(0..mel_bins).map(|_| bin()).collect()];
