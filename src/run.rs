@@ -68,15 +68,14 @@ impl Loaded {
     }
 }
 
-/// A spectrogram, `[mel_bins][frames]`: the one tensor of a file, F32 and of that shape.
+/// The rows of a matrix, a spectrogram or the like: the one tensor of a file, F32 and of two axes.
 ///
 /// # Errors
 /// The file cannot be read, or it holds something else.
-pub fn spectrogram(path: &Path) -> Result<Vec<Vec<f32>>> {
+pub fn matrix(path: &Path, what: &str, axes: &str) -> Result<Vec<Vec<f32>>> {
     let opened = folder::open(path)?;
     let fail = |found: String| {
-        let message =
-            format!("a spectrogram is one F32 tensor [mel_bins, frames]; this is {found}");
+        let message = format!("{what} is one F32 tensor [{axes}]; this is {found}");
         Err(Error::new(ErrorKind::Malformed, message).in_file(path))
     };
     let [tensor] = opened.checkpoint.tensors.as_slice() else {
@@ -86,12 +85,11 @@ pub fn spectrogram(path: &Path) -> Result<Vec<Vec<f32>>> {
     let Some(stored) = planned.tensor(&tensor.name)? else {
         return fail("one that has no values".to_owned());
     };
-    let (DType::F32, [_, frames]) = (stored.dtype, stored.shape.as_slice()) else {
+    let (DType::F32, [_, width]) = (stored.dtype, stored.shape.as_slice()) else {
         return fail(format!("{} {:?}", stored.dtype, stored.shape));
     };
-    let Some(row_len) = usize::try_from(*frames).ok().and_then(|frames| frames.checked_mul(4))
-    else {
-        return fail(format!("one of {frames} frames"));
+    let Some(row_len) = usize::try_from(*width).ok().and_then(|width| width.checked_mul(4)) else {
+        return fail(format!("one of rows of {width}"));
     };
     if row_len == 0 {
         return fail("empty".to_owned());

@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// Ids of tokens
     #[arg(long, value_name = "IDS", required_unless_present = "input_features", value_parser = ids)]
     input_ids: Vec<Ids>,
-    /// A file with a spectrogram for a model of speech: one F32 tensor [mel_bins, frames]
+    /// A file with a spectrogram for a model of speech: one F32 tensor [mel_bins, frames], or a waveform [1, samples]
     #[arg(long, value_name = "FILE", conflicts_with = "input_ids")]
     input_features: Vec<PathBuf>,
     /// 1 where a position counts, 0 where it is padding
@@ -66,6 +66,12 @@ pub(crate) struct Args {
     /// As --attention-mask, for the decoder
     #[arg(long, value_name = "MASK", value_parser = ids)]
     decoder_attention_mask: Vec<Ids>,
+    /// A file with what an encoder put out, for a decoder that attends to one: one F32 tensor [positions, hidden_size]
+    #[arg(long, value_name = "FILE")]
+    encoder_hidden_states: Vec<PathBuf>,
+    /// As --attention-mask, for the states of an encoder
+    #[arg(long, value_name = "MASK", value_parser = ids)]
+    encoder_attention_mask: Vec<Ids>,
     /// The task; all that the inputs suffice for if there is none
     #[arg(long, value_name = "ID")]
     task: Option<String>,
@@ -84,6 +90,10 @@ struct Ids(Vec<i64>);
 fn ids(text: &str) -> Result<Ids, String> {
     let id = |id: &str| id.trim().parse().map_err(|_| format!("{id:?} is no integer"));
     text.split(',').map(id).collect::<Result<_, _>>().map(Ids)
+}
+
+fn matrices(files: &[PathBuf], what: &str, axes: &str) -> crate::Result<Vec<Vec<Vec<f32>>>> {
+    files.iter().map(|path| run::matrix(path, what, axes)).collect()
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
@@ -108,11 +118,12 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
         shape_ids: optional(&args.shape_ids),
         sound_ids: optional(&args.sound_ids),
         adapter_ids: args.adapter_ids.clone(),
-        input_features: args
-            .input_features
-            .iter()
-            .map(|path| run::spectrogram(path))
-            .collect::<Result<_, _>>()?,
+        encoder_hidden_states: match args.encoder_hidden_states.as_slice() {
+            [] => None,
+            files => Some(matrices(files, "states of an encoder", "positions, hidden_size")?),
+        },
+        encoder_attention_mask: optional(&args.encoder_attention_mask),
+        input_features: matrices(&args.input_features, "a spectrogram", "mel_bins, frames")?,
         choices: 0,
         ..Inputs::default()
     };

@@ -51,11 +51,11 @@ use super::differential::Differential;
 use super::gate::Gate;
 use super::global::Global;
 use super::indexer::Indexer;
-use super::keys::{Keys, broken};
+use super::keys::{Keys, broken, of_layer};
 use super::latent::Latent;
 use super::mix::{Mixing, mix, stacked};
 use super::norm::Norm;
-use super::place::{Heads, Place, Window};
+use super::place::{Heads, Place, Scales, Window};
 use super::position::{Alibi, Disentangled, PositionScale, RelativeBias};
 use super::qk_norm::QkNorm;
 use super::real::Real;
@@ -95,6 +95,8 @@ pub(super) struct Attention<'a, R> {
     softcap: Option<f64>,
     causal: bool,
     window: Window,
+    /// By how much the first chunk of each layer is shorter.
+    chunk_shifts: Option<Vec<usize>>,
     qkv_bias: Bias,
     k_bias: Bias,
     o_bias: bool,
@@ -121,14 +123,6 @@ pub(super) struct Attention<'a, R> {
     stack: String,
     /// The slopes of ALiBi.
     alibi: Option<Alibi>,
-}
-
-/// Factors of what goes in, of keys and values, and of what comes out.
-struct Scales {
-    input: f64,
-    keys: f64,
-    values: f64,
-    output: f64,
 }
 
 impl<'a, R: Real> Attention<'a, R> {
@@ -159,7 +153,7 @@ impl<'a, R: Real> Attention<'a, R> {
             params,
             heads,
             shares: Shares::read(keys)?,
-            hidden: keys.count("hidden_size")?,
+            hidden: keys.inner_width()?,
             scale: keys.float("attn_scale")?,
             scale_by_layer: keys.bool("attn_scale_by_layer")?,
             position_scale: PositionScale::read(keys)?,
@@ -183,7 +177,9 @@ impl<'a, R: Real> Attention<'a, R> {
                 left: keys.opt_count("window_left")?,
                 right: keys.opt_count("window_right")?,
                 chunk: keys.opt_count("attn_chunk")?.filter(|chunk| 0 < *chunk),
+                shift: 0,
             },
+            chunk_shifts: keys.opt_counts("attn_chunk_shifts")?,
             qkv_bias: Bias::Is(qkv_bias),
             k_bias: Bias::Is(qkv_bias && keys.bool("attn_k_bias")?),
             o_bias: keys.bool("attn_o_bias")?,
@@ -199,12 +195,7 @@ impl<'a, R: Real> Attention<'a, R> {
             },
             gate: Gate::read(keys, Bias::Is(qkv_bias))?,
             inner_norm: Norm::inner(keys)?,
-            scales: Scales {
-                input: keys.float("attn_in_scale")?,
-                keys: keys.float("attn_key_scale")?,
-                values: keys.float("attn_value_scale")?,
-                output: keys.float("attn_out_scale")?,
-            },
+            scales: Scales::read(keys)?,
             indexer: Indexer::read(keys)?,
             differential: Differential::read(keys, heads)?,
             qk_norm: QkNorm::read(keys)?,
@@ -218,11 +209,11 @@ impl<'a, R: Real> Attention<'a, R> {
         })
     }
 
-    /// The attention of `x`, `[batch · n, hidden]`, to itself.
+    /// The attention of `x`, `[batch · n, hidden]`, to itself; values may be made of something else.
     pub(super) fn to_itself(
         &self,
         place: Place<'_>,
-        x: &Array2<R>,
+        (x, values): (&Array2<R>, Option<&Array2<R>>),
         batch: &Batch,
     ) -> Result<Array2<R>> {
         let x = &(x * R::of(self.scales.input));
@@ -233,7 +224,10 @@ impl<'a, R: Real> Attention<'a, R> {
         let narrow = narrow.transpose()?;
         let (mut q, mut k, mut v) = match &self.latent {
             Some(latent) => latent.apply(self.params, place.name, x, self.qkv_bias)?,
-            None => self.project(place, x, narrow.as_ref(), own, of_another.is_none())?,
+            None => {
+                let from = (x, values.unwrap_or(x));
+                self.project(place, from, narrow.as_ref(), own, of_another.is_none())?
+            }
         };
         k *= R::of(self.scales.keys);
         v *= R::of(self.scales.values);
@@ -305,11 +299,16 @@ impl<'a, R: Real> Attention<'a, R> {
             if self.scale_by_layer { self.scale / (place.layer as f64 + 1.0) } else { self.scale };
         let compress = self.compress.as_ref().filter(|_| place.kind.starts_with("compressed"));
         let windowed = place.sliding || compress.is_some();
-        let window = if windowed { self.window } else { Window::default() };
+        let shift = of_layer(&self.chunk_shifts, "attn_chunk_shifts", place.layer, 0)?;
+        let own_window = Window { shift, ..self.window };
+        let window = if windowed { own_window } else { Window::default() };
+        let front = batch.front;
         let sees = |sequence: usize, q: usize, k: usize| {
             (batch.visible[sequence][k] || (self.sinusoid.is_some() && q == k))
                 && !(self.causal && q < k)
-                && (batch.is_global(sequence, k) || window.shows(q, k))
+                && (batch.is_global(sequence, k)
+                    || q.min(k) < front
+                    || window.shows(q - front, k - front))
         };
         if let Some(indexer) = &self.indexer {
             let with = (self.latent.as_ref(), self.rope.as_ref());
@@ -414,7 +413,7 @@ impl<'a, R: Real> Attention<'a, R> {
     ) -> Result<Array2<R>> {
         let kv = if self.cross_grouped { self.heads.kv } else { self.heads.q };
         let heads = Heads { kv, ..self.heads };
-        let (q, k, v) = self.project_heads(name, x, memory, heads)?;
+        let (q, k, v) = self.project_heads(name, x, [memory, memory], heads)?;
         let mut mixed = Vec::new();
         for (sequence, other) in batch.sequences().zip(memory_batch.sequences()) {
             mixed.push(mix(
@@ -445,14 +444,14 @@ impl<'a, R: Real> Attention<'a, R> {
     fn project(
         &self,
         place: Place<'_>,
-        x: &Array2<R>,
+        (x, values): (&Array2<R>, &Array2<R>),
         narrow: Option<&Array2<R>>,
         heads: Heads,
         has_own: bool,
     ) -> Result<(Array2<R>, Array2<R>, Array2<R>)> {
         let of_keys = self.shares.makes_values_of_keys(place.layer) || self.v_is_k;
         if has_own && !of_keys {
-            return self.project_heads(place.name, x, x, heads);
+            return self.project_heads(place.name, x, [x, values], heads);
         }
         let map = |x: &Array2<R>, part: &str, width, bias| {
             self.params.linear(x, &format!("{}.{part}", place.name), width, bias)
@@ -473,7 +472,7 @@ impl<'a, R: Real> Attention<'a, R> {
         &self,
         name: &str,
         x: &Array2<R>,
-        from: &Array2<R>,
+        [keys, values]: [&Array2<R>; 2],
         heads: Heads,
     ) -> Result<(Array2<R>, Array2<R>, Array2<R>)> {
         let map = |x, part: &str, width, bias| {
@@ -481,8 +480,8 @@ impl<'a, R: Real> Attention<'a, R> {
         };
         Ok((
             map(x, "q_proj", heads.q * heads.dim, self.qkv_bias)?,
-            map(from, "k_proj", heads.kv * heads.dim, self.k_bias)?,
-            map(from, "v_proj", heads.kv * heads.v_dim, self.qkv_bias)?,
+            map(keys, "k_proj", heads.kv * heads.dim, self.k_bias)?,
+            map(values, "v_proj", heads.kv * heads.v_dim, self.qkv_bias)?,
         ))
     }
 

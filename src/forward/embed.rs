@@ -11,7 +11,9 @@
 //! `(1 − r)/(1 − m)`, where m is the number of masks by that of positions the mask shows. Tokens may also have shapes and sounds (Shapes
 //! and sounds of tokens).
 //! Where the token table is narrower than the stream, `in_proj` widens
-//! it: before the position is added where positions are as wide as the stream, else last.
+//! it: before the position is added where positions are as wide as the stream, else last. With
+//! `embed_neighbours` it reads `[t_(p+1), t_p, t_(p−1)]` for the token table's row t_p at position p, before anything is added, with zeros
+//! outside the sequence.
 //!
 //! A sinusoid of n = hidden/2 frequencies is `[sin(r·f_0), …, sin(r·f_(n−1)), cos(r·f_0), …]` at
 //! row r, with `f_k = 10000^(−k/n)` (`half`) or `10000^(−k/(n−1))` (`half_minus_one`).
@@ -83,11 +85,12 @@ pub(super) fn embed<R: Real>(
         Read::Spectrograms(spectrograms) => {
             let parts: Vec<Array2<R>> = spectrograms
                 .iter()
-                .map(|spectrogram| conv::stem(params, spectrogram, hidden))
+                .map(|spectrogram| conv::Stem::read(keys)?.apply(params, spectrogram, hidden))
                 .collect::<Result<_>>()?;
             let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
-            ndarray::concatenate(ndarray::Axis(0), &views)
-                .map_err(|err| broken(format!("the spectrograms do not go together: {err}")))?
+            let x = ndarray::concatenate(ndarray::Axis(0), &views)
+                .map_err(|err| broken(format!("the spectrograms do not go together: {err}")))?;
+            x * R::of(keys.float("embed_scale")?)
         }
     };
     let in_proj = format!("{stack}.embed.in_proj");
@@ -98,8 +101,9 @@ pub(super) fn embed<R: Real>(
         params.linear(&x, &in_proj, hidden, Bias::Stored)
     };
     let mut widened = matches!(read, Read::Spectrograms(_));
-    if !widened && positions_are_wide(keys)? {
-        x = widen(x)?;
+    let neighbours = keys.bool("embed_neighbours")?;
+    if !widened && (neighbours || positions_are_wide(keys)?) {
+        x = widen(if neighbours { with_neighbours(&x, batch) } else { x })?;
         widened = true;
     }
     let norm_first = match keys.bool("embed_norm")? {
@@ -153,6 +157,18 @@ pub(super) fn embed<R: Real>(
         x = aspects::average(params, keys, stack, x, aspects)?;
     }
     if widened { Ok(x) } else { widen(x) }
+}
+
+/// Each position's embedding between that behind it and that before it: `[next, own, last]`.
+fn with_neighbours<R: Real>(x: &Array2<R>, batch: &Batch) -> Array2<R> {
+    let width = x.ncols();
+    Array2::from_shape_fn((x.nrows(), 3 * width), |(row, column)| {
+        let place = row % batch.len + 2 - column / width;
+        match place.checked_sub(1).filter(|&place| place < batch.len) {
+            Some(place) => x[[row - row % batch.len + place, column % width]],
+            None => R::zero(),
+        }
+    })
 }
 
 /// Adds the rows for the sides of each token's box `[left, upper, right, lower]`, its height and its
@@ -239,11 +255,12 @@ fn places<R>(
     batch: &Batch,
 ) -> Result<Vec<Option<usize>>> {
     let all = || batch.positions.iter().flatten().copied().map(Some).collect();
+    if batch.positions_given || positions_from(keys)?.is_none() {
+        return Ok(all());
+    }
     let ids = match read {
-        Read::Tokens { ids, .. } if !batch.positions_given && positions_from(keys)?.is_some() => {
-            ids
-        }
-        _ => return Ok(all()),
+        Read::Tokens { ids, .. } => ids.as_slice(),
+        Read::Spectrograms(_) => &[],
     };
     let counts: Vec<bool> = match keys.word("position_count")?.as_str() {
         "all" => return Ok(all()),
@@ -253,6 +270,9 @@ fn places<R>(
                 Some(Value::Int(pad)) => usize::try_from(*pad).ok(),
                 _ => None,
             };
+            if ids.len() != batch.size * batch.len {
+                return Err(broken("no token says which positions of a spectrogram count"));
+            }
             ids.iter().map(|&id| Some(id) != pad).collect()
         }
         other => return Err(broken(format!("`position_count` is {other:?}"))),

@@ -3,7 +3,7 @@
 //! A head is `proj(norm(act(dense(x))))`, of which all but `proj` may be missing. The LM head's
 //! input is multiplied by `head_input_scale`, its logits by `logit_scale`, and then come
 //! `c·tanh(x/c)` by `logit_softcap`. With `head_rows_normed` each row of its `proj` is divided by its length, but by no less
-//! than 1e-12.
+//! than 1e-12. With `head_rest` the LM head's `proj` is of the first `embed_dim` dims, and `proj_rest` of the others; their sum is the logits.
 //!
 //! A pooling makes one vector of a sequence: `first`, `end` (the last position, padding or not), `last` (the last position that is no padding: by
 //! the mask for an embedding, by the padding token for labels),
@@ -11,7 +11,7 @@
 //! `pooler` (`tanh(dense(first))`), `late` (the mean, over the positions the mask shows, of what the
 //! head gives for each).
 
-use ndarray::{Array1, Array2, Axis};
+use ndarray::{Array1, Array2, Axis, s};
 
 use super::keys::{Keys, broken};
 use super::mlp::Activation;
@@ -76,7 +76,7 @@ impl<R: Real> Heads<'_, R> {
                 let x = self.vectors(&x, "mean", false)?;
                 logits(Tensor::new(vec![size, x.ncols()], x))
             }
-            "sequence-classification" | "next-sentence" => {
+            "sequence-classification" | "next-sentence" | "audio-classification" => {
                 let x = self.head(task, &self.pool(pooling(task)?, false)?)?;
                 logits(Tensor::new(vec![size, x.ncols()], x))
             }
@@ -121,7 +121,17 @@ impl<R: Real> Heads<'_, R> {
             let x = self.params.linear(&x, &proj, vocab, Bias::Is(false))?;
             x / &self.params.row_lengths(&format!("{proj}.weight"), [vocab, self.hidden.ncols()])?
         } else {
-            self.params.linear(&x, &proj, vocab, Bias::Stored)?
+            let rest = format!("heads.{head}.proj_rest");
+            match self.keys.bool("head_rest")? {
+                true => {
+                    let width = self.keys.count("embed_dim")?.min(x.ncols());
+                    let (own, others) = (x.slice(s![.., ..width]), x.slice(s![.., width..]));
+                    let others = others.to_owned();
+                    self.params.linear(&own.to_owned(), &proj, vocab, Bias::Stored)?
+                        + &self.params.linear(&others, &rest, vocab, Bias::Is(false))?
+                }
+                false => self.params.linear(&x, &proj, vocab, Bias::Stored)?,
+            }
         };
         x *= R::of(self.keys.float("logit_scale")?);
         if let Some(cap) = self.keys.opt_float("logit_softcap")? {
@@ -153,7 +163,7 @@ impl<R: Real> Heads<'_, R> {
         }
         let norm = format!("heads.{head}.norm");
         if self.params.has(&format!("{norm}.weight"))? {
-            x = Norm::read(self.keys)?.with_stored_bias().apply(self.params, &norm, &x)?;
+            x = Norm::of_heads(self.keys)?.apply(self.params, &norm, &x)?;
         }
         Ok(x)
     }

@@ -72,6 +72,14 @@ impl<'a> Keys<'a> {
         })
     }
 
+    /// The width of the stream inside a layer.
+    pub(super) fn inner_width(&self) -> Result<usize> {
+        match self.count("bottleneck.dim")? {
+            0 => self.count("hidden_size"),
+            dim => Ok(dim),
+        }
+    }
+
     pub(super) fn word(&self, name: &str) -> Result<String> {
         self.get(name, "a word", word)
     }

@@ -194,7 +194,7 @@ impl Mlp {
         };
         let inner_norm = Norm::inner(keys)?;
         let gate_scale = if gated { keys.float("mlp_gate_scale")? } else { 1.0 };
-        let hidden = keys.count("hidden_size")?;
+        let hidden = keys.inner_width()?;
         let clamp = if gated { keys.opt_float("mlp_clamp")? } else { None };
         Ok(Mlp { hidden, middle, gate_scale, clamp, sparsity: 0.0, limit: None, inner_norm })
     }

@@ -8,7 +8,7 @@
 //! | File | What |
 //! | --- | --- |
 //! | `embed`, `aspects` | from ids to the stream |
-//! | `stack`, `feed` | layers: where norms act, how sublayers add up |
+//! | `stack`, `feed`, `memory`, `bottleneck`, `front` | layers: where norms act, how sublayers add up; what decoders attend to |
 //! | `layer_embed`, `altup`, `hyper` | what stands beside the stream |
 //! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `gate`, `indexer`, `blocks`, `compress`, `mix` | every kind of attention |
 //! | `rope`, `position`, `relative` | how positions are told apart |
@@ -29,12 +29,14 @@ mod altup;
 mod aspects;
 mod attention;
 mod blocks;
+mod bottleneck;
 mod compress;
 mod conv;
 mod differential;
 mod embed;
 mod feed;
 mod fourier;
+mod front;
 mod gate;
 mod global;
 mod heads;
@@ -44,6 +46,7 @@ mod keys;
 mod latent;
 mod layer_embed;
 mod linear;
+mod memory;
 mod mix;
 mod mlp;
 mod moe;
@@ -70,8 +73,8 @@ use ndarray::Array2;
 use self::embed::Read;
 use self::heads::Heads;
 use self::keys::{Keys, broken};
+use self::memory::Memory;
 pub use self::real::Real;
-use self::stack::Memory;
 use self::weights::Params;
 pub use self::weights::{Planned, Stored, Weights};
 use crate::base::error::Result;
@@ -103,6 +106,11 @@ pub struct Inputs {
     pub sound_ids: Option<Vec<Vec<i64>>>,
     /// The adapter of each sequence; that which the model names if there are none.
     pub adapter_ids: Option<Vec<i64>>,
+    /// What an encoder put out, `[positions][hidden_size]` each, for a decoder that has none of its own and
+    /// attends to one; without it the decoder attends to itself alone.
+    pub encoder_hidden_states: Option<Vec<Vec<Vec<f32>>>>,
+    /// As `attention_mask`, for these.
+    pub encoder_attention_mask: Option<Vec<Vec<i64>>>,
     /// Spectrograms, `[mel_bins][frames]` each.
     pub input_features: Vec<Vec<Vec<f32>>>,
     /// How many sequences in a row are the choices of one question; 0 for all of them.
@@ -189,6 +197,8 @@ struct Batch {
     adapters: Vec<usize>,
     /// The type of each token, where types are given and attention tells them apart.
     types: Vec<usize>,
+    /// How many of the first positions are learned rows, which see all and are seen by all.
+    front: usize,
 }
 
 /// One sequence of a [`Batch`].
@@ -229,7 +239,8 @@ impl Batch {
             }
         };
         let (global, adapters, types) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Batch { size, len, visible, positions, positions_given, global, adapters, types })
+        let front = 0;
+        Ok(Batch { size, len, visible, positions, positions_given, global, adapters, types, front })
     }
 
     /// Whether others see each row of a matrix `[batch · n, …]`.
@@ -313,7 +324,9 @@ pub fn run<R: Real>(
     batch.global = global::positions(keys(first), &model.tokens, inputs, &batch, &ids)?;
     batch.adapters = adapter::choose(keys(first), inputs, &batch)?;
     let x = embed::embed(params, keys(first), &model.tokens, first, &read, &batch)?;
-    let output = stack::run(params, keys(first), first, (x, &ids), &batch, None)?;
+    let given = memory::given(keys(first), inputs, &batch)?;
+    let given = given.as_ref().map(|(output, batch)| Memory { output, batch });
+    let output = stack::run(params, keys(first), first, (x, &ids), &batch, given.as_ref())?;
 
     let (hidden, last_batch, encoded, last_ids);
     if with_encoder {
@@ -407,7 +420,9 @@ fn read_inputs<R: Real>(keys: Keys<'_>, inputs: &Inputs) -> Result<(Read<R>, Bat
     if spectrograms.is_empty() {
         return Err(broken("the model reads spectrograms, and there is none"));
     }
-    let batch = Batch::new(spectrograms.len(), frames.div_ceil(2), mask, None)?;
+    let stem = conv::Stem::read(keys)?;
+    let mask = mask.map(|mask| stem.mask(mask, frames));
+    let batch = Batch::new(spectrograms.len(), stem.len(frames), mask.as_ref(), None)?;
     Ok((Read::Spectrograms(spectrograms), batch))
 }
 

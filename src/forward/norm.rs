@@ -2,6 +2,7 @@
 //!
 //! `layernorm`: `(x − mean) / √(var + eps)`, where `var` is the mean of `(x − mean)²`.
 //! `rmsnorm`: `x / √(mean(x²) + eps)`.
+//! `affine`: x as it is. The LM head's norm is of `head_norm_type` where that is not null.
 //! Then `· (weight + norm_weight_offset)`, where norms have weights, and `+ bias`, where they have
 //! biases.
 
@@ -15,27 +16,50 @@ use crate::base::error::Result;
 /// The norm of a stack.
 #[derive(Clone, Copy)]
 pub(super) struct Norm {
-    centred: bool,
+    unit: Unit,
     eps: f64,
     affine: bool,
     bias: Bias,
     offset: f64,
 }
 
+/// What a norm does before weights and biases.
+#[derive(Clone, Copy, PartialEq)]
+enum Unit {
+    Layer,
+    Rms,
+    Nothing,
+}
+
+impl Unit {
+    fn parse(word: &str) -> Result<Unit> {
+        Ok(match word {
+            "layernorm" => Unit::Layer,
+            "rmsnorm" => Unit::Rms,
+            "affine" => Unit::Nothing,
+            other => return Err(broken(format!("there is no norm {other:?}"))),
+        })
+    }
+}
+
 impl Norm {
     pub(super) fn read(keys: Keys<'_>) -> Result<Norm> {
-        let kind = keys.word("norm_type")?;
         Ok(Norm {
-            centred: match kind.as_str() {
-                "layernorm" => true,
-                "rmsnorm" => false,
-                other => return Err(broken(format!("there is no norm {other:?}"))),
-            },
+            unit: Unit::parse(&keys.word("norm_type")?)?,
             eps: keys.float("norm_eps")?,
             affine: keys.bool("norm_affine")?,
             bias: Bias::Is(keys.bool("norm_bias")?),
             offset: keys.float("norm_weight_offset")?,
         })
+    }
+
+    /// The norm of heads, with a bias only where one is stored.
+    pub(super) fn of_heads(keys: Keys<'_>) -> Result<Norm> {
+        let norm = Norm::read(keys)?.with_stored_bias();
+        match keys.opt_word("head_norm_type")? {
+            Some(kind) => Ok(Norm { unit: Unit::parse(&kind)?, ..norm }),
+            None => Ok(norm),
+        }
     }
 
     /// The norm before the last map of each sublayer, where there is one.
@@ -92,12 +116,7 @@ impl Norm {
             return Err(broken(format!("`{name}`: {} are not runs of {width}", x.ncols())));
         }
         let len = width * n_weights;
-        let mut y = x.clone();
-        for mut row in y.rows_mut() {
-            for mut run in row.exact_chunks_mut(width) {
-                unit(&mut run, self.centred, self.eps);
-            }
-        }
+        let mut y = self.units(x, width);
         if self.affine {
             let weight: Array1<R> = params.vector(&format!("{name}.weight"), len)?;
             let scale = weight + R::of(self.offset);
@@ -113,6 +132,38 @@ impl Norm {
             each_run(&mut y, &bias, |x, bias| *x += bias);
         }
         Ok(y)
+    }
+}
+
+impl Norm {
+    /// `x` before weights and biases, for each run of `width` elements of a row.
+    fn units<R: Real>(&self, x: &Array2<R>, width: usize) -> Array2<R> {
+        let mut y = x.clone();
+        if self.unit == Unit::Nothing {
+            return y;
+        }
+        for mut row in y.rows_mut() {
+            for mut run in row.exact_chunks_mut(width) {
+                unit(&mut run, self.unit == Unit::Layer, self.eps);
+            }
+        }
+        y
+    }
+
+    /// The norm by row `at` of `n` of `NAME.weight` and `NAME.shift`.
+    pub(super) fn apply_one<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        (at, n): (usize, usize),
+        x: &Array2<R>,
+    ) -> Result<Array2<R>> {
+        let row = |part: &str| -> Result<Array1<R>> {
+            let all: Array2<R> = params.matrix(&format!("{name}.{part}"), [n, x.ncols()])?;
+            Ok(all.row(at).to_owned())
+        };
+        let scale = row("weight")? + R::of(self.offset);
+        Ok(self.units(x, x.ncols()) * &scale + &row("shift")?)
     }
 }
 

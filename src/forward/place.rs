@@ -1,5 +1,8 @@
 //! What all kinds of attention are told: their heads, and the layer that they are in.
 
+use super::keys::Keys;
+use crate::base::error::Result;
+
 /// The numbers of heads, and of dims of each.
 #[derive(Clone, Copy)]
 pub(super) struct Heads {
@@ -32,6 +35,25 @@ pub(super) struct Place<'a> {
     pub(super) name: &'a str,
 }
 
+/// Factors of what goes in, of keys and values, and of what comes out.
+pub(super) struct Scales {
+    pub(super) input: f64,
+    pub(super) keys: f64,
+    pub(super) values: f64,
+    pub(super) output: f64,
+}
+
+impl Scales {
+    pub(super) fn read(keys: Keys<'_>) -> Result<Scales> {
+        Ok(Scales {
+            input: keys.float("attn_in_scale")?,
+            keys: keys.float("attn_key_scale")?,
+            values: keys.float("attn_value_scale")?,
+            output: keys.float("attn_out_scale")?,
+        })
+    }
+}
+
 /// The keys that queries of sliding layers see.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Window {
@@ -39,12 +61,14 @@ pub(super) struct Window {
     pub(super) right: Option<usize>,
     /// The length of chunks that do not see each other.
     pub(super) chunk: Option<usize>,
+    /// By how much the first chunk is shorter.
+    pub(super) shift: usize,
 }
 
 impl Window {
     pub(super) fn shows(&self, q: usize, k: usize) -> bool {
         self.left.is_none_or(|left| q.saturating_sub(k) <= left)
             && self.right.is_none_or(|right| k.saturating_sub(q) <= right)
-            && self.chunk.is_none_or(|chunk| q / chunk == k / chunk)
+            && self.chunk.is_none_or(|chunk| (q + self.shift) / chunk == (k + self.shift) / chunk)
     }
 }

@@ -1,6 +1,7 @@
 //! Inputs for a comparison: the same for every model of the same sizes.
 
 use super::Inputs;
+use super::conv::Stem;
 use super::keys::Keys;
 use crate::base::error::Result;
 use crate::package::{Model, Value};
@@ -52,7 +53,7 @@ impl Inputs {
         let mut inputs = Inputs::default();
         let mel_bins = encoder.count("audio.mel_bins")?;
         if 0 < mel_bins {
-            let n_frames = 2 * len(encoder)?;
+            let n_frames = Stem::read(encoder)?.frames(len(encoder)?);
             let mut frame = || random.below(2_000) as f32 / 1_000.0 - 1.0;
             let mut bin = || (0..n_frames).map(|_| frame()).collect();
             inputs.input_features = vec![(0..mel_bins).map(|_| bin()).collect()];
@@ -72,7 +73,13 @@ impl Inputs {
                 inputs.adapter_ids = Some(random.ids(1, n_adapters));
             }
         }
-        if decoder.bool("cross_attention")? {
+        if encoder.bool("cross_attention")? {
+            // Only a decoder that stands alone is the first stack and attends to another.
+            let hidden = encoder.count("hidden_size")?;
+            let mut number = || random.below(2_000) as f32 / 1_000.0 - 1.0;
+            let mut state = |_| (0..hidden).map(|_| number()).collect();
+            inputs.encoder_hidden_states = Some(vec![(0..5).map(&mut state).collect()]);
+        } else if decoder.bool("cross_attention")? {
             let own = decoder.count("decoder_vocab_size")?;
             let vocab_size = if own == 0 { vocab_size } else { own };
             let mut ids = random.ids(len(decoder)?, vocab_size);

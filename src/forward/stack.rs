@@ -28,12 +28,15 @@ use ndarray::Array2;
 use super::adapter::Adapters;
 use super::altup::{AltUp, Laurel};
 use super::attention::Attention;
+use super::bottleneck::{Before, Bottleneck};
 use super::conv::{EmbedConv, ShortConv};
 use super::feed::Feed;
+use super::front::Front;
 use super::hyper::Hyper;
 use super::keys::{Keys, broken};
 use super::layer_embed::LayerEmbed;
 use super::linear::Linear;
+use super::memory::Memory;
 use super::norm::Norm;
 use super::place::{Fed, Place};
 use super::real::Real;
@@ -41,12 +44,6 @@ use super::ssm::Ssm;
 use super::weights::{Bias, Params};
 use super::{Batch, fourier};
 use crate::base::error::{Error, Result};
-
-/// What a decoder attends to: an encoder's output, `[batch · m, hidden]`.
-pub(super) struct Memory<'m, R> {
-    pub(super) output: &'m Array2<R>,
-    pub(super) batch: &'m Batch,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Placement {
@@ -80,6 +77,8 @@ struct Stack<'a> {
     skip_scale: f64,
     /// Whether the first layer may read what the embeddings' norm gave.
     embed_norm: bool,
+    /// Learned rows in front, where there are some.
+    front: Option<Front>,
 }
 
 /// The output of a stack for the input of its first layer, both `[batch · n, hidden]`, and the ids that this is of.
@@ -98,6 +97,7 @@ pub(super) fn run<R: Real>(
         residual_scale: keys.float("residual_scale")?,
         skip_scale: keys.float("skip_scale")?,
         embed_norm: keys.bool("embed_norm")?,
+        front: Front::read(keys, batch)?,
     };
     check_sparse(keys, name, batch.len)?;
     let n_layers = keys.count("num_layers")?;
@@ -142,12 +142,9 @@ pub(super) fn run<R: Real>(
         "parallel" => Some(keys.count("num_pre_norms")?),
         other => return Err(broken(format!("`residual` is {other:?}"))),
     };
-    let memory = match (keys.bool("cross_attention")?, memory) {
-        (true, None) => {
-            return Err(broken(format!("the {name} attends to an encoder, and there is none")));
-        }
-        (true, memory) => memory,
-        (false, _) => None,
+    let memory = match keys.bool("cross_attention")? {
+        true => memory,
+        false => None,
     };
 
     // What goes from place to place meets zeros where padding is.
@@ -172,6 +169,36 @@ pub(super) fn run<R: Real>(
         return Err(broken("parallel sublayers have nothing beside them"));
     }
     let hyper = Hyper::read(params, keys, name)?;
+    let (bottleneck, before) = (Bottleneck::read(keys)?, Before::read(keys)?);
+    if stack.front.is_some() || bottleneck.is_some() || before.is_some() {
+        let alone = altup.is_none() && hyper.is_none() && laurel.is_none() && layer_embed.is_none();
+        let plain =
+            parallel.is_none() && mixers.is_none() && adapters.is_none() && memory.is_none();
+        let attends = types.iter().all(|kind| matches!(kind.as_str(), "full" | "sliding"));
+        let rows = stack.front.is_none() || embed_conv.is_none();
+        let placed = stack.placement == Placement::Post || bottleneck.is_none() && before.is_none();
+        if !alone
+            || !plain
+            || !attends
+            || !rows
+            || !placed
+            || layer_scale
+            || beside
+            || !feed.is_there()
+        {
+            return Err(broken(
+                "rows in front, a narrow inside and MLPs in front of others stand in plain layers, these with norms behind",
+            ));
+        }
+    }
+    let joined = stack.front.map(|front| front.join(params, name, &x, batch)).transpose()?;
+    let batch = match joined {
+        Some((rows, ref longer)) => {
+            x = rows;
+            longer
+        }
+        None => batch,
+    };
     if hyper.is_some() {
         let plain = stack.placement == Placement::Pre && feed.is_there() && memory.is_none();
         let beside = parallel.is_some() || mixers.is_some() || layer_embed.is_some();
@@ -195,13 +222,29 @@ pub(super) fn run<R: Real>(
         let part = |part: &str| format!("{name}.layers.{stored}.{part}");
         let (attn, mlp) = (part("attn"), part("mlp"));
         let fed = Fed { layer, len: batch.len, ids };
-        let attend = |x: &Array2<R>| {
+        let attend_with = |x: &Array2<R>, values: Option<&Array2<R>>| {
             let attention = attention
                 .as_ref()
                 .ok_or_else(|| broken(format!("layer {layer} is {kind:?}, and nothing attends")))?;
             let place = Place { layer, sliding: kind == "sliding", kind, name: &attn };
-            attention.to_itself(place, x, batch)
+            attention.to_itself(place, (x, values), batch)
         };
+        let attend = |x: &Array2<R>| attend_with(x, None);
+        if let Some(bottleneck) = &bottleneck {
+            let name = part("bottleneck");
+            let narrow = bottleneck.enter(params, &name, &x)?;
+            let mut y = stack.sublayer(narrow.stream, &attn, layer, |y| match &narrow.attn {
+                Some(narrow) => attend_with(narrow, Some(&x)),
+                None => attend(y),
+            })?;
+            if let Some(before) = &before {
+                y = before.apply(params, &mlp, y)?;
+            }
+            y = stack
+                .sublayer(y, &mlp, layer, |y| feed.apply(params, &mlp, y, None, fed, &mut late))?;
+            x = bottleneck.leave(params, &name, x, &y)?;
+            continue;
+        }
         if let Some(n_norms) = parallel {
             x = stack.parallel(
                 &x,
@@ -274,6 +317,9 @@ pub(super) fn run<R: Real>(
                 attention.to_other(&name, x, batch, memory.output, memory.batch)
             })?;
         }
+        if let Some(before) = &before {
+            x = before.apply(params, &mlp, x)?;
+        }
         if feed.is_there() && feed.is_in(layer) {
             let stream = feed.reads_stream(layer).then(|| x.clone());
             let feed = |x: &Array2<R>| feed.apply(params, &mlp, x, stream.as_ref(), fed, &mut late);
@@ -311,6 +357,9 @@ pub(super) fn run<R: Real>(
     }
     if let Some(hyper) = &hyper {
         x = hyper.gather(name, &streams)?;
+    }
+    if let Some(front) = &stack.front {
+        x = front.leave(&x);
     }
     if late.is_some() {
         return Err(broken("the last layer's experts have no next layer to add to"));
@@ -368,8 +417,15 @@ impl Stack<'_> {
         f: impl FnOnce(&Array2<R>) -> Result<Array2<R>>,
         then: impl FnOnce(Array2<R>) -> Result<Array2<R>>,
     ) -> Result<Array2<R>> {
-        let norm =
-            |x: &Array2<R>, part: &str| self.norm.apply(self.params, &format!("{name}.{part}"), x);
+        let norm = |x: &Array2<R>, part: &str| {
+            let y = self.norm.apply(self.params, &format!("{name}.{part}"), x)?;
+            match self.front {
+                Some(front) if part == "pre_norm" && name.ends_with(".attn") => {
+                    front.norm(&self.norm, self.params, name, x, y)
+                }
+                _ => Ok(y),
+            }
+        };
         let x = if self.placement == Placement::Through { norm(&x, "pre_norm")? } else { x };
         let mut y = match self.placement {
             Placement::Pre | Placement::Sandwich if !self.is_normed_already(name, layer)? => {

@@ -100,7 +100,16 @@ pub(crate) fn inputs(given: &Json) -> Inputs {
             "input_shape_ids" => inputs.shape_ids = Some(rows(value)),
             "input_pronunciation_ids" => inputs.sound_ids = Some(rows(value)),
             "lang_ids" => inputs.adapter_ids = Some(serde_json::from_value(value.clone()).unwrap()),
+            "encoder_hidden_states" => {
+                inputs.encoder_hidden_states = serde_json::from_value(value.clone()).unwrap();
+            }
+            "encoder_attention_mask" => inputs.encoder_attention_mask = Some(rows(value)),
             "global_attention_mask" => inputs.global_attention_mask = Some(rows(value)),
+            // A waveform is a spectrogram of one bin.
+            "input_values" => {
+                let waves: Vec<Vec<f32>> = serde_json::from_value(value.clone()).unwrap();
+                inputs.input_features = waves.into_iter().map(|wave| vec![wave]).collect();
+            }
             "input_features" => {
                 inputs.input_features = serde_json::from_value(value.clone()).unwrap();
             }
