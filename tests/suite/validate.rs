@@ -23,6 +23,8 @@ use serde_json::{Map, Value as Json, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+mod ways;
+
 static SPEC: LazyLock<Spec> = LazyLock::new(Spec::current);
 
 fn root() -> &'static Path {
