@@ -74,9 +74,10 @@ pub fn formats(spec: &Spec) -> FormatListing {
             .map(|dialect| {
                 let of = mapped(&dialect.of);
                 let written = of.iter().filter(|arch| dialect.writes(arch)).cloned().collect();
-                let (by_rule, read) = match dialect.is_told_by_names() {
-                    true => (false, Vec::clone(&written)),
-                    false => (true, of.into_iter().collect()),
+                let (by_rule, read) = match &dialect.reads {
+                    Some(read) => (false, read.clone()),
+                    None if dialect.is_told_by_names() => (false, Vec::clone(&written)),
+                    None => (true, of.into_iter().collect()),
                 };
                 let written = if write.contains(&format.dialect) { written } else { Vec::new() };
                 ListedNames { id: dialect.id.clone(), by_rule, read, written }

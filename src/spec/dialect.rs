@@ -42,6 +42,9 @@ pub struct Dialect {
     stores_ties: bool,
     /// The architectures that are written in it; all where it does not say.
     architectures: Option<Vec<String>>,
+    /// The architectures whose names it has; those that are written, or all that its rules fit, where it does
+    /// not say.
+    pub reads: Option<Vec<String>>,
     /// What stands between the segments of a name, the one to write first; the others may cut
     /// segments further.
     separators: Vec<String>,

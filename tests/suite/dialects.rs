@@ -152,7 +152,7 @@ fn what_a_world_does_not_have_is_refused() {
     let out = |name: &str| scratch.path().join(name);
     let (rule, message, help) = refused(&spec, &names().join("t5/hf"), &out("t5"), "tf");
     assert_eq!((rule.as_str(), message.as_str()), ("P001", "there is no tf mapping of t5"));
-    assert_eq!(help, "what is written as tf: bert, electra, gpt2");
+    assert_eq!(help, "what is written as tf: albert, bert, electra, gpt2");
     // NumPy has no bfloat16, and F32 holds all of its numbers.
     let source = names().join("bert/hf");
     let plan = plan::Options { dtype: Some(DType::BF16), lossy: true, ..plan::Options::default() };
