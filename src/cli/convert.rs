@@ -69,7 +69,7 @@ fn perform(
     }
     let bar = Bar::new(global);
     let request = Request {
-        spec: spec,
+        spec,
         destination: &destination,
         to,
         arch: args.arch.as_deref(),

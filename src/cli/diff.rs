@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
     let spec = output::spec(global)?;
     let bar = Bar::new(global);
     let options = Options {
-        spec: spec,
+        spec,
         arch: args.arch.as_deref(),
         generic: args.generic,
         rehash: args.deep,

@@ -275,7 +275,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Status {
         Command::Explain(args) => explain::run(&args, &global),
         Command::Spec(args) => spec::run(&args, &global),
         Command::Completions { shell } => output::spec(&global).and_then(|spec| {
-            let text = completions::text(Cli::command(), shell, &spec);
+            let text = completions::text(Cli::command(), shell, spec);
             output::print(&String::from_utf8_lossy(&text)).map(|()| Status::SUCCESS)
         }),
     };

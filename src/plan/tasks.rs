@@ -131,11 +131,14 @@ pub fn read(
     tasks
 }
 
+/// The inputs and outputs of a task.
+type Ports = (Vec<Port>, Vec<Port>);
+
 /// The one task of several that is called as a signature says, if it is one.
 fn only_fitting<'r>(
     rules: &[&'r TaskRule],
     signatures: &[Signature],
-    ports: &dyn Fn(&str) -> Option<(Vec<Port>, Vec<Port>)>,
+    ports: &dyn Fn(&str) -> Option<Ports>,
 ) -> Option<&'r str> {
     let fit = |rule: &&&TaskRule| {
         let ports = ports(&rule.id);
