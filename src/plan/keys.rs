@@ -2,6 +2,7 @@
 
 mod path;
 mod read;
+mod why;
 mod write;
 mod writer;
 

@@ -305,6 +305,7 @@ impl Spec {
     /// Everything that is wrong with the hyperparameters of a package of this architecture.
     pub fn check_hparams(&self, arch: &Arch, hparams: &Hparams) -> Vec<Problem> {
         let mut problems = Vec::new();
+        let mut unsure = Vec::new();
         for key in &self.keys {
             let stacks: Vec<Option<&str>> = if key.per_stack {
                 arch.stacks.iter().map(|stack| Some(stack.as_str())).collect()
@@ -315,7 +316,10 @@ impl Spec {
                 let names = StackNames { hparams, tokens: None, stack, layer: None };
                 // A condition on a key that is missing itself is told once, for that key.
                 let applies = match &key.when {
-                    Some(when) => when.eval_bool(&names).unwrap_or(false),
+                    Some(when) => when.eval_bool(&names).unwrap_or_else(|_| {
+                        unsure.push(key.name.as_str());
+                        false
+                    }),
                     None => true,
                 };
                 let own = stack.and_then(|stack| own(hparams, stack, &key.name));
@@ -400,6 +404,16 @@ impl Spec {
             }
         }
         problems.extend(self.broken_constraints(arch, hparams));
+        // A key is not told of for its condition where that has no answer, for a key told of itself.
+        let is_sure = |problem: &Problem| {
+            problem.kind != ProblemKind::Unknown
+                || !unsure
+                    .iter()
+                    .any(|key| plain_name(&problem.key).unwrap_or(&problem.key) == *key)
+        };
+        if problems.iter().any(is_sure) {
+            problems.retain(is_sure);
+        }
         problems
     }
 

@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use serde_json::Value as Json;
 
 use super::path::{from_json, lookup, stated};
+use super::why::wrong_causes;
 use super::writer::writer_is;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::limits::MAX_LIST;
@@ -61,6 +63,21 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
         }
     }
     // What depends on a key that cannot be read says the same once more.
+    // So does what depends on one of the wrong kind.
+    let mut told = Vec::new();
+    failed.retain(|(rule, _)| {
+        let wrong = wrong_causes(spec, map, &keys.hparams, rule);
+        let is_own = wrong.is_empty();
+        told.extend(wrong);
+        is_own
+    });
+    told.sort_unstable();
+    told.dedup();
+    for (name, wanted) in told {
+        let found = &keys.hparams[name];
+        let message = unfit(name, found, keys.origins.get(name), &wanted);
+        findings.push(Diagnostic::error("P003", message).key(name).mismatch(wanted, found));
+    }
     let causes: Vec<String> = failed.iter().map(|(_, why)| why.clone()).collect();
     failed.retain(|(_, why)| {
         !causes.iter().any(|cause| cause.len() < why.len() && why.ends_with(cause.as_str()))
@@ -122,15 +139,21 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
                 "hyperparameters contradict each other: {}{origin}; they have to hold {}",
                 problem.found, problem.expected
             ),
-            _ => format!(
-                "`{}` is {}{origin}, and has to be {}",
-                problem.key, problem.found, problem.expected
-            ),
+            _ => {
+                let origin = keys.origins.get(&problem.key);
+                unfit(&problem.key, &problem.found, origin, &problem.expected)
+            }
         };
         let diagnostic = Diagnostic::error("P003", message).key(problem.key);
         findings.push(diagnostic.mismatch(problem.expected, problem.found));
     }
     if findings.is_empty() { Ok(keys) } else { Err(findings) }
+}
+
+/// A value that is not what the standard wants.
+fn unfit(name: &str, found: impl Display, origin: Option<&String>, wanted: &str) -> String {
+    let origin = origin.map(|origin| format!(" (from {origin})")).unwrap_or_default();
+    format!("`{name}` is {found}{origin}, and has to be {wanted}")
 }
 
 /// Why a key has no value that nobody has stated.
@@ -182,9 +205,9 @@ type Found = Option<(Value, String)>;
 
 pub(super) struct Reader<'a> {
     spec: &'a Spec,
-    map: &'a Map,
+    pub(super) map: &'a Map,
     arch: &'a Arch,
-    config: &'a Json,
+    pub(super) config: &'a Json,
     /// The class that reads the config, if it is known.
     class: Option<Class<'a>>,
     /// What is known, by key; `None` while it is being looked for.
@@ -256,12 +279,12 @@ impl<'a> Reader<'a> {
 
     fn read(&self, rule: &KeyRule) -> Result<Found, String> {
         if let Some(when) = &rule.when
-            && !when.eval_bool(self)?
+            && !when.eval_bool(self).map_err(|why| self.plain(when, None, why))?
         {
             return Ok(None);
         }
         if let Some(value) = &rule.value {
-            return Ok(Some((value.eval(self)?, computed(value))));
+            return Ok(Some((self.computed(value)?, computed(value))));
         }
         let mut found: Found = None;
         let paths = self.paths(rule);
@@ -272,7 +295,7 @@ impl<'a> Reader<'a> {
                 Some(foreign) => self.of_all_layers(rule, foreign),
             };
             let value = from_json(foreign)
-                .and_then(|raw| read_value(rule, raw, self))
+                .and_then(|raw| self.read_value(rule, raw))
                 .map_err(|why| format!("the config's `{path}`: {why}"))?;
             match &found {
                 None => found = Some((value, format!("the config's `{path}`"))),
@@ -290,7 +313,7 @@ impl<'a> Reader<'a> {
         }
         if let Some(each) = &rule.each {
             let counted = &each.count;
-            let count = counted.eval_size(self)?;
+            let count = counted.eval_size(self).map_err(|why| self.plain(counted, None, why))?;
             // A config may claim any number of layers.
             if (MAX_LIST as u64) < count {
                 let name = self.map.keys.iter().find(|key| key.to == counted.text);
@@ -316,13 +339,14 @@ impl<'a> Reader<'a> {
                     "i" => Ok(Value::Int(i64::try_from(i).unwrap_or(i64::MAX))),
                     _ => self.value(name),
                 };
-                stated.map_or_else(|| other.eval(&names), Ok)
+                let plain = |why| self.plain(other, None, why);
+                stated.map_or_else(|| other.eval(&names).map_err(plain), Ok)
             };
             let entries = (0..).zip(stated).map(entry).collect::<Result<Vec<_>, _>>()?;
             return Ok(Some((Value::List(entries), computed(other))));
         }
         if let Some(otherwise) = &rule.otherwise {
-            return Ok(Some((otherwise.eval(self)?, computed(otherwise))));
+            return Ok(Some((self.computed(otherwise)?, computed(otherwise))));
         }
         let found = self.default(rule, &paths)?;
         // A default is for a config that is silent: null is nothing, and not what nothing stands for.
@@ -338,6 +362,21 @@ impl<'a> Reader<'a> {
             ));
         }
         Ok(Some(found))
+    }
+
+    fn computed(&self, expr: &Expr) -> Result<Value, String> {
+        expr.eval(self).map_err(|why| self.plain(expr, None, why))
+    }
+
+    /// The standard's value of a foreign one.
+    fn read_value(&self, rule: &KeyRule, raw: Value) -> Result<Value, String> {
+        let value = translate(rule, raw)?;
+        let Some(expr) = &rule.expr else { return Ok(value) };
+        let names = |name: &str| match name {
+            "x" => Ok(value.clone()),
+            _ => self.value(name),
+        };
+        expr.eval(&names).map_err(|why| self.plain(expr, Some(&value), why))
     }
 
     /// What the config states of one entry of a list.
@@ -391,7 +430,7 @@ impl<'a> Reader<'a> {
             let stated = paths.iter().find_map(|path| class.default(path));
             if let Some(raw) = stated.filter(|raw| rule.null || *raw != Value::Null) {
                 let origin = format!("the default of the class of {}", class.name);
-                return Ok(Some((read_value(rule, raw, self)?, origin)));
+                return Ok(Some((self.read_value(rule, raw)?, origin)));
             }
         }
         Ok(None)
@@ -408,18 +447,6 @@ fn computed(expr: &Expr) -> String {
     match names.as_slice() {
         [] => "what the mapping says".to_owned(),
         names => format!("`{}`", names.join("`, `")),
-    }
-}
-
-/// The standard's value of a foreign one.
-fn read_value(rule: &KeyRule, raw: Value, names: &dyn Names) -> Result<Value, String> {
-    let value = translate(rule, raw)?;
-    match &rule.expr {
-        Some(expr) => expr.eval(&|name: &str| match name {
-            "x" => Ok(value.clone()),
-            _ => names.value(name),
-        }),
-        None => Ok(value),
     }
 }
 

@@ -1,0 +1,99 @@
+//! Why a key of a config has no value, in the words of the config: what a mapping computes says nothing to who wrote one.
+
+use super::path::stated;
+use super::read::Reader;
+use crate::package::{Hparams, Value};
+use crate::spec::Spec;
+use crate::spec::expr::{Expr, Names};
+use crate::spec::map::{KeyRule, Map};
+
+/// Values that are told are cut to so many characters.
+const MAX_SHOWN: usize = 60;
+
+/// How what an operation of an expression cannot be done with ends.
+const BARE: [&str; 2] = ["has no value", "has no meaning"];
+
+impl Reader<'_> {
+    /// Why an expression has no value: what it was given, where the operation that failed would be all that is said.
+    pub(super) fn plain(&self, expr: &Expr, x: Option<&Value>, why: String) -> String {
+        if !BARE.iter().any(|end| why.ends_with(end)) {
+            return why;
+        }
+        let mut names = expr.names();
+        names.sort_unstable();
+        names.dedup();
+        let mut given = Vec::new();
+        for name in names {
+            if name == "x" || name == "i" {
+                continue;
+            }
+            match self.value(name) {
+                Ok(Value::Null) => {}
+                Ok(value) => {
+                    given.extend(self.place(name).map(|p| format!("{p} is {}", shown(&value))))
+                }
+                // That one's own failure is told for it.
+                Err(cause) if why.ends_with(&cause) => return why,
+                Err(_) => {}
+            }
+        }
+        let given = given.join(" and ");
+        match (x, given.is_empty()) {
+            (Some(x), true) => format!("it is {}, which has no meaning here", shown(x)),
+            (Some(x), false) => {
+                format!("it is {}, which has no meaning here, where {given}", shown(x))
+            }
+            (None, false) => format!("there is none where {given}"),
+            (None, true) => why,
+        }
+    }
+
+    /// What people know a name by: of those with a line in front, where the config states it.
+    fn place(&self, name: &str) -> Option<String> {
+        if let Some(path) = name.strip_prefix("config.") {
+            return Some(format!("the config's `{path}`"));
+        }
+        if !name.starts_with('_') {
+            return Some(format!("`{name}`"));
+        }
+        let rule = self.map.keys.iter().find(|rule| rule.to == name)?;
+        let is_stated =
+            |path: &&String| stated(self.config, path).is_ok_and(|of| of != Value::Null);
+        rule.from.iter().find(is_stated).map(|path| format!("the config's `{path}`"))
+    }
+}
+
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    }
+}
+
+/// The hyperparameters that are of no kind that the standard has for them, with what it has, of those that a key
+/// that has no value is computed of.
+pub(super) fn wrong_causes<'a>(
+    spec: &Spec,
+    map: &'a Map,
+    hparams: &Hparams,
+    rule: &'a KeyRule,
+) -> Vec<(&'a str, String)> {
+    let (mut seen, mut open, mut wrong) = (Vec::new(), vec![rule], Vec::new());
+    while let Some(rule) = open.pop() {
+        let each = rule.each.iter().flat_map(|each| each.exprs());
+        let own = [&rule.expr, &rule.otherwise, &rule.value, &rule.when].into_iter().flatten();
+        for name in own.chain(each).flat_map(|expr| expr.names()) {
+            let Some(next) = map.keys.iter().find(|key| key.to == name) else { continue };
+            if seen.contains(&name) {
+                continue;
+            }
+            seen.push(name);
+            open.push(next);
+            let value = hparams.get(name).filter(|value| **value != Value::Null);
+            let wanted = value.zip(spec.key(name)).and_then(|(value, key)| key.problem(value));
+            wrong.extend(wanted.map(|wanted| (name, wanted)));
+        }
+    }
+    wrong
+}
