@@ -7,7 +7,7 @@ use std::fmt::Display;
 use serde_json::Value as Json;
 
 use super::path::{from_json, lookup, stated};
-use super::why::wrong_causes;
+use super::why::{Known, wrong_causes};
 use super::writer::writer_is;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::limits::MAX_LIST;
@@ -275,6 +275,11 @@ impl<'a> Reader<'a> {
             }
             _ => foreign,
         }
+    }
+
+    /// Why an expression has no value, in the words of the config.
+    fn plain(&self, expr: &Expr, x: Option<&Value>, why: String) -> String {
+        Known { names: self, map: self.map, config: self.config }.plain(expr, x, why)
     }
 
     fn read(&self, rule: &KeyRule) -> Result<Found, String> {

@@ -1,7 +1,8 @@
 //! Why a key of a config has no value, in the words of the config: what a mapping computes says nothing to who wrote one.
 
+use serde_json::Value as Json;
+
 use super::path::stated;
-use super::read::Reader;
 use crate::package::{Hparams, Value};
 use crate::spec::Spec;
 use crate::spec::expr::{Expr, Names};
@@ -13,7 +14,14 @@ const MAX_SHOWN: usize = 60;
 /// How what an operation of an expression cannot be done with ends.
 const BARE: [&str; 2] = ["has no value", "has no meaning"];
 
-impl Reader<'_> {
+/// Where the values of a config's keys are known.
+pub(super) struct Known<'k> {
+    pub(super) names: &'k dyn Names,
+    pub(super) map: &'k Map,
+    pub(super) config: &'k Json,
+}
+
+impl Known<'_> {
     /// Why an expression has no value: what it was given, where the operation that failed would be all that is said.
     pub(super) fn plain(&self, expr: &Expr, x: Option<&Value>, why: String) -> String {
         if !BARE.iter().any(|end| why.ends_with(end)) {
@@ -27,7 +35,7 @@ impl Reader<'_> {
             if name == "x" || name == "i" {
                 continue;
             }
-            match self.value(name) {
+            match self.names.value(name) {
                 Ok(Value::Null) => {}
                 Ok(value) => {
                     given.extend(self.place(name).map(|p| format!("{p} is {}", shown(&value))))
