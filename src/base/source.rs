@@ -374,7 +374,7 @@ impl Source {
 
     /// Refuses files that were overwritten, truncated or replaced since they were opened, as far as
     /// their length, time and identity tell it: what was read of them may be of two versions. Refuses files too
-    /// of which something was read that could not be had, see [`survive`].
+    /// of which something was read that could not be had, see `survive`.
     ///
     /// # Errors
     /// One was changed, or cannot be looked at any more.

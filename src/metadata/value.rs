@@ -84,7 +84,7 @@ macro_rules! define {
 
         /// Values of one kind.
         #[derive(Clone, Debug, PartialEq)]
-        #[allow(missing_docs)]
+        #[allow(missing_docs, clippy::enum_variant_names, reason = "items may be arrays")]
         pub enum Array { $($variant(Vec<$type>),)* String(Box<Texts>), Array(Vec<Array>) }
 
         impl Array {
