@@ -435,8 +435,8 @@ fn other_zip_files_are_explained() {
     };
     check(
         &[("m/archive_format", b"pt2")],
-        "Unsupported: this is a program of `torch.export`; load it with `torch.export.load` and \
-         save its `state_dict` with `torch.save` or safetensors",
+        "Unsupported: this is a program of `torch.export` without weights; name the file that has \
+         them",
     );
     check(&[("w.npy", b"")], "Unsupported: this is an `.npz` file of NumPy, not one of PyTorch");
     check(
