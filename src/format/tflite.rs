@@ -7,7 +7,7 @@
 //! Names are those of the graph, as the converter left them. Spec:
 //! `tensorflow/compiler/mlir/lite/schema/schema.fbs`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Format, Probe};
 use crate::base::diagnostic::Diagnostic;
@@ -36,6 +36,9 @@ const MAGIC: &[u8] = b"TFL3";
 const MAX_ITEMS: u64 = 1 << 20;
 /// More dimensions than these no tensor of TensorFlow has.
 const MAX_DIMS: usize = 254;
+/// Names and shapes of tensors have in all at most so many times the bytes of the file: of one that is no trap each
+/// lies in it once.
+const MAX_TIMES: u64 = 8;
 /// How a finding is told that speaks of quantized graphs.
 const QUANTIZED: &str = "R035";
 /// The names that tensors of a second graph have in front.
@@ -80,6 +83,31 @@ fn dtype(number: u8) -> Result<(DType, Option<u8>), String> {
     })
 }
 
+/// How many bytes may still be taken up by what is read: many tables of a FlatBuffer may be one.
+struct Room(u64);
+
+impl Room {
+    fn take(&mut self, bytes: usize) -> Result<()> {
+        let left = self.0.checked_sub(bytes as u64);
+        self.0 = left.ok_or_else(|| {
+            Error::limit(0, "names and shapes of tensors that are much longer than the file")
+        })?;
+        Ok(())
+    }
+
+    fn name(&mut self, tensor: &Table<'_>) -> Result<String> {
+        let name = tensor.text(3)?.unwrap_or_default();
+        self.take(name.len() + size_of::<Tensor>())?;
+        Ok(name)
+    }
+
+    fn dims(&mut self, tensor: &Table<'_>, field: u64) -> Result<Option<Vec<i32>>> {
+        let dims = tensor.numbers(field)?;
+        self.take(dims.as_ref().map_or(0, |dims| dims.len() * size_of::<u64>()))?;
+        Ok(dims)
+    }
+}
+
 fn model(bytes: &[u8], file: Extent) -> Result<Checkpoint> {
     let mut checkpoint = Checkpoint { format: FORMAT.id, ..Checkpoint::default() };
     let root = Buffer::new(bytes).root()?;
@@ -91,11 +119,14 @@ fn model(bytes: &[u8], file: Extent) -> Result<Checkpoint> {
     }
     let buffers = root.tables(4, MAX_ITEMS)?;
     let graphs = root.tables(2, MAX_ITEMS)?;
-    let (mut names, mut n_quantized, mut room) = (BTreeSet::new(), 0u64, MAX_ITEMS);
+    let (mut names, mut n_quantized, mut n_left) = (BTreeSet::new(), 0u64, MAX_ITEMS);
+    // How often a name stood already, so that none is tried twice.
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    let mut room = Room(file.len.saturating_mul(MAX_TIMES));
     for (number, graph) in graphs.iter().enumerate() {
-        let tensors = graph.tables(0, room)?;
-        room -= tensors.len() as u64;
-        if let Some(signature) = signature(graph, &tensors, number)? {
+        let tensors = graph.tables(0, n_left)?;
+        n_left -= tensors.len() as u64;
+        if let Some(signature) = signature(graph, &tensors, number, &mut room)? {
             checkpoint.add_signature(signature);
         }
         for tensor in &tensors {
@@ -106,19 +137,19 @@ fn model(bytes: &[u8], file: Extent) -> Result<Checkpoint> {
                 return Err(Error::malformed(0, message));
             };
             let Some(bytes) = elements(buffer, file)? else { continue };
-            let mut name = tensor.text(3)?.unwrap_or_default();
+            let mut name = room.name(tensor)?;
             if 0 < number {
                 name = format!("{SUBGRAPH}{number}/{name}");
             }
             // The names of a graph need not differ.
             let mut unique = name.clone();
-            let mut count = 1;
             while unique.is_empty() || !names.insert(unique.clone()) {
+                let count = counts.entry(name.clone()).or_default();
+                *count += 1;
                 unique = format!("{name}:{count}");
-                count += 1;
             }
             n_quantized += u64::from(is_quantized(tensor)?);
-            checkpoint.tensors.push(constant(unique, tensor, bytes)?);
+            checkpoint.tensors.push(constant(unique, tensor, bytes, &mut room)?);
         }
     }
     if n_quantized != 0 {
@@ -155,8 +186,8 @@ fn is_quantized(tensor: &Table<'_>) -> Result<bool> {
     Ok(quantization.vector(2, 4)?.is_some_and(|scales| scales.count != 0))
 }
 
-fn constant(name: String, tensor: &Table<'_>, bytes: Extent) -> Result<Tensor> {
-    let dims = tensor.numbers(0)?.unwrap_or_default();
+fn constant(name: String, tensor: &Table<'_>, bytes: Extent, room: &mut Room) -> Result<Tensor> {
+    let dims = room.dims(tensor, 0)?.unwrap_or_default();
     let shape: Option<Vec<u64>> = dims.iter().map(|&dim| u64::try_from(dim).ok()).collect();
     let shape = shape.filter(|shape| shape.len() <= MAX_DIMS).ok_or_else(|| {
         Error::malformed(bytes.start, format!("`{name}` has the dimensions {dims:?}"))
@@ -197,20 +228,25 @@ fn constant(name: String, tensor: &Table<'_>, bytes: Extent) -> Result<Tensor> {
 }
 
 /// What a graph takes and gives.
-fn signature(graph: &Table<'_>, tensors: &[Table<'_>], number: usize) -> Result<Option<Signature>> {
-    let ports = |field: u64| -> Result<Vec<SignaturePort>> {
+fn signature(
+    graph: &Table<'_>,
+    tensors: &[Table<'_>],
+    number: usize,
+    room: &mut Room,
+) -> Result<Option<Signature>> {
+    let mut ports = |field: u64| -> Result<Vec<SignaturePort>> {
         let list = graph.numbers(field)?.unwrap_or_default();
         let known = list.into_iter().filter_map(|at| tensors.get(usize::try_from(at).ok()?));
         let ports = known.map(|tensor| {
             // Dimensions that are left open are below 0 in the signature of the shape.
-            let dims = match tensor.numbers(7)? {
+            let dims = match room.dims(tensor, 7)? {
                 Some(dims) => Some(dims),
-                None => tensor.numbers(0)?,
+                None => room.dims(tensor, 0)?,
             };
             let shape = dims.map(|dims| dims.iter().map(|&dim| u64::try_from(dim).ok()).collect());
             let kind = dtype(tensor.byte(1)?.unwrap_or(0));
             let dtype = kind.map_or(DType::Unknown, |(dtype, _)| dtype);
-            Ok(SignaturePort { name: tensor.text(3)?.unwrap_or_default(), dtype, shape })
+            Ok(SignaturePort { name: room.name(tensor)?, dtype, shape })
         });
         ports.collect()
     };
