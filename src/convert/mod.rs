@@ -13,6 +13,7 @@ mod intact;
 mod job;
 pub mod migrate;
 mod modules;
+mod outputs;
 mod package;
 mod ranks;
 mod read;

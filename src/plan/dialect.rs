@@ -117,8 +117,9 @@ pub fn read(
     Ok(Translated { checkpoint, names, aside })
 }
 
-/// The checkpoint with the tensors that others hold in place of these; `None` where none does.
-pub fn parted(dialect: &Dialect, checkpoint: &Checkpoint) -> Option<Checkpoint> {
+/// A checkpoint of a format with the tensors that others hold in place of these; `None` where none does.
+pub fn parted(spec: &Spec, format: &str, checkpoint: &Checkpoint) -> Option<Checkpoint> {
+    let dialect = of(spec, format, checkpoint)?;
     let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
     for tensor in &checkpoint.tensors {
         match several(dialect, tensor) {
