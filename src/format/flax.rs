@@ -100,12 +100,14 @@ fn described(pairs: &[(Value<'_>, Value<'_>)]) -> Option<String> {
 
 fn walk(value: &Value<'_>, path: &str, extent: Extent, tree: &mut Tree) -> Result<()> {
     let about = |err: Error| err.context(&format!("`{path}`"));
+    if let Value::Map(pairs) = value
+        && let Some(folder) = described(pairs)
+    {
+        tree.elsewhere.push((path.to_owned(), folder));
+        return Ok(());
+    }
     let checkpoint = &mut tree.checkpoint;
     match value {
-        Value::Map(pairs) if described(pairs).is_some() => {
-            let folder = described(pairs).unwrap_or_default();
-            tree.elsewhere.push((path.to_owned(), folder));
-        }
         Value::Map(pairs) if pairs.iter().any(|(key, _)| key.as_str() == Some(CHUNKED)) => {
             checkpoint.tensors.push(chunked(path, pairs, extent).map_err(about)?);
         }

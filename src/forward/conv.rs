@@ -236,10 +236,10 @@ impl Stem {
     /// The fewest frames of which that many positions come.
     pub(super) fn frames(&self, len: usize) -> usize {
         match self {
-            Stem::Gelu | Stem::Gated(..) => 2 * len,
+            Stem::Gelu | Stem::Gated(..) => len.saturating_mul(2),
             Stem::Waveform(kernels, strides) => {
                 let grow = |n: usize, (kernel, stride): (&usize, &usize)| {
-                    n.saturating_sub(1) * stride + kernel
+                    n.saturating_sub(1).saturating_mul(*stride).saturating_add(*kernel)
                 };
                 kernels.iter().zip(strides).rev().fold(len, grow)
             }
@@ -254,7 +254,7 @@ impl Stem {
                 (0..self.len(frames)).map(|position| i64::from(position < shown)).collect()
             }
             Stem::Waveform(_, strides) if row.len() == frames => {
-                let every = strides.iter().product();
+                let every = strides.iter().fold(1, |all: usize, one| all.saturating_mul(*one));
                 row.iter().step_by(every).take(self.len(frames)).copied().collect()
             }
             _ => row.clone(),

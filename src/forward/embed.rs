@@ -83,9 +83,10 @@ pub(super) fn embed<R: Real>(
             x
         }
         Read::Spectrograms(spectrograms) => {
+            let stem = conv::Stem::read(keys)?;
             let parts: Vec<Array2<R>> = spectrograms
                 .iter()
-                .map(|spectrogram| conv::Stem::read(keys)?.apply(params, spectrogram, hidden))
+                .map(|spectrogram| stem.apply(params, spectrogram, hidden))
                 .collect::<Result<_>>()?;
             let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
             let x = ndarray::concatenate(ndarray::Axis(0), &views)

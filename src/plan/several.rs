@@ -65,22 +65,18 @@ fn part(tensor: &Tensor, axis: usize, start: u64, len: u64) -> Tensor {
 }
 
 /// A tensor without an axis of one entry.
-fn without_axis(tensor: Tensor, axis: usize) -> Tensor {
-    let cut = |of: &mut Vec<u64>| {
-        of.remove(axis);
-    };
-    let Tensor { mut shape, mut payload, .. } = tensor.clone();
-    cut(&mut shape);
-    match &mut payload {
-        Payload::View(view) => cut(&mut view.strides),
+fn without_axis(mut tensor: Tensor, axis: usize) -> Tensor {
+    tensor.shape.remove(axis);
+    match &mut tensor.payload {
+        Payload::View(view) => _ = view.strides.remove(axis),
         Payload::Tiles(tiles) => {
             for tile in tiles {
-                cut(&mut tile.at);
-                cut(&mut tile.shape);
-                cut(&mut tile.data.strides);
+                tile.at.remove(axis);
+                tile.shape.remove(axis);
+                tile.data.strides.remove(axis);
             }
         }
         Payload::Range(_) | Payload::Parts(_) | Payload::Unreadable(_) => {}
     }
-    Tensor { shape, payload, ..tensor }
+    tensor
 }

@@ -36,9 +36,9 @@ pub mod config {
     pub const CLASSES: &str = "architectures";
     /// The word by which a library chooses the code.
     pub const MODEL_TYPE: &str = "model_type";
-    /// The labels of the outputs by number, and the numbers by label.
+    /// The labels of the outputs, by their numbers.
     pub const LABELS: &str = "id2label";
-    /// The numbers of the labels.
+    /// The numbers of the outputs, by their labels.
     pub const LABEL_NUMBERS: &str = "label2id";
     /// How many labels there are, which newer libraries leave out.
     pub const N_LABELS: &str = "num_labels";

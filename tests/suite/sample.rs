@@ -53,12 +53,6 @@ fn tensors(folder: &Path) -> Files {
     files
 }
 
-/// Mappings of which no sample is made that comes back, and why; their fixtures stand for them.
-const UNSAMPLED: &[(&str, &str)] = &[
-    ("mobilebert", "to find its samples takes minutes"),
-    ("whisper-encoder", "a config that names no class is that of the whole model"),
-];
-
 /// A sample from the foreign layout into the standard and back.
 fn there_and_back(spec: &Spec, map: &Map, sample: &sample::Sample) -> Result<(), String> {
     let scratch = tempfile::tempdir().unwrap();
@@ -94,7 +88,6 @@ fn every_rule_acts_on_a_sample_that_comes_back() {
         .values()
         .filter(|map| map.format == "hf")
         .filter(|map| only.as_ref().is_none_or(|only| map.name == *only))
-        .filter(|map| only.is_some() || UNSAMPLED.iter().all(|(name, _)| map.name != *name))
         .collect();
     let wrong: Vec<String> = maps
         .par_iter()

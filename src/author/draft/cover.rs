@@ -7,20 +7,20 @@ use serde_json::Value as Json;
 
 use crate::author::tiny::expressions;
 use crate::plan::keys;
-use crate::spec::ecosystem::config::{LABEL_NUMBERS, MODEL_TYPE};
+use crate::spec::ecosystem::config::{CLASSES, DTYPES, LABEL_NUMBERS, LABELS, MODEL_TYPE};
 use crate::spec::map::{Each, KeyRule, Map, Rule};
 use crate::spec::template::{Template, alternatives};
 
 /// Entries of a config that say nothing about what a model computes.
 const SILENT: &[&str] = &[
     "_name_or_path",
-    "architectures",
-    "dtype",
-    "id2label",
+    CLASSES,
+    DTYPES[0],
+    LABELS,
     LABEL_NUMBERS,
     MODEL_TYPE,
     "problem_type",
-    "torch_dtype",
+    DTYPES[1],
     "transformers_version",
     "use_cache",
     "output_attentions",

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Part;
 use crate::spec::Spec;
+use crate::spec::ecosystem::config::CLASSES;
 use crate::spec::map::{Each, Map, Rule, TaskRule};
 
 /// The class of a sample: its tasks, and the heads that it has.
@@ -78,7 +79,10 @@ pub(super) fn classes(map: &Map) -> Vec<Class<'_>> {
     }
     rest.retain(|head| !known.contains(head));
     let name = map.base_classes.first().map(String::as_str);
-    classes.push(Class { name, tasks: Vec::new(), heads: rest });
+    // A mapping that is chosen by a class reads no config that names none.
+    if name.is_some() || !map.matches.contains_key(CLASSES) {
+        classes.push(Class { name, tasks: Vec::new(), heads: rest });
+    }
     classes
 }
 

@@ -20,7 +20,7 @@ use crate::container::tar;
 use crate::format::pickle::{NodeId, Pickle};
 
 use super::locate::locate;
-use super::storage::{self, Class, Record, Storages};
+use super::storage::{self, Class, Record, Storages, key_text};
 use super::{interpret, quote};
 
 /// The members, of which the first may be any.
@@ -167,10 +167,6 @@ fn count(cursor: &mut Cursor<'_>) -> Result<u64> {
 fn members(pickle: &Pickle<'_>, at: u64) -> Result<[NodeId; 3]> {
     let found = pickle.sequence(pickle.root()).and_then(|of| <[NodeId; 3]>::try_from(of).ok());
     found.ok_or_else(|| Error::malformed(at, "a key, a second one and a class are due"))
-}
-
-fn key_text(pickle: &Pickle<'_>, key: NodeId) -> Option<String> {
-    storage::key_text(pickle, key)
 }
 
 fn key_of(pickle: &Pickle<'_>, key: NodeId, at: u64) -> Result<String> {

@@ -62,8 +62,7 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
             Err(why) => failed.push((rule, why)),
         }
     }
-    // What depends on a key that cannot be read says the same once more.
-    // So does what depends on one of the wrong kind.
+    // What depends on a key of the wrong kind says the same once more.
     let mut told = Vec::new();
     failed.retain(|(rule, _)| {
         let wrong = wrong_causes(spec, map, &keys.hparams, rule);
@@ -78,6 +77,7 @@ pub fn read(spec: &Spec, map: &Map, arch: &Arch, config: &Json) -> Result<Keys, 
         let message = unfit(name, found, keys.origins.get(name), &wanted);
         findings.push(Diagnostic::error("P003", message).key(name).mismatch(wanted, found));
     }
+    // So does what depends on one that cannot be read.
     let causes: Vec<String> = failed.iter().map(|(_, why)| why.clone()).collect();
     failed.retain(|(_, why)| {
         !causes.iter().any(|cause| cause.len() < why.len() && why.ends_with(cause.as_str()))
@@ -205,9 +205,9 @@ type Found = Option<(Value, String)>;
 
 pub(super) struct Reader<'a> {
     spec: &'a Spec,
-    pub(super) map: &'a Map,
+    map: &'a Map,
     arch: &'a Arch,
-    pub(super) config: &'a Json,
+    config: &'a Json,
     /// The class that reads the config, if it is known.
     class: Option<Class<'a>>,
     /// What is known, by key; `None` while it is being looked for.

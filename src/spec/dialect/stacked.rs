@@ -39,6 +39,9 @@ pub enum Several {
 impl Dialect {
     /// What a tensor holds that is several.
     pub fn several(&self, name: &str) -> Option<Several> {
+        if self.stacks.is_empty() && self.fused.is_empty() {
+            return None;
+        }
         let separator = self.separators.first().map_or("/", String::as_str);
         let segments: Vec<&str> = name.split(separator).collect();
         let with = |at: usize, len: usize, middle: &str| {
