@@ -16,7 +16,7 @@ use self::package::{is_manifest, validate_manifest, validate_package};
 use self::selected::{nothing_applied, reader_rules};
 use crate::base::error::{Error, Result};
 use crate::folder;
-use crate::rule::Outcome;
+use crate::rule::{Check, NOT_SELECTED, Outcome};
 use crate::rule::view::is_package;
 use crate::spec::Spec;
 
@@ -41,9 +41,15 @@ pub fn validate(path: &Path, spec: &Spec, options: &Options<'_>) -> Result<Repor
     } else {
         validate_foreign(path, spec, options)?
     };
-    let applied = report.checks.iter().any(|check| check.outcome != Outcome::Skipped);
+    let any = |outcome| {
+        let selected = |check: &&Check| check.why != Some(NOT_SELECTED);
+        report.checks.iter().filter(selected).any(|check| check.outcome == outcome)
+    };
+    let looked = any(Outcome::Pass) || any(Outcome::Fail);
+    // A rule that is about something else, say labels of a model that has none, was not held up.
+    let idle = any(Outcome::NotApplicable) && !any(Outcome::Skipped);
     // The readers look whatever comes after them.
-    if !applied
+    if !(looked || idle)
         && report.findings.is_empty()
         && !reader_rules(spec).any(|id| options.selection.has(&id))
     {

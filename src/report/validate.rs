@@ -268,7 +268,10 @@ fn summary(report: &OfInput) -> String {
     };
     let _ = write!(text, "{what}, {} tensors{kind}; ", report.tensors);
     let level = report.level.name();
-    if !report.left_out.is_empty() {
+    let n_looked = report.n_checks(Outcome::Pass) + report.n_checks(Outcome::Fail);
+    if n_looked == 0 && !report.left_out.is_empty() {
+        text.push_str("no rule that is selected applies, nothing was checked; no level is claimed");
+    } else if !report.left_out.is_empty() {
         let verdict = if report.valid { "nothing is wrong" } else { "some are broken" };
         let _ = write!(text, "of the rules selected, {verdict}; no level is claimed");
     } else if report.valid {
@@ -303,7 +306,6 @@ fn summary(report: &OfInput) -> String {
     if !report.waived.is_empty() {
         let _ = write!(text, ", {} waived", report.waived.len());
     }
-    let n_looked = report.n_checks(Outcome::Pass) + report.n_checks(Outcome::Fail);
     let mut skipped: Vec<String> = Vec::new();
     match report.n_checks(Outcome::Skipped) {
         0 => {}

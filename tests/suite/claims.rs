@@ -101,6 +101,7 @@ fn a_level_is_claimed_only_when_all_its_rules_were_checked() {
 
     for selection in [
         &["--select", "V120"][..],
+        &["--select", "V120,V451"],
         &["--select", "V3", "--level", "schema"],
         &["--select", "V105", "--ignore", "V1"],
         &["--ignore", "V,P,R,T"],
@@ -109,6 +110,9 @@ fn a_level_is_claimed_only_when_all_its_rules_were_checked() {
         let args = [&["validate", path], selection].concat();
         check(&args, 2, &["nothing was checked"], &["keeps level"]);
     }
+    // The model has no labels: nothing is wrong with them, and nothing is said to be right.
+    let idle = "no rule that is selected applies, nothing was checked; no level is claimed";
+    check(&["validate", path, "--select", "V451"], 0, &[idle], &["keeps level", "nothing is wrong"]);
 }
 
 #[test]

@@ -213,6 +213,8 @@ fn several_forms_in_one_run() {
     let issues = keeps(&schema("gitlab-code-quality.json"), &read("out.gitlab"));
     let issues = issues.as_array().unwrap();
     assert!(!issues.is_empty());
+    let of_gitlab = schema("gitlab-codeclimate.json");
+    assert!(issues.iter().all(|issue| of_gitlab.is_valid(issue)));
     let prints: BTreeSet<&str> =
         issues.iter().map(|issue| issue["fingerprint"].as_str().unwrap()).collect();
     assert_eq!(prints.len(), issues.len());
