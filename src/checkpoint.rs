@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,9 +11,11 @@ use crate::base::diagnostic::Diagnostic;
 use crate::base::source::Extent;
 use crate::metadata::Metadata;
 
+pub mod layout;
 pub mod signature;
 pub mod tiles;
 
+use self::layout::Layout;
 use self::signature::Signature;
 use self::tiles::Tile;
 
@@ -123,8 +126,8 @@ pub enum Payload {
     /// Boxes that together hold every element once, each with a place of its own: shards of ranks,
     /// chunks of a compressed array, a member of an archive.
     Tiles(Vec<Tile>),
-    /// Stored tensors that make a logical one together, the payload first.
-    Parts(Vec<StoredPart>),
+    /// Stored tensors that make a logical one together, the payload first, and how they do.
+    Parts(Arc<Layout>, Vec<StoredPart>),
     /// The file names it, and its values cannot be had; the reason, for a person.
     Unreadable(String),
 }
@@ -169,7 +172,7 @@ impl Tensor {
     /// Its parts, or itself where it has none.
     pub fn stored(&self) -> impl Iterator<Item = &Tensor> {
         let (parts, own) = match &self.payload {
-            Payload::Parts(parts) => (parts.as_slice(), None),
+            Payload::Parts(_, parts) => (parts.as_slice(), None),
             _ => (&[][..], Some(self)),
         };
         parts.iter().map(|part| &part.tensor).chain(own)
@@ -214,7 +217,7 @@ impl Tensor {
                 let ordered = !view.big_endian || self.dtype.bits() == 8;
                 (is_packed && is_inside && ordered).then_some(extent)
             }
-            Payload::Tiles(_) | Payload::Parts(_) | Payload::Unreadable(_) => None,
+            Payload::Tiles(_) | Payload::Parts(..) | Payload::Unreadable(_) => None,
         }
     }
 
@@ -232,7 +235,7 @@ impl Tensor {
             }),
             Payload::View(view) => Ok(view.clone()),
             Payload::Unreadable(reason) => Err(reason.clone()),
-            Payload::Tiles(_) | Payload::Parts(_) => {
+            Payload::Tiles(_) | Payload::Parts(..) => {
                 Err("its elements lie in several places".to_owned())
             }
         }
@@ -244,7 +247,9 @@ impl Tensor {
             Payload::Range(extent) => vec![*extent],
             Payload::View(view) => vec![view.storage],
             Payload::Tiles(tiles) => tiles.iter().map(|tile| tile.data.storage).collect(),
-            Payload::Parts(parts) => parts.iter().flat_map(|part| part.tensor.extents()).collect(),
+            Payload::Parts(_, parts) => {
+                parts.iter().flat_map(|part| part.tensor.extents()).collect()
+            }
             Payload::Unreadable(_) => Vec::new(),
         }
     }

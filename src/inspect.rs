@@ -128,7 +128,7 @@ fn as_text<S: serde::Serializer>(
 /// # Errors
 /// It cannot be read.
 pub fn inspect(path: &Path, spec: &Spec) -> Result<Inspection> {
-    inspect_as(path, &How::default(), spec)
+    inspect_as(path, &spec.how(), spec)
 }
 
 /// As [`inspect`], with what is to be known beside the path.
@@ -267,7 +267,7 @@ fn inspected(
             notes.insert(tiles_note(opened, tiles));
             None
         }
-        Payload::Parts(parts) => {
+        Payload::Parts(_, parts) => {
             let parts = parts.iter().map(|StoredPart { role, tensor }| {
                 format!("{role} {} {:?}", tensor.dtype, tensor.shape)
             });

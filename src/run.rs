@@ -32,7 +32,7 @@ pub struct Loaded {
 /// # Errors
 /// It cannot be read, or it cannot be brought to the standard.
 pub fn load(path: &Path, spec: &Spec, arch: Option<&str>) -> std::result::Result<Loaded, Failure> {
-    load_as(path, &How::default(), spec, arch)
+    load_as(path, &spec.how(), spec, arch)
 }
 
 /// As [`load`], with what is to be known beside the path.

@@ -16,8 +16,8 @@ use self::package::{is_manifest, validate_manifest, validate_package};
 use self::selected::{nothing_applied, reader_rules};
 use crate::base::error::{Error, Result};
 use crate::folder;
-use crate::rule::{Check, NOT_SELECTED, Outcome};
 use crate::rule::view::is_package;
+use crate::rule::{Check, NOT_SELECTED, Outcome};
 use crate::spec::Spec;
 
 pub use self::contents::Contents;

@@ -79,6 +79,7 @@ pub(crate) fn convert(
             links: if follow_links { Links::Follow } else { Links::Refuse },
             config: config.as_deref(),
             step: step.as_deref(),
+            ..spec.how()
         };
         let dtype = dtype.as_deref().map(llmstd::convert::parse_dtype).transpose()?;
         let quantize = quant.as_deref().map(llmstd::convert::parse_quant).transpose()?;

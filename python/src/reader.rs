@@ -49,19 +49,20 @@ impl Reader {
         spec: Option<String>,
     ) -> PyResult<Reader> {
         let open = move || -> Result<Reader, Fault> {
+            // What is stored needs no standard.
+            let spec = standard.then(|| work::spec(spec.as_deref())).transpose()?;
             let how = How {
                 format: work::format(format.as_deref())?,
                 config: config.as_deref(),
                 step: step.as_deref(),
-                ..How::default()
+                ..spec.as_ref().map(Spec::how).unwrap_or_default()
             };
             let opened = llmstd::open_as(&path, &how)?;
             let (format, is_package) = (opened.checkpoint.format.to_owned(), opened.is_package);
-            if !standard {
+            let Some(spec) = spec else {
                 let reader = TensorReader::stored(opened, decode)?;
                 return Ok(Reader { reader, format, is_package, model: None });
-            }
-            let spec = work::spec(spec.as_deref())?;
+            };
             let (model, reader) = TensorReader::standard(opened, &spec, arch.as_deref(), decode)?;
             Ok(Reader { reader, format, is_package, model: Some(serde_json::to_string(&model)?) })
         };
@@ -123,9 +124,9 @@ pub(crate) fn describe(
     spec: Option<String>,
 ) -> PyResult<String> {
     work::run(py, OnSignal::Leave, move |_| {
-        let how = work::how(format.as_deref(), config.as_deref(), step.as_deref())?;
-        let mut opened = llmstd::open_as(&path, &how)?;
         let spec: Spec = work::spec(spec.as_deref())?;
+        let how = work::how(format.as_deref(), config.as_deref(), step.as_deref(), &spec)?;
+        let mut opened = llmstd::open_as(&path, &how)?;
         let (model, _) = llmstd::convert::model_of(&mut opened, &spec, arch.as_deref())?;
         Ok(json!(model).to_string())
     })

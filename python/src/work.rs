@@ -76,8 +76,9 @@ pub(crate) fn how<'h>(
     format: Option<&str>,
     config: Option<&'h Path>,
     step: Option<&'h str>,
+    spec: &'h Spec,
 ) -> Result<How<'h>, Fault> {
-    Ok(How { format: self::format(format)?, config, step, ..How::default() })
+    Ok(How { format: self::format(format)?, config, step, ..spec.how() })
 }
 
 /// How many threads work, unless it is said.

@@ -53,8 +53,13 @@ fn perform(
     let to = convert::target(&destination, args.to.as_deref()).map_err(anyhow::Error::msg)?;
     let wanted = args.from.as_deref().and_then(format::find);
     let links = if args.no_follow { Links::Refuse } else { Links::Follow };
-    let how =
-        How { format: wanted, links, config: args.config.as_deref(), step: args.step.as_deref() };
+    let how = How {
+        format: wanted,
+        links,
+        config: args.config.as_deref(),
+        step: args.step.as_deref(),
+        ..spec.how()
+    };
     let input = Input::of(src, spec)?;
     let opened = folder::open_as(input.path(), &how)?;
     if let Some(from) = &args.from {

@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
         format: output::wanted(args.from.as_deref()),
         config: args.config.as_deref(),
         step: args.step.as_deref(),
-        ..How::default()
+        ..spec.how()
     };
     let inspection = inspect_as(Input::of(&args.path, spec)?.path(), &how, spec)?;
     match global.format {

@@ -103,7 +103,7 @@ fn matrices(
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Status> {
     let spec = output::spec(global)?;
     let input = Input::of(&args.path, spec)?;
-    let how = How { format: output::wanted(args.from.as_deref()), ..How::default() };
+    let how = How { format: output::wanted(args.from.as_deref()), ..spec.how() };
     let mut loaded = match run::load_as(input.path(), &how, spec, args.arch.as_deref()) {
         Ok(loaded) => loaded,
         Err(Failure::Error(err)) => return Err(err.into()),

@@ -243,7 +243,7 @@ fn names(name: &str, path: Option<&Path>, format: &str, global: &Global) -> anyh
         let given = if path.extension().is_some_and(|end| end == "json") {
             names.with_names(spec, map, &read_json(path)?, None)
         } else {
-            let mut opened = folder::open(path)?;
+            let mut opened = folder::open_as(path, &spec.how())?;
             let config = opened.json("config.json")?;
             let config =
                 config.with_context(|| format!("{} has no config.json", path.display()))?;
@@ -315,7 +315,7 @@ fn new_arch(
     global: &Global,
 ) -> anyhow::Result<Status> {
     let spec = output::spec(global)?;
-    let mut opened = folder::open(checkpoint)?;
+    let mut opened = folder::open_as(checkpoint, &spec.how())?;
     let config = opened.json("config.json")?;
     let config = config.with_context(|| format!("{} has no config.json", checkpoint.display()))?;
     let draft = crate::author::draft::draft(spec, format, name, from, &opened.checkpoint, &config)?;

@@ -58,7 +58,7 @@ pub fn migrate(
     to: &Spec,
     force: bool,
 ) -> Result<Migrated> {
-    let mut opened = folder::open(package)?;
+    let mut opened = folder::open_as(package, &known.how())?;
     if !opened.is_package {
         let message = "no package of the standard: `llmstd convert` makes one of it";
         return Err(Error::new(ErrorKind::Unsupported, message).in_file(package));

@@ -21,7 +21,7 @@ pub(super) fn check_outputs(
     folder: &Path,
     report: &mut Report,
 ) -> std::result::Result<(), Failure> {
-    let mut written = folder::open(folder)?;
+    let mut written = folder::open_as(folder, &request.spec.how())?;
     // One input for both: what a format says of special tokens is not asked here.
     let (source, inputs) = outputs(opened, request, None)?;
     let (result, _) = outputs(&mut written, request, Some(inputs))?;

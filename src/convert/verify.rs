@@ -29,7 +29,7 @@ pub(super) fn verify(
     written: &Tensors,
     told: &[Diagnostic],
 ) -> std::result::Result<Verified, Failure> {
-    let mut package = folder::open(folder)?;
+    let mut package = folder::open_as(folder, &request.spec.how())?;
     let back = Request { plan: plan::Options::default(), generic: false, ..*request };
     let recorded = read_provenance(&mut package)?.map(|source| source.format);
     let format = recorded.filter(|format| request.spec.is_apart(format));
@@ -66,7 +66,7 @@ pub(super) fn verify_foreign(
     written: &Tensors,
     report: &Report,
 ) -> std::result::Result<Verified, Failure> {
-    let mut result = folder::open(folder)?;
+    let mut result = folder::open_as(folder, &request.spec.how())?;
     let mut meant =
         Meant { changed: changed(written), left_out: &report.findings, ..Meant::of(request) };
     if report.architecture.is_none() {
@@ -101,7 +101,7 @@ pub(super) fn verify_same(
     tensors: &Tensors,
     is_left_out: &dyn Fn(&str) -> bool,
 ) -> std::result::Result<Verified, Failure> {
-    let mut written = folder::open(folder)?;
+    let mut written = folder::open_as(folder, &request.spec.how())?;
     let meant = Meant { changed: changed(tensors), is_left_out, ..Meant::of(request) };
     if request.plan.decode == Decode::Nothing {
         let (old, new) = (whole_tensors(&opened.checkpoint)?, whole_tensors(&written.checkpoint)?);

@@ -173,7 +173,10 @@ impl Change {
 /// Compares two versions, without reading weights.
 pub fn compare(old: &Version, new: &Version, spec: &Spec) -> Diff {
     let mut changes = Vec::new();
-    let (before, after) = (tensors::wholes(&old.manifest), tensors::wholes(&new.manifest));
+    let (before, after) = (
+        tensors::wholes(&old.manifest, &spec.layouts),
+        tensors::wholes(&new.manifest, &spec.layouts),
+    );
     let tensors = tensors::compare(&before, &after, &mut changes);
     model::compare(&old.manifest, &new.manifest, &tensors, spec, &mut changes);
     tokenizer::compare(old, new, &mut changes);
@@ -186,8 +189,8 @@ pub fn compare(old: &Version, new: &Version, spec: &Spec) -> Diff {
     });
     let mut diff = Diff {
         schema: SCHEMA,
-        old: Side::of(old),
-        new: Side::of(new),
+        old: Side::of(old, spec),
+        new: Side::of(new, spec),
         verdict: Verdict::of(&[]),
         same: same.collect(),
         equal_tensors: tensors.n_equal as u64,
@@ -231,7 +234,7 @@ impl Diff {
 }
 
 impl Side {
-    fn of(version: &Version) -> Side {
+    fn of(version: &Version, spec: &Spec) -> Side {
         let manifest = &version.manifest;
         Side {
             path: version.label.clone(),
@@ -243,7 +246,7 @@ impl Side {
             },
             architecture: architecture(manifest).map(str::to_owned),
             model: manifest.digests.model.clone(),
-            tensors: tensors::wholes(manifest).tensors.len() as u64,
+            tensors: tensors::wholes(manifest, &spec.layouts).tensors.len() as u64,
             believed: version.n_believed,
             dtypes: manifest.dtypes.clone(),
         }

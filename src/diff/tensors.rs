@@ -10,7 +10,7 @@ use super::rules::{self, Rule};
 use super::{Change, architecture};
 use crate::base::hex;
 use crate::checkpoint::DType;
-use crate::encoding::layout::LAYOUTS;
+use crate::encoding::layout::Layouts;
 use crate::manifest::{Manifest, TensorEntry};
 use crate::spec::roles::EXTRA;
 
@@ -33,7 +33,7 @@ fn name<'a>(manifest: &Manifest, tensor: &'a TensorEntry) -> &'a str {
 
 /// A manifest whose packed tensors have the id of their encoding for a dtype and the shape of their
 /// values, and of which those that are stored as several are one.
-pub(super) fn wholes(manifest: &Manifest) -> Cow<'_, Manifest> {
+pub(super) fn wholes<'m>(manifest: &'m Manifest, layouts: &Layouts) -> Cow<'m, Manifest> {
     if manifest.tensors.iter().all(|tensor| tensor.encoding.is_none()) {
         return Cow::Borrowed(manifest);
     }
@@ -49,7 +49,7 @@ pub(super) fn wholes(manifest: &Manifest) -> Cow<'_, Manifest> {
             let shape = shape.and_then(|dims| dims.iter().map(Json::as_u64).collect());
             whole.dtype = id.map_or(whole.dtype, str::to_owned);
             whole.shape = shape.unwrap_or(whole.shape);
-            let names = LAYOUTS.companions(&tensor.name, encoding);
+            let names = layouts.companions(&tensor.name, encoding);
             let own: Vec<&TensorEntry> =
                 names.iter().filter_map(|name| stored.get(name.as_str()).copied()).collect();
             if !own.is_empty() {

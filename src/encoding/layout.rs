@@ -12,7 +12,7 @@ mod rules;
 pub use self::group::Stored;
 pub use self::logical::logical;
 pub use self::packaged::matrices;
-pub use self::rules::{LAYOUTS, Layouts, PartRule};
+pub use self::rules::Layouts;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
 use crate::checkpoint::n_elements;
-use crate::encoding::layout::LAYOUTS;
 use crate::encoding::{BlockType, Decoder, Part};
 use crate::plan::program::{self, Parts};
 
@@ -148,11 +147,8 @@ struct Decoders<'a> {
 
 impl<'a> Decoders<'a> {
     fn new(parts: &'a Parts, bytes: &[&'a [u8]]) -> Result<Decoders<'a>> {
-        let Parts { encoding, parts } = parts;
+        let Parts { layout, encoding, parts } = parts;
         let malformed = |message: String| Error::new(ErrorKind::Malformed, message);
-        let layout = LAYOUTS.find(&encoding.id);
-        let layout =
-            layout.ok_or_else(|| Error::unsupported(format!("reading {}", encoding.id)))?;
         let (lead, matrix) = encoding.shape.split_at(encoding.shape.len().saturating_sub(2));
         let size = |dims: &[u64]| n_elements(dims).and_then(|n| usize::try_from(n).ok());
         let sizes = size(lead).zip(size(matrix)).filter(|(n, len)| n.checked_mul(*len).is_some());

@@ -1,14 +1,20 @@
 //! Makes one checkpoint of the parts that several files hold.
 
+use std::sync::Arc;
+
 use serde_json::Value as Json;
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::hash::{HashMap, HashSet};
 use crate::checkpoint::{Checkpoint, Payload, StoredPart, Tensor};
-use crate::encoding::layout::{LAYOUTS, Stored};
+use crate::encoding::layout::{Layouts, Stored};
 
 /// Makes one tensor of those that a package stores as several.
-pub(super) fn join_parts(entries: &serde_json::Map<String, Json>, checkpoint: &mut Checkpoint) {
+pub(super) fn join_parts(
+    layouts: &Layouts,
+    entries: &serde_json::Map<String, Json>,
+    checkpoint: &mut Checkpoint,
+) {
     let tensors = &checkpoint.tensors;
     let stored: Vec<Stored<'_>> = tensors.iter().map(Stored::of).collect();
     let index: HashMap<&str, usize> =
@@ -16,14 +22,14 @@ pub(super) fn join_parts(entries: &serde_json::Map<String, Json>, checkpoint: &m
     let mut wholes: HashMap<usize, Tensor> = HashMap::default();
     let mut taken: HashSet<usize> = HashSet::default();
     for (name, entry) in entries {
-        let found = LAYOUTS.packaged(name, entry, &stored, |name| index.get(name).copied());
-        let Ok(Some((encoding, places))) = found else { continue };
+        let found = layouts.packaged(name, entry, &stored, |name| index.get(name).copied());
+        let Ok(Some((encoding, layout, places))) = found else { continue };
         let parts: Vec<StoredPart> = places
             .iter()
             .map(|(role, at)| StoredPart { role: role.clone(), tensor: tensors[*at].clone() })
             .collect();
         taken.extend(places.iter().map(|(_, at)| *at));
-        let payload = Payload::Parts(parts.clone());
+        let payload = Payload::Parts(Arc::clone(layout), parts.clone());
         let whole = Tensor::of_parts(name.clone(), encoding, &parts, payload);
         wholes.extend(places.first().map(|(_, at)| (*at, whole)));
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value as Json;
 
@@ -42,6 +43,8 @@ pub struct How<'h> {
     pub config: Option<&'h Path>,
     /// Which of the steps that a trainer left is read: the name of its folder, or its number.
     pub step: Option<&'h str>,
+    /// How libraries store one tensor as several; as this program carries it where nothing is said.
+    pub layouts: Option<&'h Arc<Layouts>>,
 }
 
 /// What is done with links that lead out of the folder that was named.
@@ -70,6 +73,9 @@ pub fn open_with(path: &Path, wanted: Option<&'static Format>, links: Links) -> 
 pub fn open_as(path: &Path, how: &How<'_>) -> Result<Opened> {
     let links = how.links;
     let mut opened = open_any(path, how)?;
+    if let Some(layouts) = how.layouts {
+        opened.layouts = Arc::clone(layouts);
+    }
     if how.config.is_some()
         && (opened.is_package
             || format::find(opened.checkpoint.format).is_some_and(|format| format.is_complete))
@@ -238,7 +244,7 @@ fn open_folder(
     };
     let mut weights = weights;
     if is_package {
-        read_encodings(path, &mut checkpoint)?;
+        read_encodings(path, how.layouts, &mut checkpoint)?;
     } else {
         read_modules(&mut source, &files, &mut checkpoint, &mut weights)?;
     }
@@ -264,10 +270,15 @@ fn is_model_file(folder: &Path) -> Result<bool> {
 
 /// Tells the tensors of a package that are blocks what they are. What `model.json` says wrongly is
 /// left alone: the rules of the package find it.
-fn read_encodings(folder: &Path, checkpoint: &mut Checkpoint) -> Result<()> {
+fn read_encodings(
+    folder: &Path,
+    layouts: Option<&Arc<Layouts>>,
+    checkpoint: &mut Checkpoint,
+) -> Result<()> {
     let json: Json = serde_json::from_slice(&read_model_file(folder)?).unwrap_or_default();
     let Some(Json::Object(entries)) = json.get("encodings") else { return Ok(()) };
-    join_parts(entries, checkpoint);
+    let layouts = layouts.map_or_else(Layouts::carried, Arc::clone);
+    join_parts(&layouts, entries, checkpoint);
     for tensor in &mut checkpoint.tensors {
         let Some(entry) = entries.get(&tensor.name) else { continue };
         if tensor.encoding.is_none() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value as Json;
 
@@ -13,7 +14,7 @@ use crate::base::json;
 use crate::base::source::Source;
 use crate::base::yaml;
 use crate::checkpoint::Checkpoint;
-use crate::encoding::layout::{self, LAYOUTS};
+use crate::encoding::layout::{self, Layouts};
 use crate::format;
 
 /// A checkpoint with the files around it.
@@ -34,6 +35,8 @@ pub struct Opened {
     pub weights: Vec<String>,
     /// The names that files have for tensors that the checkpoint has under other ones.
     pub renamed: BTreeMap<String, String>,
+    /// How libraries store one tensor as several.
+    pub(super) layouts: Arc<Layouts>,
 }
 
 /// A text file that is read whole is not longer than this.
@@ -56,6 +59,7 @@ impl Opened {
             files,
             weights,
             renamed: BTreeMap::new(),
+            layouts: Layouts::carried(),
         }
     }
 
@@ -144,7 +148,7 @@ impl Opened {
             return Ok(None);
         }
         let config = self.config()?.map(|(config, _)| config);
-        Ok(layout::logical(&self.checkpoint, config.as_ref(), &self.source))
+        Ok(layout::logical(&self.layouts, &self.checkpoint, config.as_ref(), &self.source))
     }
 
     /// The config of a foreign folder and its text. Where it does not say how tensors are packed,
@@ -154,10 +158,11 @@ impl Opened {
     /// One of them cannot be read, or is no JSON.
     pub fn config(&mut self) -> Result<Option<(Json, String)>> {
         let Some(mut config) = self.json(CONFIG_FILE)? else { return Ok(None) };
-        if !LAYOUTS.is_told(&config) {
-            for beside in &LAYOUTS.beside {
+        let layouts = Arc::clone(&self.layouts);
+        if !layouts.is_told(&config) {
+            for beside in &layouts.beside {
                 if let Some(says) = self.json(&beside.file)? {
-                    LAYOUTS.tell(&mut config, beside, says);
+                    layouts.tell(&mut config, beside, says);
                     let text = serde_json::to_string_pretty(&config).expect("it was JSON");
                     return Ok(Some((config, text + "\n")));
                 }

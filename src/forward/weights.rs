@@ -66,7 +66,7 @@ impl<'a> Planned<'a> {
         let mut outputs = BTreeMap::new();
         for tensor in &checkpoint.tensors {
             let (read, output) = match &tensor.payload {
-                Payload::Parts(_) => {
+                Payload::Parts(..) => {
                     let (input, output) = numbers_of(tensor, inputs.len())?;
                     (vec![input], output)
                 }

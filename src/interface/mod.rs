@@ -165,7 +165,7 @@ pub fn interface(
     arch: Option<&str>,
     name: Option<&str>,
 ) -> Result<Interface, Failure> {
-    let mut opened = folder::open(path)?;
+    let mut opened = folder::open_as(path, &spec.how())?;
     let (model, _) = convert::model_of(&mut opened, spec, arch)?;
     let generation = opened.json("generation_config.json")?;
     let whole = path.canonicalize();

@@ -227,7 +227,7 @@ fn permuted(tensor: &Tensor, axes: &[usize]) -> Tensor {
             }
             Payload::Tiles(tiles)
         }
-        other @ (Payload::Parts(_) | Payload::Unreadable(_)) => other.clone(),
+        other @ (Payload::Parts(..) | Payload::Unreadable(_)) => other.clone(),
     };
     Tensor { shape: pick(&tensor.shape), payload, ..tensor.clone() }
 }

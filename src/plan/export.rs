@@ -16,7 +16,6 @@ use super::{DECODE_HELP, Options, PartNames, Tensors, keys, tasks, typed};
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::limits::Backing;
 use crate::checkpoint::Checkpoint;
-use crate::encoding::layout::LAYOUTS;
 use crate::package::{ForeignTensor, Model, Provenance};
 use crate::spec::Spec;
 use crate::spec::ecosystem::Ecosystem;
@@ -207,7 +206,7 @@ pub fn export(
         };
     } else {
         refuse_blocks(&map.format, &tensors.encodings)?;
-        LAYOUTS.keep_config(&mut config, !tensors.encodings.is_empty()).map_err(|why| {
+        spec.layouts.keep_config(&mut config, !tensors.encodings.is_empty()).map_err(|why| {
             let (name, encoding) = tensors.encodings.first_key_value().expect("some are kept");
             let message = format!("`{name}` is in {}, and {why}", encoding.id);
             vec![Diagnostic::error("P012", message).tensor(name).help(DECODE_HELP)]

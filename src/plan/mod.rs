@@ -150,13 +150,13 @@ impl Tensors {
     /// Its values cannot be had; the reason.
     pub fn read(&mut self, tensor: &Tensor) -> Result<(TensorExpr, DType), String> {
         match (&tensor.encoding, &tensor.payload) {
-            (Some(encoding), Payload::Parts(parts)) => {
-                return self.read_parts(tensor, encoding, parts);
+            (Some(encoding), Payload::Parts(layout, parts)) => {
+                return self.read_parts(tensor, encoding, layout, parts);
             }
             (Some(encoding), _) => return self.read_blocks(tensor, encoding),
             (None, _) => {}
         }
-        if matches!(tensor.payload, Payload::Parts(_)) {
+        if matches!(tensor.payload, Payload::Parts(..)) {
             return Err("nothing says what its parts make".to_owned());
         }
         let read = pieces::inputs(tensor, self.inputs.len());
@@ -179,7 +179,7 @@ impl Tensors {
         let storage = match &tensor.payload {
             Payload::Range(extent) => *extent,
             Payload::Unreadable(why) => return Err(why.clone()),
-            Payload::View(_) | Payload::Tiles(_) | Payload::Parts(_) => {
+            Payload::View(_) | Payload::Tiles(_) | Payload::Parts(..) => {
                 return Err("its blocks do not lie in a row".to_owned());
             }
         };

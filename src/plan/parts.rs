@@ -12,9 +12,10 @@ use super::program::{
 };
 use super::{DECODE_HELP, Options, PartNames, Step, Tensors, packed_in};
 use crate::base::diagnostic::Diagnostic;
+use crate::checkpoint::layout::{Layout as StoredLayout, PartRule};
 use crate::checkpoint::{DType, Encoding, StoredPart, Tensor, n_elements, row_major_strides};
 use crate::encoding::BlockType;
-use crate::encoding::layout::{LAYOUTS, PartRule, matrices};
+use crate::encoding::layout::matrices;
 
 /// What is moved together.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,10 +30,9 @@ impl Tensors {
         &mut self,
         tensor: &Tensor,
         encoding: &Encoding,
+        layout: &Arc<StoredLayout>,
         parts: &[StoredPart],
     ) -> Result<(TensorExpr, DType), String> {
-        let known = LAYOUTS.find(&encoding.id);
-        let layout = known.ok_or_else(|| format!("nothing here reads {}", encoding.id))?;
         let payload = &parts.first().ok_or("it has no parts")?.tensor;
         let (lead, rows, cols) = matrices(&encoding.shape, &payload.shape)?;
         // In a package the payload has the name of the whole.
@@ -66,7 +66,11 @@ impl Tensors {
             dtype,
             unit: dtype.bits() / 8,
             big_endian: false,
-            packing: Some(Packing::Parts(Arc::new(Parts { encoding, parts }))),
+            packing: Some(Packing::Parts(Arc::new(Parts {
+                layout: Arc::clone(layout),
+                encoding,
+                parts,
+            }))),
         });
         Ok((TensorExpr::new(Layout::of_input(index, 0, &shape, &strides)), dtype))
     }
@@ -92,7 +96,7 @@ impl Tensors {
         if !expr.kernels.is_empty() || options.dtype.is_some() {
             return Err(refused("its numbers would have to change"));
         }
-        let layout = LAYOUTS.find(id).expect("it was found when it was read");
+        let layout = &parts.layout;
         let library = options.part_names == PartNames::Library;
         let mut written = expr.layout;
         let logical = written.shape.clone();

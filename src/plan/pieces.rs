@@ -119,7 +119,7 @@ fn of(tensor: &Tensor) -> Result<Pieces> {
             let some = tiles.iter().filter(|tile| !tile.shape.contains(&0));
             some.map(of_tile).collect::<Result<_>>()?
         }
-        Payload::Parts(_) => return Err(Error::unsupported("is several stored tensors")),
+        Payload::Parts(..) => return Err(Error::unsupported("is several stored tensors")),
         Payload::Unreadable(why) => return Err(Error::unsupported(why.as_str())),
     };
     Ok(Pieces { unit, shape, pieces })

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::base::error::Result;
 use crate::base::source::Extent;
+use crate::checkpoint::layout::Layout as StoredLayout;
 use crate::checkpoint::tiles::Coding;
 use crate::checkpoint::{DType, Encoding};
 use crate::encoding::BlockType;
@@ -80,7 +81,9 @@ impl Parts {
 /// The stored tensors that make a logical one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parts {
-    /// The layout, and the dimensions of the values as the parts hold them.
+    /// How they are stored.
+    pub layout: Arc<StoredLayout>,
+    /// The id of that, and the dimensions of the values as the parts hold them.
     pub encoding: Encoding,
     /// The parts, the payload first.
     pub parts: Vec<Part>,

@@ -57,7 +57,7 @@ fn part(tensor: &Tensor, axis: usize, start: u64, len: u64) -> Tensor {
             });
             Payload::Tiles(inside.collect())
         }
-        other @ (Payload::Parts(_) | Payload::Unreadable(_)) => other.clone(),
+        other @ (Payload::Parts(..) | Payload::Unreadable(_)) => other.clone(),
     };
     let mut shape = tensor.shape.clone();
     shape[axis] = len;
@@ -76,7 +76,7 @@ fn without_axis(mut tensor: Tensor, axis: usize) -> Tensor {
                 tile.data.strides.remove(axis);
             }
         }
-        Payload::Range(_) | Payload::Parts(_) | Payload::Unreadable(_) => {}
+        Payload::Range(_) | Payload::Parts(..) | Payload::Unreadable(_) => {}
     }
     tensor
 }

@@ -59,8 +59,7 @@ struct Tables<'a> {
 impl<'a> Tables<'a> {
     fn of(spec: &'a Spec) -> Tables<'a> {
         let blocks = spec.encodings.blocks.iter().map(|block| block.id.clone());
-        let layouts =
-            crate::encoding::layout::LAYOUTS.layout.iter().map(|layout| layout.id.clone());
+        let layouts = spec.layouts.layout.iter().map(|layout| layout.id.clone());
         Tables {
             spec,
             dtypes: spec.dtypes.iter().map(|row| row.name.as_str()).collect(),

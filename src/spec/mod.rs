@@ -37,6 +37,9 @@ use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::encoding::layout::Layouts;
+use crate::folder::How;
+use crate::format::gguf::types::TYPES;
 use crate::package::Value;
 
 use self::arch::Arch;
@@ -103,8 +106,10 @@ pub struct Spec {
     pub beside: Vec<files::FileRole>,
     /// How GGUF calls tokenizers.
     pub pretokenizers: Lazy<pretokenizers::Pretokenizers>,
-    /// How quantized tensors are packed.
+    /// How quantized tensors are packed in blocks.
     pub encodings: encodings::Encodings,
+    /// How libraries store one tensor as several.
+    pub layouts: Lazy<Arc<Layouts>>,
     /// The config classes of foreign libraries by format.
     pub classes: Lazy<BTreeMap<String, classes::Classes>>,
     /// The architectures by id.
@@ -189,6 +194,18 @@ impl Spec {
 
     fn checked(whole: versions::Whole) -> Result<Spec> {
         let spec = Spec::lazily(whole)?;
+        spec.layouts.check()?;
+        for carried in &TYPES.blocks {
+            if let Some(block) = spec.encodings.block(&carried.id)
+                && block != carried
+            {
+                let why = format!(
+                    "{} is {block:?}, and the arithmetic here is of {carried:?}",
+                    carried.id
+                );
+                return Err(bad("encodings.toml", &why));
+            }
+        }
         spec.pretokenizers.check()?;
         spec.classes.check()?;
         spec.dialects.check()?;
@@ -258,6 +275,7 @@ impl Spec {
             beside: beside.file,
             pretokenizers: Lazy::new(&files, |files| parse(files, "pretokenizers.toml")),
             encodings,
+            layouts: Lazy::new(&files, |files| Layouts::of(file(files, "layouts.toml")?)),
             classes: Lazy::new(&files, |files| parse(files, "classes.toml")),
             archs: Table::new(head.architectures, read_arch),
             compounds: Lazy::new(&files, |files| {
@@ -281,6 +299,11 @@ impl Spec {
             apart,
             hash: OnceLock::new(),
         })
+    }
+
+    /// How inputs are opened where it alone is to be known.
+    pub fn how(&self) -> How<'_> {
+        How { layouts: Some(&self.layouts), ..How::default() }
     }
 
     /// SHA-256 over its files that decide what is written, in hex.

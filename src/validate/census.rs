@@ -56,7 +56,7 @@ fn place(payload: &Payload) -> Option<Extent> {
     match payload {
         Payload::Range(extent) => Some(*extent),
         Payload::View(view) => Some(view.storage),
-        Payload::Parts(parts) => parts.iter().find_map(|part| place(&part.tensor.payload)),
+        Payload::Parts(_, parts) => parts.iter().find_map(|part| place(&part.tensor.payload)),
         Payload::Tiles(tiles) => tiles.first().map(|tile| tile.data.storage),
         Payload::Unreadable(_) => None,
     }

@@ -34,7 +34,7 @@ pub(super) fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) 
         }
         ErrorKind::Io | ErrorKind::Unsupported | ErrorKind::Cancelled => Err(err),
     };
-    let how = How { format: options.format, ..How::default() };
+    let how = How { format: options.format, ..spec.how() };
     let mut opened = match folder::open_as(path, &how) {
         Ok(opened) => opened,
         Err(err) => return damaged(err),

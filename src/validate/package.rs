@@ -47,7 +47,7 @@ pub(super) fn validate_package(path: &Path, spec: &Spec, options: &Options<'_>) 
         options.progress.end();
         read?;
         // What its tensors stand for, where they are packed; a damaged one is told of by its hash.
-        if let Ok(opened) = folder::open(path)
+        if let Ok(opened) = folder::open_as(path, &spec.how())
             && let Ok(tensors) = convert::generic_copies(&opened.checkpoint)
         {
             let packed = |name: &str| tensors.encodings.contains_key(name);

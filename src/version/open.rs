@@ -68,7 +68,7 @@ fn prepare(path: &Path, options: &Options<'_>) -> std::result::Result<Opening, F
         let version = Version::of_manifest(&label, manifest.trusted(path)?);
         return Ok(Opening::Done(Box::new(version)));
     }
-    let how = How { format: options.format, ..How::default() };
+    let how = How { format: options.format, ..options.spec.how() };
     let opened = match folder::open_as(path, &how) {
         Ok(opened) => opened,
         // A registry may hold everything but the weights. Weights that are there and damaged are

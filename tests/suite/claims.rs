@@ -112,7 +112,12 @@ fn a_level_is_claimed_only_when_all_its_rules_were_checked() {
     }
     // The model has no labels: nothing is wrong with them, and nothing is said to be right.
     let idle = "no rule that is selected applies, nothing was checked; no level is claimed";
-    check(&["validate", path, "--select", "V451"], 0, &[idle], &["keeps level", "nothing is wrong"]);
+    check(
+        &["validate", path, "--select", "V451"],
+        0,
+        &[idle],
+        &["keeps level", "nothing is wrong"],
+    );
 }
 
 #[test]

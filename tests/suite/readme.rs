@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use llmstd::convert::formats::{COLUMNS, formats};
-use llmstd::encoding::layout::LAYOUTS;
+use llmstd::encoding::layout::Layouts;
 use llmstd::spec::Spec;
 use llmstd::spec::compound::Compound;
 
@@ -84,7 +84,7 @@ fn table(spec: &Spec) -> String {
 fn layouts() -> String {
     let mut text =
         String::from("| Layout | What it is | To GGUF without decoding |\n| --- | --- | --- |\n");
-    for layout in &LAYOUTS.layout {
+    for layout in &Layouts::carried().layout {
         let blocks = layout.blocks.as_deref().map(|blocks| format!("`{blocks}`"));
         let blocks = blocks.unwrap_or_default();
         text += &format!("| `{}` | {} ({}) | {blocks} |\n", layout.id, layout.about, layout.source);

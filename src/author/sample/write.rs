@@ -34,7 +34,7 @@ pub fn write(
     let package = Staging::new(&destination.with_file_name(name), Existing::Keep)?;
     write_package(spec, sample, package.path())?;
     let request = Request { verify: true, ..Request::new(spec, destination, &map.format) };
-    convert::convert(folder::open(package.path())?, &request)
+    convert::convert(folder::open_as(package.path(), &request.spec.how())?, &request)
 }
 
 fn write_package(spec: &Spec, sample: &Sample, folder: &Path) -> Result<()> {

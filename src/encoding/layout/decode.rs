@@ -1,6 +1,5 @@
 //! The decoder of a logical tensor, from the bytes of its parts.
 
-use super::rules::Layout;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::{DType, Parameters};
 use crate::encoding::decoder::Decoder;

@@ -2,13 +2,15 @@
 
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::config::Config;
-use super::rules::{Axis, Layout, Layouts, PartRule, Times, Unit};
+use super::rules::Layouts;
 use crate::base::hash::{HashMap, HashSet};
+use crate::checkpoint::layout::{Axis, Layout, PartRule, Times, Unit};
 use crate::checkpoint::{DType, Parameters, Tensor};
 
 /// A tensor as it is stored.
@@ -35,7 +37,7 @@ pub struct Grouped<'a> {
     /// The logical name.
     pub name: String,
     /// How it is stored.
-    pub layout: &'a Layout,
+    pub layout: &'a Arc<Layout>,
     /// The parts that are there, by role: places in the list of stored tensors.
     pub parts: BTreeMap<&'a str, usize>,
     /// The logical shape; `None` if it is in the bytes of a part, or does not follow.
@@ -155,7 +157,7 @@ impl Layout {
 
     /// The group of this layout under a name, or `None` if what is there is not of this layout.
     pub(super) fn fit<'a>(
-        &'a self,
+        self: &'a Arc<Self>,
         name: String,
         stored: &[Stored],
         find: impl Fn(&PartRule) -> Option<usize>,

@@ -1,10 +1,13 @@
 //! A foreign checkpoint with its logical tensors in place of the stored ones.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::group::{Grouped, Stored};
-use super::rules::{LAYOUTS, Layout};
+use super::rules::Layouts;
 use crate::base::source::Source;
+use crate::checkpoint::layout::Layout;
 use crate::checkpoint::{Checkpoint, Encoding, Payload, StoredPart, Tensor};
 use crate::encoding::grouped;
 
@@ -13,13 +16,14 @@ use crate::encoding::grouped;
 ///
 /// The values of one whose parts are missing or do not fit cannot be had; why is its payload.
 pub fn logical(
+    layouts: &Layouts,
     checkpoint: &Checkpoint,
     config: Option<&Value>,
     source: &Source,
 ) -> Option<Checkpoint> {
     let tensors = &checkpoint.tensors;
     let stored: Vec<Stored<'_>> = tensors.iter().map(Stored::of).collect();
-    let groups = LAYOUTS.group(&stored, config, &checkpoint.metadata);
+    let groups = layouts.group(&stored, config, &checkpoint.metadata);
     if groups.is_empty() {
         return None;
     }
@@ -66,7 +70,7 @@ impl Grouped<'_> {
         });
         let payload = match unreadable {
             Some(why) => Payload::Unreadable(format!("{}: {why}", self.layout.id)),
-            None => Payload::Parts(parts.clone()),
+            None => Payload::Parts(Arc::clone(self.layout), parts.clone()),
         };
         let encoding = Encoding {
             id: self.layout.id.clone(),

@@ -1,14 +1,17 @@
 //! Tensors that a package stores as several, held against what it says of them.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::group::Stored;
-use super::rules::{Layouts, PartRule};
+use super::rules::Layouts;
+use crate::checkpoint::layout::{Layout, PartRule};
 use crate::checkpoint::{DType, Encoding, n_elements};
 
-/// What a tensor of a package is, and the roles and places of its parts, the payload first.
-pub(super) type Packaged = (Encoding, Vec<(String, usize)>);
+/// What a tensor of a package is, how it is stored, and the roles and places of its parts, the payload first.
+pub(super) type Packaged<'l> = (Encoding, &'l Arc<Layout>, Vec<(String, usize)>);
 
 /// The dimensions of a matrix, or of a stack of them, whose values a payload of other dimensions
 /// holds: those in front, rows and columns. Where they do not follow from the parts, only the bytes
@@ -46,7 +49,7 @@ impl Layouts {
         entry: &Value,
         stored: &[Stored<'_>],
         find: impl Fn(&str) -> Option<usize>,
-    ) -> std::result::Result<Option<Packaged>, String> {
+    ) -> std::result::Result<Option<Packaged<'_>>, String> {
         let known = entry.get("encoding").and_then(Value::as_str).and_then(|id| self.find(id));
         let Some(layout) = known else { return Ok(None) };
         let encoding: Encoding =
@@ -71,7 +74,7 @@ impl Layouts {
             .parts
             .iter()
             .filter_map(|rule| Some((rule.role.clone(), *group.parts.get(rule.role.as_str())?)));
-        Ok(Some((encoding, places.collect())))
+        Ok(Some((encoding, layout, places.collect())))
     }
 
     /// The names that the parts of a tensor have in a package beside the payload.

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::group::Stored;
-use super::rules::LAYOUTS;
+use super::rules::Layouts;
 use crate::base::error::ErrorKind;
 use crate::checkpoint::{DType, Parameters};
 
@@ -25,7 +25,8 @@ fn check_with(stored: &[&str], config: Value, metadata: &[(&str, &str)], expecte
         parsed.iter().map(|(name, dtype, shape)| Stored { name, dtype: *dtype, shape }).collect();
     let metadata =
         metadata.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
-    let groups = LAYOUTS.group(&stored, Some(&config), &metadata);
+    let layouts = Layouts::carried();
+    let groups = layouts.group(&stored, Some(&config), &metadata);
     let lines: Vec<String> = groups
         .iter()
         .map(|group| {
@@ -150,7 +151,7 @@ fn torchao_says_it_in_the_metadata() {
 
 #[test]
 fn each_layout_names_arithmetic_that_there_is() {
-    for layout in &LAYOUTS.layout {
+    for layout in &Layouts::carried().layout {
         let parameters = Parameters { bits: Some(4), ..Parameters::default() };
         let err = layout.decoder(&parameters, |_| None).err().unwrap();
         assert_eq!(err.kind(), ErrorKind::Malformed, "{}: {err}", layout.id);

@@ -430,7 +430,7 @@ fn damaged_files_give_an_error_or_a_result() {
         let end = whole.tensors.iter().filter_map(|tensor| match &tensor.payload {
             Payload::Range(extent) => Some(extent.end()),
             Payload::View(view) => Some(view.storage.end()),
-            Payload::Tiles(_) | Payload::Parts(_) | Payload::Unreadable(_) => None,
+            Payload::Tiles(_) | Payload::Parts(..) | Payload::Unreadable(_) => None,
         });
         let end = end.max().unwrap() as usize;
         for len in 0..bytes.len() {

@@ -235,7 +235,7 @@ fn turned(tensor: &Tensor) -> Option<Tensor> {
             Payload::Tiles(tiles)
         }
         Payload::Unreadable(why) => Payload::Unreadable(why.clone()),
-        Payload::View(_) | Payload::Parts(_) => return None,
+        Payload::View(_) | Payload::Parts(..) => return None,
     };
     Some(Tensor { shape: swap(&tensor.shape), payload, ..tensor.clone() })
 }

@@ -71,7 +71,7 @@ fn values(path: &Path) -> String {
     let mut text = String::new();
     for tensor in &checkpoint.tensors {
         let digest = match tensor.payload {
-            Payload::Tiles(_) | Payload::Parts(_) | Payload::Unreadable(_) => {
+            Payload::Tiles(_) | Payload::Parts(..) | Payload::Unreadable(_) => {
                 "unreadable".to_owned()
             }
             _ => Sha256::digest(gather(&source, tensor)).iter().fold(
@@ -110,7 +110,7 @@ fn report(checkpoint: &Result<Checkpoint>) -> String {
                 if view.big_endian { ", big-endian" } else { "" }
             ),
             Payload::Unreadable(reason) => format!("unreadable: {reason}"),
-            Payload::Tiles(_) | Payload::Parts(_) => "parts".to_owned(),
+            Payload::Tiles(_) | Payload::Parts(..) => "parts".to_owned(),
         };
         writeln!(text, "{} {} {:?}: {payload}", tensor.name, tensor.dtype, tensor.shape)
             .expect("strings take all");
@@ -179,7 +179,7 @@ fn touch(source: &Source, file: FileId) {
         let extent = match &tensor.payload {
             Payload::Range(extent) => *extent,
             Payload::View(view) => view.storage,
-            Payload::Tiles(_) | Payload::Parts(_) | Payload::Unreadable(_) => continue,
+            Payload::Tiles(_) | Payload::Parts(..) | Payload::Unreadable(_) => continue,
         };
         source.slice(extent).expect("every extent lies inside the file");
     }

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::{DType, Encoding};
-use crate::encoding::layout::LAYOUTS;
+use crate::encoding::BlockType;
 use crate::package::Provenance;
 use crate::plan::{DECODE_HELP, Tensors};
 use crate::spec::ecosystem::{Ecosystem, config};
@@ -20,7 +20,7 @@ pub fn refuse_blocks(
     encodings: &BTreeMap<String, Encoding>,
 ) -> Result<(), Vec<Diagnostic>> {
     let is_refused = |encoding: &&Encoding| {
-        let is_block = LAYOUTS.find(&encoding.id).is_none();
+        let is_block = BlockType::find(&encoding.id).is_some();
         is_block != Ecosystem::of(format).blocks
     };
     let mut found = encodings.iter().filter(|(_, encoding)| is_refused(encoding));

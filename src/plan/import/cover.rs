@@ -7,7 +7,6 @@ use serde_json::Value as Json;
 use super::planner::Planner;
 use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::{Checkpoint, Tensor};
-use crate::encoding::layout::LAYOUTS;
 use crate::package::{Hparams, WayBack};
 use crate::plan::names::{self, Instance};
 use crate::plan::tasks;
@@ -61,7 +60,7 @@ impl<'a> Planner<'a> {
             if self.used.contains_key(name) {
                 continue;
             }
-            if LAYOUTS.is_runtime(name, config) {
+            if self.spec.layouts.is_runtime(name, config) {
                 self.drop(tensor, RUNTIME, WayBack::Kept);
                 continue;
             }

@@ -237,7 +237,7 @@ pub(super) fn same(
     if left.dtype != right.dtype || left.shape != right.shape {
         return Ok(false);
     }
-    if let (Payload::Parts(left), Payload::Parts(right)) = (&left.payload, &right.payload) {
+    if let (Payload::Parts(_, left), Payload::Parts(_, right)) = (&left.payload, &right.payload) {
         for (left, right) in left.iter().zip(right) {
             if left.role != right.role || !same(facts, &left.tensor, &right.tensor)? {
                 return Ok(false);

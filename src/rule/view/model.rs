@@ -8,7 +8,7 @@ use super::{PackageView, Stored};
 use crate::base::error::{Error, Result};
 use crate::base::limits::Backing;
 use crate::checkpoint::Encoding;
-use crate::encoding::layout::{self, LAYOUTS};
+use crate::encoding::layout;
 use crate::package::{Hparams, Value};
 use crate::rule::NotChecked;
 use crate::rule::vocabulary::Vocabulary;
@@ -112,7 +112,9 @@ impl<'a> PackageView<'a> {
     /// # Errors
     /// It says what is not so, or names no encoding; the reason.
     pub fn encoding(&self, tensor: &Stored, entry: &Json) -> std::result::Result<Encoding, String> {
-        let stored: Vec<layout::Stored<'_>> = LAYOUTS
+        let stored: Vec<layout::Stored<'_>> = self
+            .spec
+            .layouts
             .companions(&tensor.name, entry)
             .iter()
             .filter_map(|name| self.tensors.iter().find(|tensor| tensor.name == *name))
@@ -120,8 +122,8 @@ impl<'a> PackageView<'a> {
             .map(|Stored { name, dtype, shape, .. }| layout::Stored { name, dtype: *dtype, shape })
             .collect();
         let find = |name: &str| stored.iter().position(|stored| stored.name == name);
-        match LAYOUTS.packaged(&tensor.name, entry, &stored, find)? {
-            Some((encoding, _)) => Ok(encoding),
+        match self.spec.layouts.packaged(&tensor.name, entry, &stored, find)? {
+            Some((encoding, ..)) => Ok(encoding),
             None => self.spec.encodings.encoding(entry, tensor.dtype, &tensor.shape),
         }
     }
@@ -135,7 +137,7 @@ impl<'a> PackageView<'a> {
     pub fn whole_of(&self, name: &str) -> Option<&str> {
         let (whole, _) = name.rsplit_once('.')?;
         let (whole, entry) = self.model.good()?.encodings.get_key_value(whole)?;
-        LAYOUTS.companions(whole, entry).iter().any(|part| part == name).then_some(whole)
+        self.spec.layouts.companions(whole, entry).iter().any(|part| part == name).then_some(whole)
     }
 
     /// The names of tensors that are stored, and of those that are tied to one.

@@ -196,7 +196,7 @@ impl<'a> PackageView<'a> {
                     let (start, len) = match &tensor.payload {
                         Payload::Range(extent) => (extent.start, extent.len),
                         Payload::View(view) => (view.storage.start, view.storage.len),
-                        Payload::Tiles(_) | Payload::Parts(_) | Payload::Unreadable(_) => (0, 0),
+                        Payload::Tiles(_) | Payload::Parts(..) | Payload::Unreadable(_) => (0, 0),
                     };
                     self.tensors.push(Stored {
                         name: tensor.name.clone(),
