@@ -106,6 +106,40 @@
 //!                                          Package <- exec <-----------------+  bytes, hashed as they pass
 //! ```
 //!
+//! # Glossary
+//!
+//! The words of the standard are those of `spec/`; these are the ones that the code leans on.
+//!
+//! | Word | What it means here |
+//! | --- | --- |
+//! | checkpoint | the tensors of a model as files have them: names, dtypes, shapes, and where the bytes are |
+//! | package | a checkpoint as the standard has it: a folder with `model.json`, `manifest.json` and safetensors |
+//! | foreign | of any other form; the opposite of standard |
+//! | format | a kind of file: safetensors, GGUF, a pickle of PyTorch |
+//! | ecosystem | what surrounds the tensors in a foreign world: Hugging Face's config files, GGUF's typed keys |
+//! | dialect | another program's names for what a mapping reads: Flax for those of Hugging Face |
+//! | role | a tensor's place in any model, under its standard name: `layers.{i}.attn.q.weight` |
+//! | stack | layers of one kind, counted from 0: those of a decoder, of an encoder, of a vision tower |
+//! | hyperparameter | a number or word that shapes and formulas need, under the standard's key |
+//! | architecture | which roles and hyperparameters a family of models has |
+//! | mapping | how one foreign layout becomes an architecture and comes back: rules for tensors, keys for the config |
+//! | op, chain | one change of a tensor that has an inverse (transpose, split, cast), and several in a row |
+//! | exactness | what the way back of a chain gives: every bit, every value up to rounding, or less |
+//! | compound | a model whose text model is a part of more |
+//! | encoding | how quantized numbers are stored: blocks in line, or several tensors |
+//! | layout | how one quantized tensor is stored as several (`layouts.toml`); in `plan`, which elements go where |
+//! | payload | where the elements of a tensor are: a range, a strided view, tiles, several tensors |
+//! | tile | a box of a tensor with a place of its own, perhaps compressed: a rank's shard, a chunk |
+//! | plan | all that a conversion will do, proven from headers before a byte is read |
+//! | program | what a plan says of one output: strided copies, and what happens to each element |
+//! | target | a format that is written, with its files |
+//! | sidecar file | what lies beside the weights and goes along: a tokenizer, a licence |
+//! | finding | something wrong or worth knowing about a model, with the id of its rule; an [`Error`] is what could not be done |
+//! | level | of a finding: error, warning, note; of a package: container, schema, full ([`Conformance`]) |
+//! | verdict | which rules were applied to a model and what each said, or what a diff means for users |
+//! | manifest | the hashes and digests of a package |
+//! | version | one side of a diff; of the standard: 1.0, 1.1 |
+//!
 //! # Invariants
 //!
 //! - A plan covers every input tensor exactly once and makes every output exactly once, with all

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 /// What the package is: architecture, hyperparameters, tasks.
 pub const MODEL_FILE: &str = "model.json";
@@ -13,6 +14,26 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 pub const SOURCE_FILE: &str = "source.json";
 /// The stem of the tensor files.
 pub const TENSORS_STEM: &str = "model";
+
+/// Whether JSON is a `model.json` of the standard: other tools write files of that name too.
+pub fn is_model(json: &Json) -> bool {
+    json.get("spec").is_some() && json.get("conformance").is_some()
+}
+
+/// Whether the text of a `model.json` is of the standard, or was meant to be: one that is damaged still has some
+/// of its words.
+pub fn is_meant_as_model(text: &[u8]) -> bool {
+    has(text, "\"conformance\"") || has(text, "\"hyperparameters\"")
+}
+
+/// Whether the text of a `manifest.json` is of the standard, or was meant to be.
+pub fn is_meant_as_manifest(text: &[u8]) -> bool {
+    has(text, "llmstd.manifest") || (has(text, "\"digests\"") && is_meant_as_model(text))
+}
+
+fn has(text: &[u8], words: &str) -> bool {
+    text.windows(words.len()).any(|window| window == words.as_bytes())
+}
 
 /// How much of the standard a package keeps. Each level holds the one before it.
 #[derive(

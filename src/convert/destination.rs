@@ -13,7 +13,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::exec::staging::{Existing, Staging};
 use crate::folder::Opened;
 use crate::format::{self, Probe};
-use crate::package::{BUFFERS_FILE, MANIFEST_FILE, MODEL_FILE, SOURCE_FILE};
+use crate::package::{BUFFERS_FILE, MANIFEST_FILE, MODEL_FILE, SOURCE_FILE, is_model};
 
 /// The hidden file of a folder that this program wrote and that is no package.
 pub(super) const MARKER_FILE: &str = ".llmstd.json";
@@ -146,7 +146,6 @@ fn own_files(folder: &Path) -> Result<Option<BTreeSet<String>>> {
     {
         return Ok(Some(marker.files.into_iter().chain([MARKER_FILE.to_owned()]).collect()));
     }
-    let is_model = |json: &Json| json.get("spec").is_some() && json.get("conformance").is_some();
     if !read(MODEL_FILE)?.is_some_and(|json| is_model(&json)) {
         return Ok(None);
     }

@@ -21,6 +21,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::mirror;
 use crate::base::source::Source;
 use crate::checkpoint::Checkpoint;
+use crate::encoding::layout::Layouts;
 use crate::format::{self, Format, gguf, read_file};
 use crate::package;
 
@@ -261,11 +262,10 @@ fn add_read(source: &Source, weights: &mut Vec<String>) {
     weights.extend(added);
 }
 
-/// Whether `model.json` is the standard's: other tools write files of that name too.
+/// Whether `model.json` is the standard's, or may be: one that is no JSON is told as such later.
 fn is_model_file(folder: &Path) -> Result<bool> {
     let json: Option<Json> = serde_json::from_slice(&read_model_file(folder)?).ok();
-    let has = |key: &str| json.as_ref().is_some_and(|json| json.get(key).is_some());
-    Ok(json.is_none() || (has("spec") && has("conformance")))
+    Ok(json.as_ref().is_none_or(package::is_model))
 }
 
 /// Tells the tensors of a package that are blocks what they are. What `model.json` says wrongly is

@@ -26,7 +26,10 @@ use crate::checkpoint::{Checkpoint, DType};
 use crate::exec::scan::{FileScan, Values};
 use crate::folder::FolderFile;
 use crate::manifest::Manifest;
-use crate::package::{Conformance, MANIFEST_FILE, MODEL_FILE, Model, Provenance, TENSORS_STEM};
+use crate::package::{
+    Conformance, MANIFEST_FILE, MODEL_FILE, Model, Provenance, TENSORS_STEM, is_meant_as_manifest,
+    is_meant_as_model,
+};
 use crate::plan::program::Output;
 use crate::spec::Spec;
 use crate::spec::arch::Expected;
@@ -182,16 +185,8 @@ pub fn is_package(folder: &Path, files: &[FolderFile]) -> bool {
         let path = folder.join(name);
         listed.then(|| mirror::whole(&path).ok().and_then(|()| std::fs::read(path).ok())).flatten()
     };
-    let says = |text: &[u8], words: &str| {
-        text.windows(words.len()).any(|window| window == words.as_bytes())
-    };
-    // Other tools write files of these names too; a damaged one of ours still has some of its
-    // words.
-    let ours = |text: &[u8]| says(text, "\"conformance\"") || says(text, "\"hyperparameters\"");
-    text(MODEL_FILE).is_some_and(|text| ours(&text))
-        || text(MANIFEST_FILE).is_some_and(|text| {
-            says(&text, "llmstd.manifest") || (says(&text, "\"digests\"") && ours(&text))
-        })
+    text(MODEL_FILE).is_some_and(|text| is_meant_as_model(&text))
+        || text(MANIFEST_FILE).is_some_and(|text| is_meant_as_manifest(&text))
 }
 
 impl<'a> PackageView<'a> {

@@ -504,3 +504,54 @@ fn what_cannot_stay_packed_is_looked_at_as_numbers() {
     llmstd(&["convert", text(&model), text(&back), "--to", "hf"]);
     assert_eq!(tensors(&back), tensors(&model));
 }
+
+/// A layout that only the standard of one's own has is read, kept, checked and decoded by it, and unknown without.
+#[test]
+fn layouts_are_those_of_the_standard_that_is_named() {
+    let scratch = tempfile::tempdir().unwrap();
+    let own = scratch.path().join("spec/1.0");
+    crate::folders::copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/1.0"), &own);
+    let path = own.join("layouts.toml");
+    let layouts = fs::read_to_string(&path).unwrap();
+    let layouts =
+        layouts.replace("\"fp8.block\"", "\"fp8.own\"").replace("weight_scale_inv", "own_scale");
+    fs::write(&path, layouts).unwrap();
+
+    let model = named("fp8");
+    let source = changed(&model, &scratch.path().join("source"), |tensors| {
+        let old = std::mem::take(tensors);
+        let named = |(name, tensor): (String, Stored)| {
+            (name.replace("weight_scale_inv", "own_scale"), tensor)
+        };
+        tensors.extend(old.into_iter().map(named));
+    });
+    let [package, back, numbers] =
+        ["package", "back", "numbers"].map(|name| scratch.path().join(name));
+    let (code, told) = run(&["convert", text(&source), text(&package)]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("own_scale"), "{told}");
+
+    let spec = ["--spec", text(&own)];
+    let llmstd = |args: &[&str]| llmstd(&[&spec, args].concat());
+    assert!(llmstd(&["inspect", text(&source)]).contains("fp8.own"));
+    llmstd(&["convert", text(&source), text(&package), "--verify"]);
+    assert!(fs::read_to_string(package.join("model.json")).unwrap().contains("fp8.own"));
+    llmstd(&["validate", text(&package), "--deep", "--level", "schema"]);
+    let told = llmstd(&["diff", text(&source), text(&package)]);
+    assert!(told.contains("identical"), "{told}");
+    llmstd(&["convert", text(&package), text(&back), "--to", "hf", "--verify"]);
+    assert_eq!(tensors(&back), tensors(&source));
+    llmstd(&["convert", text(&package), text(&numbers), "--to", "hf", "--decode"]);
+    let written = tensors(&numbers);
+    for (name, hash) in json(&model.join("expected.json"))["tensors"].as_object().unwrap() {
+        assert_eq!(written[name].2, hash.as_str().unwrap(), "{name}");
+    }
+
+    // The arithmetic of blocks is code: a table that says otherwise has no effect, so it is refused.
+    let path = own.join("encodings.toml");
+    let blocks = fs::read_to_string(&path).unwrap();
+    fs::write(&path, blocks.replace("bytes = 18", "bytes = 20")).unwrap();
+    let (code, told) = run(&["--spec", text(&own), "inspect", text(&source)]);
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.contains("encodings.toml") && told.contains("bytes: 20"), "{told}");
+}

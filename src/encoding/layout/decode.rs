@@ -1,6 +1,7 @@
 //! The decoder of a logical tensor, from the bytes of its parts.
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::checkpoint::layout::Layout;
 use crate::checkpoint::{DType, Parameters};
 use crate::encoding::decoder::Decoder;
 use crate::encoding::grouped::{self, Compute, GlobalScale, GptqVersion};
