@@ -5,7 +5,6 @@ use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 use crate::base::error::{Error, ErrorKind, Result};
@@ -17,6 +16,7 @@ use crate::forward::{self, Inputs, Outputs, Planned, Tensor, Weights};
 use crate::package::{Model, Task, Value};
 use crate::plan::Tensors;
 use crate::spec::Spec;
+use crate::tokenizer::vocabulary::{TOKENIZER_JSON, Vocabulary};
 
 /// A checkpoint that can be computed with: a package, or a foreign one in the standard's terms.
 #[non_exhaustive]
@@ -351,26 +351,10 @@ impl Shown<'_> {
 
 /// The tokens of a `tokenizer.json` by id; none if there is no such file, or it has another form.
 fn vocabulary(opened: &mut Opened) -> Result<BTreeMap<usize, String>> {
-    let Some(tokenizer) = opened.json("tokenizer.json")? else { return Ok(BTreeMap::new()) };
-    let id = |id: &Json| id.as_u64().and_then(|id| usize::try_from(id).ok());
-    let mut tokens = BTreeMap::new();
-    match tokenizer.pointer("/model/vocab") {
-        Some(Json::Object(vocab)) => {
-            tokens.extend(vocab.iter().filter_map(|(token, n)| Some((id(n)?, token.clone()))));
-        }
-        // Unigram: pairs of token and score, in the order of ids.
-        Some(Json::Array(pairs)) => {
-            let token = |pair: &Json| Some(pair.get(0)?.as_str()?.to_owned());
-            let pairs = pairs.iter().enumerate();
-            tokens.extend(pairs.filter_map(|(id, pair)| Some((id, token(pair)?))));
-        }
-        _ => {}
-    }
-    for added in tokenizer.get("added_tokens").and_then(Json::as_array).into_iter().flatten() {
-        let content = added.get("content").and_then(Json::as_str);
-        if let (Some(id), Some(content)) = (added.get("id").and_then(id), content) {
-            tokens.insert(id, content.to_owned());
-        }
-    }
-    Ok(tokens)
+    let Some(text) = opened.text(TOKENIZER_JSON)? else { return Ok(BTreeMap::new()) };
+    let vocabulary = Vocabulary::reader(TOKENIZER_JSON).and_then(|read| read(text.as_bytes()).ok());
+    let vocabulary = vocabulary.unwrap_or_default();
+    let tokens =
+        vocabulary.all().filter_map(|(token, id)| Some((id.try_into().ok()?, token.to_owned())));
+    Ok(tokens.collect())
 }

@@ -12,9 +12,11 @@ use crate::format::gguf;
 use crate::format::gguf::tokenizer::{TOKENS, tokens};
 use crate::manifest::{FileEntry, FileRole, Manifest, TEMPLATE_KEY, TOKENIZER_SETTINGS, Tokenizer};
 use crate::package::METADATA_FILE;
+use crate::tokenizer::vocabulary::{TOKENIZER_JSON, Vocabulary};
 use crate::version::{Version, is_packing};
 
 const CONFIG: &str = "tokenizer_config.json";
+const MERGES: &str = "merges.txt";
 const SPECIAL: &str = "special_tokens_map.json";
 /// The setting that is a vocabulary.
 const ADDED_TOKENS: &str = "added_tokens_decoder";
@@ -80,7 +82,7 @@ fn tokenizer_files(
 
 /// What changed in a file of a tokenizer, both of which are at hand.
 fn file(name: &str, old: &[u8], new: &[u8]) -> Change {
-    let parsed = Vocabulary::parse(name, old).zip(Vocabulary::parse(name, new));
+    let parsed = TokenizerFile::parse(name, old).zip(TokenizerFile::parse(name, new));
     let Some((old, new)) = parsed else {
         let message = format!("{name} has changed");
         return Change::new(rules::TOKENIZER_CHANGED, name, message);
@@ -94,7 +96,7 @@ fn file(name: &str, old: &[u8], new: &[u8]) -> Change {
         return moved.change(rules::TOKEN_IDS_CHANGED, name);
     }
     let mut parts: Vec<&str> = Vec::new();
-    parts.extend((old.own != new.own).then_some("vocabulary"));
+    parts.extend((old.vocabulary.own != new.vocabulary.own).then_some("vocabulary"));
     let rest = both(&old.rest, &new.rest).into_iter().filter(|(key, before, after)| {
         // How a token is looked for changes nothing where there was no such token.
         let is_new = before.is_none() && key.starts_with(ADDED);
@@ -143,91 +145,60 @@ fn other_keys(old: &Version, new: &Version, changes: &mut Vec<Change>) {
     }
 }
 
-/// What a file says about tokens.
+/// What a file of a form that is known says.
 #[derive(PartialEq)]
-struct Vocabulary {
-    /// The tokens that texts are split into.
-    own: BTreeMap<String, u64>,
-    /// The tokens that are looked for before that.
-    added: BTreeMap<String, u64>,
+struct TokenizerFile {
+    vocabulary: Vocabulary,
     /// Everything else, by key.
     rest: BTreeMap<String, Json>,
 }
 
-impl Vocabulary {
-    /// The vocabulary of a file in a form that is known.
-    fn parse(name: &str, text: &[u8]) -> Option<Vocabulary> {
-        let (mut added, mut rest) = (BTreeMap::new(), BTreeMap::new());
-        let own = match name {
-            "vocab.txt" => {
-                let text = std::str::from_utf8(text).ok()?;
-                (0..).zip(text.lines()).map(|(id, token)| (token.to_owned(), id)).collect()
-            }
-            "vocab.json" => ids(&crate::base::json::parse(text, 0).ok()?)?,
-            "added_tokens.json" => {
-                added = ids(&crate::base::json::parse(text, 0).ok()?)?;
-                BTreeMap::new()
-            }
-            "tokenizer.json" => {
-                let Json::Object(mut file) = crate::base::json::parse(text, 0).ok()? else {
-                    return None;
-                };
-                let list = file.remove("added_tokens").unwrap_or_default();
-                for token in list.as_array().into_iter().flatten() {
-                    let content = token.get("content")?.as_str()?;
-                    added.insert(content.to_owned(), token.get("id")?.as_u64()?);
-                    // How a token is looked for counts; its place in the list does not.
-                    let mut how = token.clone();
-                    how.as_object_mut()?.remove("id");
-                    rest.insert(format!("{ADDED}{content:?}"), how);
-                }
-                let mut own = BTreeMap::new();
-                if let Some(Json::Object(model)) = file.get_mut("model") {
-                    own = match model.remove("vocab") {
-                        // Unigram: the place is the id, and the scores decide the split.
-                        Some(Json::Array(list)) => {
-                            let ids = list
-                                .iter()
-                                .zip(0..)
-                                .map(|(entry, id)| Some((entry.get(0)?.as_str()?.to_owned(), id)));
-                            let ids = ids.collect::<Option<_>>()?;
-                            rest.insert("model.vocab".to_owned(), Json::Array(list));
-                            ids
-                        }
-                        Some(vocab) => ids(&vocab)?,
-                        None => return None,
-                    };
-                    let model = std::mem::take(model).into_iter();
-                    rest.extend(model.map(|(key, value)| (format!("model.{key}"), value)));
-                }
-                file.remove("model");
-                rest.extend(file);
-                own
-            }
+impl TokenizerFile {
+    fn parse(name: &str, text: &[u8]) -> Option<TokenizerFile> {
+        let vocabulary = Vocabulary::reader(name)?(text).ok()?;
+        let rest = match name {
+            // It has no ids, and all that it says decides the split.
+            MERGES => return None,
+            TOKENIZER_JSON => beside_ids(text)?,
             METADATA_FILE => {
                 let keys = gguf::keys(text).ok()?;
-                for (key, value) in keys.iter().filter(|(key, _)| is_of_tokenizer(key)) {
-                    rest.insert(key.to_owned(), value.to_json());
-                }
-                rest.remove(TOKENS);
-                let text = |token| String::from_utf8_lossy(token).into_owned();
-                tokens(&keys)?.iter().map(text).zip(0..).collect()
+                tokens(&keys)?;
+                let keys = keys.iter().filter(|(key, _)| *key != TOKENS && is_of_tokenizer(key));
+                keys.map(|(key, value)| (key.to_owned(), value.to_json())).collect()
             }
-            _ => return None,
+            _ => BTreeMap::new(),
         };
-        Some(Vocabulary { own, added, rest })
+        Some(TokenizerFile { vocabulary, rest })
     }
 
-    /// Every token; what is looked for first wins.
-    fn all(&self) -> BTreeMap<String, u64> {
-        let both = self.own.iter().chain(&self.added);
-        both.map(|(token, id)| (token.clone(), *id)).collect()
+    fn all(&self) -> BTreeMap<&str, u64> {
+        self.vocabulary.all().collect()
     }
 }
 
-/// `{token: id}`.
-fn ids(json: &Json) -> Option<BTreeMap<String, u64>> {
-    json.as_object()?.iter().map(|(token, id)| Some((token.clone(), id.as_u64()?))).collect()
+/// What a `tokenizer.json` says beside the ids of tokens.
+fn beside_ids(text: &[u8]) -> Option<BTreeMap<String, Json>> {
+    let Json::Object(mut file) = crate::base::json::parse(text, 0).ok()? else { return None };
+    let mut rest = BTreeMap::new();
+    let list = file.remove("added_tokens").unwrap_or_default();
+    for token in list.as_array().into_iter().flatten() {
+        // How a token is looked for counts; its place in the list does not.
+        let mut how = token.clone();
+        let how_object = how.as_object_mut()?;
+        how_object.remove("id");
+        let content = how_object.get("content")?.as_str()?.to_owned();
+        rest.insert(format!("{ADDED}{content:?}"), how);
+    }
+    if let Some(Json::Object(mut model)) = file.remove("model") {
+        // Unigram has a list: the scores decide the split.
+        model.get("vocab")?;
+        if model["vocab"].is_object() {
+            model.remove("vocab");
+        }
+        rest.extend(model.into_iter().map(|(key, value)| (format!("model.{key}"), value)));
+    }
+    rest.extend(file);
+    Some(rest)
 }
 
 /// How the ids of two vocabularies differ.
@@ -239,7 +210,7 @@ struct Moved {
 }
 
 impl Moved {
-    fn between(old: &BTreeMap<String, u64>, new: &BTreeMap<String, u64>) -> Moved {
+    fn between(old: &BTreeMap<&str, u64>, new: &BTreeMap<&str, u64>) -> Moved {
         let mut moved = Moved { added: 0, removed: 0, reassigned: 0, example: None };
         // An id is reassigned too when it now stands for a token that is new.
         let taken: BTreeSet<u64> = old.values().copied().collect();
@@ -290,8 +261,7 @@ fn settings(old: &Tokenizer, new: &Tokenizer, changes: &mut Vec<Change>) {
             continue;
         }
         if key == ADDED_TOKENS {
-            let parse = |value: Option<&Json>| added_tokens(value);
-            let ((old, old_how), (new, new_how)) = (parse(before), parse(after));
+            let ((old, old_how), (new, new_how)) = (added_tokens(before), added_tokens(after));
             let moved = Moved::between(&old, &new);
             let kept =
                 old_how.iter().all(|(token, how)| new_how.get(token).is_none_or(|new| new == how));
@@ -314,14 +284,14 @@ fn settings(old: &Tokenizer, new: &Tokenizer, changes: &mut Vec<Change>) {
 }
 
 /// `{id: {"content": token, …}}`, as ids by token and the rest by token.
-fn added_tokens(value: Option<&Json>) -> (BTreeMap<String, u64>, BTreeMap<String, Json>) {
+fn added_tokens(value: Option<&Json>) -> (BTreeMap<&str, u64>, BTreeMap<&str, &Json>) {
     let (mut ids, mut how) = (BTreeMap::new(), BTreeMap::new());
     for (id, token) in value.and_then(Json::as_object).into_iter().flatten() {
         let content = token.get("content").and_then(Json::as_str).unwrap_or_default();
         if let Ok(id) = id.parse() {
-            ids.insert(content.to_owned(), id);
+            ids.insert(content, id);
         }
-        how.insert(content.to_owned(), token.clone());
+        how.insert(content, token);
     }
     (ids, how)
 }

@@ -61,7 +61,6 @@ mod v45_labels;
 mod v46_config;
 mod v49_values;
 pub mod view;
-pub mod vocabulary;
 
 use schemars::JsonSchema;
 use serde::Serialize;

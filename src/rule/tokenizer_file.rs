@@ -3,9 +3,9 @@
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::vocabulary::Entries;
 use crate::base::error::Result;
 use crate::base::json;
+use crate::tokenizer::vocabulary::Entries;
 
 /// `tokenizer.json`.
 #[derive(Deserialize)]

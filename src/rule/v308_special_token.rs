@@ -62,7 +62,6 @@ fn id_of(view: &PackageView<'_>, config: &Json, text: &str) -> Option<u64> {
         if is_it { id.parse().ok() } else { None }
     });
     let mut vocabularies = view.vocabularies().iter();
-    by_config.or_else(|| {
-        vocabularies.find_map(|(_, vocabulary)| vocabulary.as_ref().ok()?.ids.get(text).copied())
-    })
+    by_config
+        .or_else(|| vocabularies.find_map(|(_, vocabulary)| vocabulary.as_ref().ok()?.id(text)))
 }

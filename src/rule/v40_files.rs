@@ -11,8 +11,8 @@ use crate::format::pytorch::{self, Global};
 use crate::package::Conformance;
 use crate::rule::code::{auto_maps, imported, module_of};
 use crate::rule::pickle::is_pickle;
-use crate::rule::vocabulary::Vocabulary;
 use crate::rule::{Checked, NotChecked, PackageView, Rule};
+use crate::tokenizer::vocabulary::Vocabulary;
 
 /// A file is a pointer of Git LFS in place of what it stands for.
 pub(super) static POINTER: Rule =

@@ -111,11 +111,10 @@ pub(super) static VOCABULARIES: Rule = Rule::around(
         let others = view.vocabularies().iter().filter(|(name, _)| name != TOKENIZER);
         for (name, vocabulary) in others {
             let Ok(vocabulary) = vocabulary else { continue };
-            let differ: Vec<(&String, &u64, &u64)> = vocabulary
-                .ids
-                .iter()
-                .filter_map(|(token, id)| Some((token, id, ids.get(token.as_str())?)))
-                .filter(|(_, id, other)| id != other)
+            let differ: Vec<(&str, u64, &u64)> = vocabulary
+                .all()
+                .filter_map(|(token, id)| Some((token, id, ids.get(token)?)))
+                .filter(|(_, id, other)| id != *other)
                 .collect();
             if let Some((token, id, other)) = differ.first() {
                 found.push(

@@ -16,7 +16,6 @@ use super::NotChecked;
 use super::surroundings::Surroundings;
 use super::template::Template;
 use super::tokenizer_file::TokenizerFile;
-use super::vocabulary::Vocabulary;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, Result};
 use crate::base::json;
@@ -33,6 +32,7 @@ use crate::package::{
 use crate::plan::program::Output;
 use crate::spec::Spec;
 use crate::spec::arch::Expected;
+use crate::tokenizer::vocabulary::Vocabulary;
 
 /// A file that is there, is not, or cannot be read.
 pub enum Part<T> {

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 
 use serde_json::Value as Json;
 
-use super::folder::{ADDED, CONFIG, Folder, TOKENIZER_JSON, malformed};
+use super::folder::{ADDED, CONFIG, Folder, malformed};
 use super::sentencepiece::{CONTROL, USER_DEFINED};
 use super::table::{ADDED_SCORE, Table, Token};
+use super::vocabulary::TOKENIZER_JSON;
 use crate::base::diagnostic::Diagnostic;
 
 /// What SentencePiece has for a space.

@@ -2,10 +2,11 @@
 
 use serde_json::Value as Json;
 
-use super::folder::{Folder, TOKENIZER_JSON, brief, malformed, unsupported};
+use super::folder::{Folder, brief, malformed, unsupported};
 use super::sentencepiece::NORMAL;
 use super::special::Known;
 use super::table::{Table, Token};
+use super::vocabulary::TOKENIZER_JSON;
 use super::{Made, Model, added, merges, pre};
 use crate::base::diagnostic::Diagnostic;
 use crate::metadata::{Array, Texts, Value};

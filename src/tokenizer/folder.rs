@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, HashSet};
 use serde_json::Value as Json;
 
 use super::rule;
+use super::vocabulary::TOKENIZER_JSON;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, Result};
 use crate::base::json;
 
-pub(super) const TOKENIZER_JSON: &str = "tokenizer.json";
 pub(super) const CONFIG: &str = "tokenizer_config.json";
 pub(super) const ADDED: &str = "added_tokens.json";
 /// A SentencePiece model whose pieces get other ids than they have there.

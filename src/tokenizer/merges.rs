@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value as Json;
 
-use super::folder::{TOKENIZER_JSON, brief, malformed};
+use super::folder::{brief, malformed};
 use super::table::Table;
+use super::vocabulary::TOKENIZER_JSON;
 use crate::base::diagnostic::Diagnostic;
 use crate::metadata::Texts;
 

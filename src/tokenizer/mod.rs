@@ -31,6 +31,7 @@ mod spm;
 mod table;
 #[cfg(test)]
 mod tests;
+pub mod vocabulary;
 mod wordpiece;
 
 use std::collections::BTreeMap;
@@ -186,7 +187,7 @@ fn choose(
             "BPE" | "Unigram" => spm::from_json(folder, json, kind, rows, findings),
             "WordPiece" => wordpiece::from_json(folder, json, rows),
             kind => Err(folder::unsupported(
-                folder::TOKENIZER_JSON,
+                vocabulary::TOKENIZER_JSON,
                 "/model/type",
                 "no program that reads GGUF has a tokenizer of this kind",
             )

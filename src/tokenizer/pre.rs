@@ -2,7 +2,8 @@
 
 use serde_json::{Value as Json, json};
 
-use super::folder::{self, TOKENIZER_JSON, brief, unsupported};
+use super::folder::{self, brief, unsupported};
+use super::vocabulary::TOKENIZER_JSON;
 use super::{merges, rule};
 use crate::base::diagnostic::Diagnostic;
 use crate::spec::pretokenizers::Pretokenizer;

@@ -6,12 +6,11 @@ use base64::Engine as _;
 use serde_json::Value as Json;
 
 use super::added::{self, SPACE};
-use super::folder::{
-    CONFIG, Folder, MOVED, TOKENIZER_JSON, brief, malformed, unreadable, unsupported,
-};
+use super::folder::{CONFIG, Folder, MOVED, brief, malformed, unreadable, unsupported};
 use super::sentencepiece::{self as pieces, BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED};
 use super::special::Known;
 use super::table::{ADDED_SCORE, Table, Token};
+use super::vocabulary::TOKENIZER_JSON;
 use super::{Made, Model, bytelevel, merges, rule, special};
 use crate::base::diagnostic::Diagnostic;
 use crate::metadata::{Array, Value};

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use serde_json::Value as Json;
 
 use super::added::SPACE;
-use super::folder::{Folder, TOKENIZER_JSON, malformed, unsupported};
+use super::folder::{Folder, malformed, unsupported};
 use super::sentencepiece::{CONTROL, NORMAL};
 use super::special::Known;
 use super::table::{Table, Token};
+use super::vocabulary::TOKENIZER_JSON;
 use super::{Made, Model, added, bytelevel};
 use crate::base::diagnostic::Diagnostic;
 

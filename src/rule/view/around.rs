@@ -51,9 +51,7 @@ impl PackageView<'_> {
 
     /// The id of a token, by `tokenizer.json`, or else by the vocabularies beside it.
     pub(in crate::rule) fn token_id(&self, text: &str) -> Option<u64> {
-        self.vocabularies()
-            .iter()
-            .find_map(|(_, vocabulary)| vocabulary.as_ref().ok()?.ids.get(text).copied())
+        self.vocabularies().iter().find_map(|(_, vocabulary)| vocabulary.as_ref().ok()?.id(text))
     }
 }
 

@@ -11,8 +11,8 @@ use crate::checkpoint::Encoding;
 use crate::encoding::layout;
 use crate::package::{Hparams, Value};
 use crate::rule::NotChecked;
-use crate::rule::vocabulary::Vocabulary;
 use crate::spec::arch::{Arch, Expected};
+use crate::tokenizer::vocabulary::Vocabulary;
 
 impl<'a> PackageView<'a> {
     /// The architecture.

@@ -22,7 +22,8 @@ use crate::base::diagnostic::Diagnostic;
 use crate::metadata::{Array, Metadata, Value};
 use crate::spec::pretokenizers::{Pretokenizer, Pretokenizers};
 
-use super::folder::{CONFIG, TOKENIZER_JSON};
+use super::folder::CONFIG;
+use super::vocabulary::TOKENIZER_JSON;
 use roles::Roles;
 
 /// What every key of a tokenizer begins with.

@@ -1,6 +1,6 @@
 //! Which ids the files of a tokenizer give.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use serde::Deserialize;
@@ -12,11 +12,16 @@ use crate::format::gguf;
 use crate::metadata::Texts;
 use crate::package::METADATA_FILE;
 
+/// The file that has all of a tokenizer.
+pub const TOKENIZER_JSON: &str = "tokenizer.json";
+
 /// The tokens of one file with their ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Vocabulary {
-    /// The id of each token.
-    pub ids: BTreeMap<String, u64>,
+    /// The tokens that texts are split into.
+    pub own: BTreeMap<String, u64>,
+    /// The tokens that are looked for before that.
+    pub added: BTreeMap<String, u64>,
     /// Two tokens that have one id, if there are such: `(id, token, other token)`.
     pub twice: Option<(u64, String, String)>,
 }
@@ -27,8 +32,9 @@ impl Vocabulary {
     /// What reads a file of this name; `None` if no file of this name says ids.
     pub fn reader(name: &str) -> Option<Reader> {
         Some(match name {
-            "tokenizer.json" => tokenizer_json,
-            "vocab.json" | "added_tokens.json" => vocab_json,
+            TOKENIZER_JSON => tokenizer_json,
+            "vocab.json" => vocab_json,
+            "added_tokens.json" => added_tokens_json,
             "vocab.txt" => vocab_txt,
             "merges.txt" => merges_txt,
             METADATA_FILE => keys,
@@ -36,36 +42,38 @@ impl Vocabulary {
         })
     }
 
-    /// The token of the largest id.
-    pub fn largest(&self) -> Option<(&str, u64)> {
-        let largest = self.ids.iter().max_by_key(|(_, id)| **id);
-        largest.map(|(token, id)| (token.as_str(), *id))
+    /// The id of a token; what is looked for first wins.
+    pub fn id(&self, token: &str) -> Option<u64> {
+        self.added.get(token).or_else(|| self.own.get(token)).copied()
     }
 
-    fn of(entries: Vec<(String, u64)>) -> Vocabulary {
-        let mut owners: BTreeMap<u64, String> = BTreeMap::new();
-        let mut vocabulary = Vocabulary::default();
-        for (token, id) in entries {
-            match owners.get(&id) {
-                Some(other) if *other != token => {
-                    let (other, token) = (other.clone(), token.clone());
-                    vocabulary.twice.get_or_insert((id, other, token));
-                }
-                Some(_) => {}
-                None => {
-                    owners.insert(id, token.clone());
-                }
+    /// Every token with its id; one that is in both comes twice, the added one last.
+    pub fn all(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.own.iter().chain(&self.added).map(|(token, id)| (token.as_str(), *id))
+    }
+
+    /// The token of the largest id.
+    pub fn largest(&self) -> Option<(&str, u64)> {
+        self.all().filter(|(token, id)| self.id(token) == Some(*id)).max_by_key(|(_, id)| *id)
+    }
+
+    fn of(own: Vec<(String, u64)>, added: Vec<(String, u64)>) -> Vocabulary {
+        let mut owners: HashMap<u64, &str> = HashMap::new();
+        let mut twice = None;
+        for (token, id) in own.iter().chain(&added) {
+            let owner = owners.entry(*id).or_insert(token);
+            if *owner != token {
+                twice.get_or_insert((*id, (*owner).to_owned(), token.clone()));
             }
-            vocabulary.ids.insert(token, id);
         }
-        vocabulary
+        Vocabulary { own: own.into_iter().collect(), added: added.into_iter().collect(), twice }
     }
 }
 
 /// Tokens and ids, in the order of the file: an object of ids by token, or a list of tokens with
 /// scores, whose places are the ids.
 #[derive(Default)]
-pub(super) struct Entries(pub(super) Vec<(String, u64)>);
+pub struct Entries(pub Vec<(String, u64)>);
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Entries, D::Error> {
@@ -121,15 +129,22 @@ struct TokenizerModel {
 fn tokenizer_json(text: &[u8]) -> Result<Vocabulary> {
     let file: TokenizerJson =
         serde_json::from_slice(text).map_err(|err| json::error(text, 0, &err))?;
-    let mut entries = file.model.vocab.0;
-    entries.extend(file.added_tokens.into_iter().map(|added| (added.content, added.id)));
-    Ok(Vocabulary::of(entries))
+    let added = file.added_tokens.into_iter().map(|added| (added.content, added.id));
+    Ok(Vocabulary::of(file.model.vocab.0, added.collect()))
 }
 
 fn vocab_json(text: &[u8]) -> Result<Vocabulary> {
+    Ok(Vocabulary::of(entries(text)?, Vec::new()))
+}
+
+fn added_tokens_json(text: &[u8]) -> Result<Vocabulary> {
+    Ok(Vocabulary::of(Vec::new(), entries(text)?))
+}
+
+fn entries(text: &[u8]) -> Result<Vec<(String, u64)>> {
     let entries: Entries =
         serde_json::from_slice(text).map_err(|err| json::error(text, 0, &err))?;
-    Ok(Vocabulary::of(entries.0))
+    Ok(entries.0)
 }
 
 fn utf8(text: &[u8]) -> Result<&str> {
@@ -141,7 +156,7 @@ fn utf8(text: &[u8]) -> Result<&str> {
 fn vocab_txt(text: &[u8]) -> Result<Vocabulary> {
     let entries = utf8(text)?.split_terminator('\n').zip(0..);
     let entries = entries.map(|(token, id)| (token.trim_end_matches('\r').to_owned(), id));
-    Ok(Vocabulary::of(entries.collect()))
+    Ok(Vocabulary::of(entries.collect(), Vec::new()))
 }
 
 /// The keys of a GGUF file.
@@ -149,7 +164,7 @@ fn keys(bytes: &[u8]) -> Result<Vocabulary> {
     let keys = gguf::keys(bytes)?;
     let tokens = gguf::tokenizer::tokens(&keys).into_iter().flat_map(Texts::iter);
     let text = |token| String::from_utf8_lossy(token).into_owned();
-    Ok(Vocabulary::of(tokens.map(text).zip(0..).collect()))
+    Ok(Vocabulary::of(tokens.map(text).zip(0..).collect(), Vec::new()))
 }
 
 /// Two parts on a line, and a first line that may say the version: no ids of its own.
@@ -177,7 +192,10 @@ mod tests {
     fn check(name: &str, text: &str, expected: &str) {
         let read = Vocabulary::reader(name).unwrap();
         let actual = match read(text.as_bytes()) {
-            Ok(vocabulary) => format!("{:?} {:?}", vocabulary.ids, vocabulary.twice),
+            Ok(vocabulary) => {
+                let all: BTreeMap<&str, u64> = vocabulary.all().collect();
+                format!("{all:?} {:?}", vocabulary.twice)
+            }
             Err(err) => format!("error: {err}"),
         };
         assert_eq!(actual, expected);
