@@ -528,7 +528,7 @@ fn layouts_are_those_of_the_standard_that_is_named() {
     let [package, back, numbers] =
         ["package", "back", "numbers"].map(|name| scratch.path().join(name));
     let (code, told) = run(&["convert", text(&source), text(&package)]);
-    assert_eq!(code, Some(1), "{told}");
+    assert_eq!(code, Some(2), "{told}");
     assert!(told.contains("own_scale"), "{told}");
 
     let spec = ["--spec", text(&own)];
