@@ -195,14 +195,16 @@ impl Spec {
     fn checked(whole: versions::Whole) -> Result<Spec> {
         let spec = Spec::lazily(whole)?;
         spec.layouts.check()?;
+        // The arithmetic of blocks is code: a table that says otherwise would have no effect.
+        let words = |block: &encodings::Block| {
+            let encodings::Block { ggml, len, bytes, .. } = block;
+            format!("the type {ggml} of {len} values in {bytes} bytes")
+        };
         for carried in &TYPES.blocks {
-            if let Some(block) = spec.encodings.block(&carried.id)
-                && block != carried
-            {
-                let why = format!(
-                    "{} is {block:?}, and the arithmetic here is of {carried:?}",
-                    carried.id
-                );
+            let own = spec.encodings.block(&carried.id);
+            if let Some(block) = own.filter(|block| words(block) != words(carried)) {
+                let (id, own, carried) = (&block.id, words(block), words(carried));
+                let why = format!("{id} is {own}, and this program computes with {carried}");
                 return Err(bad("encodings.toml", &why));
             }
         }

@@ -553,5 +553,5 @@ fn layouts_are_those_of_the_standard_that_is_named() {
     fs::write(&path, blocks.replace("bytes = 18", "bytes = 20")).unwrap();
     let (code, told) = run(&["--spec", text(&own), "inspect", text(&source)]);
     assert_eq!(code, Some(2), "{told}");
-    assert!(told.contains("encodings.toml") && told.contains("bytes: 20"), "{told}");
+    assert!(told.contains("encodings.toml") && told.contains("in 20 bytes"), "{told}");
 }
