@@ -1,5 +1,7 @@
 //! Why a key of a config has no value, in the words of the config: what a mapping computes says nothing to who wrote one.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value as Json;
 
 use super::path::stated;
@@ -7,9 +9,13 @@ use crate::package::{Hparams, Value};
 use crate::spec::Spec;
 use crate::spec::expr::{Expr, Names};
 use crate::spec::map::{KeyRule, Map};
+use crate::spec::names::missing;
 
 /// Values that are told are cut to so many characters.
 const MAX_SHOWN: usize = 60;
+
+/// How the origin of what the config itself states begins.
+const STATED: &str = "the config's `";
 
 /// How what an operation of an expression cannot be done with ends.
 const BARE: [&str; 2] = ["has no value", "has no meaning"];
@@ -69,6 +75,31 @@ impl Known<'_> {
             |path: &&String| stated(self.config, path).is_ok_and(|of| of != Value::Null);
         rule.from.iter().find(is_stated).map(|path| format!("the config's `{path}`"))
     }
+}
+
+/// Why an expression over hyperparameters has no value, where that is because of a key whose own condition says that the
+/// model has none: what in the config switches it off.
+pub(in crate::plan) fn switched_off(
+    spec: &Spec,
+    names: &dyn Names,
+    origins: &BTreeMap<String, String>,
+    why: &str,
+) -> Option<String> {
+    let key = spec.key(missing(why)?)?;
+    let mut of = key.when.as_ref()?.names();
+    of.sort_unstable();
+    of.dedup();
+    let told = of.into_iter().filter_map(|name| {
+        let value = names.value(name).ok()?;
+        Some(match origins.get(name) {
+            Some(origin) if origin.starts_with(STATED) => {
+                format!("{origin} is {}", shown(&value))
+            }
+            _ => format!("`{name}` is {}", shown(&value)),
+        })
+    });
+    let told: Vec<String> = told.collect();
+    (!told.is_empty()).then(|| told.join(" and "))
 }
 
 fn shown(value: &Value) -> String {
