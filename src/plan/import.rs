@@ -80,7 +80,14 @@ pub fn import(
     let backing = names::backing(checkpoint);
     names::check_counts(map, &names, backing, &origins).map_err(|finding| vec![finding])?;
     let choices = names::choices(map, &present, &names, backing)?;
-    let data = |why: String| vec![data_error(map, &why)];
+    let data = |why: String| match keys::switched_off(spec, &names, &origins, &why) {
+        None => vec![data_error(map, &why)],
+        Some(cause) => {
+            let message =
+                format!("every model of {} has what the config leaves out: {cause}", map.name);
+            vec![Diagnostic::error("P003", message).help("correct the config; no value is guessed")]
+        }
+    };
     let mut instances = names::instances(map, &choices, &names, backing).map_err(data)?;
     instances.retain(|instance| instance.holds(&present));
     let drops = names::drops(map, &choices, &names, &present, backing).map_err(data)?;

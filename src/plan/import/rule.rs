@@ -6,7 +6,7 @@ use super::planner::Planner;
 use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::{DType, Payload, Tensor, row_major_strides};
 use crate::plan::generic::unreadable;
-use crate::plan::keys::switched_off;
+use crate::plan::keys::{switched_off, told};
 use crate::plan::layout::Layout;
 use crate::plan::names::{Bound, Instance};
 use crate::plan::ops::{Direction, TensorExpr, describe, exactness, run};
@@ -202,7 +202,14 @@ impl<'a> Planner<'a> {
             Ok(expected) => expected,
             Err(why) => {
                 let unknown = || {
-                    let message = format!("the shape of `{name}` is not known: {why}");
+                    let failed = role.role.shape.iter().flatten();
+                    let failed = failed.filter(|expr| expr.eval_size(&names).is_err());
+                    let of = failed.flat_map(|expr| expr.names()).filter(|name| *name != "i");
+                    let told = told(&names, self.origins, of.collect());
+                    let message = match told.is_empty() {
+                        true => format!("the shape of `{name}` is not known: {why}"),
+                        false => format!("`{name}` has no shape where {told}"),
+                    };
                     Diagnostic::error("P010", message)
                 };
                 let finding = self.no_such_part(from, &names, &why).unwrap_or_else(unknown);

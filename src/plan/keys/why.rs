@@ -33,22 +33,23 @@ impl Known<'_> {
         if !BARE.iter().any(|end| why.ends_with(end)) {
             return why;
         }
-        let mut names = expr.names();
-        names.sort_unstable();
-        names.dedup();
-        let mut given = Vec::new();
-        for name in names {
-            if name == "x" || name == "i" {
+        let (mut open, mut seen, mut given) = (expr.names(), Vec::new(), Vec::new());
+        open.sort_unstable();
+        open.reverse();
+        while let Some(name) = open.pop() {
+            if name == "x" || name == "i" || seen.contains(&name) {
                 continue;
             }
-            match self.names.value(name) {
-                Ok(Value::Null) => {}
-                Ok(value) => {
-                    given.extend(self.place(name).map(|p| format!("{p} is {}", shown(&value))))
-                }
+            seen.push(name);
+            match (self.names.value(name), self.place(name)) {
+                // What the mapping makes for itself is told by what it makes it of.
+                (Ok(_), None) => open.extend(self.made_of(name)),
+                // Null has a meaning where it stands beside others; alone it is the cause.
+                (Ok(Value::Null), Some(_)) if 1 < expr.names().len() => {}
+                (Ok(value), Some(place)) => given.push(format!("{place} is {}", shown(&value))),
                 // That one's own failure is told for it.
-                Err(cause) if why.ends_with(&cause) => return why,
-                Err(_) => {}
+                (Err(cause), _) if why.ends_with(&cause) => return why,
+                (Err(_), _) => {}
             }
         }
         let given = given.join(" and ");
@@ -60,6 +61,14 @@ impl Known<'_> {
             (None, false) => format!("there is none where {given}"),
             (None, true) => why,
         }
+    }
+
+    /// The names that a key which the config does not state is computed of.
+    fn made_of(&self, name: &str) -> Vec<&str> {
+        let rule = self.map.keys.iter().find(|rule| rule.to == name);
+        let each = rule.iter().flat_map(|rule| rule.each.iter().flat_map(|each| each.exprs()));
+        let own = rule.iter().flat_map(|rule| [&rule.otherwise, &rule.value].into_iter().flatten());
+        own.chain(each).flat_map(Expr::names).collect()
     }
 
     /// What people know a name by: of those with a line in front, where the config states it.
@@ -86,20 +95,26 @@ pub(in crate::plan) fn switched_off(
     why: &str,
 ) -> Option<String> {
     let key = spec.key(missing(why)?)?;
-    let mut of = key.when.as_ref()?.names();
+    let told = told(names, origins, key.when.as_ref()?.names());
+    (!told.is_empty()).then_some(told)
+}
+
+/// What the names are, by where the config states them.
+pub(in crate::plan) fn told(
+    names: &dyn Names,
+    origins: &BTreeMap<String, String>,
+    mut of: Vec<&str>,
+) -> String {
     of.sort_unstable();
     of.dedup();
     let told = of.into_iter().filter_map(|name| {
         let value = names.value(name).ok()?;
         Some(match origins.get(name) {
-            Some(origin) if origin.starts_with(STATED) => {
-                format!("{origin} is {}", shown(&value))
-            }
+            Some(origin) if origin.starts_with(STATED) => format!("{origin} is {}", shown(&value)),
             _ => format!("`{name}` is {}", shown(&value)),
         })
     });
-    let told: Vec<String> = told.collect();
-    (!told.is_empty()).then(|| told.join(" and "))
+    told.collect::<Vec<_>>().join(" and ")
 }
 
 fn shown(value: &Value) -> String {
