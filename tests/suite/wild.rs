@@ -10,6 +10,7 @@ use llmstd::author::tensors::TensorList;
 use llmstd::base::diagnostic::{Diagnostic, Level};
 use llmstd::convert::{Failure, Request, convert};
 use llmstd::folder;
+use llmstd::package::Model;
 use llmstd::run::load;
 use llmstd::spec::Spec;
 use llmstd::spec::map::Map;
@@ -461,5 +462,63 @@ fn the_base_of_rotary_positions_is_written_to_gguf() {
             Some(&json!(700.0)),
             "{name}: {keys:?}"
         );
+    }
+}
+
+/// A checkpoint of a fixture under a changed config, as it is read.
+fn read_with(spec: &Spec, name: &str, change: &Json) -> Result<Model, Vec<Diagnostic>> {
+    let scratch = tempfile::tempdir().unwrap();
+    let fixture = format!("families/{name}");
+    let weights = root().join("fixtures").join(&fixture).join("model.safetensors");
+    fs::copy(weights, scratch.path().join("model.safetensors")).unwrap();
+    let config = changed(&fixture, change).to_string();
+    fs::write(scratch.path().join("config.json"), config).unwrap();
+    load(scratch.path(), spec, None).map(|loaded| loaded.model().clone()).map_err(findings)
+}
+
+/// What the code of a class fixes, whatever the config says beside it.
+#[test]
+fn what_a_class_fixes_is_not_what_the_config_says() {
+    let spec = &spec();
+    for name in [
+        "camembert-decoder",
+        "data2vec-text-decoder",
+        "electra-decoder",
+        "roberta-decoder",
+        "roberta-prelayernorm-decoder",
+        "xlm-roberta-decoder",
+        "xlm-roberta-xl-decoder",
+    ] {
+        let model = read_with(spec, name, &json!({"hidden_act": "relu"})).unwrap();
+        let task = serde_json::to_value(&model.tasks[0]).unwrap();
+        assert_eq!(task["activation"], "gelu_erf", "{name}: {task}");
+        assert_eq!(model.hyperparameters["activation"].to_string(), "\"relu\"", "{name}");
+    }
+    // A window that is said overrules the one that is made of another entry.
+    let model = read_with(spec, "modernbert-decoder", &json!({"sliding_window": 3})).unwrap();
+    assert_eq!(model.hyperparameters["window_left"].to_string(), "2");
+    // The class leaves out sines that are read, or turns half of what it turns else.
+    for (name, change, wanted) in [
+        ("xglm", json!({"pad_token_id": 2}), "the config's `pad_token_id`: 2 has no meaning here"),
+        (
+            "glm4_moe_lite",
+            json!({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}),
+            "the config's `rope_parameters.partial_rotary_factor`: 0.5 has no meaning here",
+        ),
+    ] {
+        let found = read_with(spec, name, &change).unwrap_err();
+        assert!(found[0].message.contains(wanted), "{name}: {found:?}");
+    }
+    // Parts that a config switches off are told by what switches them off.
+    for (name, key) in [
+        ("deepseek_v2", "kv_lora_rank"),
+        ("deepseek_v2", "n_routed_experts"),
+        ("qwen2_moe", "num_experts"),
+    ] {
+        let found = read_with(spec, name, &json!({key: 0})).unwrap_err();
+        let said = format!(
+            "is of a part that the model does not have by its config: the config's `{key}` is 0"
+        );
+        assert!(found.iter().any(|found| found.message.contains(&said)), "{name}: {found:?}");
     }
 }
