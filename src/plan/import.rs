@@ -79,7 +79,6 @@ pub fn import(
     let names = stack_names(main);
     let backing = names::backing(checkpoint);
     names::check_counts(map, &names, backing, &origins).map_err(|finding| vec![finding])?;
-    let choices = names::choices(map, &present, &names, backing)?;
     let data = |why: String| match keys::switched_off(spec, &names, &origins, &why) {
         None => vec![data_error(map, &why)],
         Some(cause) => {
@@ -88,9 +87,10 @@ pub fn import(
             vec![Diagnostic::error("P003", message).help("correct the config; no value is guessed")]
         }
     };
-    let mut instances = names::instances(map, &choices, &names, backing).map_err(data)?;
+    let choices = names::choices(map, &present, &names, backing, &data)?;
+    let mut instances = names::instances(map, &choices, &names, backing).map_err(&data)?;
     instances.retain(|instance| instance.holds(&present));
-    let drops = names::drops(map, &choices, &names, &present, backing).map_err(data)?;
+    let drops = names::drops(map, &choices, &names, &present, backing).map_err(&data)?;
 
     let mut planner = Planner {
         spec,

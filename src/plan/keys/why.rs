@@ -107,14 +107,17 @@ pub(in crate::plan) fn told(
 ) -> String {
     of.sort_unstable();
     of.dedup();
-    let told = of.into_iter().filter_map(|name| {
-        let value = names.value(name).ok()?;
-        Some(match origins.get(name) {
-            Some(origin) if origin.starts_with(STATED) => format!("{origin} is {}", shown(&value)),
-            _ => format!("`{name}` is {}", shown(&value)),
-        })
-    });
-    told.collect::<Vec<_>>().join(" and ")
+    let mut told: Vec<(bool, String)> = Vec::new();
+    for name in of {
+        let Ok(value) = names.value(name) else { continue };
+        let origin = origins.get(name).filter(|origin| origin.starts_with(STATED));
+        let place = origin.cloned().unwrap_or_else(|| format!("`{name}`"));
+        told.push((origin.is_some(), format!("{place} is {}", shown(&value))));
+    }
+    // What the config itself states is the cause, where there is such a thing.
+    let any = told.iter().any(|(is_stated, _)| *is_stated);
+    told.retain(|(is_stated, _)| *is_stated || !any);
+    told.into_iter().map(|(_, told)| told).collect::<Vec<_>>().join(" and ")
 }
 
 fn shown(value: &Value) -> String {
