@@ -150,7 +150,13 @@ impl NameMap {
         // The names of a file are here, its shapes are not: counts have the limits of a config.
         let backing = Backing::config_alone();
         let choices = match file {
-            Some(present) => names::choices(map, present, &names, backing)?,
+            Some(present) => {
+                let unknown = |why: String| {
+                    let message = format!("the mapping {}/{}: {why}", map.format, map.name);
+                    vec![Diagnostic::error("P003", message)]
+                };
+                names::choices(map, present, &names, backing, &unknown)?
+            }
             None => {
                 let prefix = map.prefixes.first().cloned().unwrap_or_default();
                 Choices { prefix, spellings: Vec::new() }

@@ -72,18 +72,25 @@ pub fn import(
         checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     // Conditions may ask for keys that a package leaves out.
     let hparams = spec.complete_hparams(&keys.hparams);
-    let tokens = keys.tokens.clone();
+    let (tokens, origins) = (keys.tokens.clone(), keys.origins.clone());
     let stack_names =
         |stack| StackNames { hparams: &hparams, tokens: Some(&tokens), stack, layer: None };
     let main = arch.stacks.first().map(String::as_str);
     let names = stack_names(main);
     let backing = names::backing(checkpoint);
-    names::check_counts(map, &names, backing, &keys.origins).map_err(|finding| vec![finding])?;
-    let choices = names::choices(map, &present, &names, backing)?;
-    let data = |why: String| vec![data_error(map, &why)];
-    let mut instances = names::instances(map, &choices, &names, backing).map_err(data)?;
+    names::check_counts(map, &names, backing, &origins).map_err(|finding| vec![finding])?;
+    let data = |why: String| match keys::switched_off(spec, &names, &origins, &why) {
+        None => vec![data_error(map, &why)],
+        Some(cause) => {
+            let message =
+                format!("every model of {} has what the config leaves out: {cause}", map.name);
+            vec![Diagnostic::error("P003", message).help("correct the config; no value is guessed")]
+        }
+    };
+    let choices = names::choices(map, &present, &names, backing, &data)?;
+    let mut instances = names::instances(map, &choices, &names, backing).map_err(&data)?;
     instances.retain(|instance| instance.holds(&present));
-    let drops = names::drops(map, &choices, &names, &present, backing).map_err(data)?;
+    let drops = names::drops(map, &choices, &names, &present, backing).map_err(&data)?;
 
     let mut planner = Planner {
         spec,
@@ -94,6 +101,7 @@ pub fn import(
         backing,
         names: &names,
         hparams: &hparams,
+        origins: &origins,
         used: BTreeMap::new(),
         tensors: Tensors::default(),
         buffers: Tensors::default(),

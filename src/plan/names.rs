@@ -298,7 +298,7 @@ fn spell(name: &str, choices: &Choices) -> String {
     name
 }
 
-/// Finds out which prefix and spellings a file uses.
+/// Finds out which prefix and spellings a file uses. `unknown` says what a mapping whose counts have no value is told by.
 ///
 /// # Errors
 /// It uses two at once.
@@ -307,6 +307,7 @@ pub fn choices(
     present: &BTreeSet<&str>,
     names: &dyn Names,
     backing: Backing,
+    unknown: &dyn Fn(String) -> Vec<Diagnostic>,
 ) -> Result<Choices, Vec<Diagnostic>> {
     let mut choices = Choices::default();
     for Spell { ours, theirs } in &map.spells {
@@ -330,9 +331,7 @@ pub fn choices(
     let mut counts = Vec::new();
     for prefix in &map.prefixes {
         choices.prefix.clone_from(prefix);
-        let known = known_names(map, &choices, names, present, backing).map_err(|why| {
-            vec![Diagnostic::error("P003", format!("the mapping `{}`: {why}", map.name))]
-        })?;
+        let known = known_names(map, &choices, names, present, backing).map_err(unknown)?;
         let hits: Vec<&str> =
             present.iter().copied().filter(|name| known.contains(*name)).collect();
         counts.push((hits.len(), prefix));
@@ -375,7 +374,7 @@ pub fn known_under_any_prefix(
 
 /// How many of the names present a mapping knows.
 pub fn n_known(map: &Map, present: &BTreeSet<&str>, names: &dyn Names, backing: Backing) -> usize {
-    let Ok(choices) = choices(map, present, names, backing) else { return 0 };
+    let Ok(choices) = choices(map, present, names, backing, &|_| Vec::new()) else { return 0 };
     let Ok(known) = known_names(map, &choices, names, present, backing) else { return 0 };
     present.iter().filter(|name| known.contains(**name)).count()
 }

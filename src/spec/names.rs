@@ -18,6 +18,15 @@ pub struct StackNames<'a> {
     pub layer: Option<u64>,
 }
 
+/// What is said of a name without a value, up to the name.
+const NO_KEY: &str = "there is no hyperparameter `";
+
+/// The name that has no value, where that is what an expression says of itself.
+pub fn missing(why: &str) -> Option<&str> {
+    let (_, name) = why.rsplit_once(NO_KEY)?;
+    name.strip_suffix('`')
+}
+
 /// The value of a key: `encoder.KEY` and `decoder.KEY` stand as `KEY` where they are equal.
 pub fn value_of<'a>(hparams: &'a Hparams, name: &str) -> Option<&'a Value> {
     hparams.get(name).or_else(|| hparams.get(plain_name(name)?))
@@ -49,6 +58,6 @@ impl Names for StackNames<'_> {
             name.strip_prefix("tokens.").and_then(|token| self.tokens.and_then(|t| t.get(token)))
         };
         let value = own.or_else(|| value_of(self.hparams, name)).or_else(token);
-        value.cloned().ok_or_else(|| format!("there is no hyperparameter `{name}`"))
+        value.cloned().ok_or_else(|| format!("{NO_KEY}{name}`"))
     }
 }

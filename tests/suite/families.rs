@@ -231,6 +231,57 @@ fn strays_beside_a_whole_model_are_kept() {
 }
 
 /// A class may promise a head that a file lacks: the model is what is there.
+/// DeBERTa V3 as published has a head of its training, and a table of positions that its config says is not added.
+#[test]
+fn what_deberta_v3_has_besides_is_left_out_and_comes_back() {
+    let spec = Spec::from_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/1.1")).unwrap();
+    let besides = [
+        "mask_predictions.LayerNorm.weight",
+        "mask_predictions.LayerNorm.bias",
+        "mask_predictions.classifier.weight",
+        "mask_predictions.classifier.bias",
+        "mask_predictions.dense.weight",
+        "mask_predictions.dense.bias",
+        "deberta.embeddings.position_embeddings.weight",
+    ];
+    let folder = changed("deberta-v2", |_| true, &besides);
+    let scratch = tempfile::tempdir().unwrap();
+    let [package, back] = ["std", "back"].map(|name| scratch.path().join(name));
+    run(&spec, folder.path(), &package, "std").unwrap();
+    run(&spec, &package, &back, "hf").unwrap();
+    let file = "model.safetensors";
+    assert!(tensors(&folder.path().join(file)) == tensors(&back.join(file)));
+    let without = scratch.path().join("without");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families/deberta-v2");
+    run(&spec, &fixture, &without, "std").unwrap();
+    same_model(&model(&package), &model(&without)).unwrap();
+}
+
+/// What the tool knows that transformers does not open, or opens as something else, is said where it is written.
+#[test]
+fn what_transformers_makes_nothing_of_without_the_source_is_told() {
+    let spec = Spec::from_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/1.1")).unwrap();
+    for (name, wanted) in [
+        ("longcat_flash", "the experts that give back what they get"),
+        ("minimax_m3_vl_text", "for the whole model alone"),
+        ("minimax_m3_vl", "for the whole model alone"),
+    ] {
+        let scratch = tempfile::tempdir().unwrap();
+        let [package, back, alone] = ["std", "back", "alone"].map(|name| scratch.path().join(name));
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families").join(name);
+        run(&spec, &fixture, &package, "std").unwrap();
+        let told = |report: Report| {
+            report
+                .findings
+                .iter()
+                .any(|found| found.rule == "P042" && found.message.contains(wanted))
+        };
+        assert!(!told(run(&spec, &package, &back, "hf").unwrap()), "{name}");
+        fs::remove_file(package.join("source.json")).unwrap();
+        assert!(told(run(&spec, &package, &alone, "hf").unwrap()), "{name}");
+    }
+}
+
 #[test]
 fn a_promised_head_may_be_missing() {
     let spec = &Spec::current();

@@ -48,3 +48,4 @@ mod units;
 mod validate;
 mod verify;
 mod versions;
+mod wild;

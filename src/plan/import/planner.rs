@@ -25,6 +25,8 @@ pub(super) struct Planner<'a> {
     pub(super) backing: Backing,
     pub(super) names: &'a StackNames<'a>,
     pub(super) hparams: &'a Hparams,
+    /// Where each hyperparameter comes from, for people.
+    pub(super) origins: &'a BTreeMap<String, String>,
     /// What reads each foreign tensor: the first foreign name of its rule.
     pub(super) used: BTreeMap<&'a str, String>,
     pub(super) tensors: Tensors,

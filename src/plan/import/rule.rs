@@ -6,12 +6,15 @@ use super::planner::Planner;
 use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::{DType, Payload, Tensor, row_major_strides};
 use crate::plan::generic::unreadable;
+use crate::plan::keys::{switched_off, told};
 use crate::plan::layout::Layout;
 use crate::plan::names::{Bound, Instance};
 use crate::plan::ops::{Direction, TensorExpr, describe, exactness, run};
 use crate::plan::{Facts, Step};
 use crate::spec::expr::Names;
 use crate::spec::names::StackNames;
+
+const TWO_WITNESSES: &str = "the config or the tensor is wrong: two witnesses must agree";
 
 impl<'a> Planner<'a> {
     /// Plans what a rule makes of the tensors it reads, if they are there.
@@ -119,6 +122,9 @@ impl<'a> Planner<'a> {
             StackNames { stack: stack.as_deref().or(self.names.stack), ..*self.names };
         let bound = Bound { names: &stack_names, bindings: &instance.bindings };
         let exprs = run(&instance.rule.ops, Direction::Import, &bound, exprs).map_err(|why| {
+            if let Some(why) = self.no_such_part(&from[0], &bound, &why) {
+                return fail(why);
+            }
             let message = format!("`{}` does not fit its rule: {why}", from[0]);
             fail(
                 Diagnostic::error("P010", message)
@@ -159,6 +165,14 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
+    /// What is said of a tensor whose rule needs what the config switches off.
+    fn no_such_part(&self, from: &str, names: &dyn Names, why: &str) -> Option<Diagnostic> {
+        let cause = switched_off(self.spec, names, self.origins, why)?;
+        let message =
+            format!("`{from}` is of a part that the model does not have by its config: {cause}");
+        Some(Diagnostic::error("P010", message).help(TWO_WITNESSES))
+    }
+
     /// Compares a tensor's shape with its role's, and names the hyperparameters that disagree.
     fn check_shape(
         &self,
@@ -187,10 +201,19 @@ impl<'a> Planner<'a> {
         let expected = match role.shape(&names) {
             Ok(expected) => expected,
             Err(why) => {
-                return vec![
-                    Diagnostic::error("P010", format!("the shape of `{name}` is not known: {why}"))
-                        .tensor(from),
-                ];
+                let unknown = || {
+                    let failed = role.role.shape.iter().flatten();
+                    let failed = failed.filter(|expr| expr.eval_size(&names).is_err());
+                    let of = failed.flat_map(|expr| expr.names()).filter(|name| *name != "i");
+                    let told = told(&names, self.origins, of.collect());
+                    let message = match told.is_empty() {
+                        true => format!("the shape of `{name}` is not known: {why}"),
+                        false => format!("`{name}` has no shape where {told}"),
+                    };
+                    Diagnostic::error("P010", message)
+                };
+                let finding = self.no_such_part(from, &names, &why).unwrap_or_else(unknown);
+                return vec![finding.tensor(from)];
             }
         };
         let fits = expected.len() == shape.len()
@@ -296,6 +319,6 @@ fn why_not(stored: &[u64], shape: &[u64], expected: &[String]) -> &'static str {
         "rows and columns are exchanged: other code than this mapping is of has written it (a `Linear` \
          holds [out, in], a `Conv1D` of GPT-2 [in, out]); transpose it, or name the config of that code"
     } else {
-        "the config or the tensor is wrong: two witnesses must agree"
+        TWO_WITNESSES
     }
 }

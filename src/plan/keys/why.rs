@@ -1,5 +1,7 @@
 //! Why a key of a config has no value, in the words of the config: what a mapping computes says nothing to who wrote one.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value as Json;
 
 use super::path::stated;
@@ -7,9 +9,13 @@ use crate::package::{Hparams, Value};
 use crate::spec::Spec;
 use crate::spec::expr::{Expr, Names};
 use crate::spec::map::{KeyRule, Map};
+use crate::spec::names::missing;
 
 /// Values that are told are cut to so many characters.
 const MAX_SHOWN: usize = 60;
+
+/// How the origin of what the config itself states begins.
+const STATED: &str = "the config's `";
 
 /// How what an operation of an expression cannot be done with ends.
 const BARE: [&str; 2] = ["has no value", "has no meaning"];
@@ -27,22 +33,23 @@ impl Known<'_> {
         if !BARE.iter().any(|end| why.ends_with(end)) {
             return why;
         }
-        let mut names = expr.names();
-        names.sort_unstable();
-        names.dedup();
-        let mut given = Vec::new();
-        for name in names {
-            if name == "x" || name == "i" {
+        let (mut open, mut seen, mut given) = (expr.names(), Vec::new(), Vec::new());
+        open.sort_unstable();
+        open.reverse();
+        while let Some(name) = open.pop() {
+            if name == "x" || name == "i" || seen.contains(&name) {
                 continue;
             }
-            match self.names.value(name) {
-                Ok(Value::Null) => {}
-                Ok(value) => {
-                    given.extend(self.place(name).map(|p| format!("{p} is {}", shown(&value))))
-                }
+            seen.push(name);
+            match (self.names.value(name), self.place(name)) {
+                // What the mapping makes for itself is told by what it makes it of.
+                (Ok(_), None) => open.extend(self.made_of(name)),
+                // Null has a meaning where it stands beside others; alone it is the cause.
+                (Ok(Value::Null), Some(_)) if 1 < expr.names().len() => {}
+                (Ok(value), Some(place)) => given.push(format!("{place} is {}", shown(&value))),
                 // That one's own failure is told for it.
-                Err(cause) if why.ends_with(&cause) => return why,
-                Err(_) => {}
+                (Err(cause), _) if why.ends_with(&cause) => return why,
+                (Err(_), _) => {}
             }
         }
         let given = given.join(" and ");
@@ -54,6 +61,14 @@ impl Known<'_> {
             (None, false) => format!("there is none where {given}"),
             (None, true) => why,
         }
+    }
+
+    /// The names that a key which the config does not state is computed of.
+    fn made_of(&self, name: &str) -> Vec<&str> {
+        let rule = self.map.keys.iter().find(|rule| rule.to == name);
+        let each = rule.iter().flat_map(|rule| rule.each.iter().flat_map(|each| each.exprs()));
+        let own = rule.iter().flat_map(|rule| [&rule.otherwise, &rule.value].into_iter().flatten());
+        own.chain(each).flat_map(Expr::names).collect()
     }
 
     /// What people know a name by: of those with a line in front, where the config states it.
@@ -69,6 +84,40 @@ impl Known<'_> {
             |path: &&String| stated(self.config, path).is_ok_and(|of| of != Value::Null);
         rule.from.iter().find(is_stated).map(|path| format!("the config's `{path}`"))
     }
+}
+
+/// Why an expression over hyperparameters has no value, where that is because of a key whose own condition says that the
+/// model has none: what in the config switches it off.
+pub(in crate::plan) fn switched_off(
+    spec: &Spec,
+    names: &dyn Names,
+    origins: &BTreeMap<String, String>,
+    why: &str,
+) -> Option<String> {
+    let key = spec.key(missing(why)?)?;
+    let told = told(names, origins, key.when.as_ref()?.names());
+    (!told.is_empty()).then_some(told)
+}
+
+/// What the names are, by where the config states them.
+pub(in crate::plan) fn told(
+    names: &dyn Names,
+    origins: &BTreeMap<String, String>,
+    mut of: Vec<&str>,
+) -> String {
+    of.sort_unstable();
+    of.dedup();
+    let mut told: Vec<(bool, String)> = Vec::new();
+    for name in of {
+        let Ok(value) = names.value(name) else { continue };
+        let origin = origins.get(name).filter(|origin| origin.starts_with(STATED));
+        let place = origin.cloned().unwrap_or_else(|| format!("`{name}`"));
+        told.push((origin.is_some(), format!("{place} is {}", shown(&value))));
+    }
+    // What the config itself states is the cause, where there is such a thing.
+    let any = told.iter().any(|(is_stated, _)| *is_stated);
+    told.retain(|(is_stated, _)| *is_stated || !any);
+    told.into_iter().map(|(_, told)| told).collect::<Vec<_>>().join(" and ")
 }
 
 fn shown(value: &Value) -> String {
