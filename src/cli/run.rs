@@ -92,7 +92,11 @@ fn ids(text: &str) -> Result<Ids, String> {
     text.split(',').map(id).collect::<Result<_, _>>().map(Ids)
 }
 
-fn matrices(files: &[PathBuf], what: &str, axes: &str) -> crate::Result<Vec<Vec<Vec<f32>>>> {
+fn matrices(
+    files: &[PathBuf],
+    what: &str,
+    axes: &str,
+) -> crate::base::error::Result<Vec<Vec<Vec<f32>>>> {
     files.iter().map(|path| run::matrix(path, what, axes)).collect()
 }
 

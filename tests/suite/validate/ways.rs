@@ -50,7 +50,13 @@ fn template(package: &Path, text: &str) {
 fn ways() -> Vec<Way> {
     use Base::{Classifier, Decoder, Foreign, ForeignClassifier, Shards};
     let mut ways = Ways::default();
-    ways.add("V101", "there is no tensor file", Decoder, |p| remove(p, "model.safetensors"));
+    ways.add("V101", "there is no tensor file", Decoder, |p| {
+        remove(p, "model.safetensors");
+        edit_json(&p.join("manifest.json"), |manifest| {
+            let files = manifest["files"].as_array_mut().unwrap();
+            files.retain(|file| file["path"] != "model.safetensors");
+        });
+    });
     ways.add("V102", "there is no model.json", Decoder, |p| remove(p, "model.json"));
     ways.add("V103", "there is no manifest.json", Decoder, |p| remove(p, "manifest.json"));
     ways.add("V104", "its weights is not", Decoder, |p| {
@@ -118,7 +124,7 @@ fn ways() -> Vec<Way> {
     });
     ways.add("V114", "is kept in source/buffers.safetensors", Decoder, |p| {
         edit_json(&p.join("source.json"), |source| {
-            source["dropped"] = json!([{ "name": "x", "why": "a buffer", "back": "kept" }]);
+            source["dropped"] = json!([{ "name": "x", "dtype": "F32", "shape": [2], "why": "a buffer", "back": "kept" }]);
         });
     });
     ways.add("V115", "modeling_x is a program", Decoder, |p| {
