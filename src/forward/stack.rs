@@ -1,7 +1,7 @@
 //! A stack of layers.
 //!
 //! A layer mixes positions (attention, a state space, a short convolution, linear attention, or a
-//! Fourier transform),
+//! Fourier transform; in its place layers `map` have `x Wᵀ`, W of `map.proj`),
 //! attends to the encoder where it does, and ends with an MLP or a mixture of experts. A sublayer f changes the
 //! stream by `norm_placement`, with `a = residual_scale` and `k = skip_scale`:
 //!
@@ -222,6 +222,7 @@ pub(super) fn run<R: Real>(
         let part = |part: &str| format!("{name}.layers.{stored}.{part}");
         let (attn, mlp) = (part("attn"), part("mlp"));
         let fed = Fed { layer, len: batch.len, ids };
+        let mut entered = feed.reads_layer(layer).then(|| x.clone());
         let attend_with = |x: &Array2<R>, values: Option<&Array2<R>>| {
             let attention = attention
                 .as_ref()
@@ -305,6 +306,12 @@ pub(super) fn run<R: Real>(
                     linear.apply(params, &name, layer, &shown(x), batch)
                 })?
             }
+            ("map", ..) => {
+                let (name, width) = (part("map"), x.ncols());
+                stack.sublayer(x, &name, layer, |x| {
+                    params.linear(x, &format!("{name}.proj"), width, Bias::Is(false))
+                })?
+            }
             ("fourier", ..) => {
                 let name = part("fourier");
                 stack.sublayer(x, &name, layer, |x| Ok(fourier::mix(x, batch)))?
@@ -321,7 +328,8 @@ pub(super) fn run<R: Real>(
             x = before.apply(params, &mlp, x)?;
         }
         if feed.is_there() && feed.is_in(layer) {
-            let stream = feed.reads_stream(layer).then(|| x.clone());
+            let stream =
+                feed.reads_stream(layer).then(|| entered.take().unwrap_or_else(|| x.clone()));
             let feed = |x: &Array2<R>| feed.apply(params, &mlp, x, stream.as_ref(), fed, &mut late);
             x = stack.sublayer_and(x, &mlp, layer, feed, |sum| match &adapters {
                 Some(adapters) => adapters.apply(params, &mlp, sum, batch),
