@@ -11,6 +11,8 @@
 //! - `output`: `k·x + a·post(f(x))`
 //! - `through`: `k·pre(x) + a·f(pre(x))`
 //!
+//! With `skip_weights` the stream is also multiplied, dim by dim, by the sublayer's tensor `skip_weights` there.
+//!
 //! Adapters (Adapters) change the sum behind the MLP, in `post` before `res`. Layers of linear attention have the placement `linear.norm_placement`, where that is not null. Only the layers in
 //! `mixer_layers` mix positions and only those in `mlp_layers` end with an MLP, where these are not null. With
 //! `ssm.beside_attention` a state space reads what attention reads, and what it puts out is added to that of attention.
@@ -75,6 +77,8 @@ struct Stack<'a> {
     placement: Placement,
     residual_scale: f64,
     skip_scale: f64,
+    /// Whether each dim of the stream has a factor beside each sublayer.
+    skip_weights: bool,
     /// Whether the first layer may read what the embeddings' norm gave.
     embed_norm: bool,
     /// Learned rows in front, where there are some.
@@ -96,6 +100,7 @@ pub(super) fn run<R: Real>(
         placement: Placement::parse(&keys.word("norm_placement")?)?,
         residual_scale: keys.float("residual_scale")?,
         skip_scale: keys.float("skip_scale")?,
+        skip_weights: keys.bool("skip_weights")?,
         embed_norm: keys.bool("embed_norm")?,
         front: Front::read(keys, batch)?,
     };
@@ -164,7 +169,11 @@ pub(super) fn run<R: Real>(
     };
     let altup = AltUp::read(params, keys)?;
     if parallel.is_some()
-        && (layer_embed.is_some() || layer_scale || altup.is_some() || laurel.is_some())
+        && (stack.skip_weights
+            || layer_embed.is_some()
+            || layer_scale
+            || altup.is_some()
+            || laurel.is_some())
     {
         return Err(broken("parallel sublayers have nothing beside them"));
     }
@@ -200,7 +209,10 @@ pub(super) fn run<R: Real>(
         None => batch,
     };
     if hyper.is_some() {
-        let plain = stack.placement == Placement::Pre && feed.is_there() && memory.is_none();
+        let plain = stack.placement == Placement::Pre
+            && feed.is_there()
+            && memory.is_none()
+            && !stack.skip_weights;
         let beside = parallel.is_some() || mixers.is_some() || layer_embed.is_some();
         if !plain || beside || layer_scale || altup.is_some() || laurel.is_some() {
             return Err(broken("streams are mixed around attention and MLP, and nothing else"));
@@ -445,7 +457,11 @@ impl Stack<'_> {
             y = norm(&y, "post_norm")?;
         }
         y *= R::of(self.residual_scale);
-        let sum = then(x * R::of(self.skip_scale) + &y)?;
+        let mut x = x * R::of(self.skip_scale);
+        if self.skip_weights {
+            x *= &self.params.vector::<R>(&format!("{name}.skip_weights"), x.ncols())?;
+        }
+        let sum = then(x + &y)?;
         if self.placement == Placement::Post { norm(&sum, "res_norm") } else { Ok(sum) }
     }
 

@@ -177,6 +177,7 @@ const FORWARD: &[(&str, &str)] = &[
     ("latent", "Latent attention"),
     ("indexer", "Indexers"),
     ("blocks", "Indexers of blocks"),
+    ("key_bias", "Scores of keys"),
     ("compress", "Keys that stand for several positions"),
     ("span_conv", "Convolutions with kernels of their own"),
     ("differential", "Differential attention"),
