@@ -23,6 +23,7 @@
 //!    With `inner_norm` o is normed over all heads before `Wo`.
 //! 6. With `attn_out_gate`, o is multiplied by `σ(x Wgᵀ + bg)`, `[n, h·e]`, before `Wo`; where `attn_out_gate_of` is `head`,
 //!    each head's part of o by its entry of that, `[n, h]`. Without `attn_out_gate_bias` there is no bg. Where `attn_out_gate_activation` is `softplus`, that stands for σ.
+//!    Where `attn_out_gate_from` is `queries`, it is made of what latent attention makes queries of in place of x.
 //! 7. In stacks with global tokens (`global_tokens`, or a mask of them that is given) every position
 //!    also sees those, wherever its window ends. They themselves see all that is shown, with queries,
 //!    keys and values of maps of their own.
@@ -388,7 +389,7 @@ impl<'a, R: Real> Attention<'a, R> {
             attention.mix(self.params, place.name, x, batch, &mut mixed)?;
         }
         if let Some(gate) = &self.gate {
-            gate.apply(self.params, place.name, x, own, &mut mixed)?;
+            gate.apply(self.params, place.name, x, own, self.latent.as_ref(), &mut mixed)?;
         }
         if let Some(norm) = &self.inner_norm {
             mixed = norm.apply(self.params, &format!("{}.inner_norm", place.name), &mixed)?;

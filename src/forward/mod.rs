@@ -14,7 +14,7 @@
 //! | `rope`, `position`, `relative` | how positions are told apart |
 //! | `mlp`, `moe`, `adapter` | MLPs, activations, mixtures of experts, adapters |
 //! | `ssm`, `recurrent`, `conv`, `span_conv`, `linear`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
-//! | `norm` | norms |
+//! | `norm`, `norm_gate` | norms |
 //! | `heads` | heads and poolings |
 //!
 //! It is written to be read, and computes whole sequences at once, without a cache; a model of some
@@ -52,6 +52,7 @@ mod mix;
 mod mlp;
 mod moe;
 mod norm;
+mod norm_gate;
 mod place;
 mod position;
 mod qk_norm;

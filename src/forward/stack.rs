@@ -40,6 +40,7 @@ use super::layer_embed::LayerEmbed;
 use super::linear::Linear;
 use super::memory::Memory;
 use super::norm::Norm;
+use super::norm_gate::NormGate;
 use super::place::{Fed, Place};
 use super::real::Real;
 use super::ssm::Ssm;
@@ -79,6 +80,7 @@ struct Stack<'a> {
     skip_scale: f64,
     /// Whether each dim of the stream has a factor beside each sublayer.
     skip_weights: bool,
+    norm_gate: Option<&'a NormGate>,
     /// Whether the first layer may read what the embeddings' norm gave.
     embed_norm: bool,
     /// Learned rows in front, where there are some.
@@ -94,6 +96,7 @@ pub(super) fn run<R: Real>(
     batch: &Batch,
     memory: Option<&Memory<'_, R>>,
 ) -> Result<Array2<R>> {
+    let norm_gate = NormGate::read(keys)?;
     let stack = Stack {
         params,
         norm: Norm::read(keys)?,
@@ -101,6 +104,7 @@ pub(super) fn run<R: Real>(
         residual_scale: keys.float("residual_scale")?,
         skip_scale: keys.float("skip_scale")?,
         skip_weights: keys.bool("skip_weights")?,
+        norm_gate: norm_gate.as_ref(),
         embed_norm: keys.bool("embed_norm")?,
         front: Front::read(keys, batch)?,
     };
@@ -209,11 +213,9 @@ pub(super) fn run<R: Real>(
         None => batch,
     };
     if hyper.is_some() {
-        let plain = stack.placement == Placement::Pre
-            && feed.is_there()
-            && memory.is_none()
-            && !stack.skip_weights;
+        let plain = stack.placement == Placement::Pre && feed.is_there() && memory.is_none();
         let beside = parallel.is_some() || mixers.is_some() || layer_embed.is_some();
+        let beside = beside || stack.skip_weights;
         if !plain || beside || layer_scale || altup.is_some() || laurel.is_some() {
             return Err(broken("streams are mixed around attention and MLP, and nothing else"));
         }
@@ -438,7 +440,10 @@ impl Stack<'_> {
         then: impl FnOnce(Array2<R>) -> Result<Array2<R>>,
     ) -> Result<Array2<R>> {
         let norm = |x: &Array2<R>, part: &str| {
-            let y = self.norm.apply(self.params, &format!("{name}.{part}"), x)?;
+            let mut y = self.norm.apply(self.params, &format!("{name}.{part}"), x)?;
+            if let (Some(gate), "pre_norm") = (self.norm_gate, part) {
+                y = gate.apply(self.params, name, layer, y)?;
+            }
             match self.front {
                 Some(front) if part == "pre_norm" && name.ends_with(".attn") => {
                     front.norm(&self.norm, self.params, name, x, y)

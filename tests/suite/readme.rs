@@ -194,6 +194,7 @@ const FORWARD: &[(&str, &str)] = &[
     ("conv", "Convolutions"),
     ("fourier", "Fourier layers"),
     ("norm", "Norms"),
+    ("norm_gate", "Gates on norms"),
     ("heads", "Heads and poolings"),
 ];
 
