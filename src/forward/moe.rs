@@ -172,7 +172,7 @@ impl Moe {
                 let routed = norm.apply(params, &format!("{name}.router_norm"), routed)?;
                 params.linear(&(routed / R::of(*root)), &router, n_routes, self.router_bias)?
             }
-            None => params.linear(routed, &router, n_routes, self.router_bias)?,
+            None => params.linear(x, &router, n_routes, self.router_bias)?,
         };
         if let Some(cap) = self.logit_softcap {
             let cap = R::of(cap);
