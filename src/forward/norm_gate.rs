@@ -1,6 +1,6 @@
-//! Gates on norms (`norm_gate_rank` = r > 0).
+//! Gates on norms (`norm_gate`).
 //!
-//! What the norm before a sublayer gives, y, becomes `y ∘ σ(silu(y W1ᵀ) W2ᵀ)`, with r dims between the two maps: W1 of
+//! What the norm before a sublayer gives, y, becomes `y ∘ σ(silu(y W1ᵀ) W2ᵀ)`, with `norm_gate_rank` dims between the two maps: W1 of
 //! `norm_gate.in_proj`, W2 of `norm_gate.out_proj`. Before attention it does in all layers, before the MLP in those of
 //! `norm_gate_mlp_layers`, or in all where that is null.
 
@@ -21,10 +21,11 @@ pub(super) struct NormGate {
 impl NormGate {
     /// `None` where norms have none.
     pub(super) fn read(keys: Keys<'_>) -> Result<Option<NormGate>> {
-        Ok(match keys.count("norm_gate_rank")? {
-            0 => None,
-            rank => Some(NormGate { rank, mlp_layers: keys.opt_counts("norm_gate_mlp_layers")? }),
-        })
+        if !keys.bool("norm_gate")? {
+            return Ok(None);
+        }
+        let rank = keys.count("norm_gate_rank")?;
+        Ok(Some(NormGate { rank, mlp_layers: keys.opt_counts("norm_gate_mlp_layers")? }))
     }
 
     /// What the norm before the sublayer `name` gave, through its gate.
