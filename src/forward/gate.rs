@@ -37,7 +37,6 @@ impl Gate {
     }
 
     /// Multiplies what the heads put out, `[n, h·e]`, by the gate of what the attention `name` reads.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn apply<R: Real>(
         &self,
         params: Params<'_>,
