@@ -23,6 +23,7 @@
 //!    With `inner_norm` o is normed over all heads before `Wo`.
 //! 6. With `attn_out_gate`, o is multiplied by `σ(x Wgᵀ + bg)`, `[n, h·e]`, before `Wo`; where `attn_out_gate_of` is `head`,
 //!    each head's part of o by its entry of that, `[n, h]`. Without `attn_out_gate_bias` there is no bg. Where `attn_out_gate_activation` is `softplus`, that stands for σ.
+//!    Where `attn_out_gate_from` is `queries`, it is made of what latent attention makes queries of in place of x.
 //! 7. In stacks with global tokens (`global_tokens`, or a mask of them that is given) every position
 //!    also sees those, wherever its window ends. They themselves see all that is shown, with queries,
 //!    keys and values of maps of their own.
@@ -41,8 +42,8 @@
 //! `h / g` of them, as in a stack's attention to itself.
 //!
 //! x is multiplied by `attn_in_scale` before, keys by `attn_key_scale`, values by `attn_value_scale`, the result by `attn_out_scale`. Latent
-//! attention makes q, k and v otherwise (Latent attention), an indexer chooses which keys are seen (Indexers), and
-//! `attn_differential` takes the difference of two attentions (Differential attention).
+//! attention makes q, k and v otherwise (Latent attention), an indexer chooses which keys are seen (Indexers), keys may have scores
+//! of their own (Scores of keys), and `attn_differential` takes the difference of two attentions (Differential attention).
 
 use ndarray::{Array2, Array3, Axis, concatenate, s};
 
@@ -51,6 +52,7 @@ use super::differential::Differential;
 use super::gate::Gate;
 use super::global::Global;
 use super::indexer::Indexer;
+use super::key_bias::KeyBias;
 use super::keys::{Keys, broken, of_layer};
 use super::latent::Latent;
 use super::mix::{Mixing, mix, stacked};
@@ -123,6 +125,7 @@ pub(super) struct Attention<'a, R> {
     stack: String,
     /// The slopes of ALiBi.
     alibi: Option<Alibi>,
+    key_bias: Option<KeyBias>,
 }
 
 impl<'a, R: Real> Attention<'a, R> {
@@ -206,6 +209,7 @@ impl<'a, R: Real> Attention<'a, R> {
             sinusoid: RelativeSinusoid::read(keys)?,
             stack: stack.to_owned(),
             alibi: Alibi::read(keys)?,
+            key_bias: KeyBias::read(keys, Bias::Is(qkv_bias))?,
         })
     }
 
@@ -266,15 +270,7 @@ impl<'a, R: Real> Attention<'a, R> {
             None => self.shares.keep(place.layer, &k, &v),
         }
         if let Some(scale) = self.position_scale.as_ref().filter(|scale| scale.is_in(place.layer)) {
-            for sequence in batch.sequences() {
-                let mut rows = q.slice_mut(s![sequence.rows(), ..]);
-                for (mut row, &p) in
-                    rows.rows_mut().into_iter().zip(&batch.positions[sequence.index])
-                {
-                    let factor = R::of(scale.at(p as f64));
-                    row.mapv_inplace(|x| x * factor);
-                }
-            }
+            scale.apply(&mut q, batch);
         }
 
         let has_sinks =
@@ -342,7 +338,13 @@ impl<'a, R: Real> Attention<'a, R> {
                 (_, Some(sinusoid)) => Some(sinusoid.scores(&q, &k, batch.types_of(sequence))),
                 _ => None,
             };
-            let chosen = self.indexer.as_ref().and_then(|indexer| indexer.chosen(sequence.index));
+            let mut chosen =
+                self.indexer.as_ref().and_then(|indexer| indexer.chosen(sequence.index));
+            let sees_here = |q, k| sees(sequence.index, q, k);
+            let added = self.key_bias.as_ref();
+            let added = added.map(|own| own.of(self.params, place.name, &v, heads, &sees_here));
+            let (added, seen) = added.transpose()?.map(|own| (own.scores, own.seen)).unzip();
+            chosen = seen.flatten().or(chosen);
             mixed.push(mix(
                 &q,
                 &k,
@@ -352,7 +354,7 @@ impl<'a, R: Real> Attention<'a, R> {
                     scale,
                     softcap: self.softcap,
                     relative: relative.as_ref(),
-                    bias: bias.as_ref(),
+                    bias: added.as_ref().or(bias.as_ref()),
                     sinks: sinks.as_ref(),
                     angle_power: self.angle_power,
                     chosen: chosen.as_deref(),
@@ -360,7 +362,7 @@ impl<'a, R: Real> Attention<'a, R> {
                         if let (Some(seen), Some(entry)) = (&entries, k.checked_sub(batch.len)) {
                             return seen[[q, entry]];
                         }
-                        sees(sequence.index, q, k)
+                        sees_here(q, k)
                     },
                 },
             ));
@@ -387,7 +389,7 @@ impl<'a, R: Real> Attention<'a, R> {
             attention.mix(self.params, place.name, x, batch, &mut mixed)?;
         }
         if let Some(gate) = &self.gate {
-            gate.apply(self.params, place.name, x, own, &mut mixed)?;
+            gate.apply(self.params, place.name, x, own, self.latent.as_ref(), &mut mixed)?;
         }
         if let Some(norm) = &self.inner_norm {
             mixed = norm.apply(self.params, &format!("{}.inner_norm", place.name), &mixed)?;

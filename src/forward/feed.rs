@@ -32,12 +32,17 @@ pub(super) struct Feed {
     shortcut: bool,
     /// The norms of experts that stand beside an MLP and add at once, and of this.
     beside: Option<Norm>,
+    /// Whether what both put out is normed.
+    beside_normed: bool,
+    /// Whether these experts read what the layer reads, and not what its attention left.
+    of_layer: bool,
 }
 
 impl Feed {
     pub(super) fn read(keys: Keys<'_>) -> Result<Feed> {
         let has_mlp = keys.bool("has_mlp")?;
         let has_experts = has_mlp && 0 < keys.count("moe.num_experts")?;
+        let has_beside = has_experts && keys.bool("moe.beside_mlp")?;
         Ok(Feed {
             dense: has_mlp.then(|| Mlp::read(keys)).transpose()?,
             width: if has_mlp { keys.count("intermediate_size")? } else { 0 },
@@ -47,10 +52,12 @@ impl Feed {
                 true => keys.opt_floats("mlp_clamps")?,
                 false => None,
             },
-            beside: match has_experts && keys.bool("moe.beside_mlp")? {
+            beside: match has_beside {
                 true => Some(Norm::read(keys)?.without_bias()),
                 false => None,
             },
+            beside_normed: has_beside && keys.bool("moe.beside_normed")?,
+            of_layer: has_beside && keys.bool("moe.of_layer")?,
             bias: Bias::Is(has_mlp && keys.bool("mlp_bias")?),
             in_bias: Bias::Is(
                 has_mlp
@@ -76,6 +83,11 @@ impl Feed {
     /// Whether it reads the stream itself in a layer.
     pub(super) fn reads_stream(&self, layer: usize) -> bool {
         self.beside.is_some() && self.moe_layers.contains(&layer)
+    }
+
+    /// Whether that is the stream as it enters the layer.
+    pub(super) fn reads_layer(&self, layer: usize) -> bool {
+        self.of_layer && self.reads_stream(layer)
     }
 
     /// What it makes of `x`, and of the stream where it reads that.
@@ -113,9 +125,13 @@ impl Feed {
                         "experts beside an MLP read the stream, which parallel sublayers have not",
                     )
                 })?;
-                let first = norm(beside, &apply_dense(dense)?, "dense_post_norm")?;
+                let first = apply_dense(dense)?;
                 let read = norm(beside, stream, "experts_pre_norm")?;
                 let second = moe.apply(params, name, &read, stream, fed)?;
+                if !self.beside_normed {
+                    return Ok(first + &second);
+                }
+                let first = norm(beside, &first, "dense_post_norm")?;
                 Ok(first + &norm(beside, &second, "experts_post_norm")?)
             }
             (Some(moe), _) => moe.apply(params, name, x, x, fed),

@@ -2,7 +2,8 @@
 
 use ndarray::Array2;
 
-use super::keys::Keys;
+use super::keys::{Keys, broken};
+use super::latent::Latent;
 use super::mlp::{sigmoid, softplus};
 use super::place::Heads;
 use super::real::Real;
@@ -14,6 +15,9 @@ pub(super) struct Gate {
     /// Whether it has one number for each head.
     per_head: bool,
     softplus: bool,
+    /// Whether it is made of what latent attention makes queries of, and not of the stream.
+    of_queries: bool,
+    q_bias: Bias,
     bias: Bias,
 }
 
@@ -26,6 +30,8 @@ impl Gate {
         Ok(Some(Gate {
             per_head: keys.word("attn_out_gate_of")? == "head",
             softplus: keys.word("attn_out_gate_activation")? == "softplus",
+            of_queries: keys.word("attn_out_gate_from")? == "queries",
+            q_bias: bias,
             bias: if keys.bool("attn_out_gate_bias")? { bias } else { Bias::Is(false) },
         }))
     }
@@ -37,9 +43,18 @@ impl Gate {
         name: &str,
         x: &Array2<R>,
         heads: Heads,
+        latent: Option<&Latent>,
         mixed: &mut Array2<R>,
     ) -> Result<()> {
         let (width, rows) = (mixed.ncols(), if self.per_head { heads.q } else { mixed.ncols() });
+        let made_of = match latent.filter(|_| self.of_queries) {
+            Some(latent) => latent.of_queries(params, name, x, self.q_bias)?,
+            None => None,
+        };
+        if self.of_queries && made_of.is_none() {
+            return Err(broken("a gate wants compressed queries of latent attention"));
+        }
+        let x = made_of.as_ref().unwrap_or(x);
         let gate = params.linear(x, &format!("{name}.gate_proj"), rows, self.bias)?;
         let open = |gate| if self.softplus { softplus(gate) } else { sigmoid(gate) };
         for (mut mixed, gate) in mixed.rows_mut().into_iter().zip(gate.rows()) {

@@ -3,9 +3,9 @@
 //! With `h = num_heads` and n positions: `c = kv_scale · norm(x Waᵀ)`, `[n, rank]`; a head's key is
 //! `[c Kbᵀ, x Krᵀ]`, whose first part is not turned and whose second part all heads share;
 //! `v = c Vbᵀ`. Queries are `q_scale · norm(x Qaᵀ) Qbᵀ` where they are compressed, else
-//! `q_scale · x Wqᵀ`.
+//! `q_scale · x Wqᵀ`; with `q_beside`, `q_scale · [norm(x Qaᵀ), x Qaᵀ] Qbᵀ`.
 
-use ndarray::{Array2, s};
+use ndarray::{Array2, Axis, concatenate, s};
 
 use super::keys::{Keys, broken};
 use super::norm::Norm;
@@ -17,6 +17,8 @@ use crate::base::error::Result;
 pub(super) struct Latent {
     heads: Heads,
     q_rank: usize,
+    /// Whether queries are made of the compressed ones as they are too, behind the normed ones.
+    q_beside: bool,
     kv_rank: usize,
     nope: usize,
     rope: usize,
@@ -35,6 +37,7 @@ impl Latent {
         let latent = Latent {
             heads,
             q_rank: keys.count("mla.q_lora_rank")?,
+            q_beside: keys.bool("mla.q_beside")?,
             kv_rank,
             nope: keys.count("mla.qk_nope_head_dim")?,
             rope: keys.count("mla.qk_rope_head_dim")?,
@@ -65,6 +68,22 @@ impl Latent {
         self.norm.apply(params, &format!("{name}.q_a_norm"), &q).map(Some)
     }
 
+    /// What queries are made of, where they are compressed: the compressed ones, normed, and with `q_beside` as they are.
+    pub(super) fn of_queries<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        x: &Array2<R>,
+        bias: Bias,
+    ) -> Result<Option<Array2<R>>> {
+        let Some(normed) = self.compressed_queries(params, name, x, bias)? else { return Ok(None) };
+        if !self.q_beside {
+            return Ok(Some(normed));
+        }
+        let plain = params.linear(x, &format!("{name}.q_a_proj"), self.q_rank, bias)?;
+        Ok(Some(concatenate![Axis(1), normed, plain]))
+    }
+
     /// `[n, h·d]`, `[n, h·d]` and `[n, h·e]` of `x`, `[n, hidden]`. Only the maps from the stream to
     /// the compressed forms may have biases.
     pub(super) fn apply<R: Real>(
@@ -83,7 +102,7 @@ impl Latent {
         let (compress, map) = (map_with(bias), map_with(Bias::Is(false)));
         let norm =
             |part: &str, x: &Array2<R>| self.norm.apply(params, &format!("{name}.{part}"), x);
-        let q = match self.compressed_queries(params, name, x, bias)? {
+        let q = match self.of_queries(params, name, x, bias)? {
             None => map(x, "q_proj", n_heads * dim)?,
             Some(compressed) => map(&compressed, "q_b_proj", n_heads * dim)?,
         };

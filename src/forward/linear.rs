@@ -16,7 +16,8 @@
 //!
 //! `channel_delta`: as `gated_delta`, but each dim of a state's keys fades by itself: with the maps of rank `linear.gate_rank`,
 //! `a = exp(−e^a_log · softplus((x Waᵀ) Wbᵀ + rate_bias))`, `[n, h·d]`, and `S_t` has `a_t` for each of its rows; h = g. The result is
-//! `(σ((x Wgaᵀ) Wgbᵀ) ∘ norm(y)) Woᵀ`.
+//! `(σ((x Wgaᵀ) Wgbᵀ) ∘ norm(y)) Woᵀ`. Where the rank is 0, one map stands for each two, of `rate_proj` and `gate_proj`. Where
+//! `linear.fade_floor` f is not null, `a = exp(f · σ(e^a_log · (x Waᵀ Wbᵀ + rate_bias)))`.
 
 use ndarray::{Array1, Array2, Zip, s};
 
@@ -42,8 +43,10 @@ pub(super) struct Linear {
     activation: Activation,
     /// The width of the convolutions, where the rule is `gated_delta` or `channel_delta`.
     delta: Option<usize>,
-    /// The rank of the maps that make rates and gate, where the rule is `channel_delta`.
+    /// The rank of the maps that make rates and gate, where the rule is `channel_delta`; 0: one map makes each.
     rank: Option<usize>,
+    /// The least logarithm of what is left of a state from one position to the next.
+    floor: Option<f64>,
 }
 
 /// What moves the states: how they fade, `[batch · n, heads]` or for each dim of keys, and how much of each
@@ -73,6 +76,10 @@ impl Linear {
             },
             rank: match keys.word("linear.kind")? == "channel_delta" {
                 true => Some(keys.count("linear.gate_rank")?),
+                false => None,
+            },
+            floor: match keys.word("linear.kind")? == "channel_delta" {
+                true => keys.opt_float("linear.fade_floor")?,
                 false => None,
             },
         };
@@ -128,16 +135,19 @@ impl Linear {
                 let beta = beta * R::of(self.beta_scale);
                 let (dt, runs) = match self.rank {
                     None => (map("dt_proj", self.heads)?, 1),
-                    Some(rank) => {
-                        (self.two_maps(params, name, "rate", &shown, rank)?, self.key_dim)
-                    }
+                    Some(rank) => (self.maps(params, name, "rate", &shown, rank)?, self.key_dim),
                 };
                 let bias = if self.rank.is_some() { "rate_bias" } else { "dt_bias" };
                 let bias: Array1<R> =
                     params.vector(&format!("{name}.{bias}"), self.heads * runs)?;
-                let mut fade = (dt + &bias).mapv(softplus);
+                let mut fade = dt + &bias;
                 for ((_, channel), fade) in fade.indexed_iter_mut() {
-                    *fade = (-*fade * a_log[channel / runs].exp()).exp();
+                    let rate = a_log[channel / runs].exp();
+                    *fade = match self.floor {
+                        None => -softplus(*fade) * rate,
+                        Some(floor) => R::of(floor) * sigmoid(*fade * rate),
+                    }
+                    .exp();
                 }
                 Rates { fade, beta: Some(beta) }
             }
@@ -145,7 +155,7 @@ impl Linear {
         let mut y = self.states(&q, &k, &v, &rates, batch);
         let gate = match self.rank {
             None => params.linear(x, &format!("{name}.gate_proj"), width, Bias::Is(false))?,
-            Some(rank) => self.two_maps(params, name, "gate", x, rank)?,
+            Some(rank) => self.maps(params, name, "gate", x, rank)?,
         };
         let (run, gated): (usize, fn(R) -> R) = match (self.delta, self.rank) {
             (None, _) => (width, sigmoid),
@@ -161,9 +171,9 @@ impl Linear {
         params.linear(&y, &format!("{name}.o_proj"), self.hidden, Bias::Is(false))
     }
 
-    /// Two maps of `x`, one behind the other, with `rank` dims between them: `[batch · n, heads · d]` for rates, and
-    /// `[batch · n, heads · e]` for the gate.
-    fn two_maps<R: Real>(
+    /// Two maps of `x`, one behind the other, with `rank` dims between them, or one: `[batch · n, heads · d]` for rates,
+    /// and `[batch · n, heads · e]` for the gate.
+    fn maps<R: Real>(
         &self,
         params: Params<'_>,
         name: &str,
@@ -172,6 +182,9 @@ impl Linear {
         rank: usize,
     ) -> Result<Array2<R>> {
         let width = self.heads * if part == "gate" { self.value_dim } else { self.key_dim };
+        if rank == 0 {
+            return params.linear(x, &format!("{name}.{part}_proj"), width, Bias::Is(false));
+        }
         let middle = params.linear(x, &format!("{name}.{part}_a_proj"), rank, Bias::Is(false))?;
         params.linear(&middle, &format!("{name}.{part}_b_proj"), width, Bias::Is(false))
     }

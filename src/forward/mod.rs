@@ -10,11 +10,11 @@
 //! | `embed`, `aspects` | from ids to the stream |
 //! | `stack`, `feed`, `memory`, `bottleneck`, `front` | layers: where norms act, how sublayers add up; what decoders attend to |
 //! | `layer_embed`, `altup`, `hyper` | what stands beside the stream |
-//! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `gate`, `indexer`, `blocks`, `compress`, `mix` | every kind of attention |
+//! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `gate`, `indexer`, `blocks`, `key_bias`, `compress`, `mix` | every kind of attention |
 //! | `rope`, `position`, `relative` | how positions are told apart |
 //! | `mlp`, `moe`, `adapter` | MLPs, activations, mixtures of experts, adapters |
 //! | `ssm`, `recurrent`, `conv`, `span_conv`, `linear`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
-//! | `norm` | norms |
+//! | `norm`, `norm_gate` | norms |
 //! | `heads` | heads and poolings |
 //!
 //! It is written to be read, and computes whole sequences at once, without a cache; a model of some
@@ -42,6 +42,7 @@ mod global;
 mod heads;
 mod hyper;
 mod indexer;
+mod key_bias;
 mod keys;
 mod latent;
 mod layer_embed;
@@ -51,6 +52,7 @@ mod mix;
 mod mlp;
 mod moe;
 mod norm;
+mod norm_gate;
 mod place;
 mod position;
 mod qk_norm;

@@ -20,7 +20,8 @@
 //! With `router_norm` a router reads the stream in place of its sublayer's input, normed (`router_norm`) and divided by `√hidden_size`. With
 //! `expert_scale` weights are last multiplied by the expert's number, `router.expert_scale`. With `beside_mlp` there is an MLP too:
 //! the sublayer's output is `n1(mlp(x)) + n2(experts(n3(stream)))`, where the stream is what its `pre_norm` reads, and n1, n2 and n3 are the
-//! norms `dense_post_norm`, `experts_post_norm` and `experts_pre_norm`.
+//! norms `dense_post_norm`, `experts_post_norm` and `experts_pre_norm`. Without `beside_normed` there are no n1 and n2; with `of_layer` the
+//! stream is that which enters the layer.
 //!
 //! The result is `Σ weight·expert(x)`, or `Σ expert(weight·x)` where `weight_at` is `input`, plus that of the expert
 //! that every token goes to, times `shared_scale`, and times `σ(x Wsᵀ)` if `shared_gate`; with `post_norm` all of it is normed.
@@ -171,7 +172,7 @@ impl Moe {
                 let routed = norm.apply(params, &format!("{name}.router_norm"), routed)?;
                 params.linear(&(routed / R::of(*root)), &router, n_routes, self.router_bias)?
             }
-            None => params.linear(routed, &router, n_routes, self.router_bias)?,
+            None => params.linear(x, &router, n_routes, self.router_bias)?,
         };
         if let Some(cap) = self.logit_softcap {
             let cap = R::of(cap);

@@ -19,6 +19,7 @@
 
 use ndarray::{Array2, Array3, s};
 
+use super::Batch;
 use super::keys::{Keys, broken};
 use super::norm::Norm;
 use super::real::Real;
@@ -277,6 +278,17 @@ impl PositionScale {
         let log =
             self.log_length.map_or(1.0, |length| ((position + 1.0).ln() / length.ln()).max(1.0));
         log * (1.0 + self.b * (1.0 + ((position + self.offset) / self.length).floor()).ln())
+    }
+
+    /// Multiplies queries, `[batch · n, h·d]`, by their factors.
+    pub(super) fn apply<R: Real>(&self, q: &mut Array2<R>, batch: &Batch) {
+        for sequence in batch.sequences() {
+            let mut rows = q.slice_mut(s![sequence.rows(), ..]);
+            for (mut row, &p) in rows.rows_mut().into_iter().zip(&batch.positions[sequence.index]) {
+                let factor = R::of(self.at(p as f64));
+                row.mapv_inplace(|x| x * factor);
+            }
+        }
     }
 
     pub(super) fn is_in(&self, layer: usize) -> bool {

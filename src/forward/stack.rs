@@ -1,7 +1,7 @@
 //! A stack of layers.
 //!
 //! A layer mixes positions (attention, a state space, a short convolution, linear attention, or a
-//! Fourier transform),
+//! Fourier transform; in its place layers `map` have `x Wᵀ`, W of `map.proj`),
 //! attends to the encoder where it does, and ends with an MLP or a mixture of experts. A sublayer f changes the
 //! stream by `norm_placement`, with `a = residual_scale` and `k = skip_scale`:
 //!
@@ -10,6 +10,8 @@
 //! - `sandwich`: `k·x + a·post(f(pre(x)))`
 //! - `output`: `k·x + a·post(f(x))`
 //! - `through`: `k·pre(x) + a·f(pre(x))`
+//!
+//! With `skip_weights` the stream is also multiplied, dim by dim, by the sublayer's tensor `skip_weights` there.
 //!
 //! Adapters (Adapters) change the sum behind the MLP, in `post` before `res`. Layers of linear attention have the placement `linear.norm_placement`, where that is not null. Only the layers in
 //! `mixer_layers` mix positions and only those in `mlp_layers` end with an MLP, where these are not null. With
@@ -38,6 +40,7 @@ use super::layer_embed::LayerEmbed;
 use super::linear::Linear;
 use super::memory::Memory;
 use super::norm::Norm;
+use super::norm_gate::NormGate;
 use super::place::{Fed, Place};
 use super::real::Real;
 use super::ssm::Ssm;
@@ -75,6 +78,9 @@ struct Stack<'a> {
     placement: Placement,
     residual_scale: f64,
     skip_scale: f64,
+    /// Whether each dim of the stream has a factor beside each sublayer.
+    skip_weights: bool,
+    norm_gate: Option<&'a NormGate>,
     /// Whether the first layer may read what the embeddings' norm gave.
     embed_norm: bool,
     /// Learned rows in front, where there are some.
@@ -90,12 +96,15 @@ pub(super) fn run<R: Real>(
     batch: &Batch,
     memory: Option<&Memory<'_, R>>,
 ) -> Result<Array2<R>> {
+    let norm_gate = NormGate::read(keys)?;
     let stack = Stack {
         params,
         norm: Norm::read(keys)?,
         placement: Placement::parse(&keys.word("norm_placement")?)?,
         residual_scale: keys.float("residual_scale")?,
         skip_scale: keys.float("skip_scale")?,
+        skip_weights: keys.bool("skip_weights")?,
+        norm_gate: norm_gate.as_ref(),
         embed_norm: keys.bool("embed_norm")?,
         front: Front::read(keys, batch)?,
     };
@@ -164,7 +173,11 @@ pub(super) fn run<R: Real>(
     };
     let altup = AltUp::read(params, keys)?;
     if parallel.is_some()
-        && (layer_embed.is_some() || layer_scale || altup.is_some() || laurel.is_some())
+        && (stack.skip_weights
+            || layer_embed.is_some()
+            || layer_scale
+            || altup.is_some()
+            || laurel.is_some())
     {
         return Err(broken("parallel sublayers have nothing beside them"));
     }
@@ -202,6 +215,7 @@ pub(super) fn run<R: Real>(
     if hyper.is_some() {
         let plain = stack.placement == Placement::Pre && feed.is_there() && memory.is_none();
         let beside = parallel.is_some() || mixers.is_some() || layer_embed.is_some();
+        let beside = beside || stack.skip_weights;
         if !plain || beside || layer_scale || altup.is_some() || laurel.is_some() {
             return Err(broken("streams are mixed around attention and MLP, and nothing else"));
         }
@@ -222,6 +236,7 @@ pub(super) fn run<R: Real>(
         let part = |part: &str| format!("{name}.layers.{stored}.{part}");
         let (attn, mlp) = (part("attn"), part("mlp"));
         let fed = Fed { layer, len: batch.len, ids };
+        let mut entered = feed.reads_layer(layer).then(|| x.clone());
         let attend_with = |x: &Array2<R>, values: Option<&Array2<R>>| {
             let attention = attention
                 .as_ref()
@@ -305,6 +320,12 @@ pub(super) fn run<R: Real>(
                     linear.apply(params, &name, layer, &shown(x), batch)
                 })?
             }
+            ("map", ..) => {
+                let (name, width) = (part("map"), x.ncols());
+                stack.sublayer(x, &name, layer, |x| {
+                    params.linear(x, &format!("{name}.proj"), width, Bias::Is(false))
+                })?
+            }
             ("fourier", ..) => {
                 let name = part("fourier");
                 stack.sublayer(x, &name, layer, |x| Ok(fourier::mix(x, batch)))?
@@ -321,7 +342,8 @@ pub(super) fn run<R: Real>(
             x = before.apply(params, &mlp, x)?;
         }
         if feed.is_there() && feed.is_in(layer) {
-            let stream = feed.reads_stream(layer).then(|| x.clone());
+            let stream =
+                feed.reads_stream(layer).then(|| entered.take().unwrap_or_else(|| x.clone()));
             let feed = |x: &Array2<R>| feed.apply(params, &mlp, x, stream.as_ref(), fed, &mut late);
             x = stack.sublayer_and(x, &mlp, layer, feed, |sum| match &adapters {
                 Some(adapters) => adapters.apply(params, &mlp, sum, batch),
@@ -418,7 +440,10 @@ impl Stack<'_> {
         then: impl FnOnce(Array2<R>) -> Result<Array2<R>>,
     ) -> Result<Array2<R>> {
         let norm = |x: &Array2<R>, part: &str| {
-            let y = self.norm.apply(self.params, &format!("{name}.{part}"), x)?;
+            let mut y = self.norm.apply(self.params, &format!("{name}.{part}"), x)?;
+            if let (Some(gate), "pre_norm") = (self.norm_gate, part) {
+                y = gate.apply(self.params, name, layer, y)?;
+            }
             match self.front {
                 Some(front) if part == "pre_norm" && name.ends_with(".attn") => {
                     front.norm(&self.norm, self.params, name, x, y)
@@ -437,7 +462,11 @@ impl Stack<'_> {
             y = norm(&y, "post_norm")?;
         }
         y *= R::of(self.residual_scale);
-        let sum = then(x * R::of(self.skip_scale) + &y)?;
+        let mut x = x * R::of(self.skip_scale);
+        if self.skip_weights {
+            x *= &self.params.vector::<R>(&format!("{name}.skip_weights"), x.ncols())?;
+        }
+        let sum = then(x + &y)?;
         if self.placement == Placement::Post { norm(&sum, "res_norm") } else { Ok(sum) }
     }
 

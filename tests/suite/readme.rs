@@ -177,6 +177,7 @@ const FORWARD: &[(&str, &str)] = &[
     ("latent", "Latent attention"),
     ("indexer", "Indexers"),
     ("blocks", "Indexers of blocks"),
+    ("key_bias", "Scores of keys"),
     ("compress", "Keys that stand for several positions"),
     ("span_conv", "Convolutions with kernels of their own"),
     ("differential", "Differential attention"),
@@ -193,6 +194,7 @@ const FORWARD: &[(&str, &str)] = &[
     ("conv", "Convolutions"),
     ("fourier", "Fourier layers"),
     ("norm", "Norms"),
+    ("norm_gate", "Gates on norms"),
     ("heads", "Heads and poolings"),
 ];
 

@@ -6,7 +6,7 @@ use crate::base::json::FLOAT_TAG;
 use crate::base::limits::MAX_LIST;
 use crate::package::Value;
 
-/// Follows a path with dots into a JSON object; the last part may be a place in a list.
+/// Follows a path with dots into a JSON object; a part may be a place in a list.
 pub fn lookup<'a>(config: &'a Json, path: &str) -> Option<&'a Json> {
     // A key may have dots itself.
     if let Some(value) = config.get(path) {
@@ -16,7 +16,11 @@ pub fn lookup<'a>(config: &'a Json, path: &str) -> Option<&'a Json> {
         return items.get(place);
     }
     let (first, rest) = path.split_once('.')?;
-    lookup(config.get(first)?, rest)
+    let inner = match config {
+        Json::Array(items) => items.get(first.parse::<usize>().ok()?),
+        _ => config.get(first),
+    };
+    lookup(inner?, rest)
 }
 
 /// What a config says at a path, null if nothing.
@@ -53,11 +57,28 @@ pub(super) fn to_json(value: &Value) -> Json {
     serde_json::to_value(value).unwrap_or(Json::Null)
 }
 
+/// Writes a value at a path; a part in brackets, `[2]`, is a place in a list, which is made as long as that takes.
 pub(crate) fn set(config: &mut Json, path: &str, value: Json) {
     let (first, rest) = match path.split_once('.') {
         Some((first, rest)) => (first, Some(rest)),
         None => (path, None),
     };
+    let place = first.strip_prefix('[').and_then(|first| first.strip_suffix(']'));
+    if let Some(place) = place.and_then(|place| place.parse::<usize>().ok()) {
+        if !config.is_array() {
+            *config = Json::Array(Vec::new());
+        }
+        let Json::Array(items) = config else { return };
+        if items.len() <= place {
+            items.resize(place.min(MAX_LIST) + 1, Json::Null);
+        }
+        match (rest, items.get_mut(place)) {
+            (None, Some(item)) => *item = value,
+            (Some(rest), Some(item)) => set(item, rest, value),
+            (_, None) => {}
+        }
+        return;
+    }
     if !config.is_object() {
         *config = Json::Object(serde_json::Map::new());
     }
@@ -86,5 +107,24 @@ pub(crate) fn remove(config: &mut Json, path: &str) {
                 remove(inner, rest);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn places_in_lists_are_read_and_written_anywhere_in_a_path() {
+        let mut config = json!({ "blocks": [{ "mlp": { "width": 3 } }] });
+        assert_eq!(lookup(&config, "blocks.0.mlp.width"), Some(&json!(3)));
+        assert_eq!(lookup(&config, "blocks.1.mlp.width"), None);
+        set(&mut config, "blocks.[2].mlp.width", json!(5));
+        set(&mut config, "blocks.[0].mlp.width", json!(4));
+        set(&mut config, "widths.[1]", json!(7));
+        let blocks = json!([{ "mlp": { "width": 4 } }, null, { "mlp": { "width": 5 } }]);
+        assert_eq!(config, json!({ "blocks": blocks, "widths": [null, 7] }));
     }
 }
