@@ -18,7 +18,7 @@ pub(super) static RULE: Rule = Rule {
 
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let arch = view.arch()?;
-    for problem in view.spec.check_hparams(arch, &view.model()?.hyperparameters) {
+    for problem in view.problems()? {
         let key = &problem.key;
         let message = match problem.kind {
             ProblemKind::Missing => format!("the hyperparameter `{key}` is missing"),
@@ -42,7 +42,7 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             RULE.finding(message)
                 .file(MODEL_FILE)
                 .key(format!("hyperparameters.{key}"))
-                .mismatch(problem.expected, problem.found)
+                .mismatch(&problem.expected, &problem.found)
                 .help(help),
         );
     }

@@ -32,6 +32,7 @@ use crate::package::{
 use crate::plan::program::Output;
 use crate::spec::Spec;
 use crate::spec::arch::Expected;
+use crate::spec::hparams::Problem;
 use crate::tokenizer::vocabulary::Vocabulary;
 
 /// A file that is there, is not, or cannot be read.
@@ -155,6 +156,7 @@ pub struct PackageView<'a> {
     deep: bool,
     planned: bool,
     alone: bool,
+    problems: OnceCell<Vec<Problem>>,
     expected: OnceCell<Result<Vec<Expected>, String>>,
     vocabularies: OnceCell<Vec<(String, Result<Vocabulary, Error>)>>,
     pub(super) tokenizer_file: OnceCell<Option<TokenizerFile>>,

@@ -335,7 +335,7 @@ impl Spec {
                     (false, None) if key.per_stack && others => None,
                     _ => own.or(shared).cloned(),
                 };
-                let name = match stack {
+                let name = || match stack {
                     Some(stack) if 1 < arch.stacks.len() => format!("{stack}.{}", key.name),
                     _ => key.name.clone(),
                 };
@@ -345,7 +345,7 @@ impl Spec {
                         if key.absent.as_ref().is_some_and(|of| same(of, &value)) =>
                     {
                         problems.push(Problem {
-                            key: name,
+                            key: name(),
                             kind: ProblemKind::Value,
                             expected: "no such key, as that is what a package without it means"
                                 .to_owned(),
@@ -353,13 +353,13 @@ impl Spec {
                         });
                     }
                     (true, None) => problems.push(Problem {
-                        key: name,
+                        key: name(),
                         kind: ProblemKind::Missing,
                         expected: key.wanted(),
                         found: "nothing".to_owned(),
                     }),
                     (false, Some(value)) => problems.push(Problem {
-                        key: name,
+                        key: name(),
                         kind: ProblemKind::Unknown,
                         expected: format!(
                             "no such key, as `{}` does not hold",
@@ -370,7 +370,7 @@ impl Spec {
                     (true, Some(value)) => {
                         if let Some(wanted) = key.problem(&value) {
                             problems.push(Problem {
-                                key: name,
+                                key: name(),
                                 kind: ProblemKind::Value,
                                 expected: wanted,
                                 found: value.to_string(),

@@ -107,7 +107,7 @@ pub struct Spec {
     /// How GGUF calls tokenizers.
     pub pretokenizers: Lazy<pretokenizers::Pretokenizers>,
     /// How quantized tensors are packed in blocks.
-    pub encodings: encodings::Encodings,
+    pub encodings: Lazy<encodings::Encodings>,
     /// How libraries store one tensor as several.
     pub layouts: Lazy<Arc<Layouts>>,
     /// The config classes of foreign libraries by format.
@@ -195,6 +195,7 @@ impl Spec {
     fn checked(whole: versions::Whole) -> Result<Spec> {
         let spec = Spec::lazily(whole)?;
         spec.layouts.check()?;
+        spec.encodings.check()?;
         // The arithmetic of blocks is code: a table that says otherwise would have no effect.
         let words = |block: &encodings::Block| {
             let encodings::Block { ggml, len, bytes, .. } = block;
@@ -226,20 +227,22 @@ impl Spec {
     /// A standard from files of which those that are large or many are read when they are asked for.
     fn lazily(whole: versions::Whole) -> Result<Spec> {
         let versions::Whole { files, later, apart } = whole;
+        // Every command waits for these two, so they are read side by side.
+        let (roles, hparams) = rayon::join(
+            || roles::resolve(parse(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why)),
+            || {
+                let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
+                hparams.resolve().map_err(|why| bad("hparams.toml", &why))
+            },
+        );
+        let (mut roles, (keys, witnesses, constraints)) = (roles?, hparams?);
+        roles::know_absent(&mut roles, &keys);
         let head: SpecFile = parse(&files, SPEC_FILE)?;
-        let mut roles =
-            roles::resolve(parse(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why))?;
-        let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;
         let ops: ops::OpsFile = parse(&files, "ops.toml")?;
         let dtypes: dtypes::DTypesFile = parse(&files, "dtypes.toml")?;
         let rules: rules::RulesFile = parse(&files, "rules.toml")?;
         let beside: files::FilesFile = parse(&files, "files.toml")?;
-        let encodings = encodings::Encodings::parse(file(&files, "encodings.toml")?)
-            .map_err(|why| bad("encodings.toml", &why))?;
-        let (keys, witnesses, constraints) =
-            hparams.resolve().map_err(|why| bad("hparams.toml", &why))?;
-        roles::know_absent(&mut roles, &keys);
 
         let files = Arc::new(files);
         let parsed = Parsed::new(&files, "arch/");
@@ -276,8 +279,13 @@ impl Spec {
             rules: rules.rule,
             beside: beside.file,
             pretokenizers: Lazy::new(&files, |files| parse(files, "pretokenizers.toml")),
-            encodings,
-            layouts: Lazy::new(&files, |files| Layouts::of(file(files, "layouts.toml")?)),
+            encodings: Lazy::new(&files, |files| {
+                let encodings: encodings::Encodings = parse(files, "encodings.toml")?;
+                encodings.checked().map_err(|why| bad("encodings.toml", &why))
+            }),
+            layouts: Lazy::new(&files, |files| {
+                parse::<Layouts>(files, "layouts.toml")?.checked().map(Arc::new)
+            }),
             classes: Lazy::new(&files, |files| parse(files, "classes.toml")),
             archs: Table::new(head.architectures, read_arch),
             compounds: Lazy::new(&files, |files| {
@@ -424,10 +432,6 @@ fn read_dir(dir: &Path, prefix: &str, files: &mut Files) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn file<'a>(files: &'a Files, name: &str) -> Result<&'a str> {
-    files.get(name).map(|text| &**text).ok_or_else(|| bad(name, "is missing"))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(files: &Files, name: &str) -> Result<T> {

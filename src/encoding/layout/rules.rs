@@ -46,14 +46,6 @@ impl Layouts {
         Arc::clone(&LAYOUTS)
     }
 
-    /// Layouts from the text of a `layouts.toml`; what is carried is parsed once.
-    ///
-    /// # Errors
-    /// As [`Layouts::parse`].
-    pub fn of(text: &str) -> Result<Arc<Layouts>> {
-        if text == CARRIED { Ok(Layouts::carried()) } else { Layouts::parse(text).map(Arc::new) }
-    }
-
     /// The layout of this id.
     pub fn find(&self, id: &str) -> Option<&Arc<Layout>> {
         self.layout.iter().find(|layout| layout.id == id)
@@ -67,7 +59,15 @@ impl Layouts {
         let layouts: Layouts = toml::from_str(text).map_err(|err| {
             Error::new(ErrorKind::Malformed, format!("layouts.toml: {}", err.message()))
         })?;
-        for layout in &layouts.layout {
+        layouts.checked()
+    }
+
+    /// The layouts themselves, where they can be read by.
+    ///
+    /// # Errors
+    /// One has no parts, or a part of a dtype that there is not.
+    pub fn checked(self) -> Result<Layouts> {
+        for layout in &self.layout {
             let unknown = layout
                 .parts
                 .iter()
@@ -82,7 +82,7 @@ impl Layouts {
                 return Err(Error::new(ErrorKind::Malformed, message));
             }
         }
-        Ok(layouts)
+        Ok(self)
     }
 }
 

@@ -91,7 +91,15 @@ impl Types {
     /// # Errors
     /// It does not keep its form; a number or an id stands twice; a block has no values or bytes.
     pub fn parse(text: &str) -> Result<Types, String> {
-        let types: Types = toml::from_str(text).map_err(|err| err.to_string())?;
+        toml::from_str::<Types>(text).map_err(|err| err.to_string())?.checked()
+    }
+
+    /// The table itself, where it contradicts itself nowhere.
+    ///
+    /// # Errors
+    /// A number or an id stands twice; a block has no values or bytes.
+    pub fn checked(self) -> Result<Types, String> {
+        let types = self;
         let plain = types.plain.iter().map(|plain| plain.ggml);
         let removed = types.removed.iter().map(|removed| removed.ggml);
         let mut numbers: Vec<u32> =

@@ -12,6 +12,7 @@ use crate::encoding::layout;
 use crate::package::{Hparams, Value};
 use crate::rule::NotChecked;
 use crate::spec::arch::{Arch, Expected};
+use crate::spec::hparams::Problem;
 use crate::tokenizer::vocabulary::Vocabulary;
 
 impl<'a> PackageView<'a> {
@@ -42,11 +43,19 @@ impl<'a> PackageView<'a> {
     /// Something is wrong with them.
     pub fn hparams(&self) -> Result<&Hparams, NotChecked> {
         let hparams = &self.model()?.hyperparameters;
-        let arch = self.arch()?;
-        if !self.spec.check_hparams(arch, hparams).is_empty() {
+        if !self.problems()?.is_empty() {
             return Err(NotChecked::Blocked("the hyperparameters are wrong"));
         }
         Ok(hparams)
+    }
+
+    /// What is wrong with the hyperparameters of the model.
+    ///
+    /// # Errors
+    /// There are none to look at.
+    pub fn problems(&self) -> Result<&[Problem], NotChecked> {
+        let (arch, hparams) = (self.arch()?, &self.model()?.hyperparameters);
+        Ok(self.problems.get_or_init(|| self.spec.check_hparams(arch, hparams)))
     }
 
     /// The number of layers that a stack stores.

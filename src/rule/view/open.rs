@@ -40,6 +40,7 @@ impl<'a> PackageView<'a> {
             deep: false,
             planned: false,
             alone: false,
+            problems: OnceCell::new(),
             expected: OnceCell::new(),
             vocabularies: OnceCell::new(),
             tokenizer_file: OnceCell::new(),
