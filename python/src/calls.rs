@@ -227,8 +227,9 @@ pub(crate) fn inspect(
     spec: Option<String>,
 ) -> PyResult<String> {
     work::run(py, OnSignal::Leave, move |_| {
-        let how = work::how(format.as_deref(), config.as_deref(), step.as_deref())?;
-        text(&llmstd::inspect::inspect_as(&path, &how, &self::spec(spec.as_deref())?)?)
+        let spec = self::spec(spec.as_deref())?;
+        let how = work::how(format.as_deref(), config.as_deref(), step.as_deref(), &spec)?;
+        text(&llmstd::inspect::inspect_as(&path, &how, &spec)?)
     })
 }
 

@@ -63,6 +63,10 @@ pub fn read(
     let served: Vec<&TaskRule> = served.collect();
     let names_class =
         |rule: &TaskRule| class.is_some_and(|class| rule.class.iter().any(|other| other == class));
+    if !served.iter().any(|rule| names_class(rule)) {
+        let mut of_class = map.tasks.iter().filter(|rule| names_class(rule));
+        findings.extend(of_class.find_map(|rule| said_otherwise(config, rule, heads)));
+    }
     let mut tasks: Vec<Task> = Vec::new();
     for rule in &served {
         // Several tasks may use a head of one name: then the class says which, or a signature.
@@ -129,6 +133,32 @@ pub fn read(
         });
     }
     tasks
+}
+
+/// What is said of a class whose head is there, and whose task the config describes in a way that no rule knows.
+fn said_otherwise(
+    config: &Json,
+    rule: &TaskRule,
+    heads: &BTreeMap<String, Option<u64>>,
+) -> Option<Diagnostic> {
+    let head = rule.head.as_ref().filter(|head| heads.contains_key(*head))?;
+    if !rule.needs.iter().all(|head| heads.contains_key(head)) {
+        return None;
+    }
+    let said = rule.config.keys().filter_map(|path| {
+        let stated = keys::lookup(config, path).filter(|stated| !stated.is_null())?;
+        Some(format!("`{path}` {stated}"))
+    });
+    let said: Vec<String> = said.collect();
+    let message = format!(
+        "the head `{head}` is there, and with {} the task {} is none of the standard: it is left out",
+        said.join(" and "),
+        rule.id
+    );
+    (!said.is_empty()).then(|| {
+        let help = "the tensors are kept, and no client is told of the task: compute it by the config's own class";
+        Diagnostic::warning("P018", message).key(CLASSES).help(help)
+    })
 }
 
 /// The inputs and outputs of a task.

@@ -39,7 +39,7 @@ fn answers() -> BTreeMap<String, Answer> {
 }
 
 /// The checkpoint of a case with the vocabulary of the answers beside it.
-fn with_vocabulary(case: &str, to: &Path) {
+pub(crate) fn with_vocabulary(case: &str, to: &Path) {
     for folder in ["fixtures".to_owned() + "/" + case, "fixtures/gguf/vocabulary".to_owned()] {
         for file in fs::read_dir(root().join(folder)).unwrap() {
             let file = file.unwrap();

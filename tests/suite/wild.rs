@@ -10,6 +10,7 @@ use llmstd::author::tensors::TensorList;
 use llmstd::base::diagnostic::{Diagnostic, Level};
 use llmstd::convert::{Failure, Request, convert};
 use llmstd::folder;
+use llmstd::forward::{self, Inputs};
 use llmstd::package::Model;
 use llmstd::run::load;
 use llmstd::spec::Spec;
@@ -17,6 +18,7 @@ use llmstd::spec::map::Map;
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde_json::{Map as Object, Value as Json, json};
 
+use crate::answers::with_vocabulary;
 use crate::oracle::{root, spec};
 
 fn config_of(fixture: &str) -> Json {
@@ -520,5 +522,78 @@ fn what_a_class_fixes_is_not_what_the_config_says() {
             "is of a part that the model does not have by its config: the config's `{key}` is 0"
         );
         assert!(found.iter().any(|found| found.message.contains(&said)), "{name}: {found:?}");
+    }
+}
+
+/// What a model answers to some ids.
+fn answers(spec: &Spec, path: &Path) -> Vec<f32> {
+    let loaded = load(path, spec, None).unwrap_or_else(|failure| panic!("{:?}", findings(failure)));
+    let model = loaded.model();
+    let decoder = model
+        .hyperparameters
+        .contains_key("decoder_start_token_id")
+        .then(|| vec![vec![0, 5, 9, 4]]);
+    let inputs = Inputs {
+        input_ids: vec![vec![7, 3, 11, 2, 5, 9, 4, 8]],
+        decoder_input_ids: decoder,
+        ..Inputs::default()
+    };
+    let tasks: Vec<_> = model.tasks.iter().take(1).collect();
+    let outputs = forward::run::<f32>(model, &loaded.weights().unwrap(), &inputs, &tasks).unwrap();
+    match outputs.tasks.first() {
+        Some(answer) => answer.outputs[0].1.data.clone(),
+        None => outputs.last_hidden_state.data.clone(),
+    }
+}
+
+/// What went through GGUF answers as the source does: heads of their own width, no token types, encoders and decoders of
+/// their own depth, two bases of rotary positions, norms of latent attention.
+#[test]
+fn what_comes_back_from_gguf_answers_alike() {
+    let spec = &spec();
+    for fixture in [
+        "families/distilbert",
+        "gguf/models/distilbert",
+        "gguf/models/mistral-heads",
+        "families/umt5",
+        "families/olmo3-bases",
+        "families/deepseek_v3",
+    ] {
+        let scratch = tempfile::tempdir().unwrap();
+        let (file, back) = (scratch.path().join("model.gguf"), scratch.path().join("back"));
+        let source = scratch.path().join("source");
+        fs::create_dir(&source).unwrap();
+        with_vocabulary(fixture, &source);
+        for (from, to, target) in [(&source, &file, "gguf"), (&file, &back, "hf")] {
+            let opened = folder::open(from).unwrap();
+            convert(opened, &Request::new(spec, to, target))
+                .unwrap_or_else(|failure| panic!("{fixture}: {target}: {:?}", findings(failure)));
+        }
+        let (wanted, found) = (answers(spec, &source), answers(spec, &back));
+        assert_eq!(wanted.len(), found.len(), "{fixture}");
+        let most = wanted.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
+        let far = wanted.iter().zip(&found).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+        assert!(far <= 1e-5 * most, "{fixture}: off by {far} of {most}");
+    }
+}
+
+/// A head whose task the config describes as the standard has none is not lost without a word.
+#[test]
+fn a_task_that_the_standard_does_not_have_is_told() {
+    let spec = &spec();
+    for (kind, is_known) in [("first", true), ("mean", false), ("cls_index", false)] {
+        let scratch = tempfile::tempdir().unwrap();
+        let (source, out) = (scratch.path().join("source"), scratch.path().join("out"));
+        crate::folders::copy(&root().join("fixtures/families/electra-choice"), &source);
+        let config = changed("families/electra-choice", &json!({"summary_type": kind}));
+        fs::write(source.join("config.json"), config.to_string()).unwrap();
+        let report = convert(folder::open(&source).unwrap(), &Request::new(spec, &out, "std"))
+            .unwrap_or_else(|failure| panic!("{kind}: {:?}", findings(failure)));
+        let told = report.findings.iter().any(|finding| {
+            finding.rule == "P018"
+                && finding.level == Level::Warning
+                && finding.message.contains(kind)
+        });
+        assert_eq!(told, !is_known, "{kind}: {:?}", report.findings);
     }
 }
