@@ -19,7 +19,8 @@ pub(super) static RULE: Rule = Rule {
 
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let (hparams, arch) = (view.hparams()?, view.arch()?);
-    let stored = view.stored_layers()?;
+    let mut stored = view.stored_layers()?;
+    stored.extend(view.empty_layers());
     for stack in &arch.stacks {
         let Some(n_layers) = PackageView::n_layers(hparams, stack) else { continue };
         let here: BTreeSet<u64> =

@@ -552,7 +552,6 @@ fn answers(spec: &Spec, path: &Path) -> Vec<f32> {
 fn what_comes_back_from_gguf_answers_alike() {
     let spec = &spec();
     for fixture in [
-        "families/distilbert",
         "gguf/models/distilbert",
         "gguf/models/mistral-heads",
         "families/umt5",

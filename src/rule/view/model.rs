@@ -95,6 +95,25 @@ impl<'a> PackageView<'a> {
         Ok(layers.filter(|layer| !stored.contains(layer)).collect())
     }
 
+    /// The layers that have no tensors by the hyperparameters: sublayers may be switched off one by one.
+    pub fn empty_layers(&self) -> BTreeSet<(String, u64)> {
+        let (Ok(expected), Ok(hparams), Ok(arch)) = (self.expected(), self.hparams(), self.arch())
+        else {
+            return BTreeSet::new();
+        };
+        let layers = arch.stacks.iter().flat_map(|stack| {
+            let n_layers = PackageView::n_layers(hparams, stack).unwrap_or_default();
+            (0..n_layers).map(|layer| (stack.clone(), layer))
+        });
+        let mut empty: BTreeSet<(String, u64)> = layers.collect();
+        for role in expected.iter().filter_map(|tensor| self.spec.role(&tensor.name)) {
+            if let (Some(stack), Some(layer)) = (role.stack, role.layer) {
+                empty.remove(&(stack, layer));
+            }
+        }
+        empty
+    }
+
     /// The rows of a head's projection, whether it is stored or tied.
     pub fn head_rows(&self, head: &str) -> Option<u64> {
         self.rows(&format!("heads.{head}.proj.weight"))
