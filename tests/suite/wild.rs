@@ -346,6 +346,16 @@ fn configs_as_published_mean_what_their_classes_make_of_them() {
         let config = changed(fixture, &json!({key: word}));
         assert_eq!(said(spec, arch, &config)["activation"], wanted, "{fixture} {word}");
     }
+    // The class turns half of a head, unless the rope parameters themselves say another share.
+    let rope = |share: Json| json!({"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": share});
+    for (change, wanted) in [
+        (json!({"partial_rotary_factor": 0.25}), 0.5),
+        (json!({"partial_rotary_factor": 0.5, "rope_parameters": rope(json!(0.25))}), 0.25),
+    ] {
+        let found = said(spec, "bamba", &changed("families/bamba", &change));
+        let share = found["rope_dim"].as_f64().unwrap() / found["head_dim"].as_f64().unwrap();
+        assert_eq!(share, wanted, "{change}");
+    }
 }
 
 /// Null says that there is none: nothing on the way back may make it the class's id.
@@ -529,16 +539,13 @@ fn what_a_class_fixes_is_not_what_the_config_says() {
 fn answers(spec: &Spec, path: &Path) -> Vec<f32> {
     let loaded = load(path, spec, None).unwrap_or_else(|failure| panic!("{:?}", findings(failure)));
     let model = loaded.model();
-    let decoder = model
-        .hyperparameters
-        .contains_key("decoder_start_token_id")
-        .then(|| vec![vec![0, 5, 9, 4]]);
+    let tasks: Vec<_> = model.tasks.iter().take(1).collect();
+    let is_seq2seq = tasks.iter().any(|task| task.id == "seq2seq-lm");
     let inputs = Inputs {
         input_ids: vec![vec![7, 3, 11, 2, 5, 9, 4, 8]],
-        decoder_input_ids: decoder,
+        decoder_input_ids: is_seq2seq.then(|| vec![vec![0, 5, 9, 4]]),
         ..Inputs::default()
     };
-    let tasks: Vec<_> = model.tasks.iter().take(1).collect();
     let outputs = forward::run::<f32>(model, &loaded.weights().unwrap(), &inputs, &tasks).unwrap();
     match outputs.tasks.first() {
         Some(answer) => answer.outputs[0].1.data.clone(),
