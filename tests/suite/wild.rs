@@ -350,7 +350,7 @@ fn configs_as_published_mean_what_their_classes_make_of_them() {
     let rope = |share: Json| json!({"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": share});
     for (change, wanted) in [
         (json!({"partial_rotary_factor": 0.25}), 0.5),
-        (json!({"partial_rotary_factor": 0.5, "rope_parameters": rope(json!(0.25))}), 0.25),
+        (json!({"partial_rotary_factor": 0.5, "rope_parameters": rope(json!(1.0))}), 1.0),
     ] {
         let found = said(spec, "bamba", &changed("families/bamba", &change));
         let share = found["rope_dim"].as_f64().unwrap() / found["head_dim"].as_f64().unwrap();
