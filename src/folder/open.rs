@@ -74,9 +74,7 @@ pub fn open_with(path: &Path, wanted: Option<&'static Format>, links: Links) -> 
 pub fn open_as(path: &Path, how: &How<'_>) -> Result<Opened> {
     let links = how.links;
     let mut opened = open_any(path, how)?;
-    if let Some(layouts) = how.layouts {
-        opened.layouts = Arc::clone(layouts);
-    }
+    opened.layouts = how.layouts.cloned();
     if how.config.is_some()
         && (opened.is_package
             || format::find(opened.checkpoint.format).is_some_and(|format| format.is_complete))

@@ -35,8 +35,8 @@ pub struct Opened {
     pub weights: Vec<String>,
     /// The names that files have for tensors that the checkpoint has under other ones.
     pub renamed: BTreeMap<String, String>,
-    /// How libraries store one tensor as several.
-    pub(super) layouts: Arc<Layouts>,
+    /// How libraries store one tensor as several, where it was said when it was opened.
+    pub(super) layouts: Option<Arc<Layouts>>,
 }
 
 /// A text file that is read whole is not longer than this.
@@ -59,8 +59,12 @@ impl Opened {
             files,
             weights,
             renamed: BTreeMap::new(),
-            layouts: Layouts::carried(),
+            layouts: None,
         }
+    }
+
+    fn layouts(&self) -> Arc<Layouts> {
+        self.layouts.clone().unwrap_or_else(Layouts::carried)
     }
 
     /// Gives stored tensors other names, by their old ones.
@@ -148,7 +152,7 @@ impl Opened {
             return Ok(None);
         }
         let config = self.config()?.map(|(config, _)| config);
-        Ok(layout::logical(&self.layouts, &self.checkpoint, config.as_ref(), &self.source))
+        Ok(layout::logical(&self.layouts(), &self.checkpoint, config.as_ref(), &self.source))
     }
 
     /// The config of a foreign folder and its text. Where it does not say how tensors are packed,
@@ -158,7 +162,7 @@ impl Opened {
     /// One of them cannot be read, or is no JSON.
     pub fn config(&mut self) -> Result<Option<(Json, String)>> {
         let Some(mut config) = self.json(CONFIG_FILE)? else { return Ok(None) };
-        let layouts = Arc::clone(&self.layouts);
+        let layouts = self.layouts();
         if !layouts.is_told(&config) {
             for beside in &layouts.beside {
                 if let Some(says) = self.json(&beside.file)? {

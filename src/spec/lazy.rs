@@ -142,17 +142,25 @@ impl<K: Ord + Sync + Send, T: Send + Sync> Table<K, T> {
 pub(super) struct Parsed<F> {
     files: Arc<Files>,
     folder: String,
-    parsed: BTreeMap<String, OnceLock<std::result::Result<F, String>>>,
+    /// Made when a file is asked for: most commands ask for none of most folders.
+    parsed: OnceLock<Places<F>>,
 }
+
+type Places<F> = BTreeMap<String, OnceLock<std::result::Result<F, String>>>;
 
 impl<F: DeserializeOwned + Clone> Parsed<F> {
     /// The files below a folder, `arch/`.
     pub(super) fn new(files: &Arc<Files>, folder: &str) -> Parsed<F> {
-        let from = files.range(folder.to_owned()..);
-        let below = from.map_while(|(path, _)| path.strip_prefix(folder));
-        let below = below.filter_map(|path| path.strip_suffix(".toml"));
-        let parsed = below.map(|name| (name.to_owned(), OnceLock::new())).collect();
-        Parsed { files: Arc::clone(files), folder: folder.to_owned(), parsed }
+        Parsed { files: Arc::clone(files), folder: folder.to_owned(), parsed: OnceLock::new() }
+    }
+
+    fn places(&self) -> &Places<F> {
+        self.parsed.get_or_init(|| {
+            let from = self.files.range(self.folder.clone()..);
+            let below = from.map_while(|(path, _)| path.strip_prefix(&self.folder));
+            let below = below.filter_map(|path| path.strip_suffix(".toml"));
+            below.map(|name| (name.to_owned(), OnceLock::new())).collect()
+        })
     }
 
     /// What the file of this name says.
@@ -177,7 +185,7 @@ impl<F: DeserializeOwned + Clone> Parsed<F> {
         parse: impl Fn(&Text) -> std::result::Result<F, String>,
     ) -> Result<F> {
         let path = format!("{}{name}.toml", self.folder);
-        let Some(place) = self.parsed.get(name) else { return Err(bad(&path, "is missing")) };
+        let Some(place) = self.places().get(name) else { return Err(bad(&path, "is missing")) };
         let parse = || parse(&self.files[&path]);
         place.get_or_init(parse).clone().map_err(|why| bad(&path, &why))
     }
