@@ -39,7 +39,6 @@ use sha2::{Digest, Sha256};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::encoding::layout::Layouts;
 use crate::folder::How;
-use crate::format::gguf::types::TYPES;
 use crate::package::Value;
 
 use self::arch::Arch;
@@ -196,19 +195,7 @@ impl Spec {
         let spec = Spec::lazily(whole)?;
         spec.layouts.check()?;
         spec.encodings.check()?;
-        // The arithmetic of blocks is code: a table that says otherwise would have no effect.
-        let words = |block: &encodings::Block| {
-            let encodings::Block { ggml, len, bytes, .. } = block;
-            format!("the type {ggml} of {len} values in {bytes} bytes")
-        };
-        for carried in &TYPES.blocks {
-            let own = spec.encodings.block(&carried.id);
-            if let Some(block) = own.filter(|block| words(block) != words(carried)) {
-                let (id, own, carried) = (&block.id, words(block), words(carried));
-                let why = format!("{id} is {own}, and this program computes with {carried}");
-                return Err(bad("encodings.toml", &why));
-            }
-        }
+        encodings::check(&spec.encodings).map_err(|why| bad("encodings.toml", &why))?;
         spec.pretokenizers.check()?;
         spec.classes.check()?;
         spec.dialects.check()?;
