@@ -350,10 +350,16 @@ impl Shown<'_> {
 }
 
 /// The tokens of a `tokenizer.json` by id; none if there is no such file, or it has another form.
+///
+/// # Errors
+/// It cannot be read, or is no JSON.
 fn vocabulary(opened: &mut Opened) -> Result<BTreeMap<usize, String>> {
     let Some(text) = opened.text(TOKENIZER_JSON)? else { return Ok(BTreeMap::new()) };
-    let vocabulary = Vocabulary::reader(TOKENIZER_JSON).and_then(|read| read(text.as_bytes()).ok());
-    let vocabulary = vocabulary.unwrap_or_default();
+    let read = Vocabulary::reader(TOKENIZER_JSON).expect("it says ids");
+    let vocabulary = match read(text.as_bytes()) {
+        Ok(vocabulary) => vocabulary,
+        Err(_) => opened.json(TOKENIZER_JSON).map(|_| Vocabulary::default())?,
+    };
     let tokens =
         vocabulary.all().filter_map(|(token, id)| Some((id.try_into().ok()?, token.to_owned())));
     Ok(tokens.collect())

@@ -155,7 +155,9 @@ struct TokenizerFile {
 
 impl TokenizerFile {
     fn parse(name: &str, text: &[u8]) -> Option<TokenizerFile> {
-        let vocabulary = Vocabulary::reader(name)?(text).ok()?;
+        let read = Vocabulary::reader(name)?(text).ok()?;
+        // Which of two tokens of one id comes first is a matter of spelling.
+        let vocabulary = Vocabulary { twice: None, ..read };
         let rest = match name {
             // It has no ids, and all that it says decides the split.
             MERGES => return None,

@@ -61,11 +61,23 @@ impl Latent {
         x: &Array2<R>,
         bias: Bias,
     ) -> Result<Option<Array2<R>>> {
+        Ok(self.compress_queries(params, name, x, bias)?.map(|[_, normed]| normed))
+    }
+
+    /// The compressed queries of `x` as they are, and normed.
+    fn compress_queries<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        x: &Array2<R>,
+        bias: Bias,
+    ) -> Result<Option<[Array2<R>; 2]>> {
         if self.q_rank == 0 {
             return Ok(None);
         }
-        let q = params.linear(x, &format!("{name}.q_a_proj"), self.q_rank, bias)?;
-        self.norm.apply(params, &format!("{name}.q_a_norm"), &q).map(Some)
+        let plain = params.linear(x, &format!("{name}.q_a_proj"), self.q_rank, bias)?;
+        let normed = self.norm.apply(params, &format!("{name}.q_a_norm"), &plain)?;
+        Ok(Some([plain, normed]))
     }
 
     /// What queries are made of, where they are compressed: the compressed ones, normed, and with `q_beside` as they are.
@@ -76,12 +88,11 @@ impl Latent {
         x: &Array2<R>,
         bias: Bias,
     ) -> Result<Option<Array2<R>>> {
-        let Some(normed) = self.compressed_queries(params, name, x, bias)? else { return Ok(None) };
-        if !self.q_beside {
-            return Ok(Some(normed));
-        }
-        let plain = params.linear(x, &format!("{name}.q_a_proj"), self.q_rank, bias)?;
-        Ok(Some(concatenate![Axis(1), normed, plain]))
+        let compressed = self.compress_queries(params, name, x, bias)?;
+        Ok(compressed.map(|[plain, normed]| match self.q_beside {
+            true => concatenate![Axis(1), normed, plain],
+            false => normed,
+        }))
     }
 
     /// `[n, h·d]`, `[n, h·d]` and `[n, h·e]` of `x`, `[n, hidden]`. Only the maps from the stream to

@@ -7,7 +7,7 @@
 use ndarray::Array2;
 
 use super::keys::Keys;
-use super::mlp::sigmoid;
+use super::mlp::{Activation, sigmoid};
 use super::real::Real;
 use super::weights::{Bias, Params};
 use crate::base::error::Result;
@@ -43,7 +43,7 @@ impl NormGate {
         let map = |x: &Array2<R>, part: &str, width| {
             params.linear(x, &format!("{name}.norm_gate.{part}"), width, Bias::Is(false))
         };
-        let middle = map(&y, "in_proj", self.rank)?.mapv(|x| x * sigmoid(x));
+        let middle = map(&y, "in_proj", self.rank)?.mapv(|x| Activation::Silu.of(x));
         let gate = map(&middle, "out_proj", y.ncols())?;
         Ok(y * gate.mapv(sigmoid))
     }

@@ -19,12 +19,17 @@ pub(super) static RULE: Rule = Rule {
 
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let (hparams, arch) = (view.hparams()?, view.arch()?);
-    let mut stored = view.stored_layers()?;
-    stored.extend(view.empty_layers());
+    let stored = view.stored_layers()?;
     for stack in &arch.stacks {
         let Some(n_layers) = PackageView::n_layers(hparams, stack) else { continue };
-        let here: BTreeSet<u64> =
+        let mut here: BTreeSet<u64> =
             stored.iter().filter(|(of, _)| of == stack).map(|(_, layer)| *layer).collect();
+        if (here.len() as u64) < n_layers
+            && let Ok(expected) = view.expected_layers()
+        {
+            // A layer whose sublayers are all switched off is no hole.
+            here.extend((0..n_layers).filter(|&layer| !expected.contains(&(stack.clone(), layer))));
+        }
         let n_here = here.range(..n_layers).count() as u64;
         let beyond: Vec<u64> = here.range(n_layers..).copied().collect();
         if n_here == n_layers && beyond.is_empty() {

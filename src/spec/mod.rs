@@ -214,15 +214,20 @@ impl Spec {
     /// A standard from files of which those that are large or many are read when they are asked for.
     fn lazily(whole: versions::Whole) -> Result<Spec> {
         let versions::Whole { files, later, apart } = whole;
-        // Every command waits for these two, so they are read side by side.
-        let (roles, hparams) = rayon::join(
-            || roles::resolve(parse(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why)),
-            || {
-                let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
-                hparams.resolve().map_err(|why| bad("hparams.toml", &why))
-            },
-        );
-        let (mut roles, (keys, witnesses, constraints)) = (roles?, hparams?);
+        let read_roles =
+            || roles::resolve(parse(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why));
+        let read_keys = || {
+            let hparams: hparams::HparamsFile = parse(&files, "hparams.toml")?;
+            hparams.resolve().map_err(|why| bad("hparams.toml", &why))
+        };
+        // Every command waits for these two, so they are read side by side. Not by the pool, whose size is not
+        // settled yet, and which has many threads to start.
+        let (roles, keys) = std::thread::scope(|scope| {
+            let roles = scope.spawn(read_roles);
+            let keys = read_keys();
+            (roles.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), keys)
+        });
+        let (mut roles, (keys, witnesses, constraints)) = (roles?, keys?);
         roles::know_absent(&mut roles, &keys);
         let head: SpecFile = parse(&files, SPEC_FILE)?;
         let tasks: tasks::TasksFile = parse(&files, "tasks.toml")?;

@@ -99,24 +99,23 @@ impl Types {
     /// # Errors
     /// A number or an id stands twice; a block has no values or bytes.
     pub fn checked(self) -> Result<Types, String> {
-        let types = self;
-        let plain = types.plain.iter().map(|plain| plain.ggml);
-        let removed = types.removed.iter().map(|removed| removed.ggml);
+        let plain = self.plain.iter().map(|plain| plain.ggml);
+        let removed = self.removed.iter().map(|removed| removed.ggml);
         let mut numbers: Vec<u32> =
-            types.blocks.iter().map(|block| block.ggml).chain(plain).chain(removed).collect();
+            self.blocks.iter().map(|block| block.ggml).chain(plain).chain(removed).collect();
         numbers.sort_unstable();
         if let Some(twice) = numbers.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(format!("the type {} stands twice", twice[0]));
         }
-        for (index, block) in types.blocks.iter().enumerate() {
-            if types.blocks[..index].iter().any(|other| other.id == block.id) {
+        for (index, block) in self.blocks.iter().enumerate() {
+            if self.blocks[..index].iter().any(|other| other.id == block.id) {
                 return Err(format!("the encoding {:?} stands twice", block.id));
             }
             if block.len == 0 || block.bytes == 0 {
                 return Err(format!("a block of {:?} has no values or no bytes", block.id));
             }
         }
-        Ok(types)
+        Ok(self)
     }
 
     /// The type of this number; the reason if there is none.

@@ -88,30 +88,20 @@ impl<'a> PackageView<'a> {
     /// As [`PackageView::expected`].
     pub fn missing_layers(&self) -> Result<BTreeSet<(String, u64)>, NotChecked> {
         let stored = self.stored_layers()?;
+        Ok(self.expected_layers()?.into_iter().filter(|layer| !stored.contains(layer)).collect())
+    }
+
+    /// The layers that have tensors by the hyperparameters, each with its stack: sublayers may be switched off one by
+    /// one, and a layer of none has no tensors.
+    ///
+    /// # Errors
+    /// As [`PackageView::expected`].
+    pub fn expected_layers(&self) -> Result<BTreeSet<(String, u64)>, NotChecked> {
         let layers = self.expected()?.iter().filter_map(|tensor| {
             let role = self.spec.role(&tensor.name)?;
             Some((role.stack?, role.layer?))
         });
-        Ok(layers.filter(|layer| !stored.contains(layer)).collect())
-    }
-
-    /// The layers that have no tensors by the hyperparameters: sublayers may be switched off one by one.
-    pub fn empty_layers(&self) -> BTreeSet<(String, u64)> {
-        let (Ok(expected), Ok(hparams), Ok(arch)) = (self.expected(), self.hparams(), self.arch())
-        else {
-            return BTreeSet::new();
-        };
-        let layers = arch.stacks.iter().flat_map(|stack| {
-            let n_layers = PackageView::n_layers(hparams, stack).unwrap_or_default();
-            (0..n_layers).map(|layer| (stack.clone(), layer))
-        });
-        let mut empty: BTreeSet<(String, u64)> = layers.collect();
-        for role in expected.iter().filter_map(|tensor| self.spec.role(&tensor.name)) {
-            if let (Some(stack), Some(layer)) = (role.stack, role.layer) {
-                empty.remove(&(stack, layer));
-            }
-        }
-        empty
+        Ok(layers.collect())
     }
 
     /// The rows of a head's projection, whether it is stored or tied.
