@@ -216,6 +216,10 @@ mod tests {
     fn an_added_token_may_stand_in_the_vocabulary_too() {
         let same = r#"{"added_tokens":[{"id":0,"content":"a"}],"model":{"vocab":{"a":0}}}"#;
         check("tokenizer.json", same, r#"{"a": 0} None"#);
+        let moved = r#"{"added_tokens":[{"id":5,"content":"a"}],"model":{"vocab":{"a":0,"b":1}}}"#;
+        check("tokenizer.json", moved, r#"{"a": 5, "b": 1} None"#);
+        let read = Vocabulary::reader("tokenizer.json").unwrap()(moved.as_bytes()).unwrap();
+        assert_eq!((read.id("a"), read.largest()), (Some(5), Some(("a", 5))));
         let other = r#"{"added_tokens":[{"id":0,"content":"b"}],"model":{"vocab":{"a":0}}}"#;
         check("tokenizer.json", other, r#"{"a": 0, "b": 0} Some((0, "a", "b"))"#);
     }

@@ -343,3 +343,18 @@ fn deep_ranks_tensors_by_how_far_they_are_apart() {
         assert!(0.0 < far[far.len() - 1] && far[0] < 0.3, "{far:?}");
     }
 }
+
+/// Words are shown where a tokenizer says them: one of a form that is not known is no reason not to compute, one that is
+/// damaged is told.
+#[test]
+fn what_a_model_answers_needs_no_words() {
+    let (scratch, package) = package();
+    let folder = scratch.path().join("words");
+    copy(&package, &folder);
+    let args = ["run", text(&folder), "--input-ids", "3,5,7"];
+    check(&args, 0, &[], &[]);
+    fs::write(folder.join("tokenizer.json"), r#"{"model":{"vocab":{"a":-1}}}"#).unwrap();
+    check(&args, 0, &[], &[]);
+    fs::write(folder.join("tokenizer.json"), r#"{"model":{"vocab":"#).unwrap();
+    check(&args, 2, &["tokenizer.json"], &[]);
+}
