@@ -195,6 +195,9 @@ pub(crate) fn canonical(
     let format = dialect.map_or(format, |dialect| dialect.of.as_str());
     let compound = request.spec.compound(format, &config).filter(|_| dialect.is_none());
     if let Some(compound) = compound {
+        if let Some(refusal) = compound.refusal(&config) {
+            return Err(refusal.into());
+        }
         config = compound.inner(&config);
         let names = compound.renames(&opened.checkpoint);
         opened.rename(&names);
@@ -268,6 +271,12 @@ pub(crate) fn canonical(
             let Some(stored) = of_dialect.or_else(renamed) else { return vec![tensor] };
             let stored = stored.into_iter().map(|(name, axes)| {
                 let read_as = Some(tensor.name.clone());
+                let axes = match (axes, &tensor.axes) {
+                    (Some(stored), Some(turned)) => {
+                        Some(turned.iter().map(|&axis| stored[axis]).collect())
+                    }
+                    (stored, turned) => stored.or_else(|| turned.clone()),
+                };
                 ForeignTensor { name, read_as, axes, ..tensor.clone() }
             });
             stored.collect()

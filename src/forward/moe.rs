@@ -111,10 +111,13 @@ impl Moe {
             topk_groups: keys.count("moe.topk_groups")?,
             best_two: 1 < groups && keys.word("moe.group_score")? == "top2_sum",
         };
-        if groups == 0 || !n_routes.is_multiple_of(groups) || n_routes < choice.top_k {
+        let fits = groups != 0 && n_routes.is_multiple_of(groups);
+        // Beyond the groups that stay no expert is better than another.
+        let n_open = if fits { choice.topk_groups.saturating_mul(n_routes / groups) } else { 0 };
+        if n_open < choice.top_k {
             return Err(broken(format!(
-                "{} of {n_routes} experts in {groups} groups cannot be chosen",
-                choice.top_k
+                "{} of {n_routes} experts in {groups} groups, of which {} stay, cannot be chosen",
+                choice.top_k, choice.topk_groups
             )));
         }
         let gated = keys.bool("mlp_gated")?;

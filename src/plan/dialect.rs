@@ -5,13 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 
+use super::axes::{back, permuted};
 use super::export::Export;
-use super::layout::Layout;
-use super::ops::TensorExpr;
 use super::several::several;
 use super::{Options, Step, Tensors};
 use crate::base::diagnostic::Diagnostic;
-use crate::checkpoint::{Checkpoint, Payload, Tensor, View, row_major_strides};
+use crate::checkpoint::{Checkpoint, Payload, Tensor};
 use crate::package::{Dropped, Provenance, WayBack};
 use crate::spec::Spec;
 use crate::spec::dialect::{Dialect, Kind, Padded};
@@ -205,33 +204,6 @@ pub fn told(aside: &[Dropped]) -> Vec<Diagnostic> {
     notes.collect()
 }
 
-/// A tensor with its axes in another order; those that are not named have one entry.
-fn permuted(tensor: &Tensor, axes: &[usize]) -> Tensor {
-    let pick = |of: &[u64]| -> Vec<u64> {
-        axes.iter().filter_map(|&axis| of.get(axis).copied()).collect()
-    };
-    let view = |view: &View| View { strides: pick(&view.strides), ..view.clone() };
-    let payload = match &tensor.payload {
-        Payload::Range(storage) => Payload::View(View {
-            storage: *storage,
-            offset: 0,
-            strides: pick(&row_major_strides(&tensor.shape)),
-            big_endian: false,
-        }),
-        Payload::View(of) => Payload::View(view(of)),
-        Payload::Tiles(tiles) => {
-            let mut tiles = tiles.clone();
-            for tile in &mut tiles {
-                (tile.at, tile.shape) = (pick(&tile.at), pick(&tile.shape));
-                tile.data = view(&tile.data);
-            }
-            Payload::Tiles(tiles)
-        }
-        other @ (Payload::Parts(..) | Payload::Unreadable(_)) => other.clone(),
-    };
-    Tensor { shape: pick(&tensor.shape), payload, ..tensor.clone() }
-}
-
 /// The record of a source in the terms of the mappings, and the names that its files have by those.
 pub fn record(source: &Provenance) -> (Provenance, BTreeMap<String, Vec<Stored>>) {
     let mut record = source.clone();
@@ -318,19 +290,4 @@ fn is_norm(name: &str) -> bool {
     let module = name.rsplit_once('.').map_or("", |(module, _)| module);
     let module = module.rsplit('.').next().unwrap_or_default();
     module == "norm" || module.ends_with("_norm")
-}
-
-/// The axes in the order of the dialect.
-fn back(expr: TensorExpr, axes: &[usize]) -> Result<TensorExpr, String> {
-    let n = axes.iter().max().map_or(0, |axis| axis + 1);
-    // The axes that have one entry come first, then are put where they belong.
-    let single: Vec<usize> = (0..n).filter(|axis| !axes.contains(axis)).collect();
-    let layout = single.iter().fold(expr.layout, |layout, _| Layout::insert_axis(layout, 0));
-    let order: Vec<usize> = (0..n)
-        .map(|theirs| match axes.iter().position(|&axis| axis == theirs) {
-            Some(ours) => single.len() + ours,
-            None => single.iter().position(|&axis| axis == theirs).unwrap_or(0),
-        })
-        .collect();
-    Ok(TensorExpr { layout: layout.transpose(&order)?, kernels: expr.kernels })
 }

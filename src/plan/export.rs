@@ -19,7 +19,7 @@ use crate::checkpoint::Checkpoint;
 use crate::package::{ForeignTensor, Model, Provenance};
 use crate::spec::Spec;
 use crate::spec::ecosystem::Ecosystem;
-use crate::spec::map::Map;
+use crate::spec::map::{DropHead, Map};
 use crate::spec::names::StackNames;
 
 pub use self::check::check_own_config;
@@ -106,6 +106,11 @@ pub fn export(
         ties: model.ties.iter().map(|[tied, stored]| (tied.as_str(), stored.as_str())).collect(),
         recorded: provenance
             .map(|source| source.tensors.iter().map(ForeignTensor::known_name).collect()),
+        turned: provenance
+            .into_iter()
+            .flat_map(|source| &source.tensors)
+            .filter_map(|tensor| Some((tensor.known_name(), tensor.axes.as_deref()?)))
+            .collect(),
         used: BTreeSet::new(),
         backing,
         tied: BTreeMap::new(),
@@ -120,8 +125,22 @@ pub fn export(
         .filter(|instance| instance.from.iter().all(|name| exporter.was_recorded(name)))
         .collect();
     let made: BTreeSet<&String> = alternative.iter().flat_map(|instance| &instance.to).collect();
+    let has_head = |head: &String| {
+        let prefix = format!("heads.{head}.");
+        canonical.exprs.keys().any(|name| name.starts_with(&prefix))
+    };
+    let left_out: Vec<(&DropHead, String)> = map
+        .dropped_heads
+        .iter()
+        .filter(|dropped| dropped.beside.as_ref().is_none_or(has_head))
+        .map(|dropped| (dropped, format!("heads.{}.", dropped.head)))
+        .collect();
+    let is_left_out = |name: &String| {
+        let mut left_out = left_out.iter().filter(|(dropped, _)| dropped.beside.is_some());
+        left_out.any(|(_, prefix)| name.starts_with(prefix))
+    };
     for instance in usual {
-        if !instance.to.iter().any(|name| made.contains(name)) {
+        if !instance.to.iter().any(|name| made.contains(name) || is_left_out(name)) {
             exporter.plan_instance(instance);
         }
     }
@@ -137,11 +156,10 @@ pub fn export(
         exporter.errors.extend(errors);
         findings.extend(warnings);
     }
-    for dropped in &map.dropped_heads {
-        let prefix = format!("heads.{}.", dropped.head);
-        let parts = canonical.exprs.keys().filter(|name| name.starts_with(&prefix));
+    for (dropped, prefix) in &left_out {
+        let parts = canonical.exprs.keys().filter(|name| name.starts_with(prefix));
         let parts: Vec<&String> = parts.filter(|name| !exporter.used.contains(*name)).collect();
-        let tied = model.ties.iter().any(|[tied, _]| tied.starts_with(&prefix));
+        let tied = model.ties.iter().any(|[tied, _]| tied.starts_with(prefix));
         if parts.is_empty() && !tied {
             continue;
         }

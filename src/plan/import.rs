@@ -16,7 +16,7 @@ use serde_json::Value as Json;
 use self::planner::{Planner, data_error};
 use self::tie::Tie;
 use super::keys::{self, Keys};
-use super::{Facts, Options, Tensors, by_name, names, tasks, unread};
+use super::{Facts, Options, Tensors, axes, by_name, names, tasks, unread};
 use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::Checkpoint;
 use crate::package::{Dropped, ForeignTensor, MapUsed, Task, Value};
@@ -91,13 +91,18 @@ pub fn import(
     let mut instances = names::instances(map, &choices, &names, backing).map_err(&data)?;
     instances.retain(|instance| instance.holds(&present));
     let drops = names::drops(map, &choices, &names, &present, backing).map_err(&data)?;
+    let mut foreign = by_name(checkpoint);
+    let turned = axes::turned(map, &choices, &names, backing, &foreign).map_err(&data)?;
+    for (name, (tensor, _)) in &turned {
+        foreign.insert(name, tensor);
+    }
 
     let mut planner = Planner {
         spec,
         arch,
         facts,
         options,
-        foreign: by_name(checkpoint),
+        foreign,
         backing,
         names: &names,
         hparams: &hparams,
@@ -138,13 +143,14 @@ pub fn import(
     tensors.sort_by_key(|name| spec.order(name));
     stray::check_promised_heads(map, config, &heads, &mut findings);
     findings.extend(unread::findings(spec, map, config));
+    findings.extend(unread::not_packed(config, checkpoint));
     let said = &checkpoint.signatures;
     let tasks = tasks::read(spec, map, config, &keys.hparams, &heads, said, &mut findings);
     let foreign = checkpoint.stored().map(|tensor| ForeignTensor {
         name: tensor.name.clone(),
         dtype: tensor.dtype.name().to_owned(),
         read_as: None,
-        axes: None,
+        axes: turned.get(&tensor.name).map(|(_, axes)| axes.to_vec()),
     });
     Ok(Import {
         tensors,

@@ -4,6 +4,7 @@
 //! shapes proven in both directions; or it does not exist.
 
 pub mod aliases;
+mod axes;
 pub mod cut;
 pub mod dialect;
 pub mod export;

@@ -236,7 +236,7 @@ pub fn check_counts(
 }
 
 /// Every choice of the variables of a rule.
-fn choose(
+pub(super) fn choose(
     each: &[(String, Each)],
     names: &dyn Names,
     backing: Backing,
@@ -284,7 +284,7 @@ fn text(item: Value) -> String {
     }
 }
 
-fn spell(name: &str, choices: &Choices) -> String {
+pub(super) fn spell(name: &str, choices: &Choices) -> String {
     let mut name = match name.strip_prefix('@') {
         Some(rest) => format!("{}{rest}", choices.prefix),
         None => name.to_owned(),

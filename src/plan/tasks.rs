@@ -58,7 +58,8 @@ pub fn read(
     let class = class_of(map, config);
     let served = map.tasks.iter().filter(|rule| {
         let head = rule.head.iter();
-        head.chain(&rule.needs).all(|head| heads.contains_key(head)) && says(map, config, rule)
+        head.chain(&rule.needs).all(|head| heads.contains_key(head))
+            && says(spec, map, config, rule)
     });
     let served: Vec<&TaskRule> = served.collect();
     let names_class =
@@ -67,6 +68,7 @@ pub fn read(
         let mut of_class = map.tasks.iter().filter(|rule| names_class(rule));
         findings.extend(of_class.find_map(|rule| said_otherwise(config, rule, heads)));
     }
+    findings.extend(unknown_use(map, config, class, &served, heads));
     let mut tasks: Vec<Task> = Vec::new();
     for rule in &served {
         // Several tasks may use a head of one name: then the class says which, or a signature.
@@ -161,6 +163,46 @@ fn said_otherwise(
     })
 }
 
+/// What is said of heads beside that of a language model where the class which uses them is not known, or no
+/// task does.
+fn unknown_use(
+    map: &Map,
+    config: &Json,
+    class: Option<&str>,
+    served: &[&TaskRule],
+    heads: &BTreeMap<String, Option<u64>>,
+) -> Option<Diagnostic> {
+    let uses = |rule: &TaskRule, head: &String| {
+        rule.head.as_ref() == Some(head) || rule.needs.contains(head)
+    };
+    // One without a projection to outputs is a pooling, which many classes give beside the states.
+    let mut idle = heads.iter().filter(|(_, rows)| rows.is_some()).map(|(head, _)| head);
+    let idle = idle.find(|head| !map.tasks.iter().any(|rule| uses(rule, head)));
+    if let Some(head) = idle {
+        let message = format!(
+            "the head `{head}` is there, and no task of {} models reads it: none is described",
+            map.name
+        );
+        let help = "the tensors are kept, and no client is told what they are for: compute it by the config's own class";
+        return Some(Diagnostic::warning("P018", message).key(CLASSES).help(help));
+    }
+    let class = class?;
+    let is_known = map.base_classes.iter().any(|base| base == class)
+        || map.tasks.iter().any(|rule| rule.class.iter().any(|own| own == class));
+    // Classes around a text model are many, and what they share is its language model.
+    let rule = served.iter().find(|rule| rule.labels || rule.pool.is_some())?;
+    let head = rule.head.as_deref()?;
+    (!is_known && config.get(CLASSES).is_some()).then(|| {
+        let message = format!(
+            "the class {class} is not known: its head `{head}` is taken to serve {}",
+            rule.id
+        );
+        Diagnostic::warning("P018", message)
+            .key(CLASSES)
+            .help("where that is not so, name the class that it is one of in \"architectures\"")
+    })
+}
+
 /// The inputs and outputs of a task.
 type Ports = (Vec<Port>, Vec<Port>);
 
@@ -209,13 +251,21 @@ fn is_shape(said: Option<&[Option<u64>]>, wanted: &[Extents]) -> bool {
 
 /// Whether the config has the entries that go with a rule; where it has none of them, the first
 /// rule of the task and head holds, if there is a head to tell that the task is there.
-fn says(map: &Map, config: &Json, rule: &TaskRule) -> bool {
-    let states = |(path, wanted): (&String, &toml::Value)| match keys::stated(config, path) {
-        Ok(Value::Null) => None,
-        stated => Some(matches!(
-            (stated, crate::spec::from_toml(wanted)),
-            (Ok(stated), Ok(wanted)) if same(&stated, &wanted)
-        )),
+fn says(spec: &Spec, map: &Map, config: &Json, rule: &TaskRule) -> bool {
+    let class = || spec.classes.get(&map.format)?.of(map, config);
+    let states = |(path, wanted): (&String, &toml::Value)| {
+        let is_wanted = |stated: &Value| {
+            crate::spec::from_toml(wanted).is_ok_and(|wanted| same(stated, &wanted))
+        };
+        match keys::stated(config, path) {
+            // What a config leaves out is as its class has it.
+            Ok(Value::Null) => {
+                let usual = class().and_then(|class| class.default(path));
+                usual.filter(|usual| *usual != Value::Null).map(|usual| is_wanted(&usual))
+            }
+            Ok(stated) => Some(is_wanted(&stated)),
+            Err(_) => Some(false),
+        }
     };
     let first = map.tasks.iter().find(|other| other.id == rule.id && other.head == rule.head);
     let is_first = first.is_some_and(|first| std::ptr::eq(first, rule));

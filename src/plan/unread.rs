@@ -6,9 +6,11 @@ use serde_json::Value as Json;
 
 use super::keys::from_json;
 use crate::base::diagnostic::Diagnostic;
+use crate::checkpoint::{Checkpoint, Payload, Tensor};
 use crate::package::Value;
 use crate::spec::Spec;
 use crate::spec::classes::Class;
+use crate::spec::ecosystem::config::QUANTIZATION;
 use crate::spec::expr::{Expr, same};
 use crate::spec::map::{KeyRule, Map};
 
@@ -33,6 +35,25 @@ pub(super) fn findings(spec: &Spec, map: &Map, config: &Json) -> Vec<Diagnostic>
         );
     }
     findings
+}
+
+/// What is to be said of a config that tells how tensors are packed, where none is: people merge what they
+/// trained into plain weights and leave the entry.
+pub(super) fn not_packed(config: &Json, checkpoint: &Checkpoint) -> Option<Diagnostic> {
+    let said = config.get(QUANTIZATION).filter(|said| said.is_object())?;
+    let is_packed =
+        |tensor: &Tensor| matches!(tensor.payload, Payload::Parts(..)) || tensor.encoding.is_some();
+    if checkpoint.tensors.iter().any(is_packed) {
+        return None;
+    }
+    let method = said.get("quant_method").and_then(Json::as_str).unwrap_or("a method without name");
+    let message = format!(
+        "the config says that the weights are quantized ({method}), and no tensor is: they are taken as the \
+         plain numbers that they are, and the entry is left out of what is written"
+    );
+    Some(Diagnostic::note("P040", message).key(QUANTIZATION).help(
+        "take the entry out of config.json: programs may quantize the weights when they load them",
+    ))
 }
 
 /// Every path of the config that a mapping reads.

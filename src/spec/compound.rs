@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::ecosystem::config::{CLASSES, MODEL_TYPE};
+use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::{Checkpoint, Tensor};
 
 /// Compound models of one build.
@@ -31,6 +32,10 @@ pub struct Compound {
     apart: Vec<String>,
     /// Entries of the compound's config that hold for the text model too, where its own part is silent.
     shared: Vec<String>,
+    /// Entries of the compound's config that have this value or are silent: what another one does
+    /// depends on the class and on the version of its library.
+    #[serde(default)]
+    only: BTreeMap<String, Json>,
     /// Flags that either of the two may set.
     flags: Vec<String>,
     /// What the text model's names have in front, and what its mapping reads in its place; the first
@@ -164,7 +169,29 @@ impl Compound {
                 inner.insert(key.clone(), value.clone());
             }
         }
+        // A head for a task of the text is of the class around it.
+        if let Some(classes) = entries.get(CLASSES) {
+            inner.entry(CLASSES).or_insert_with(|| classes.clone());
+        }
         Json::Object(inner)
+    }
+
+    /// What keeps a compound's own config from being read.
+    pub fn refusal(&self, config: &Json) -> Option<Diagnostic> {
+        let other = |(key, value): &(&String, &Json)| {
+            config.get(key.as_str()).is_some_and(|stated| stated != *value)
+        };
+        let (key, value) = self.only.iter().find(other)?;
+        let stated = &config[key.as_str()];
+        let message = format!(
+            "the config's `{key}`: {stated} has no meaning here, only {value}: what it does to the text model \
+             depends on the class around it"
+        );
+        Some(
+            Diagnostic::error("P003", message)
+                .key(key)
+                .help("say it of the text model, among the entries of its own config"),
+        )
     }
 
     /// Whether the entries of the text model never stand among those of the compound.

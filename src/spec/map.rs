@@ -16,7 +16,7 @@ pub(super) use self::file::{HeadFile, MapFile};
 pub(super) use self::resolve::{place, resolve, resolve_head};
 pub use self::rules::{
     Alias, ClassDefault, DTypeName, DropHead, DropRule, Each, EachEntry, Head, KeyRule, MakeRule,
-    Map, Op, Reader, Rule, Spell, TaskRule, Write, entry_path,
+    Map, Op, Reader, Rule, Spell, TaskRule, Turned, Write, entry_path,
 };
 
 impl<'de> Deserialize<'de> for Expr {

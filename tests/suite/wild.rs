@@ -603,3 +603,104 @@ fn a_task_that_the_standard_does_not_have_is_told() {
         assert_eq!(told, !is_known, "{kind}: {:?}", report.findings);
     }
 }
+
+/// transformers hides what comes later unless `is_causal` is false, in every class that generates; one that shows it is
+/// another model.
+#[test]
+fn what_sees_later_tokens_by_its_config_is_read_or_refused() {
+    let spec = &spec();
+    let folders = fs::read_dir(root().join("fixtures/families")).unwrap();
+    let generates = |class: &str| {
+        ["ForCausalLM", "LMHeadModel", "ForConditionalGeneration"]
+            .iter()
+            .any(|end| class.ends_with(end))
+    };
+    let cases: Vec<(String, Json)> = folders
+        .filter_map(|folder| {
+            let name = folder.unwrap().file_name().into_string().unwrap();
+            let text = fs::read(root().join("fixtures/families").join(&name).join("config.json"));
+            let config: Json = serde_json::from_slice(&text.ok()?).unwrap();
+            generates(config["architectures"][0].as_str()?).then_some((name, config))
+        })
+        .collect();
+    assert!(200 < cases.len(), "{}", cases.len());
+    let silent: Vec<String> = cases
+        .par_iter()
+        .filter_map(|(name, config)| {
+            let from = root().join("fixtures/families").join(name);
+            let scratch = tempfile::tempdir().unwrap();
+            for file in fs::read_dir(&from).unwrap() {
+                let file = file.unwrap();
+                fs::copy(file.path(), scratch.path().join(file.file_name())).unwrap();
+            }
+            let mut config = config.clone();
+            config["is_causal"] = json!(false);
+            fs::write(scratch.path().join("config.json"), config.to_string()).unwrap();
+            let package = scratch.path().join("std");
+            let opened = folder::open(scratch.path()).unwrap();
+            let causal = match convert(opened, &Request::new(spec, &package, "std")) {
+                Ok(_) => {
+                    let mut opened = folder::open(&package).unwrap();
+                    let model = llmstd::convert::read_model(&mut opened).unwrap();
+                    let keys = &model.hyperparameters;
+                    let of_decoder = keys.get("decoder.causal").or(keys.get("causal"));
+                    of_decoder.map(|value| format!("{value:?}"))
+                }
+                Err(failure) => {
+                    let told = findings(failure);
+                    if told.iter().any(|told| told.message.contains("is_causal")) {
+                        return None;
+                    }
+                    Some(format!("{told:?}"))
+                }
+            };
+            let model_type = config["model_type"].as_str().unwrap();
+            // What transformers has no class for, or a class without attention to hide anything from.
+            let inert = spec.maps.values().any(|map| {
+                let of_type = |words: &Vec<String>| words.iter().any(|word| word == model_type);
+                map.format == "hf"
+                    && map.matches.get("model_type").is_some_and(of_type)
+                    && map.inert.contains("is_causal")
+            });
+            let is_read = causal.as_deref() == Some("Bool(false)");
+            (!is_read && !inert).then(|| format!("{name} ({model_type}): {causal:?}"))
+        })
+        .collect();
+    assert!(silent.is_empty(), "{}", silent.join("\n"));
+}
+
+/// A classifier of RoBERTa has a layer where others have the pooler, which a file may have beside it all the same.
+#[test]
+fn a_pooler_beside_a_classifier_is_left_out_of_gguf_with_a_warning() {
+    use safetensors::tensor::{Dtype, TensorView};
+    let spec = spec();
+    let from = root().join("fixtures/hf/roberta-seqcls/src");
+    let bytes = fs::read(from.join("model.safetensors")).unwrap();
+    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let width = stored.tensor("roberta.embeddings.word_embeddings.weight").unwrap().shape()[1];
+    let numbers: Vec<u8> =
+        (0..width * width).flat_map(|at| (at as f32 * 0.25 - 3.0).to_le_bytes()).collect();
+    let mut tensors: Vec<(String, TensorView<'_>)> = stored.tensors();
+    for (name, shape) in [("weight", vec![width, width]), ("bias", vec![width])] {
+        let n_bytes = shape.iter().product::<usize>() * 4;
+        let view = TensorView::new(Dtype::F32, shape, &numbers[..n_bytes]).unwrap();
+        tensors.push((format!("roberta.pooler.dense.{name}"), view));
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let source = scratch.path().join("case");
+    fs::create_dir(&source).unwrap();
+    fs::copy(from.join("config.json"), source.join("config.json")).unwrap();
+    let bytes = safetensors::serialize(tensors, None).unwrap();
+    fs::write(source.join("model.safetensors"), bytes).unwrap();
+    let file = scratch.path().join("case.gguf");
+    let request = Request { allow_no_tokenizer: true, ..Request::new(&spec, &file, "gguf") };
+    let report = convert(folder::open(&source).unwrap(), &request).map_err(findings).unwrap();
+    let told = |said: &Diagnostic| said.rule == "P006" && said.message.contains("`pooler`");
+    assert!(report.findings.iter().any(told), "{:?}", report.findings);
+    // What readers take for the classifier's own layer is that.
+    let written = folder::open(&file).unwrap();
+    let tensor = written.checkpoint.tensors.iter().find(|of| of.name == "cls.weight").unwrap();
+    let llmstd::checkpoint::Payload::Range(extent) = &tensor.payload else { panic!("cls.weight") };
+    let wanted = stored.tensor("classifier.dense.weight").unwrap();
+    assert_eq!(written.source.slice(*extent).unwrap(), wanted.data());
+}

@@ -6,6 +6,7 @@ use crate::base::diagnostic::Diagnostic;
 use crate::base::limits::Backing;
 use crate::checkpoint::{Checkpoint, DType};
 use crate::package::{MapUsed, Model, Provenance, WayBack};
+use crate::plan::axes;
 use crate::plan::import::make;
 use crate::plan::names::{self, Bound, Choices, Instance};
 use crate::plan::ops::{Direction, TensorExpr, describe, exactness, run};
@@ -44,6 +45,8 @@ pub(super) struct Exporter<'a> {
     pub(super) ties: BTreeMap<&'a str, &'a str>,
     /// The foreign names of the source, if there was one.
     pub(super) recorded: Option<BTreeSet<&'a str>>,
+    /// For foreign names the order of the axes that the source had, where that is another.
+    pub(super) turned: BTreeMap<&'a str, &'a [usize]>,
     pub(super) used: BTreeSet<String>,
     pub(super) backing: Backing,
     pub(super) tied: BTreeMap<String, String>,
@@ -148,7 +151,12 @@ impl Exporter<'_> {
             return Err(Diagnostic::error("P010", message).tensor(&canonical[0]));
         }
         let class = exactness(&instance.rule.ops, Direction::Export);
-        for (name, expr) in foreign.iter().zip(exprs) {
+        for (name, mut expr) in foreign.iter().zip(exprs) {
+            if let Some(axes) = self.turned.get(name.as_str()) {
+                expr = axes::back(expr, axes).map_err(|why| {
+                    Diagnostic::error("P010", format!("`{name}`: {why}")).tensor(name)
+                })?;
+            }
             let step = Step {
                 name: name.clone(),
                 from: canonical.to_vec(),

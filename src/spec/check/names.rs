@@ -67,6 +67,12 @@ pub(super) fn of_map(spec: &Spec, map: &Map) -> Vec<String> {
         }
         problems.extend(exprs.into_iter().flat_map(|expr| unknown(&at, expr, &known)));
     }
+    for turned in &map.turned {
+        let known = |name: &str| key(name) || turned.each.iter().any(|(each, _)| each == name);
+        let at = format!("{at}: `{}`", turned.names.first().map_or("", |name| &name.text));
+        let exprs = counts(&turned.each).chain(turned.shapes.iter().flatten());
+        problems.extend(exprs.flat_map(|expr| unknown(&at, expr, &known)));
+    }
     for rule in &map.keys {
         problems.extend(of_key(spec, map, rule, &at));
     }

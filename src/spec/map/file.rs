@@ -24,6 +24,8 @@ pub(crate) struct MapFile {
     #[serde(default)]
     pub(super) alias: Vec<Alias>,
     #[serde(default)]
+    pub(super) turned: Vec<TurnedFile>,
+    #[serde(default)]
     pub(super) rule: Vec<RuleFile>,
     #[serde(default)]
     pub(super) drop: Vec<DropFile>,
@@ -97,6 +99,16 @@ impl Words {
             Words::Many(words) => words,
         }
     }
+}
+
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TurnedFile {
+    #[serde(default)]
+    pub(super) each: BTreeMap<String, EachFile>,
+    pub(super) names: Vec<String>,
+    pub(super) shapes: Vec<Vec<Expr>>,
+    pub(super) axes: Vec<usize>,
 }
 
 #[derive(Clone, Deserialize, JsonSchema)]

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::file::{DropFile, EachFile, EachValue, HeadFile, KeyFile, MapFile, RuleFile, Words};
-use super::rules::{ClassDefault, DropRule, Each, EachEntry, Head, KeyRule, Map, Rule, Write};
+use super::file::{
+    DropFile, EachFile, EachValue, HeadFile, KeyFile, MapFile, RuleFile, TurnedFile, Words,
+};
+use super::rules::{
+    ClassDefault, DropRule, Each, EachEntry, Head, KeyRule, Map, Rule, Turned, Write,
+};
 use crate::base::error::Result;
 use crate::base::limits::MAX_EXTENDS;
 use crate::spec::expr::Expr;
@@ -130,6 +134,7 @@ fn merge(
         words,
         tokenizer,
         alias,
+        turned,
         rule,
         drop,
         drop_head,
@@ -188,6 +193,9 @@ fn merge(
             map.aliases.push(alias);
         }
     }
+    for file in turned {
+        map.turned.push(turned_of(file).map_err(|why| fail(&why))?);
+    }
     map.inert.extend(head.inert);
     map.words.extend(words);
     map.config.extend(config);
@@ -238,6 +246,25 @@ fn merge(
         map.tasks = task;
     }
     Ok(())
+}
+
+fn turned_of(file: TurnedFile) -> std::result::Result<Turned, String> {
+    let TurnedFile { each, names, shapes, axes } = file;
+    let mut order = axes.clone();
+    order.sort_unstable();
+    let is_order = order.iter().copied().eq(0..axes.len());
+    if !is_order || shapes.len() != names.len() || shapes.iter().any(|of| of.len() != axes.len()) {
+        return Err(
+            "`turned` has a shape for each name, and an axis for each of a shape".to_owned()
+        );
+    }
+    let names = names.iter().map(|text| Template::parse(text));
+    Ok(Turned {
+        each: each_of(each)?,
+        names: names.collect::<std::result::Result<_, _>>()?,
+        shapes,
+        axes,
+    })
 }
 
 fn rule_of(file: RuleFile) -> std::result::Result<Rule, String> {

@@ -41,6 +41,8 @@ pub struct Map {
     pub spells: Vec<Spell>,
     /// Other words in names, tensor by tensor: those of programs that have their own.
     pub aliases: Vec<Alias>,
+    /// Tensors whose axes some programs have in another order.
+    pub turned: Vec<Turned>,
     /// The tensors.
     pub rules: Vec<Rule>,
     /// Buffers that the standard does not store.
@@ -97,6 +99,19 @@ pub struct Alias {
     pub ours: String,
     /// The piece that some files use.
     pub theirs: String,
+}
+
+/// Tensors that some programs write with their axes in another order than the rules read.
+#[derive(Clone, Debug)]
+pub struct Turned {
+    /// The variables it is repeated over.
+    pub each: Vec<(String, Each)>,
+    /// The foreign names.
+    pub names: Vec<Template>,
+    /// The shape of each in such a file. Only a file where all have it is one.
+    pub shapes: Vec<Vec<Expr>>,
+    /// For each axis that the rules read, the one of the file.
+    pub axes: Vec<usize>,
 }
 
 /// How some foreign tensors become some canonical ones.
@@ -256,6 +271,8 @@ pub struct DropRule {
 pub struct DropHead {
     /// The head's name.
     pub head: String,
+    /// Another head, whose place the format has for one of the two alone.
+    pub beside: Option<String>,
     /// Why readers do without it.
     pub why: String,
 }
