@@ -1,7 +1,8 @@
 //! What all kinds of attention are told: their heads, and the layer that they are in.
 
+use super::Batch;
 use super::keys::Keys;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 
 /// The numbers of heads, and of dims of each.
 #[derive(Clone, Copy)]
@@ -71,4 +72,35 @@ impl Window {
             && self.right.is_none_or(|right| k.saturating_sub(q) <= right)
             && self.chunk.is_none_or(|chunk| (q + self.shift) / chunk == (k + self.shift) / chunk)
     }
+}
+
+impl Batch {
+    /// How far a key is before a query; `None` where it is behind it, or of another row of a stream that predicts.
+    pub(super) fn behind(&self, q: usize, k: usize) -> Option<usize> {
+        match (self.ahead_of, q.checked_sub(self.ahead_of)) {
+            (0, _) | (_, None) => q.checked_sub(k),
+            (_, Some(_)) if q == k => Some(0),
+            (_, Some(place)) => (place + 1).checked_sub(k).filter(|&distance| 0 < distance),
+        }
+    }
+}
+
+/// Sequences longer than those whose attention is full: blocks are drawn at random for them.
+pub(super) fn check_sparse(keys: Keys<'_>, name: &str, len: usize) -> Result<()> {
+    let block = keys.count("attn_sparse.block_size")?;
+    if block == 0 {
+        return Ok(());
+    }
+    let most = keys
+        .count("attn_sparse.random_blocks")?
+        .saturating_mul(2)
+        .saturating_add(5)
+        .saturating_mul(block);
+    if most < len {
+        return Err(Error::unsupported(format!(
+            "the {name} reads {len} positions: beyond {most} it attends to blocks that are drawn at \
+             random, which nothing determines"
+        )));
+    }
+    Ok(())
 }
