@@ -14,7 +14,7 @@ use crate::base::error::Result;
 impl<R: Real> Attention<'_, R> {
     /// The attention of `x`, `[batch · n, hidden]`, to another stack's output,
     /// `[batch · m, hidden]`. Positions play no part.
-    pub(super) fn to_other(
+    pub(in super::super) fn to_other(
         &self,
         name: &str,
         x: &Array2<R>,
