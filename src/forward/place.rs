@@ -104,3 +104,20 @@ pub(super) fn check_sparse(keys: Keys<'_>, name: &str, len: usize) -> Result<()>
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_predict_see_themselves_and_what_came_before() {
+        let mut batch = Batch::new(1, 6, None, None).unwrap();
+        assert_eq!([batch.behind(4, 1), batch.behind(1, 4)], [Some(3), None]);
+        batch.ahead_of = 3;
+        // Positions see no row; row 1 of the stream sees positions 0 and 1, and itself.
+        assert_eq!([batch.behind(2, 0), batch.behind(2, 3)], [Some(2), None]);
+        let seen: Vec<_> = (0..6).map(|k| batch.behind(4, k)).collect();
+        assert_eq!(seen, [Some(2), Some(1), None, None, Some(0), None]);
+        assert_eq!(batch.behind(5, 3), None);
+    }
+}

@@ -160,6 +160,11 @@ impl Pool {
         if self.kind == Kind::Conv {
             return self.convolve(params, name, x, batch);
         }
+        self.halve(x, batch)
+    }
+
+    /// The mean or the greatest of each pair of rows.
+    fn halve<R: Real>(&self, x: &Array2<R>, batch: &Batch) -> Result<(Array2<R>, Batch)> {
         let kept = batch.len - usize::from(self.first_apart && self.truncate && 0 < batch.len);
         let shift = usize::from(self.first_apart);
         if batch.len <= 1 + shift {
@@ -278,4 +283,54 @@ fn too_short(n: usize) -> Error {
     Error::unsupported(format!(
         "a sequence of {n} positions is too short for layers that see fewer"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::package::Hparams;
+    use crate::package::Value;
+
+    fn pool(first_apart: bool, truncate: bool) -> Pool {
+        let (float, word) = (Value::Float, |text: &str| Value::Symbol(text.to_owned()));
+        let hparams = Hparams::from([
+            ("norm_type".to_owned(), word("layernorm")),
+            ("norm_eps".to_owned(), float(1e-5)),
+            ("norm_bias".to_owned(), Value::Bool(true)),
+            ("norm_affine".to_owned(), Value::Bool(true)),
+            ("norm_weight_offset".to_owned(), float(0.0)),
+        ]);
+        let norm = Norm::read(Keys::new(&hparams, None)).unwrap();
+        Pool {
+            layers: vec![1],
+            kind: Kind::Mean,
+            stride: 2,
+            first_apart,
+            truncate,
+            queries_only: false,
+            end: None,
+            out_kernel: 0,
+            hidden: 1,
+            norm,
+            activation: Activation::GeluErf,
+        }
+    }
+
+    #[test]
+    fn pairs_may_leave_the_first_apart_and_the_last_out() {
+        let mut batch = Batch::new(1, 6, None, None).unwrap();
+        batch.visible[0][5] = false;
+        let x = Array2::from_shape_fn((6, 1), |(row, _)| row as f64);
+        let rows = |pool: &Pool| {
+            let (y, fewer) = pool.halve(&x, &batch).unwrap();
+            (y.into_iter().collect::<Vec<_>>(), fewer.visible[0].clone(), fewer.grid)
+        };
+        let (y, shown, grid) = rows(&pool(false, true));
+        assert_eq!((y, grid), (vec![0.5, 2.5, 4.5], (0, 2)));
+        assert_eq!(shown, [true, true, false]);
+        let (y, _, grid) = rows(&pool(true, true));
+        assert_eq!((y, grid), (vec![0.0, 1.5, 3.5], (-1, 2)));
+        let (y, shown, _) = rows(&pool(true, false));
+        assert_eq!((y, shown), (vec![0.0, 1.5, 3.5, 5.0], vec![true, true, true, false]));
+    }
 }

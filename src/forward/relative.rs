@@ -5,7 +5,7 @@
 //! - `u·k_j + (q_i + v)·R_(i − j)`, with u of `attn.content_bias`, v of `attn.place_bias`. R_p is `s_p Wᵀ`, W of `attn.rel_k_proj`, and s_p is
 //!   of `hidden_size`: `sin(p·f_k)` for k from 0, then `cos(p·f_k)`, where `f_k = 10000^(−2k/hidden_size)`. Where `relative_clamp` c is not
 //!   null, p is kept within −c..c.
-//! - With `attn_segments`, and where token types are given, `(q_i + w)·E_0` where tokens i and j are of one type, else `(q_i + w)·E_1`: w of
+//! - With `attn_segments`, `(q_i + w)·E_0` where tokens i and j are of one type, else `(q_i + w)·E_1`: w of
 //!   `attn.segment_bias`, E of `attn.segments`. Tokens of the type `segment_of_all`, where it is not null, are of one type with all.
 //!
 //! With `relative_first_apart` there is nothing but `u·k_j` where i or j is the first row of the sequence. With `mask_spares_self` a position
@@ -111,7 +111,7 @@ impl RelativeSinusoid {
             place: vector("place_bias")?,
             distances: params.linear(&sinusoids, &name, width, Bias::Is(false))?,
             span,
-            segments: match self.segments && !queries.types.is_empty() {
+            segments: match self.segments {
                 true => {
                     let rows = params.matrix(&format!("{attn}.segments.weight"), [2, width])?;
                     Some((vector("segment_bias")?, rows))

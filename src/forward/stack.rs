@@ -392,6 +392,7 @@ pub(super) fn run<R: Real>(
             x = conv.apply(params, &format!("{name}.embed_conv"), embeddings, x, batch)?;
         }
     }
+    x = pooling.enter(n_layers, x)?;
     if let Some(altup) = &altup {
         x = altup.gather(name, &streams)?;
     }
