@@ -70,6 +70,11 @@ impl<R: Real> Attention<'_, R> {
         memory: &Memory<'_, R>,
         own: Heads,
     ) -> Result<Merged<R>> {
+        let adds = self.relative.is_some() || self.alibi.is_some() || self.sinusoid.is_some();
+        let chooses = self.indexer.is_some() || self.key_bias.is_some() || self.compress.is_some();
+        if adds || chooses || self.disentangled.is_some() || self.differential.is_some() {
+            return Err(broken("keys of another stack have no places beside those of positions"));
+        }
         let (x, name) = (memory.output, |part: &str| format!("{}.{part}", place.name));
         let (k_width, v_width) = (own.kv * own.dim, own.kv * own.v_dim);
         let mut keys = self.params.linear(x, &name("k_proj"), k_width, self.k_bias)?;
