@@ -256,6 +256,12 @@ impl Pool {
         if self.kind != Kind::Conv {
             return Ok(up + first);
         }
+        // Before anything is as large as they say.
+        let conv = format!("{name}.pool.out_conv");
+        let shape = [self.hidden, 2 * self.hidden, self.out_kernel];
+        if params.shape(&format!("{conv}.weight"))? != shape {
+            return Err(broken(format!("`{conv}.weight` is not {shape:?}")));
+        }
         let before = (self.out_kernel - 1) / 2;
         let behind = self.out_kernel - 1 - before;
         let mut parts = Vec::new();
@@ -264,7 +270,6 @@ impl Pool {
             let zeros = |n: usize| Array2::zeros((n, 2 * self.hidden));
             let both = concatenate![Axis(1), own(first), own(&up)];
             let both = concatenate![Axis(0), zeros(before), both, zeros(behind)];
-            let conv = format!("{name}.pool.out_conv");
             let x = conv::inside(params, &conv, &both, self.hidden, (self.out_kernel, 1), true)?;
             let x = x.mapv(|x| self.activation.of(x));
             parts.push(self.norm.apply(params, &format!("{name}.pool.out_norm"), &x)?);
