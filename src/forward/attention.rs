@@ -39,11 +39,14 @@
 //!     With `attn_out_rank` > 0 the result is `o W1ᵀ W2ᵀ`, of `o_a_proj`, which may be in groups, and `o_b_proj`.
 //!
 //! To an encoder's output a query head has a key head of its own, or with `cross_grouped` one for
-//! `h / g` of them, as in a stack's attention to itself.
+//! `h / g` of them, as in a stack's attention to itself. With `cross_merged` there is no other attention to it: it has keys and
+//! values by the layer's own maps and norms, not turned, which every query sees beside those of positions in one softmax.
 //!
 //! x is multiplied by `attn_in_scale` before, keys by `attn_key_scale`, values by `attn_value_scale`, the result by `attn_out_scale`. Latent
 //! attention makes q, k and v otherwise (Latent attention), an indexer chooses which keys are seen (Indexers), keys may have scores
 //! of their own (Scores of keys), and `attn_differential` takes the difference of two attentions (Differential attention).
+
+mod other;
 
 use ndarray::{Array2, Array3, Axis, concatenate, s};
 
@@ -55,6 +58,7 @@ use super::indexer::Indexer;
 use super::key_bias::KeyBias;
 use super::keys::{Keys, broken, of_layer};
 use super::latent::Latent;
+use super::memory::Memory;
 use super::mix::{Mixing, mix, stacked};
 use super::norm::Norm;
 use super::place::{Heads, Place, Scales, Window};
@@ -100,6 +104,7 @@ pub(super) struct Attention<'a, R> {
     /// By how much the first chunk of each layer is shorter.
     chunk_shifts: Option<Vec<usize>>,
     qkv_bias: Bias,
+    q_bias: Bias,
     k_bias: Bias,
     o_bias: bool,
     /// The layers whose output map has a bias, where not all have.
@@ -121,6 +126,8 @@ pub(super) struct Attention<'a, R> {
     relative: Option<RelativeBias>,
     disentangled: Option<Disentangled<R>>,
     sinusoid: Option<RelativeSinusoid>,
+    /// Whether a position sees itself also where the mask hides it.
+    spares_self: bool,
     /// The name of the stack.
     stack: String,
     /// The slopes of ALiBi.
@@ -184,18 +191,13 @@ impl<'a, R: Real> Attention<'a, R> {
             },
             chunk_shifts: keys.opt_counts("attn_chunk_shifts")?,
             qkv_bias: Bias::Is(qkv_bias),
+            q_bias: Bias::Is(qkv_bias && keys.bool("attn_q_bias")?),
             k_bias: Bias::Is(qkv_bias && keys.bool("attn_k_bias")?),
             o_bias: keys.bool("attn_o_bias")?,
-            o_bias_layers: match keys.bool("attn_o_bias")? {
-                true => keys.opt_counts("attn_o_bias_layers")?,
-                false => None,
-            },
+            o_bias_layers: keys.counts_where("attn_o_bias", "attn_o_bias_layers")?,
             clip: keys.opt_float("qkv_clip")?,
             sinks: keys.bool("attn_sinks")?,
-            sinks_layers: match keys.bool("attn_sinks")? {
-                true => keys.opt_counts("attn_sinks_layers")?,
-                false => None,
-            },
+            sinks_layers: keys.counts_where("attn_sinks", "attn_sinks_layers")?,
             gate: Gate::read(keys, Bias::Is(qkv_bias))?,
             inner_norm: Norm::inner(keys)?,
             scales: Scales::read(keys)?,
@@ -207,18 +209,21 @@ impl<'a, R: Real> Attention<'a, R> {
             relative: RelativeBias::read(keys)?,
             disentangled: Disentangled::read(params, keys, stack)?,
             sinusoid: RelativeSinusoid::read(keys)?,
+            spares_self: RelativeSinusoid::spares_self(keys)?,
             stack: stack.to_owned(),
             alibi: Alibi::read(keys)?,
             key_bias: KeyBias::read(keys, Bias::Is(qkv_bias))?,
         })
     }
 
-    /// The attention of `x`, `[batch · n, hidden]`, to itself; values may be made of something else.
+    /// The attention of `x`, `[batch · n, hidden]`, to itself, and to another stack's output where that is merged
+    /// with it; values may be made of something else.
     pub(super) fn to_itself(
         &self,
         place: Place<'_>,
         (x, values): (&Array2<R>, Option<&Array2<R>>),
         batch: &Batch,
+        merged: Option<&Memory<'_, R>>,
     ) -> Result<Array2<R>> {
         let x = &(x * R::of(self.scales.input));
         let own = self.shares.heads(self.heads, place.layer)?;
@@ -279,7 +284,6 @@ impl<'a, R: Real> Attention<'a, R> {
             true => Some(self.params.vector(&format!("{}.sinks", place.name), own.q)?),
             false => None,
         };
-        let bias = self.bias(place.name, batch.len)?;
         let maps = match &self.disentangled {
             Some(disentangled) => {
                 let width = self.heads.q * self.heads.dim;
@@ -289,7 +293,7 @@ impl<'a, R: Real> Attention<'a, R> {
             None => None,
         };
         let sinusoid = self.sinusoid.as_ref();
-        let sinusoid = sinusoid.map(|own| own.of_layer(self.params, place.name, batch.len));
+        let sinusoid = sinusoid.map(|own| own.of_layer(self.params, place.name, batch, batch));
         let sinusoid = sinusoid.transpose()?;
         let scale =
             if self.scale_by_layer { self.scale / (place.layer as f64 + 1.0) } else { self.scale };
@@ -300,8 +304,8 @@ impl<'a, R: Real> Attention<'a, R> {
         let window = if windowed { own_window } else { Window::default() };
         let front = batch.front;
         let sees = |sequence: usize, q: usize, k: usize| {
-            (batch.visible[sequence][k] || (self.sinusoid.is_some() && q == k))
-                && !(self.causal && q < k)
+            (batch.visible[sequence][k] || (self.spares_self && q == k))
+                && (!self.causal || batch.behind(q, k).is_some())
                 && (batch.is_global(sequence, k)
                     || q.min(k) < front
                     || window.shows(q - front, k - front))
@@ -316,6 +320,7 @@ impl<'a, R: Real> Attention<'a, R> {
             None => (own, v),
         };
 
+        let merged = merged.map(|memory| self.merge(place, memory, own)).transpose()?;
         let mut mixed = Vec::new();
         for sequence in batch.sequences() {
             let part = |x: &Array2<R>| x.slice(s![sequence.rows(), ..]).to_owned();
@@ -331,11 +336,11 @@ impl<'a, R: Real> Attention<'a, R> {
                     v = concatenate![Axis(0), v, entries.keys];
                     Some(entries.seen)
                 }
-                _ => None,
+                _ => merged.as_ref().map(|own| own.join(sequence, batch.len, (&mut k, &mut v))),
             };
             let relative = match (&maps, &sinusoid) {
                 (Some((table, maps)), _) => Some(table.scores(maps, &q, &k, self.heads.dim)),
-                (_, Some(sinusoid)) => Some(sinusoid.scores(&q, &k, batch.types_of(sequence))),
+                (_, Some(own)) => Some(own.scores(&q, &k, (batch, sequence), (batch, sequence))),
                 _ => None,
             };
             let mut chosen =
@@ -345,6 +350,7 @@ impl<'a, R: Real> Attention<'a, R> {
             let added = added.map(|own| own.of(self.params, place.name, &v, heads, &sees_here));
             let (added, seen) = added.transpose()?.map(|own| (own.scores, own.seen)).unzip();
             chosen = seen.flatten().or(chosen);
+            let bias = self.bias(place.name, || part(x), batch)?;
             mixed.push(mix(
                 &q,
                 &k,
@@ -403,43 +409,22 @@ impl<'a, R: Real> Attention<'a, R> {
         Ok(self.project_out(place.name, &mixed, bias)? * R::of(self.scales.output))
     }
 
-    /// The attention of `x`, `[batch · n, hidden]`, to another stack's output,
-    /// `[batch · m, hidden]`. Positions play no part.
-    pub(super) fn to_other(
-        &self,
-        name: &str,
-        x: &Array2<R>,
-        batch: &Batch,
-        memory: &Array2<R>,
-        memory_batch: &Batch,
-    ) -> Result<Array2<R>> {
-        let kv = if self.cross_grouped { self.heads.kv } else { self.heads.q };
-        let heads = Heads { kv, ..self.heads };
-        let (q, k, v) = self.project_heads(name, x, [memory, memory], heads)?;
-        let mut mixed = Vec::new();
-        for (sequence, other) in batch.sequences().zip(memory_batch.sequences()) {
-            mixed.push(mix(
-                &q.slice(s![sequence.rows(), ..]).to_owned(),
-                &k.slice(s![other.rows(), ..]).to_owned(),
-                &v.slice(s![other.rows(), ..]).to_owned(),
-                &Mixing::plain(heads, self.scale, self.softcap, &|_, k| {
-                    memory_batch.visible[other.index][k]
-                }),
-            ));
-        }
-        self.project_out(name, &stacked(mixed, heads.q * heads.v_dim), self.o_bias)
-    }
-
     /// What is added to scores, `[heads, n, n]`: by ALiBi, or by a relative bias, which all layers
     /// share or each has.
-    fn bias(&self, name: &str, n: usize) -> Result<Option<Array3<R>>> {
+    fn bias(
+        &self,
+        name: &str,
+        rows: impl Fn() -> Array2<R>,
+        batch: &Batch,
+    ) -> Result<Option<Array3<R>>> {
+        let n = self.heads.q;
         if let Some(alibi) = &self.alibi {
-            return Ok(Some(alibi.scores(self.heads.q, n)));
+            return Ok(Some(alibi.scores(n, batch.len)));
         }
         let Some(relative) = &self.relative else { return Ok(None) };
         let owner = if relative.shared { &self.stack } else { name };
-        let name = format!("{owner}.rel_bias.weight");
-        relative.scores(self.params, &name, self.heads.q, n).map(Some)
+        let rows = relative.of_stream.then(rows);
+        relative.scores(self.params, &format!("{owner}.rel_bias"), n, rows, batch).map(Some)
     }
 
     /// Queries, and keys and values where the layer has its own; else nothing in their place.
@@ -460,7 +445,7 @@ impl<'a, R: Real> Attention<'a, R> {
         };
         let q = match narrow {
             Some(narrow) => map(narrow, "q_b_proj", heads.q * heads.dim, Bias::Is(false))?,
-            None => map(x, "q_proj", heads.q * heads.dim, self.qkv_bias)?,
+            None => map(x, "q_proj", heads.q * heads.dim, self.q_bias)?,
         };
         let k = match has_own {
             true => map(x, "k_proj", heads.kv * heads.dim, self.k_bias)?,
@@ -468,23 +453,6 @@ impl<'a, R: Real> Attention<'a, R> {
         };
         let v = k.clone();
         Ok((q, k, v))
-    }
-
-    fn project_heads(
-        &self,
-        name: &str,
-        x: &Array2<R>,
-        [keys, values]: [&Array2<R>; 2],
-        heads: Heads,
-    ) -> Result<(Array2<R>, Array2<R>, Array2<R>)> {
-        let map = |x, part: &str, width, bias| {
-            self.params.linear(x, &format!("{name}.{part}"), width, bias)
-        };
-        Ok((
-            map(x, "q_proj", heads.q * heads.dim, self.qkv_bias)?,
-            map(keys, "k_proj", heads.kv * heads.dim, self.k_bias)?,
-            map(values, "v_proj", heads.kv * heads.v_dim, self.qkv_bias)?,
-        ))
     }
 
     fn project_out(&self, name: &str, x: &Array2<R>, bias: bool) -> Result<Array2<R>> {

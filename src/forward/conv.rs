@@ -307,7 +307,7 @@ impl Stem {
 }
 
 /// `[n, in]` to `[⌊(n − kernel)/stride⌋ + 1, out]` by `NAME.weight`, `[out, in, kernel]`, with nothing at the ends.
-fn inside<R: Real>(
+pub(super) fn inside<R: Real>(
     params: Params<'_>,
     name: &str,
     x: &Array2<R>,

@@ -7,7 +7,9 @@
 //! before anything is added to them. With `box_positions` > 0 come the rows for a token's box on its
 //! page: those of its left and right sides from one table, of upper and lower from another, of height
 //! and of width. A decoder with `decoder_vocab_size` > 0 has a token table of its
-//! own. With `embed_mask_ratio` r, tokens that are the mask are zeros, and the others take the factor
+//! own. Where `embed_own_token` is not null, that token has `embed.own_token` in place of its row, which no factor multiplies. Where `hash_embed.primes` is not null,
+//! the token table is `embed.hashes`, a table of `hash_embed.buckets` = b rows for each prime p: an id has row `((id + 1)·p) mod b` of each,
+//! one behind the other. With `embed_mask_ratio` r, tokens that are the mask are zeros, and the others take the factor
 //! `(1 − r)/(1 − m)`, where m is the number of masks by that of positions the mask shows. Tokens may also have shapes and sounds (Shapes
 //! and sounds of tokens).
 //! Where the token table is narrower than the stream, `in_proj` widens
@@ -18,13 +20,13 @@
 //! A sinusoid of n = hidden/2 frequencies is `[sin(r·f_0), …, sin(r·f_(n−1)), cos(r·f_0), …]` at
 //! row r, with `f_k = 10000^(−k/n)` (`half`) or `10000^(−k/(n−1))` (`half_minus_one`).
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2};
 
 use super::keys::{Keys, broken};
 use super::norm::Norm;
 use super::real::Real;
 use super::weights::{Bias, Params};
-use super::{Batch, aspects, conv};
+use super::{Batch, Inputs, aspects, conv, number};
 use crate::base::error::Result;
 use crate::package::{Hparams, Value};
 
@@ -64,6 +66,9 @@ pub(super) fn embed<R: Real>(
         Read::Tokens { ids, aspects, .. } => {
             let own = if stack == "decoder" { keys.count("decoder_vocab_size")? } else { 0 };
             let x: Array2<R> = match own {
+                0 if keys.opt_counts("hash_embed.primes")?.is_some() => {
+                    hashed(params, keys, stack, embed_dim, ids)?
+                }
                 0 => {
                     let shape = [keys.count("vocab_size")?, embed_dim];
                     params.lookup("embed.tokens.weight", shape, ids, "the id")?
@@ -74,6 +79,12 @@ pub(super) fn embed<R: Real>(
                 }
             };
             let mut x = x * R::of(keys.float("embed_scale")?);
+            if let Some(token) = keys.opt_count("embed_own_token")? {
+                let own: Array1<R> = params.vector("embed.own_token", embed_dim)?;
+                for (row, _) in ids.iter().enumerate().filter(|(_, id)| **id == token) {
+                    x.row_mut(row).assign(&own);
+                }
+            }
             if let Some(ratio) = keys.opt_float("embed_mask_ratio")? {
                 leave_masks(&mut x, ratio, tokens, ids, batch)?;
             }
@@ -160,6 +171,33 @@ pub(super) fn embed<R: Real>(
     if widened { Ok(x) } else { widen(x) }
 }
 
+/// A row of each table that ids are hashed into, one behind the other.
+fn hashed<R: Real>(
+    params: Params<'_>,
+    keys: Keys<'_>,
+    stack: &str,
+    width: usize,
+    ids: &[usize],
+) -> Result<Array2<R>> {
+    let (primes, buckets) = (keys.counts("hash_embed.primes")?, keys.count("hash_embed.buckets")?);
+    if primes.is_empty() || !width.is_multiple_of(primes.len()) || buckets == 0 {
+        return Err(broken("tables that ids are hashed into share an embedding equally"));
+    }
+    let shape = [primes.len().saturating_mul(buckets), width / primes.len()];
+    // Ids and factors are below 2^31: their products fit.
+    let row = |id: usize, table: usize| {
+        table * buckets + ((id as u64 + 1) * primes[table] as u64 % buckets as u64) as usize
+    };
+    let rows: Vec<usize> = ids
+        .iter()
+        .flat_map(|&id| (0..primes.len()).map(move |table| (id, table)))
+        .map(|(id, table)| row(id, table))
+        .collect();
+    let name = format!("{stack}.embed.hashes.weight");
+    let x: Array2<R> = params.lookup(&name, shape, &rows, "the hash")?;
+    x.into_shape_with_order((ids.len(), width)).map_err(|err| broken(err.to_string()))
+}
+
 /// Each position's embedding between that behind it and that before it: `[next, own, last]`.
 fn with_neighbours<R: Real>(x: &Array2<R>, batch: &Batch) -> Array2<R> {
     let width = x.ncols();
@@ -170,6 +208,23 @@ fn with_neighbours<R: Real>(x: &Array2<R>, batch: &Batch) -> Array2<R> {
             None => R::zero(),
         }
     })
+}
+
+/// The box of each token on its page, where boxes are given.
+pub(super) fn boxes(inputs: &Inputs, batch: &Batch) -> Result<Option<Vec<[usize; 4]>>> {
+    let Some(boxes) = &inputs.boxes else { return Ok(None) };
+    if boxes.len() != batch.size || boxes.iter().any(|row| row.len() != batch.len) {
+        return Err(broken(format!("boxes must have {} rows of {}", batch.size, batch.len)));
+    }
+    let mut places = Vec::with_capacity(batch.size * batch.len);
+    for sides in boxes.iter().flatten() {
+        let mut place = [0; 4];
+        for (place, &side) in place.iter_mut().zip(sides) {
+            *place = number("place on a page", side)?;
+        }
+        places.push(place);
+    }
+    Ok(Some(places))
 }
 
 /// Adds the rows for the sides of each token's box `[left, upper, right, lower]`, its height and its

@@ -33,6 +33,10 @@ pub(super) struct Heads<'a, R> {
     pub(super) tokens: &'a Hparams,
     /// The output of the last stack, `[batch · n, width]`.
     pub(super) hidden: &'a Array2<R>,
+    /// What the LM head reads in its place, where a stream predicts.
+    pub(super) predicted: Option<&'a Array2<R>>,
+    /// What `pooler` reads in place of the first row, `[batch, width]`.
+    pub(super) summary: Option<&'a Array2<R>>,
     pub(super) batch: &'a Batch,
     /// The ids of the sequences that are pooled, `[batch · n]`; none for a spectrogram.
     pub(super) ids: &'a [usize],
@@ -112,7 +116,8 @@ impl<R: Real> Heads<'_, R> {
 
     /// The logits of an LM head, `[batch · n, vocab_size]`.
     fn lm(&self, head: &str, task: &Task) -> Result<Array2<R>> {
-        let scaled = self.hidden * R::of(self.keys.float("head_input_scale")?);
+        let scaled =
+            self.predicted.unwrap_or(self.hidden) * R::of(self.keys.float("head_input_scale")?);
         let x = self.transform(head, task, &scaled)?;
         let own = self.keys.count("decoder_vocab_size")?;
         let vocab = if own == 0 { self.keys.count("vocab_size")? } else { own };
@@ -177,7 +182,10 @@ impl<R: Real> Heads<'_, R> {
     /// One vector for each sequence, `[batch, width]`.
     pub(super) fn pool(&self, pool: &str, by_mask: bool) -> Result<Array2<R>> {
         if pool == "pooler" {
-            let first = self.pool("first", by_mask)?;
+            let first = match self.summary {
+                Some(summary) => summary.clone(),
+                None => self.pool("first", by_mask)?,
+            };
             let name = "heads.pooler.dense";
             let x = self.params.linear(&first, name, self.rows(name)?, Bias::Stored)?;
             return Ok(x.mapv(R::tanh));

@@ -72,6 +72,14 @@ impl<'a> Keys<'a> {
         })
     }
 
+    /// A list, or null, that is there only where a flag is set.
+    pub(super) fn counts_where(&self, flag: &str, name: &str) -> Result<Option<Vec<usize>>> {
+        match self.bool(flag)? {
+            true => self.opt_counts(name),
+            false => Ok(None),
+        }
+    }
+
     /// The width of the stream inside a layer.
     pub(super) fn inner_width(&self) -> Result<usize> {
         match self.count("bottleneck.dim")? {

@@ -8,7 +8,7 @@
 //! | File | What |
 //! | --- | --- |
 //! | `embed`, `aspects` | from ids to the stream |
-//! | `stack`, `feed`, `memory`, `bottleneck`, `front` | layers: where norms act, how sublayers add up; what decoders attend to |
+//! | `stack`, `feed`, `memory`, `bottleneck`, `front`, `ahead`, `pool` | layers: where norms act, how sublayers add up; what decoders attend to; rows beside positions, and fewer of them |
 //! | `layer_embed`, `altup`, `hyper` | what stands beside the stream |
 //! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `gate`, `indexer`, `blocks`, `key_bias`, `compress`, `mix` | every kind of attention |
 //! | `rope`, `position`, `relative` | how positions are told apart |
@@ -25,6 +25,7 @@
 //! other, and mean nothing.
 
 mod adapter;
+mod ahead;
 mod altup;
 mod aspects;
 mod attention;
@@ -54,6 +55,7 @@ mod moe;
 mod norm;
 mod norm_gate;
 mod place;
+mod pool;
 mod position;
 mod qk_norm;
 mod real;
@@ -201,6 +203,10 @@ struct Batch {
     types: Vec<usize>,
     /// How many of the first positions are learned rows, which see all and are seen by all.
     front: usize,
+    /// How many of the first positions are tokens, where the others are rows of a stream that predicts; else 0.
+    ahead_of: usize,
+    /// The place of the first position, and how far apart two are, as relative sinusoids count.
+    grid: (isize, isize),
 }
 
 /// One sequence of a [`Batch`].
@@ -241,8 +247,20 @@ impl Batch {
             }
         };
         let (global, adapters, types) = (Vec::new(), Vec::new(), Vec::new());
-        let front = 0;
-        Ok(Batch { size, len, visible, positions, positions_given, global, adapters, types, front })
+        let (front, ahead_of, grid) = (0, 0, (0, 1));
+        Ok(Batch {
+            size,
+            len,
+            visible,
+            positions,
+            positions_given,
+            global,
+            adapters,
+            types,
+            front,
+            ahead_of,
+            grid,
+        })
     }
 
     /// Whether others see each row of a matrix `[batch · n, …]`.
@@ -328,7 +346,15 @@ pub fn run<R: Real>(
     let x = embed::embed(params, keys(first), &model.tokens, first, &read, &batch)?;
     let given = memory::given(keys(first), inputs, &batch)?;
     let given = given.as_ref().map(|(output, batch)| Memory { output, batch });
-    let output = stack::run(params, keys(first), first, (x, &ids), &batch, given.as_ref())?;
+    let left = ahead::run(params, keys(first), first, (x, &ids), &batch, given.as_ref())?;
+    let (output, mut predicted, mut summary) = (left.rows, left.predicted, left.summary);
+    let ids = match left.fewer {
+        Some(fewer) => {
+            batch = fewer;
+            Vec::new()
+        }
+        None => ids,
+    };
 
     let (hidden, last_batch, encoded, last_ids);
     if with_encoder {
@@ -341,7 +367,9 @@ pub fn run<R: Real>(
         let read = Read::tokens(last_ids.clone());
         let x = embed::embed(params, keys(last), &model.tokens, last, &read, &last_batch)?;
         let memory = Memory { output: &output, batch: &batch };
-        hidden = stack::run(params, keys(last), last, (x, &last_ids), &last_batch, Some(&memory))?;
+        let left =
+            ahead::run(params, keys(last), last, (x, &last_ids), &last_batch, Some(&memory))?;
+        (hidden, predicted, summary) = (left.rows, left.predicted, left.summary);
         encoded = Some(Tensor::new(vec![batch.size, batch.len, output.ncols()], output));
     } else {
         (hidden, last_batch, encoded, last_ids) = (output, batch, None, ids.clone());
@@ -359,6 +387,8 @@ pub fn run<R: Real>(
         keys: keys(last),
         tokens: &model.tokens,
         hidden: &hidden,
+        predicted: predicted.as_ref(),
+        summary: summary.as_ref(),
         batch: &last_batch,
         ids: if shifted { &ids } else { &last_ids },
         masked: !with_encoder && inputs.attention_mask.is_some(),
@@ -405,7 +435,7 @@ fn read_inputs<R: Real>(keys: Keys<'_>, inputs: &Inputs) -> Result<(Read<R>, Bat
         if keys.bool("attn_segments")? {
             batch.types = types.take().unwrap_or_default();
         }
-        let boxes = boxes(inputs, &batch)?;
+        let boxes = embed::boxes(inputs, &batch)?;
         let ids = flat("token", &inputs.input_ids)?;
         let aspects = aspects::read(keys, inputs, &batch)?;
         return Ok((Read::Tokens { ids, types, boxes, aspects }, batch));
@@ -426,23 +456,6 @@ fn read_inputs<R: Real>(keys: Keys<'_>, inputs: &Inputs) -> Result<(Read<R>, Bat
     let mask = mask.map(|mask| stem.mask(mask, frames));
     let batch = Batch::new(spectrograms.len(), stem.len(frames), mask.as_ref(), None)?;
     Ok((Read::Spectrograms(spectrograms), batch))
-}
-
-/// The box of each token on its page, where boxes are given.
-fn boxes(inputs: &Inputs, batch: &Batch) -> Result<Option<Vec<[usize; 4]>>> {
-    let Some(boxes) = &inputs.boxes else { return Ok(None) };
-    if boxes.len() != batch.size || boxes.iter().any(|row| row.len() != batch.len) {
-        return Err(broken(format!("boxes must have {} rows of {}", batch.size, batch.len)));
-    }
-    let mut places = Vec::with_capacity(batch.size * batch.len);
-    for sides in boxes.iter().flatten() {
-        let mut place = [0; 4];
-        for (place, &side) in place.iter_mut().zip(sides) {
-            *place = number("place on a page", side)?;
-        }
-        places.push(place);
-    }
-    Ok(Some(places))
 }
 
 /// The decoder's ids: those that are given; else, where no task asks for them, the encoder's,

@@ -1,7 +1,8 @@
 //! What all kinds of attention are told: their heads, and the layer that they are in.
 
+use super::Batch;
 use super::keys::Keys;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 
 /// The numbers of heads, and of dims of each.
 #[derive(Clone, Copy)]
@@ -70,5 +71,53 @@ impl Window {
         self.left.is_none_or(|left| q.saturating_sub(k) <= left)
             && self.right.is_none_or(|right| k.saturating_sub(q) <= right)
             && self.chunk.is_none_or(|chunk| (q + self.shift) / chunk == (k + self.shift) / chunk)
+    }
+}
+
+impl Batch {
+    /// How far a key is before a query; `None` where it is behind it, or of another row of a stream that predicts.
+    pub(super) fn behind(&self, q: usize, k: usize) -> Option<usize> {
+        match (self.ahead_of, q.checked_sub(self.ahead_of)) {
+            (0, _) | (_, None) => q.checked_sub(k),
+            (_, Some(_)) if q == k => Some(0),
+            (_, Some(place)) => (place + 1).checked_sub(k).filter(|&distance| 0 < distance),
+        }
+    }
+}
+
+/// Sequences longer than those whose attention is full: blocks are drawn at random for them.
+pub(super) fn check_sparse(keys: Keys<'_>, name: &str, len: usize) -> Result<()> {
+    let block = keys.count("attn_sparse.block_size")?;
+    if block == 0 {
+        return Ok(());
+    }
+    let most = keys
+        .count("attn_sparse.random_blocks")?
+        .saturating_mul(2)
+        .saturating_add(5)
+        .saturating_mul(block);
+    if most < len {
+        return Err(Error::unsupported(format!(
+            "the {name} reads {len} positions: beyond {most} it attends to blocks that are drawn at \
+             random, which nothing determines"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_predict_see_themselves_and_what_came_before() {
+        let mut batch = Batch::new(1, 6, None, None).unwrap();
+        assert_eq!([batch.behind(4, 1), batch.behind(1, 4)], [Some(3), None]);
+        batch.ahead_of = 3;
+        // Positions see no row; row 1 of the stream sees positions 0 and 1, and itself.
+        assert_eq!([batch.behind(2, 0), batch.behind(2, 3)], [Some(2), None]);
+        let seen: Vec<_> = (0..6).map(|k| batch.behind(4, k)).collect();
+        assert_eq!(seen, [Some(2), Some(1), None, None, Some(0), None]);
+        assert_eq!(batch.behind(5, 3), None);
     }
 }

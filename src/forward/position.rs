@@ -8,7 +8,8 @@
 //! side (all of them where the stack is causal, else half) and e = ⌊b/2⌋, the distance `d = |q − k|` is in
 //! bucket d where d < e, and else in `e + ⌊ln(d/e) / ln(max_distance/e) · (b − e)⌋`, at most b − 1,
 //! computed in F32. Keys after the query are b buckets further where both sides have some, else
-//! at distance 0.
+//! at distance 0. With `rel_bias.of_stream` the entry for query i is `(x_i Wᵀ + b)_(bucket·heads + head)` in its place: x is what the
+//! attention reads, W and b are `attn.rel_bias.proj`.
 //!
 //! Disentangled attention (`position` = `disentangled`) adds, before the scores are scaled,
 //! `q_i · K[row(i, j)]` (`c2p`) and `k_j · Q[row(i, j)]` (`p2c`): K and Q are the relative table
@@ -65,6 +66,8 @@ pub(super) struct RelativeBias {
     max_distance: usize,
     /// Whether all layers share one table.
     pub(super) shared: bool,
+    /// Whether entries are made of the stream, in place of a table.
+    pub(super) of_stream: bool,
     both_sides: bool,
 }
 
@@ -79,6 +82,7 @@ impl RelativeBias {
             buckets,
             max_distance: keys.count("rel_bias.max_distance")?,
             shared: keys.bool("rel_bias.shared")?,
+            of_stream: keys.bool("rel_bias.of_stream")?,
             both_sides: !keys.bool("causal")?,
         };
         let exact = bias.side() / 2;
@@ -95,16 +99,16 @@ impl RelativeBias {
         if self.both_sides { self.buckets / 2 } else { self.buckets }
     }
 
-    /// The bucket of key k as seen from query q. With b buckets a side, b/2 of them exact, the
+    /// The bucket of a key that far before a query, or `after` behind it. With b buckets a side, b/2 of them exact, the
     /// distance d is in bucket d where d < b/2, and else in
     /// `b/2 + ⌊ln(d/(b/2)) / ln(max_distance/(b/2)) · (b − b/2)⌋`, at most b − 1. Keys after the
     /// query are b buckets further where both sides have some, else at distance 0.
-    fn bucket(&self, q: usize, k: usize) -> usize {
+    fn bucket(&self, behind: Option<usize>, after: usize) -> usize {
         let side = self.side();
-        let (offset, distance) = match (q < k, self.both_sides) {
-            (true, true) => (side, k - q),
-            (true, false) => (0, 0),
-            (false, _) => (0, q - k),
+        let (offset, distance) = match (behind, self.both_sides) {
+            (Some(distance), _) => (0, distance),
+            (None, true) => (side, after),
+            (None, false) => (0, 0),
         };
         let exact = side / 2;
         if distance < exact {
@@ -117,16 +121,25 @@ impl RelativeBias {
         offset + (exact + further).min(side - 1)
     }
 
-    /// `[heads, n, n]` from a table `[buckets, heads]`.
+    /// `[heads, n, n]` from a table `[buckets, heads]`, or from what attention reads, where that is given.
     pub(super) fn scores<R: Real>(
         &self,
         params: Params<'_>,
         name: &str,
         heads: usize,
-        n: usize,
+        x: Option<Array2<R>>,
+        batch: &Batch,
     ) -> Result<Array3<R>> {
-        let table: Array2<R> = params.matrix(name, [self.buckets, heads])?;
-        Ok(Array3::from_shape_fn((heads, n, n), |(head, q, k)| table[[self.bucket(q, k), head]]))
+        let shape = (heads, batch.len, batch.len);
+        let bucket = |q: usize, k: usize| self.bucket(batch.behind(q, k), k.saturating_sub(q));
+        if let Some(x) = x {
+            let width = self.buckets * heads;
+            let own = params.linear(&x, &format!("{name}.proj"), width, Bias::Is(true))?;
+            let bucket = |q, k| bucket(q, k) * heads;
+            return Ok(Array3::from_shape_fn(shape, |(head, q, k)| own[[q, bucket(q, k) + head]]));
+        }
+        let table: Array2<R> = params.matrix(&format!("{name}.weight"), [self.buckets, heads])?;
+        Ok(Array3::from_shape_fn(shape, |(head, q, k)| table[[bucket(q, k), head]]))
     }
 }
 
@@ -300,6 +313,10 @@ impl PositionScale {
 mod tests {
     use super::*;
 
+    fn bucket(bias: &RelativeBias, q: usize, k: usize) -> usize {
+        bias.bucket(q.checked_sub(k), k.saturating_sub(q))
+    }
+
     #[test]
     fn slopes_of_a_power_of_two() {
         assert_eq!(alibi_slopes(4, 8.0), [0.25, 0.0625, 1.0 / 64.0, 1.0 / 256.0]);
@@ -312,26 +329,26 @@ mod tests {
     }
 
     fn buckets(both_sides: bool) -> RelativeBias {
-        RelativeBias { buckets: 32, max_distance: 128, shared: true, both_sides }
+        RelativeBias { buckets: 32, max_distance: 128, shared: true, of_stream: false, both_sides }
     }
 
     #[test]
     fn a_decoder_has_all_buckets_behind_it() {
         let bias = buckets(false);
         let found: Vec<usize> =
-            [0, 1, 15, 16, 17, 31, 64, 127, 1000].iter().map(|&d| bias.bucket(d, 0)).collect();
+            [0, 1, 15, 16, 17, 31, 64, 127, 1000].iter().map(|&d| bucket(&bias, d, 0)).collect();
         assert_eq!(found, [0, 1, 15, 16, 16, 21, 26, 31, 31]);
-        assert_eq!(bias.bucket(3, 9), 0);
+        assert_eq!(bucket(&bias, 3, 9), 0);
     }
 
     #[test]
     fn an_encoder_has_half_of_them_on_each_side() {
         let bias = buckets(true);
-        assert_eq!(bias.bucket(5, 5), 0);
-        assert_eq!(bias.bucket(5, 2), 3);
-        assert_eq!(bias.bucket(2, 5), 19);
-        assert_eq!(bias.bucket(200, 0), 15);
-        assert_eq!(bias.bucket(0, 200), 31);
+        assert_eq!(bucket(&bias, 5, 5), 0);
+        assert_eq!(bucket(&bias, 5, 2), 3);
+        assert_eq!(bucket(&bias, 2, 5), 19);
+        assert_eq!(bucket(&bias, 200, 0), 15);
+        assert_eq!(bucket(&bias, 0, 200), 31);
     }
 
     fn disentangled(span: usize, buckets: usize) -> Disentangled<f64> {

@@ -42,11 +42,12 @@ use super::memory::Memory;
 use super::norm::Norm;
 use super::norm_gate::NormGate;
 use super::place::{Fed, Place};
+use super::pool::Pooling;
 use super::real::Real;
 use super::ssm::Ssm;
 use super::weights::{Bias, Params};
-use super::{Batch, fourier};
-use crate::base::error::{Error, Result};
+use super::{Batch, fourier, place};
+use crate::base::error::Result;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Placement {
@@ -87,6 +88,18 @@ struct Stack<'a> {
     front: Option<Front>,
 }
 
+/// What a stack puts out.
+pub(super) struct Left<R> {
+    /// `[batch · n, hidden]`.
+    pub(super) rows: Array2<R>,
+    /// The batch of these, where they are fewer than went in.
+    pub(super) fewer: Option<Batch>,
+    /// What the LM head reads in their place.
+    pub(super) predicted: Option<Array2<R>>,
+    /// What `pooler` reads in place of the first row, `[batch, hidden]`.
+    pub(super) summary: Option<Array2<R>>,
+}
+
 /// The output of a stack for the input of its first layer, both `[batch · n, hidden]`, and the ids that this is of.
 pub(super) fn run<R: Real>(
     params: Params<'_>,
@@ -95,7 +108,7 @@ pub(super) fn run<R: Real>(
     (mut x, ids): (Array2<R>, &[usize]),
     batch: &Batch,
     memory: Option<&Memory<'_, R>>,
-) -> Result<Array2<R>> {
+) -> Result<Left<R>> {
     let norm_gate = NormGate::read(keys)?;
     let stack = Stack {
         params,
@@ -108,7 +121,7 @@ pub(super) fn run<R: Real>(
         embed_norm: keys.bool("embed_norm")?,
         front: Front::read(keys, batch)?,
     };
-    check_sparse(keys, name, batch.len)?;
+    place::check_sparse(keys, name, batch.len)?;
     let n_layers = keys.count("num_layers")?;
     let layer_map = keys.opt_counts("layer_map")?;
     let types = keys.words("layer_types")?;
@@ -151,10 +164,7 @@ pub(super) fn run<R: Real>(
         "parallel" => Some(keys.count("num_pre_norms")?),
         other => return Err(broken(format!("`residual` is {other:?}"))),
     };
-    let memory = match keys.bool("cross_attention")? {
-        true => memory,
-        false => None,
-    };
+    let (memory, merged) = Memory::split(keys, memory)?;
 
     // What goes from place to place meets zeros where padding is.
     let shown = |x: &Array2<R>| {
@@ -183,12 +193,14 @@ pub(super) fn run<R: Real>(
     }
     let hyper = Hyper::read(params, keys, name)?;
     let (bottleneck, before) = (Bottleneck::read(keys)?, Before::read(keys)?);
-    if stack.front.is_some() || bottleneck.is_some() || before.is_some() {
+    let fewer = keys.opt_counts("pool.layers")?.is_some();
+    if stack.front.is_some() || bottleneck.is_some() || before.is_some() || fewer {
         let alone = altup.is_none() && hyper.is_none() && laurel.is_none() && layer_embed.is_none();
         let plain =
             parallel.is_none() && mixers.is_none() && adapters.is_none() && memory.is_none();
         let attends = types.iter().all(|kind| matches!(kind.as_str(), "full" | "sliding"));
-        let rows = stack.front.is_none() || embed_conv.is_none();
+        let rows = (stack.front.is_none() || !fewer && embed_conv.is_none())
+            && (!fewer || embed_conv.is_none() && bottleneck.is_none());
         let placed = stack.placement == Placement::Post || bottleneck.is_none() && before.is_none();
         if !alone
             || !plain
@@ -200,7 +212,7 @@ pub(super) fn run<R: Real>(
             || !feed.is_there()
         {
             return Err(broken(
-                "rows in front, a narrow inside and MLPs in front of others stand in plain layers, these with norms behind",
+                "rows in front, fewer positions, a narrow inside and MLPs in front of others stand in plain layers, the last two with norms behind",
             ));
         }
     }
@@ -226,10 +238,13 @@ pub(super) fn run<R: Real>(
         (None, None) => Vec::new(),
     };
 
+    let mut pooling = Pooling::read(params, keys, name, batch)?;
     // What experts of the layer before add to this one.
     let mut late = None;
     for (layer, kind) in types.iter().enumerate() {
         let due = late.take();
+        x = pooling.enter(layer, x)?;
+        let batch = pooling.batch();
         let placement = linear_placement.filter(|_| kind == "linear").unwrap_or(stack.placement);
         let stack = Stack { placement, ..stack };
         let stored = layer_map.as_ref().map_or(layer, |map| map[layer]);
@@ -242,7 +257,10 @@ pub(super) fn run<R: Real>(
                 .as_ref()
                 .ok_or_else(|| broken(format!("layer {layer} is {kind:?}, and nothing attends")))?;
             let place = Place { layer, sliding: kind == "sliding", kind, name: &attn };
-            attention.to_itself(place, (x, values), batch)
+            match pooling.keys() {
+                Some(of) => attention.to_longer(place, (x, batch), of),
+                None => attention.to_itself(place, (x, values), batch, merged),
+            }
         };
         let attend = |x: &Array2<R>| attend_with(x, None);
         if let Some(bottleneck) = &bottleneck {
@@ -374,6 +392,7 @@ pub(super) fn run<R: Real>(
             x = conv.apply(params, &format!("{name}.embed_conv"), embeddings, x, batch)?;
         }
     }
+    x = pooling.enter(n_layers, x)?;
     if let Some(altup) = &altup {
         x = altup.gather(name, &streams)?;
     }
@@ -395,27 +414,8 @@ pub(super) fn run<R: Real>(
     if params.has(&format!("{out_proj}.weight"))? {
         x = params.linear(&x, &out_proj, keys.count("embed_dim")?, Bias::Stored)?;
     }
-    Ok(x)
-}
-
-/// Sequences longer than those whose attention is full: blocks are drawn at random for them.
-fn check_sparse(keys: Keys<'_>, name: &str, len: usize) -> Result<()> {
-    let block = keys.count("attn_sparse.block_size")?;
-    if block == 0 {
-        return Ok(());
-    }
-    let most = keys
-        .count("attn_sparse.random_blocks")?
-        .saturating_mul(2)
-        .saturating_add(5)
-        .saturating_mul(block);
-    if most < len {
-        return Err(Error::unsupported(format!(
-            "the {name} reads {len} positions: beyond {most} it attends to blocks that are drawn at \
-             random, which nothing determines"
-        )));
-    }
-    Ok(())
+    let (fewer, summary) = pooling.leave();
+    Ok(Left { rows: x, fewer, predicted: None, summary })
 }
 
 impl Stack<'_> {

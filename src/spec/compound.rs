@@ -147,7 +147,10 @@ impl Compound {
             None => {
                 let mut all = entries.clone();
                 let others = self.components.iter().flat_map(|component| &component.config);
-                others.map(String::as_str).chain([MODEL_TYPE, CLASSES]).for_each(|key| {
+                // A compound that is of the text model's own type has its classes.
+                let is_own = config.get(MODEL_TYPE).and_then(Json::as_str) == Some(text_type);
+                let said = [MODEL_TYPE, CLASSES].into_iter().filter(|_| !is_own);
+                others.map(String::as_str).chain(said).for_each(|key| {
                     all.remove(key);
                 });
                 all
@@ -265,7 +268,7 @@ mod tests {
     fn compound() -> Compound {
         let text = r#"
             format = "hf"
-            types  = { both = "plain", flat = "plain" }
+            types  = { both = "plain", flat = "plain", own = "own" }
             parts  = ["text_config", "inner.text"]
             unsaid = { flat = { looks = "both ways" } }
             shared = ["pad"]
@@ -310,6 +313,8 @@ mod tests {
         let inner = of.inner(&outer);
         let wanted = json!({"model_type": "plain", "size": 5, "gone": 1, "looks": "both ways"});
         assert_eq!(inner, wanted);
+        let own = json!({"model_type": "own", "architectures": ["Own"], "size": 5});
+        assert_eq!(of.inner(&own), own);
         let written = json!({"model_type": "plain", "architectures": ["Plain"], "size": 6});
         let wanted = json!({"model_type": "flat", "size": 6, "vision_config": {"size": 7}});
         assert_eq!(of.outer(&outer, &written), wanted);

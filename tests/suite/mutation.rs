@@ -27,7 +27,7 @@ const ALIKE: &[(&str, &str, usize, &str)] = &[
     (
         "decoder.layers.{i}.attn.k_proj.bias",
         "decoder.layers.{i}.cross_attn.k_proj.bias",
-        2,
+        4,
         "a bias of keys adds one number to all scores of a query, which the softmax takes out",
     ),
     (
