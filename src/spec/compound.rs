@@ -147,10 +147,7 @@ impl Compound {
             None => {
                 let mut all = entries.clone();
                 let others = self.components.iter().flat_map(|component| &component.config);
-                // A compound that is of the text model's own type has its classes.
-                let is_own = config.get(MODEL_TYPE).and_then(Json::as_str) == Some(text_type);
-                let said = [MODEL_TYPE, CLASSES].into_iter().filter(|_| !is_own);
-                others.map(String::as_str).chain(said).for_each(|key| {
+                others.map(String::as_str).chain([MODEL_TYPE]).for_each(|key| {
                     all.remove(key);
                 });
                 all
@@ -292,7 +289,10 @@ mod tests {
         });
         assert!(of.fits("hf", &outer) && !of.fits("gguf", &outer));
         let inner = of.inner(&outer);
-        assert_eq!(inner, json!({"model_type": "plain", "size": 5, "tie": true, "pad": 3}));
+        let wanted = json!({
+            "model_type": "plain", "architectures": ["Both"], "size": 5, "tie": true, "pad": 3,
+        });
+        assert_eq!(inner, wanted);
         let mut written = inner.clone();
         written["architectures"] = json!(["Plain"]);
         written["tie"] = json!(false);
