@@ -59,6 +59,8 @@ const WANTED: &[(&str, &str)] = &[
     ("laurel.rank", "5"),
     ("hyper.streams", "3"),
     ("hyper.iterations", "2"),
+    ("attn_moe.num_experts", "5"),
+    ("attn_moe.top_k", "2"),
     ("attn_span_conv", "3"),
     ("attn_q_rank", "7"),
     ("attn_out_rank", "10"),

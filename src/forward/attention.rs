@@ -42,7 +42,7 @@
 //! `h / g` of them, as in a stack's attention to itself.
 //!
 //! x is multiplied by `attn_in_scale` before, keys by `attn_key_scale`, values by `attn_value_scale`, the result by `attn_out_scale`. Latent
-//! attention makes q, k and v otherwise (Latent attention), an indexer chooses which keys are seen (Indexers), keys may have scores
+//! attention makes q, k and v otherwise (Latent attention), attentions may be experts (Attentions that are experts), an indexer chooses which keys are seen (Indexers), keys may have scores
 //! of their own (Scores of keys), and `attn_differential` takes the difference of two attentions (Differential attention).
 
 use ndarray::{Array2, Array3, Axis, concatenate, s};
@@ -55,6 +55,7 @@ use super::indexer::Indexer;
 use super::key_bias::KeyBias;
 use super::keys::{Keys, broken, of_layer};
 use super::latent::Latent;
+use super::maps::Maps;
 use super::mix::{Mixing, mix, stacked};
 use super::norm::Norm;
 use super::place::{Heads, Place, Scales, Window};
@@ -75,7 +76,6 @@ pub(super) struct Attention<'a, R> {
     heads: Heads,
     /// What sets the heads of layers apart, and what layers share.
     shares: Shares<R>,
-    hidden: usize,
     scale: f64,
     scale_by_layer: bool,
     position_scale: Option<PositionScale>,
@@ -88,8 +88,8 @@ pub(super) struct Attention<'a, R> {
     narrow_queries: Option<(Norm, usize)>,
     /// Whether values are turned keys, and what heads put out is turned back.
     v_is_k: bool,
-    /// The width of what the heads put out on its way to the stream; 0 where it goes there at once.
-    out_rank: usize,
+    /// The maps into the heads and out of them.
+    maps: Maps<'a>,
     /// Keys that stand for several positions, where there are some.
     compress: Option<Compress>,
     /// The heads that are convolutions, where there are some.
@@ -135,8 +135,9 @@ impl<'a, R: Real> Attention<'a, R> {
         keys: Keys<'_>,
         stack: &str,
     ) -> Result<Attention<'a, R>> {
+        let maps = Maps::read(params, keys)?;
         let heads = Heads {
-            q: keys.count("num_heads")?,
+            q: keys.count("num_heads")? * maps.experts_at_once(),
             kv: keys.count("num_kv_heads")?,
             dim: keys.count("head_dim")?,
             v_dim: keys.count("v_head_dim")?,
@@ -156,7 +157,6 @@ impl<'a, R: Real> Attention<'a, R> {
             params,
             heads,
             shares: Shares::read(keys)?,
-            hidden: keys.inner_width()?,
             scale: keys.float("attn_scale")?,
             scale_by_layer: keys.bool("attn_scale_by_layer")?,
             position_scale: PositionScale::read(keys)?,
@@ -171,7 +171,7 @@ impl<'a, R: Real> Attention<'a, R> {
                 rank => Some((Norm::read(keys)?.without_bias(), rank)),
             },
             v_is_k: keys.bool("attn_v_is_k")?,
-            out_rank: keys.count("attn_out_rank")?,
+            maps,
             compress: Compress::read(keys)?,
             span_conv: SpanConv::read(keys, heads)?,
             softcap: keys.opt_float("attn_logit_softcap")?,
@@ -226,11 +226,15 @@ impl<'a, R: Real> Attention<'a, R> {
         let narrow = self.narrow_queries;
         let narrow = narrow.map(|narrow| narrow_queries(self.params, place.name, x, narrow));
         let narrow = narrow.transpose()?;
+        let routes = self.maps.routes(place.name, x)?;
         let (mut q, mut k, mut v) = match &self.latent {
             Some(latent) => latent.apply(self.params, place.name, x, self.qkv_bias)?,
             None => {
                 let from = (x, values.unwrap_or(x));
-                self.project(place, from, narrow.as_ref(), own, of_another.is_none())?
+                let of_keys = self.shares.makes_values_of_keys(place.layer) || self.v_is_k;
+                let has_own = of_another.is_none();
+                let made_of = (narrow.as_ref(), routes.as_ref());
+                self.maps.project(place.name, from, made_of, own, (has_own, of_keys))?
             }
         };
         k *= R::of(self.scales.keys);
@@ -400,7 +404,8 @@ impl<'a, R: Real> Attention<'a, R> {
         }
         let layers = self.o_bias_layers.as_ref();
         let bias = self.o_bias && layers.is_none_or(|layers| layers.contains(&place.layer));
-        Ok(self.project_out(place.name, &mixed, bias)? * R::of(self.scales.output))
+        let routes = routes.as_ref().map(|routes| (routes, own));
+        Ok(self.maps.out(place.name, &mixed, bias, routes)? * R::of(self.scales.output))
     }
 
     /// The attention of `x`, `[batch · n, hidden]`, to another stack's output,
@@ -415,7 +420,7 @@ impl<'a, R: Real> Attention<'a, R> {
     ) -> Result<Array2<R>> {
         let kv = if self.cross_grouped { self.heads.kv } else { self.heads.q };
         let heads = Heads { kv, ..self.heads };
-        let (q, k, v) = self.project_heads(name, x, [memory, memory], heads)?;
+        let (q, k, v) = self.maps.heads(name, x, [memory, memory], heads)?;
         let mut mixed = Vec::new();
         for (sequence, other) in batch.sequences().zip(memory_batch.sequences()) {
             mixed.push(mix(
@@ -427,7 +432,7 @@ impl<'a, R: Real> Attention<'a, R> {
                 }),
             ));
         }
-        self.project_out(name, &stacked(mixed, heads.q * heads.v_dim), self.o_bias)
+        self.maps.out(name, &stacked(mixed, heads.q * heads.v_dim), self.o_bias, None)
     }
 
     /// What is added to scores, `[heads, n, n]`: by ALiBi, or by a relative bias, which all layers
@@ -440,60 +445,5 @@ impl<'a, R: Real> Attention<'a, R> {
         let owner = if relative.shared { &self.stack } else { name };
         let name = format!("{owner}.rel_bias.weight");
         relative.scores(self.params, &name, self.heads.q, n).map(Some)
-    }
-
-    /// Queries, and keys and values where the layer has its own; else nothing in their place.
-    fn project(
-        &self,
-        place: Place<'_>,
-        (x, values): (&Array2<R>, &Array2<R>),
-        narrow: Option<&Array2<R>>,
-        heads: Heads,
-        has_own: bool,
-    ) -> Result<(Array2<R>, Array2<R>, Array2<R>)> {
-        let of_keys = self.shares.makes_values_of_keys(place.layer) || self.v_is_k;
-        if has_own && !of_keys {
-            return self.project_heads(place.name, x, [x, values], heads);
-        }
-        let map = |x: &Array2<R>, part: &str, width, bias| {
-            self.params.linear(x, &format!("{}.{part}", place.name), width, bias)
-        };
-        let q = match narrow {
-            Some(narrow) => map(narrow, "q_b_proj", heads.q * heads.dim, Bias::Is(false))?,
-            None => map(x, "q_proj", heads.q * heads.dim, self.qkv_bias)?,
-        };
-        let k = match has_own {
-            true => map(x, "k_proj", heads.kv * heads.dim, self.k_bias)?,
-            false => Array2::zeros((x.nrows(), 0)),
-        };
-        let v = k.clone();
-        Ok((q, k, v))
-    }
-
-    fn project_heads(
-        &self,
-        name: &str,
-        x: &Array2<R>,
-        [keys, values]: [&Array2<R>; 2],
-        heads: Heads,
-    ) -> Result<(Array2<R>, Array2<R>, Array2<R>)> {
-        let map = |x, part: &str, width, bias| {
-            self.params.linear(x, &format!("{name}.{part}"), width, bias)
-        };
-        Ok((
-            map(x, "q_proj", heads.q * heads.dim, self.qkv_bias)?,
-            map(keys, "k_proj", heads.kv * heads.dim, self.k_bias)?,
-            map(values, "v_proj", heads.kv * heads.v_dim, self.qkv_bias)?,
-        ))
-    }
-
-    fn project_out(&self, name: &str, x: &Array2<R>, bias: bool) -> Result<Array2<R>> {
-        if 0 < self.out_rank {
-            let map = |x: &Array2<R>, part: &str, width| {
-                self.params.linear(x, &format!("{name}.{part}"), width, Bias::Is(false))
-            };
-            return map(&map(x, "o_a_proj", self.out_rank)?, "o_b_proj", self.hidden);
-        }
-        self.params.linear(x, &format!("{name}.o_proj"), self.hidden, Bias::Is(bias))
     }
 }

@@ -10,7 +10,7 @@
 //! | `embed`, `aspects` | from ids to the stream |
 //! | `stack`, `feed`, `memory`, `bottleneck`, `front` | layers: where norms act, how sublayers add up; what decoders attend to |
 //! | `layer_embed`, `altup`, `hyper` | what stands beside the stream |
-//! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `gate`, `indexer`, `blocks`, `key_bias`, `compress`, `mix` | every kind of attention |
+//! | `attention`, `maps`, `attn_experts`, `share`, `qk_norm`, `latent`, `differential`, `gate`, `indexer`, `blocks`, `key_bias`, `compress`, `mix` | every kind of attention |
 //! | `rope`, `position`, `relative` | how positions are told apart |
 //! | `mlp`, `moe`, `adapter` | MLPs, activations, mixtures of experts, adapters |
 //! | `ssm`, `recurrent`, `conv`, `span_conv`, `linear`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
@@ -28,6 +28,7 @@ mod adapter;
 mod altup;
 mod aspects;
 mod attention;
+mod attn_experts;
 mod blocks;
 mod bottleneck;
 mod compress;
@@ -47,6 +48,7 @@ mod keys;
 mod latent;
 mod layer_embed;
 mod linear;
+mod maps;
 mod memory;
 mod mix;
 mod mlp;

@@ -24,7 +24,8 @@
 //! stream is that which enters the layer.
 //!
 //! The result is `Σ weight·expert(x)`, or `Σ expert(weight·x)` where `weight_at` is `input`, plus that of the expert
-//! that every token goes to, times `shared_scale`, and times `σ(x Wsᵀ)` if `shared_gate`; with `post_norm` all of it is normed.
+//! that every token goes to, times `shared_scale`, and times `σ(x Wsᵀ)` if `shared_gate`,
+//! plus `experts.out_bias` if `out_bias`; with `post_norm` all of it is normed.
 
 use ndarray::{Array1, Array2, ArrayView1, Axis, Zip};
 
@@ -57,6 +58,8 @@ pub(super) struct Moe {
     router_bias: Bias,
     score_bias: bool,
     bias: Bias,
+    /// Whether a bias is added to what the experts put out together.
+    out_bias: bool,
     /// How many tokens of a sequence an expert takes.
     capacity: Option<usize>,
     logit_softcap: Option<f64>,
@@ -145,6 +148,7 @@ impl Moe {
             router_bias: Bias::Is(keys.bool("moe.router_bias")?),
             score_bias: keys.bool("moe.score_bias")?,
             bias: Bias::Is(keys.bool("moe.bias")?),
+            out_bias: keys.bool("moe.out_bias")?,
             capacity: keys.opt_count("moe.capacity")?,
             logit_softcap: keys.opt_float("moe.logit_softcap")?,
             clamps: if gated { keys.opt_floats("moe.clamps")? } else { None },
@@ -256,6 +260,10 @@ impl Moe {
                     .for_each(|mut row, gate| row *= sigmoid(gate[0]));
             }
             y.scaled_add(R::of(self.shared_scale), &output);
+        }
+        if self.out_bias {
+            let bias: Array1<R> = params.vector(&format!("{name}.experts.out_bias"), y.ncols())?;
+            y += &bias;
         }
         match &self.post_norm {
             Some(norm) => norm.apply(params, &format!("{name}.post_norm"), &y),

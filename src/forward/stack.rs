@@ -387,9 +387,7 @@ pub(super) fn run<R: Real>(
         return Err(broken("the last layer's experts have no next layer to add to"));
     }
     if stack.placement != Placement::Post && keys.bool("final_norm")? {
-        let norm =
-            if keys.bool("final_norm_bias")? { stack.norm } else { stack.norm.without_bias() };
-        x = norm.apply(params, &format!("{name}.final_norm"), &x)?;
+        x = Norm::last(keys)?.apply(params, &format!("{name}.final_norm"), &x)?;
     }
     let out_proj = format!("{name}.embed.out_proj");
     if params.has(&format!("{out_proj}.weight"))? {

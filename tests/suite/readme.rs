@@ -174,6 +174,7 @@ const FORWARD: &[(&str, &str)] = &[
     ("hyper", "Streams that sublayers mix"),
     ("attention", "Attention"),
     ("memory", "States of an encoder"),
+    ("attn_experts", "Attentions that are experts"),
     ("latent", "Latent attention"),
     ("indexer", "Indexers"),
     ("blocks", "Indexers of blocks"),
