@@ -234,7 +234,7 @@ impl<'a, R: Real> Attention<'a, R> {
                 let of_keys = self.shares.makes_values_of_keys(place.layer) || self.v_is_k;
                 let has_own = of_another.is_none();
                 let made_of = (narrow.as_ref(), routes.as_ref());
-                self.maps.project(place.name, from, made_of, own, (has_own, of_keys))?
+                self.maps.project(place, from, made_of, own, (has_own, of_keys))?
             }
         };
         k *= R::of(self.scales.keys);

@@ -4,7 +4,7 @@ use ndarray::Array2;
 
 use super::attn_experts::{AttnExperts, Routes};
 use super::keys::Keys;
-use super::place::Heads;
+use super::place::{Heads, Place};
 use super::real::Real;
 use super::weights::{Bias, Params};
 use crate::base::error::Result;
@@ -48,28 +48,41 @@ impl<'a> Maps<'a> {
     /// something else, and nothing in their place where it has none.
     pub(super) fn project<R: Real>(
         &self,
-        name: &str,
+        place: Place<'_>,
         (x, values): (&Array2<R>, &Array2<R>),
         (narrow, routes): (Option<&Array2<R>>, Option<&Routes<R>>),
         heads: Heads,
         (has_own, of_keys): (bool, bool),
     ) -> Result<(Array2<R>, Array2<R>, Array2<R>)> {
+        let name = place.name;
         let map = |x: &Array2<R>, part: &str, width, bias| {
             self.params.linear(x, &format!("{name}.{part}"), width, bias)
         };
-        let q = match (narrow, self.experts.as_ref().zip(routes)) {
+        let mut q = match (narrow, self.experts.as_ref().zip(routes)) {
             (_, Some((experts, routes))) => experts.queries(self.params, name, x, routes, heads)?,
             (Some(narrow), _) => map(narrow, "q_b_proj", heads.q * heads.dim, Bias::Is(false))?,
             _ => map(x, "q_proj", heads.q * heads.dim, self.qkv_bias)?,
         };
-        let k = match has_own {
+        let mut k = match has_own {
             true => map(x, "k_proj", heads.kv * heads.dim, self.k_bias)?,
             false => Array2::zeros((x.nrows(), 0)),
         };
-        let v = match has_own && !of_keys {
+        let mut v = match has_own && !of_keys {
             true => map(values, "v_proj", heads.kv * heads.v_dim, self.qkv_bias)?,
             false => k.clone(),
         };
+        if let Some(adapters) = place.adapters {
+            let term = |part: &str, width| -> Result<Array2<R>> {
+                let name = format!("{}.{part}_adapter", adapters.name);
+                let linear = |x: &Array2<R>, part: &str, width| {
+                    self.params.linear(x, &format!("{name}.{part}"), width, Bias::Is(false))
+                };
+                linear(&linear(x, "in_proj", adapters.rank)?, "out_proj", width)
+            };
+            q += &term("q", heads.q * heads.dim)?;
+            k += &term("k", heads.kv * heads.dim)?;
+            v += &term("v", heads.kv * heads.v_dim)?;
+        }
         Ok((q, k, v))
     }
 

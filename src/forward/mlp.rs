@@ -199,6 +199,16 @@ impl Mlp {
         Ok(Mlp { hidden, middle, gate_scale, clamp, sparsity: 0.0, limit: None, inner_norm })
     }
 
+    /// The same MLP without a gate.
+    pub(super) fn plain(self) -> Result<Mlp> {
+        let middle = match self.middle {
+            Middle::Plain(activation) | Middle::Gated(activation) => Middle::Plain(activation),
+            Middle::Xielu { .. } => Middle::Xielu { gated: false },
+            Middle::SwigluOai { .. } => return Err(broken("`swiglu_oai` wants a gate")),
+        };
+        Ok(Mlp { middle, ..self })
+    }
+
     /// The same MLP where a share of the gate map's outputs become 0.
     pub(super) fn with_sparsity(self, sparsity: f64) -> Mlp {
         Mlp { sparsity, ..self }

@@ -8,7 +8,7 @@
 //! | File | What |
 //! | --- | --- |
 //! | `embed`, `aspects` | from ids to the stream |
-//! | `stack`, `feed`, `memory`, `bottleneck`, `front` | layers: where norms act, how sublayers add up; what decoders attend to |
+//! | `stack`, `sublayer`, `feed`, `memory`, `bottleneck`, `front`, `side`, `cycle` | layers: where norms act, how sublayers add up; what decoders attend to |
 //! | `layer_embed`, `altup`, `hyper` | what stands beside the stream |
 //! | `attention`, `maps`, `attn_experts`, `share`, `qk_norm`, `latent`, `differential`, `gate`, `indexer`, `blocks`, `key_bias`, `compress`, `mix` | every kind of attention |
 //! | `rope`, `position`, `relative` | how positions are told apart |
@@ -33,6 +33,7 @@ mod blocks;
 mod bottleneck;
 mod compress;
 mod conv;
+mod cycle;
 mod differential;
 mod embed;
 mod feed;
@@ -64,10 +65,12 @@ mod relative;
 mod rope;
 mod sample;
 mod share;
+mod side;
 mod span_conv;
 mod sparse;
 mod ssm;
 mod stack;
+mod sublayer;
 mod weights;
 
 use std::ops::Range;

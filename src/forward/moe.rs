@@ -14,6 +14,10 @@
 //! In layers `hash_layers` the experts of a token are those of its row of `router.experts_of_tokens`, a table of ids,
 //! whatever their scores, which weigh them.
 //!
+//! With `moe.product_keys` K > 0 experts are chosen by two keys each: `l' = x Wrᵀ`, `[N, 2·K]`, is read as 2·N rows of K numbers, of all N positions of
+//! all sequences, and position t has the logit `l'_t,i + l'_(N + t),j` for expert `i·K + j`, none for experts from K² on. So a position is routed by what others say, but where it is
+//! alone.
+//!
 //! With `moe.capacity` c an expert takes the first c tokens of a sequence that choose it, and adds
 //! nothing for the others.
 //!
@@ -23,7 +27,7 @@
 //! norms `dense_post_norm`, `experts_post_norm` and `experts_pre_norm`. Without `beside_normed` there are no n1 and n2; with `of_layer` the
 //! stream is that which enters the layer.
 //!
-//! The result is `Σ weight·expert(x)`, or `Σ expert(weight·x)` where `weight_at` is `input`, plus that of the expert
+//! Experts are gated where the stack's MLP is, but with `moe.plain` not. The result is `Σ weight·expert(x)`, or `Σ expert(weight·x)` where `weight_at` is `input`, plus that of the expert
 //! that every token goes to, times `shared_scale`, and times `σ(x Wsᵀ)` if `shared_gate`,
 //! plus `experts.out_bias` if `out_bias`; with `post_norm` all of it is normed.
 
@@ -40,6 +44,8 @@ use crate::base::error::Result;
 
 /// The mixture of experts of a stack.
 pub(super) struct Moe {
+    experts: Mlp,
+    /// That of the shared expert.
     mlp: Mlp,
     n_experts: usize,
     n_zero: usize,
@@ -56,6 +62,8 @@ pub(super) struct Moe {
     hash_layers: Vec<usize>,
     vocab_size: usize,
     router_bias: Bias,
+    /// How many keys experts are pairs of; 0 where they have logits of their own.
+    product_keys: usize,
     score_bias: bool,
     bias: Bias,
     /// Whether a bias is added to what the experts put out together.
@@ -120,9 +128,11 @@ impl Moe {
                 choice.top_k
             )));
         }
-        let gated = keys.bool("mlp_gated")?;
+        let gated = keys.bool("mlp_gated")? && !keys.bool("moe.plain")?;
+        let mlp = Mlp::read(keys)?;
         Ok(Moe {
-            mlp: Mlp::read(keys)?,
+            experts: if gated { mlp } else { mlp.plain()? },
+            mlp,
             n_experts,
             n_zero,
             width: keys.count("moe.intermediate_size")?,
@@ -146,13 +156,18 @@ impl Moe {
             hash_layers: keys.opt_counts("moe.hash_layers")?.unwrap_or_default(),
             vocab_size: keys.count("vocab_size")?,
             router_bias: Bias::Is(keys.bool("moe.router_bias")?),
+            product_keys: keys.count("moe.product_keys")?,
             score_bias: keys.bool("moe.score_bias")?,
             bias: Bias::Is(keys.bool("moe.bias")?),
             out_bias: keys.bool("moe.out_bias")?,
             capacity: keys.opt_count("moe.capacity")?,
             logit_softcap: keys.opt_float("moe.logit_softcap")?,
             clamps: if gated { keys.opt_floats("moe.clamps")? } else { None },
-            shared_clamps: if gated { keys.opt_floats("mlp_clamps")? } else { None },
+            shared_clamps: if keys.bool("mlp_gated")? {
+                keys.opt_floats("mlp_clamps")?
+            } else {
+                None
+            },
             choice,
         })
     }
@@ -167,17 +182,21 @@ impl Moe {
         routed: &Array2<R>,
         fed: Fed<'_>,
     ) -> Result<Array2<R>> {
-        let mlp = self.mlp.with_clamp(of_layer(&self.clamps, "moe.clamps", fed.layer, 0.0)?);
+        let mlp = self.experts.with_clamp(of_layer(&self.clamps, "moe.clamps", fed.layer, 0.0)?);
         let shared_clamp = of_layer(&self.shared_clamps, "mlp_clamps", fed.layer, 0.0)?;
         let router = format!("{name}.router");
         let n_routes = self.n_experts + self.n_zero;
+        let n_logits = if self.product_keys == 0 { n_routes } else { 2 * self.product_keys };
         let mut logits = match &self.router_norm {
             Some((norm, root)) => {
                 let routed = norm.apply(params, &format!("{name}.router_norm"), routed)?;
-                params.linear(&(routed / R::of(*root)), &router, n_routes, self.router_bias)?
+                params.linear(&(routed / R::of(*root)), &router, n_logits, self.router_bias)?
             }
-            None => params.linear(x, &router, n_routes, self.router_bias)?,
+            None => params.linear(x, &router, n_logits, self.router_bias)?,
         };
+        if 0 < self.product_keys {
+            logits = of_pairs(&logits, self.product_keys, n_routes);
+        }
         if let Some(cap) = self.logit_softcap {
             let cap = R::of(cap);
             logits.mapv_inplace(|x| cap * (x / cap).tanh());
@@ -270,6 +289,19 @@ impl Moe {
             None => Ok(y),
         }
     }
+}
+
+/// The logits of experts that are pairs of keys, `[n, experts]`, of `[n, 2·keys]`.
+fn of_pairs<R: Real>(logits: &Array2<R>, n_keys: usize, n_experts: usize) -> Array2<R> {
+    let n = logits.nrows();
+    let flat: Vec<R> = logits.iter().copied().collect();
+    Array2::from_shape_fn((n, n_experts), |(t, expert)| {
+        if n_keys * n_keys <= expert {
+            return R::neg_infinity();
+        }
+        let first = flat[t * n_keys + expert / n_keys];
+        first + flat[(n + t) * n_keys + expert % n_keys]
+    })
 }
 
 impl Choice {

@@ -167,6 +167,8 @@ const FORWARD: &[(&str, &str)] = &[
     ("embed", "Embeddings"),
     ("aspects", "Shapes and sounds of tokens"),
     ("stack", "Layers"),
+    ("cycle", "Layers in cycles"),
+    ("side", "Blocks beside state spaces"),
     ("bottleneck", "Layers that are narrower inside"),
     ("front", "Rows in front"),
     ("layer_embed", "Embeddings of layers"),
