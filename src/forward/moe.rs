@@ -131,7 +131,11 @@ impl Moe {
         let gated = keys.bool("mlp_gated")? && !keys.bool("moe.plain")?;
         let mlp = Mlp::read(keys)?;
         Ok(Moe {
-            experts: if gated { mlp } else { mlp.plain()? },
+            experts: match (gated, keys.opt_float("moe.clamp")?) {
+                (true, Some(clamp)) => mlp.kept_within(clamp),
+                (true, None) => mlp,
+                (false, _) => mlp.plain()?,
+            },
             mlp,
             n_experts,
             n_zero,
