@@ -13,7 +13,7 @@
 //! | `attention`, `maps`, `attn_experts`, `share`, `qk_norm`, `latent`, `differential`, `gate`, `indexer`, `blocks`, `key_bias`, `compress`, `mix` | every kind of attention |
 //! | `rope`, `position`, `relative` | how positions are told apart |
 //! | `mlp`, `moe`, `adapter` | MLPs, activations, mixtures of experts, adapters |
-//! | `ssm`, `recurrent`, `conv`, `span_conv`, `linear`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
+//! | `ssm`, `recurrent`, `wkv`, `conv`, `span_conv`, `linear`, `mlstm`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
 //! | `norm`, `norm_gate` | norms |
 //! | `heads` | heads and poolings |
 //!
@@ -53,6 +53,7 @@ mod maps;
 mod memory;
 mod mix;
 mod mlp;
+mod mlstm;
 mod moe;
 mod norm;
 mod norm_gate;
@@ -72,6 +73,7 @@ mod ssm;
 mod stack;
 mod sublayer;
 mod weights;
+mod wkv;
 
 use std::ops::Range;
 

@@ -4,7 +4,8 @@
 //! `rmsnorm`: `x / √(mean(x²) + eps)`.
 //! `affine`: x as it is. The LM head's norm is of `head_norm_type` where that is not null.
 //! Then `· (weight + norm_weight_offset)`, where norms have weights, and `+ bias`, where they have
-//! biases. `eps` is `norm_eps`, of the norm after the last layer `final_norm_eps` where that is not null.
+//! biases. `eps` is `norm_eps`, of the norm after the last layer `final_norm_eps` where that is not null. With
+//! `norm_eps_step` n > 0 the norms of layer i, counted from 0, have `4^⌊i/n⌋·norm_eps`.
 
 use ndarray::{Array1, Array2, ArrayViewMut1};
 

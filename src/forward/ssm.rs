@@ -1,6 +1,6 @@
 //! State spaces.
 //!
-//! The kinds `mamba1` and `mamba2` (of `rglru`: Gated linear recurrences) keep a state `h_t = exp(Δ_t A) h_(t−1) + Δ_t B_t x_t` and put out
+//! The kinds `mamba1` and `mamba2` (of `rglru`: Gated linear recurrences; of `wkv`: States that are weighted means) keep a state `h_t = exp(Δ_t A) h_(t−1) + Δ_t B_t x_t` and put out
 //! `y_t = C_t·h_t + D x_t`, with `A = −exp(a_log)` and a time step `Δ_t` that is positive by a
 //! softplus. With `c = ssm.inner`, `s = ssm.state` and `act`, which is `ssm.activation` or that of the stack:
 //!
@@ -26,6 +26,7 @@ use super::norm;
 use super::real::Real;
 use super::recurrent::Recurrent;
 use super::weights::{Bias, Params};
+use super::wkv::Wkv;
 use crate::base::error::Result;
 
 /// The state space of a stack.
@@ -46,6 +47,7 @@ pub(super) struct Ssm {
 
 enum Kind {
     Recurrent(Recurrent),
+    Wkv(Wkv),
     Mamba1 {
         heads: usize,
         dt_rank: usize,
@@ -117,10 +119,11 @@ impl Ssm {
                 Kind::Mamba2 { heads, head_dim, groups, dt, norm_groups, norm_first, scales }
             }
             "rglru" => Kind::Recurrent(Recurrent::read(keys)?),
+            "wkv" => Kind::Wkv(Wkv::read(keys)?),
             other => return Err(broken(format!("a layer is a state space of kind {other:?}"))),
         };
         let has_norms = match kind {
-            Kind::Recurrent(_) => false,
+            Kind::Recurrent(_) | Kind::Wkv(_) => false,
             Kind::Mamba1 { inner_norm, .. } => inner_norm != InnerNorm::None,
             Kind::Mamba2 { norm_groups, .. } => 0 < norm_groups,
         };
@@ -128,11 +131,17 @@ impl Ssm {
             hidden: keys.count("hidden_size")?,
             inner,
             state: match kind {
-                Kind::Recurrent(_) => 0,
+                Kind::Recurrent(_) | Kind::Wkv(_) => 0,
                 _ => keys.count("ssm.state")?,
             },
-            kernel: keys.count("ssm.conv_kernel")?,
-            conv_bias: keys.bool("ssm.conv_bias")?,
+            kernel: match kind {
+                Kind::Wkv(_) => 0,
+                _ => keys.count("ssm.conv_kernel")?,
+            },
+            conv_bias: match kind {
+                Kind::Wkv(_) => false,
+                _ => keys.bool("ssm.conv_bias")?,
+            },
             proj_bias: Bias::Is(keys.bool("ssm.proj_bias")?),
             in_scale: keys.float("ssm.in_scale")?,
             out_scale: keys.float("ssm.out_scale")?,
@@ -156,6 +165,7 @@ impl Ssm {
         let u = &(u * R::of(self.in_scale));
         let y = match self.kind {
             Kind::Recurrent(ref recurrent) => recurrent.apply(params, name, u, batch)?,
+            Kind::Wkv(ref wkv) => wkv.apply(params, name, u, batch)?,
             Kind::Mamba1 { heads, dt_rank, inner_norm } => {
                 self.mamba1(params, name, u, batch, (heads, dt_rank), inner_norm)?
             }

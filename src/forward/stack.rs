@@ -196,6 +196,8 @@ pub(super) fn run<R: Real>(
     let cycles = Cycles::read(params, keys, name)?;
     let mut passes = cycles.as_ref().map(|cycles| cycles.start(&x)).transpose()?;
 
+    let (norm_eps, eps_step) = (keys.float("norm_eps")?, keys.count("norm_eps_step")?);
+
     // What experts of the layer before add to this one.
     let mut late = None;
     for (layer, kind) in types.iter().enumerate() {
@@ -204,7 +206,11 @@ pub(super) fn run<R: Real>(
         }
         let due = late.take();
         let placement = linear_placement.filter(|_| kind == "linear").unwrap_or(stack.placement);
-        let stack = Stack { placement, ..stack };
+        let norm = match layer.checked_div(eps_step) {
+            Some(times) => stack.norm.with_eps(norm_eps * 4f64.powi(times.min(99) as i32)),
+            None => stack.norm,
+        };
+        let stack = Stack { placement, norm, ..stack };
         let stored = layer_map.as_ref().map_or(layer, |map| map[layer]);
         let part = |part: &str| format!("{name}.layers.{stored}.{part}");
         let (attn, mlp) = (part("attn"), part("mlp"));
