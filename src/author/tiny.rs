@@ -178,6 +178,8 @@ const WANTED: &[(&str, &str)] = &[
     ("ssm.dt_max", "null"),
     ("ssm.norm_groups", "1"),
     ("ssm.norm_eps", "1e-5"),
+    ("linear.heads", "6"),
+    ("linear.key_heads", "2"),
     ("conv.kernel", "3"),
     ("conv.bias", "false"),
     ("norm_type", "'rmsnorm'"),
