@@ -9,7 +9,7 @@
 //!    Layer i has k and v of layer `kv_from[i]`, as they are after step 2 there, where that is another.
 //! 2. Queries and keys are normed (`qk_norm`) and turned (rotary positions), in the order that
 //!    `qk_norm_at` says; before that, and after a norm that comes first, `qkv_clip` clamps q, k, v.
-//!    `qk_norm_layers` are the only layers that norm them; without `qk_norm_affine` these norms have no weights.
+//!    `qk_norm_layers` are the only layers that norm them; without `qk_norm_affine` these norms have no weights; `qk_norm_eps`, where it is not null, is their epsilon.
 //!    Last, q of position p takes the factor `1 + b·ln(1 + ⌊(p + o)/l⌋)` where `b = attn_position_scale` is not
 //!    null, with `l = attn_position_scale_length` and `o = attn_position_scale_offset`, in the layers that
 //!    `attn_position_scale_layers` lists; and where `attn_log_length` is not null `max(1, ln(p + 1)/ln(attn_log_length))`.
@@ -42,10 +42,10 @@
 //! `h / g` of them, as in a stack's attention to itself.
 //!
 //! x is multiplied by `attn_in_scale` before, keys by `attn_key_scale`, values by `attn_value_scale`, the result by `attn_out_scale`. Latent
-//! attention makes q, k and v otherwise (Latent attention), attentions may be experts (Attentions that are experts), an indexer chooses which keys are seen (Indexers), keys may have scores
-//! of their own (Scores of keys), and `attn_differential` takes the difference of two attentions (Differential attention).
+//! attention makes q, k and v otherwise (Latent attention), attentions may be experts (Attentions that are experts), an indexer chooses which keys are seen (Indexers), queries and keys may be mixed by convolutions (Queries and keys that convolutions mix),
+//! keys may have scores of their own (Scores of keys), and `attn_differential` takes the difference of two attentions (Differential attention).
 
-use ndarray::{Array2, Array3, Axis, concatenate, s};
+use ndarray::{Array1, Array2, Array3, Axis, concatenate, s};
 
 use super::compress::{Compress, narrow_queries};
 use super::differential::Differential;
@@ -60,6 +60,7 @@ use super::mix::{Mixing, mix, stacked};
 use super::norm::Norm;
 use super::place::{Heads, Place, Scales, Window};
 use super::position::{Alibi, Disentangled, PositionScale, RelativeBias};
+use super::qk_conv::QkConv;
 use super::qk_norm::QkNorm;
 use super::real::Real;
 use super::relative::RelativeSinusoid;
@@ -126,6 +127,9 @@ pub(super) struct Attention<'a, R> {
     /// The slopes of ALiBi.
     alibi: Option<Alibi>,
     key_bias: Option<KeyBias>,
+    qk_conv: Option<QkConv>,
+    /// Whether each key head has a factor.
+    key_factor: bool,
 }
 
 impl<'a, R: Real> Attention<'a, R> {
@@ -210,6 +214,8 @@ impl<'a, R: Real> Attention<'a, R> {
             stack: stack.to_owned(),
             alibi: Alibi::read(keys)?,
             key_bias: KeyBias::read(keys, Bias::Is(qkv_bias))?,
+            qk_conv: QkConv::read(keys)?,
+            key_factor: keys.bool("attn_key_factor")?,
         })
     }
 
@@ -220,7 +226,11 @@ impl<'a, R: Real> Attention<'a, R> {
         (x, values): (&Array2<R>, Option<&Array2<R>>),
         batch: &Batch,
     ) -> Result<Array2<R>> {
-        let x = &(x * R::of(self.scales.input));
+        let mut x = x * R::of(self.scales.input);
+        if self.qk_conv.is_some() {
+            batch.hide_padding(&mut x);
+        }
+        let x = &x;
         let own = self.shares.heads(self.heads, place.layer)?;
         let of_another = self.shares.of_another(place.layer, own)?;
         let narrow = self.narrow_queries;
@@ -237,6 +247,9 @@ impl<'a, R: Real> Attention<'a, R> {
                 self.maps.project(place, from, made_of, own, (has_own, of_keys))?
             }
         };
+        if let Some(conv) = &self.qk_conv {
+            conv.apply(self.params, place.name, [&mut q, &mut k, &mut v], batch, own)?;
+        }
         k *= R::of(self.scales.keys);
         v *= R::of(self.scales.values);
         let norm_both = |norm: &QkNorm, q: &mut Array2<R>, k: &mut Array2<R>| {
@@ -252,6 +265,13 @@ impl<'a, R: Real> Attention<'a, R> {
         let norm_last = qk_norm.filter(|norm| norm.after_rope);
         if let Some(norm) = norm_first {
             norm_both(norm, &mut q, &mut k)?;
+        }
+        if self.key_factor {
+            let name = format!("{}.key_factor", place.name);
+            let factors: Array1<R> = self.params.vector(&name, own.kv)?;
+            for (column, mut k) in k.columns_mut().into_iter().enumerate() {
+                k *= factors[column / own.dim];
+            }
         }
         self.shares.norm_values(self.params, &mut v, own.v_dim)?;
         if let Some(clip) = self.clip {

@@ -10,9 +10,9 @@
 //! | `embed`, `aspects` | from ids to the stream |
 //! | `stack`, `sublayer`, `feed`, `memory`, `bottleneck`, `front`, `side`, `cycle` | layers: where norms act, how sublayers add up; what decoders attend to |
 //! | `layer_embed`, `altup`, `hyper` | what stands beside the stream |
-//! | `attention`, `maps`, `attn_experts`, `share`, `qk_norm`, `latent`, `differential`, `gate`, `indexer`, `blocks`, `key_bias`, `compress`, `mix` | every kind of attention |
+//! | `attention`, `maps`, `attn_experts`, `share`, `qk_conv`, `qk_norm`, `latent`, `differential`, `gate`, `indexer`, `blocks`, `key_bias`, `compress`, `mix` | every kind of attention |
 //! | `rope`, `position`, `relative` | how positions are told apart |
-//! | `mlp`, `moe`, `adapter` | MLPs, activations, mixtures of experts, adapters |
+//! | `mlp`, `moe`, `router`, `adapter` | MLPs, activations, mixtures of experts, adapters |
 //! | `ssm`, `recurrent`, `wkv`, `conv`, `span_conv`, `linear`, `mlstm`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
 //! | `norm`, `norm_gate` | norms |
 //! | `heads` | heads and poolings |
@@ -59,11 +59,13 @@ mod norm;
 mod norm_gate;
 mod place;
 mod position;
+mod qk_conv;
 mod qk_norm;
 mod real;
 mod recurrent;
 mod relative;
 mod rope;
+mod router;
 mod sample;
 mod share;
 mod side;

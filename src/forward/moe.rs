@@ -1,6 +1,6 @@
 //! Mixtures of experts.
 //!
-//! Of X experts, the last `zero_experts` of which give back what they get, each token goes to
+//! Of X experts, the last `null_experts` of which give nothing, those `zero_experts` before them what they get, each token goes to
 //! `top_k`. Router logits are `l = x Wrᵀ + b`, `[n, X]`, then `c·tanh(l/c)` by `moe.logit_softcap` where it is not null. Scores are
 //! `softmax(l)` over all experts, `σ(l)` or `√softplus(l)` each apart, or `l` itself (`softmax_of_topk`). The choice
 //! is by `score + score_bias`; with groups, only the experts of the `topk_groups` best groups are in
@@ -21,7 +21,7 @@
 //! With `moe.capacity` c an expert takes the first c tokens of a sequence that choose it, and adds
 //! nothing for the others.
 //!
-//! With `router_norm` a router reads the stream in place of its sublayer's input, normed (`router_norm`) and divided by `√hidden_size`. With
+//! With `moe.router_dim` > 0 more maps come first (Routers of several maps). With `router_norm` a router reads the stream in place of its sublayer's input, normed (`router_norm`) and divided by `√hidden_size`. With
 //! `expert_scale` weights are last multiplied by the expert's number, `router.expert_scale`. With `beside_mlp` there is an MLP too:
 //! the sublayer's output is `n1(mlp(x)) + n2(experts(n3(stream)))`, where the stream is what its `pre_norm` reads, and n1, n2 and n3 are the
 //! norms `dense_post_norm`, `experts_post_norm` and `experts_pre_norm`. Without `beside_normed` there are no n1 and n2; with `of_layer` the
@@ -39,6 +39,7 @@ use super::mlp::{Mlp, sigmoid, softplus};
 use super::norm::Norm;
 use super::place::Fed;
 use super::real::Real;
+use super::router::Router;
 use super::weights::{Bias, Params};
 use crate::base::error::Result;
 
@@ -49,6 +50,10 @@ pub(super) struct Moe {
     mlp: Mlp,
     n_experts: usize,
     n_zero: usize,
+    /// How many of the last routes lead nowhere.
+    n_null: usize,
+    /// The maps before the router's last one, where there are some.
+    router: Option<Router>,
     width: usize,
     shared_width: usize,
     shared_gate: bool,
@@ -102,7 +107,8 @@ impl Moe {
     pub(super) fn read(keys: Keys<'_>) -> Result<Moe> {
         let n_experts = keys.count("moe.num_experts")?;
         let n_zero = keys.count("moe.zero_experts")?;
-        let n_routes = n_experts + n_zero;
+        let n_null = keys.count("moe.null_experts")?;
+        let n_routes = n_experts + n_zero + n_null;
         let groups = keys.count("moe.groups")?;
         let choice = Choice {
             top_k: keys.count("moe.top_k")?,
@@ -139,6 +145,8 @@ impl Moe {
             mlp,
             n_experts,
             n_zero,
+            n_null,
+            router: Router::read(keys)?,
             width: keys.count("moe.intermediate_size")?,
             shared_width: keys.count("moe.shared_intermediate_size")?,
             shared_gate: keys.bool("moe.shared_gate")?,
@@ -189,14 +197,18 @@ impl Moe {
         let mlp = self.experts.with_clamp(of_layer(&self.clamps, "moe.clamps", fed.layer, 0.0)?);
         let shared_clamp = of_layer(&self.shared_clamps, "mlp_clamps", fed.layer, 0.0)?;
         let router = format!("{name}.router");
-        let n_routes = self.n_experts + self.n_zero;
+        let n_routes = self.n_experts + self.n_zero + self.n_null;
         let n_logits = if self.product_keys == 0 { n_routes } else { 2 * self.product_keys };
         let mut logits = match &self.router_norm {
             Some((norm, root)) => {
                 let routed = norm.apply(params, &format!("{name}.router_norm"), routed)?;
                 params.linear(&(routed / R::of(*root)), &router, n_logits, self.router_bias)?
             }
-            None => params.linear(x, &router, n_logits, self.router_bias)?,
+            None => {
+                let read = self.router.as_ref().map(|own| own.apply(params, &router, x));
+                let read = read.transpose()?;
+                params.linear(read.as_ref().unwrap_or(x), &router, n_logits, self.router_bias)?
+            }
         };
         if 0 < self.product_keys {
             logits = of_pairs(&logits, self.product_keys, n_routes);
@@ -244,6 +256,9 @@ impl Moe {
         }
         let mut y = Array2::zeros(x.dim());
         for (expert, tokens) in tokens.iter().enumerate().filter(|(_, tokens)| !tokens.is_empty()) {
+            if self.n_experts + self.n_zero <= expert {
+                continue;
+            }
             if self.n_experts <= expert {
                 for &(token, weight) in tokens {
                     y.row_mut(token).scaled_add(weight, &x.row(token));

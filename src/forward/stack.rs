@@ -11,7 +11,9 @@
 //! - `output`: `k·x + a·post(f(x))`
 //! - `through`: `k·pre(x) + a·f(pre(x))`
 //!
-//! With `skip_weights` the stream is also multiplied, dim by dim, by the sublayer's tensor `skip_weights` there.
+//! With `skip_weights` the stream is also multiplied, dim by dim, by the sublayer's tensor `skip_weights` there. With `residual_affine` the two terms,
+//! x and y, become `(x + skip_shift) ∘ skip_weights` and `(y + out_shift) ∘ out_weights`, by the sublayer's tensors. With `embed_affine` the first layer reads `(x + shift) ∘ scale` in place of the
+//! embeddings, by the tensors `embed.shift` and `embed.scale`.
 //!
 //! Adapters (Adapters) change the sum behind the MLP, in `post` before `res`. Layers of linear attention have the placement `linear.norm_placement`, where that is not null. Only the layers in
 //! `mixer_layers` mix positions and only those in `mlp_layers` end with an MLP, where these are not null. With
@@ -26,7 +28,7 @@
 //! and r random blocks a stack computes up to (5 + 2·r)·b positions, whose attention is full; what it is
 //! beyond is drawn at random, and no part of this.
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2};
 
 use super::adapter::Adapters;
 use super::altup::{AltUp, Laurel};
@@ -69,11 +71,19 @@ pub(super) fn run<R: Real>(
         residual_scale: keys.float("residual_scale")?,
         skip_scale: keys.float("skip_scale")?,
         skip_weights: keys.bool("skip_weights")?,
+        affine: keys.bool("residual_affine")?,
         norm_gate: norm_gate.as_ref(),
         embed_norm: keys.bool("embed_norm")?,
         front: Front::read(keys, batch)?,
     };
     check_sparse(keys, name, batch.len)?;
+    if keys.bool("embed_affine")? {
+        let width = x.ncols();
+        let vector = |part: &str| -> Result<Array1<R>> {
+            params.vector(&format!("{name}.embed.{part}"), width)
+        };
+        x = (x + &vector("shift")?) * &vector("scale")?;
+    }
     let n_layers = keys.count("num_layers")?;
     let layer_map = keys.opt_counts("layer_map")?;
     let types = keys.words("layer_types")?;

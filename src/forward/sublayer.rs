@@ -1,6 +1,6 @@
 //! A sublayer: where its norms act, and how its output and the stream add up.
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2};
 
 use super::front::Front;
 use super::keys::broken;
@@ -42,6 +42,8 @@ pub(super) struct Stack<'a> {
     pub(super) skip_scale: f64,
     /// Whether each dim of the stream has a factor beside each sublayer.
     pub(super) skip_weights: bool,
+    /// Whether the stream and what is added to it are shifted and multiplied, dim by dim.
+    pub(super) affine: bool,
     pub(super) norm_gate: Option<&'a NormGate>,
     /// Whether the first layer may read what the embeddings' norm gave.
     pub(super) embed_norm: bool,
@@ -113,6 +115,14 @@ impl Stack<'_> {
         let mut x = x * R::of(self.skip_scale);
         if self.skip_weights {
             x *= &self.params.vector::<R>(&format!("{name}.skip_weights"), x.ncols())?;
+        }
+        if self.affine {
+            let width = x.ncols();
+            let vector = |part: &str| -> Result<Array1<R>> {
+                self.params.vector(&format!("{name}.{part}"), width)
+            };
+            x = (x + &vector("skip_shift")?) * &vector("skip_weights")?;
+            y = (y + &vector("out_shift")?) * &vector("out_weights")?;
         }
         let sum = then(x + &y)?;
         if self.placement == Placement::Post { norm(&sum, "res_norm") } else { Ok(sum) }
