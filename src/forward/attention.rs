@@ -9,7 +9,7 @@
 //!    Layer i has k and v of layer `kv_from[i]`, as they are after step 2 there, where that is another.
 //! 2. Queries and keys are normed (`qk_norm`) and turned (rotary positions), in the order that
 //!    `qk_norm_at` says; before that, and after a norm that comes first, `qkv_clip` clamps q, k, v.
-//!    `qk_norm_layers` are the only layers that norm them; without `qk_norm_affine` these norms have no weights.
+//!    `qk_norm_layers` are the only layers that norm them; without `qk_norm_affine` these norms have no weights; `qk_norm_eps`, where it is not null, is their epsilon.
 //!    Last, q of position p takes the factor `1 + b·ln(1 + ⌊(p + o)/l⌋)` where `b = attn_position_scale` is not
 //!    null, with `l = attn_position_scale_length` and `o = attn_position_scale_offset`, in the layers that
 //!    `attn_position_scale_layers` lists; and where `attn_log_length` is not null `max(1, ln(p + 1)/ln(attn_log_length))`.
@@ -43,12 +43,12 @@
 //! values by the layer's own maps and norms, not turned, which every query sees beside those of positions in one softmax.
 //!
 //! x is multiplied by `attn_in_scale` before, keys by `attn_key_scale`, values by `attn_value_scale`, the result by `attn_out_scale`. Latent
-//! attention makes q, k and v otherwise (Latent attention), an indexer chooses which keys are seen (Indexers), keys may have scores
-//! of their own (Scores of keys), and `attn_differential` takes the difference of two attentions (Differential attention).
+//! attention makes q, k and v otherwise (Latent attention), attentions may be experts (Attentions that are experts), an indexer chooses which keys are seen (Indexers), queries and keys may be mixed by convolutions (Queries and keys that convolutions mix),
+//! keys may have scores of their own (Scores of keys), and `attn_differential` takes the difference of two attentions (Differential attention).
 
 mod other;
 
-use ndarray::{Array2, Array3, Axis, concatenate, s};
+use ndarray::{Array1, Array2, Array3, Axis, concatenate, s};
 
 use super::compress::{Compress, narrow_queries};
 use super::differential::Differential;
@@ -58,11 +58,13 @@ use super::indexer::Indexer;
 use super::key_bias::KeyBias;
 use super::keys::{Keys, broken, of_layer};
 use super::latent::Latent;
+use super::maps::Maps;
 use super::memory::Memory;
 use super::mix::{Mixing, mix, stacked};
 use super::norm::Norm;
 use super::place::{Heads, Place, Scales, Window};
 use super::position::{Alibi, Disentangled, PositionScale, RelativeBias};
+use super::qk_conv::QkConv;
 use super::qk_norm::QkNorm;
 use super::real::Real;
 use super::relative::RelativeSinusoid;
@@ -79,7 +81,6 @@ pub(super) struct Attention<'a, R> {
     heads: Heads,
     /// What sets the heads of layers apart, and what layers share.
     shares: Shares<R>,
-    hidden: usize,
     scale: f64,
     scale_by_layer: bool,
     position_scale: Option<PositionScale>,
@@ -92,8 +93,8 @@ pub(super) struct Attention<'a, R> {
     narrow_queries: Option<(Norm, usize)>,
     /// Whether values are turned keys, and what heads put out is turned back.
     v_is_k: bool,
-    /// The width of what the heads put out on its way to the stream; 0 where it goes there at once.
-    out_rank: usize,
+    /// The maps into the heads and out of them.
+    maps: Maps<'a>,
     /// Keys that stand for several positions, where there are some.
     compress: Option<Compress>,
     /// The heads that are convolutions, where there are some.
@@ -104,7 +105,6 @@ pub(super) struct Attention<'a, R> {
     /// By how much the first chunk of each layer is shorter.
     chunk_shifts: Option<Vec<usize>>,
     qkv_bias: Bias,
-    q_bias: Bias,
     k_bias: Bias,
     o_bias: bool,
     /// The layers whose output map has a bias, where not all have.
@@ -133,6 +133,9 @@ pub(super) struct Attention<'a, R> {
     /// The slopes of ALiBi.
     alibi: Option<Alibi>,
     key_bias: Option<KeyBias>,
+    qk_conv: Option<QkConv>,
+    /// Whether each key head has a factor.
+    key_factor: bool,
 }
 
 impl<'a, R: Real> Attention<'a, R> {
@@ -142,8 +145,9 @@ impl<'a, R: Real> Attention<'a, R> {
         keys: Keys<'_>,
         stack: &str,
     ) -> Result<Attention<'a, R>> {
+        let maps = Maps::read(params, keys)?;
         let heads = Heads {
-            q: keys.count("num_heads")?,
+            q: keys.count("num_heads")? * maps.experts_at_once(),
             kv: keys.count("num_kv_heads")?,
             dim: keys.count("head_dim")?,
             v_dim: keys.count("v_head_dim")?,
@@ -163,7 +167,6 @@ impl<'a, R: Real> Attention<'a, R> {
             params,
             heads,
             shares: Shares::read(keys)?,
-            hidden: keys.inner_width()?,
             scale: keys.float("attn_scale")?,
             scale_by_layer: keys.bool("attn_scale_by_layer")?,
             position_scale: PositionScale::read(keys)?,
@@ -178,7 +181,7 @@ impl<'a, R: Real> Attention<'a, R> {
                 rank => Some((Norm::read(keys)?.without_bias(), rank)),
             },
             v_is_k: keys.bool("attn_v_is_k")?,
-            out_rank: keys.count("attn_out_rank")?,
+            maps,
             compress: Compress::read(keys)?,
             span_conv: SpanConv::read(keys, heads)?,
             softcap: keys.opt_float("attn_logit_softcap")?,
@@ -191,7 +194,6 @@ impl<'a, R: Real> Attention<'a, R> {
             },
             chunk_shifts: keys.opt_counts("attn_chunk_shifts")?,
             qkv_bias: Bias::Is(qkv_bias),
-            q_bias: Bias::Is(qkv_bias && keys.bool("attn_q_bias")?),
             k_bias: Bias::Is(qkv_bias && keys.bool("attn_k_bias")?),
             o_bias: keys.bool("attn_o_bias")?,
             o_bias_layers: keys.counts_where("attn_o_bias", "attn_o_bias_layers")?,
@@ -213,6 +215,8 @@ impl<'a, R: Real> Attention<'a, R> {
             stack: stack.to_owned(),
             alibi: Alibi::read(keys)?,
             key_bias: KeyBias::read(keys, Bias::Is(qkv_bias))?,
+            qk_conv: QkConv::read(keys)?,
+            key_factor: keys.bool("attn_key_factor")?,
         })
     }
 
@@ -225,19 +229,30 @@ impl<'a, R: Real> Attention<'a, R> {
         batch: &Batch,
         merged: Option<&Memory<'_, R>>,
     ) -> Result<Array2<R>> {
-        let x = &(x * R::of(self.scales.input));
+        let mut x = x * R::of(self.scales.input);
+        if self.qk_conv.is_some() {
+            batch.hide_padding(&mut x);
+        }
+        let x = &x;
         let own = self.shares.heads(self.heads, place.layer)?;
         let of_another = self.shares.of_another(place.layer, own)?;
         let narrow = self.narrow_queries;
         let narrow = narrow.map(|narrow| narrow_queries(self.params, place.name, x, narrow));
         let narrow = narrow.transpose()?;
+        let routes = self.maps.routes(place.name, x)?;
         let (mut q, mut k, mut v) = match &self.latent {
             Some(latent) => latent.apply(self.params, place.name, x, self.qkv_bias)?,
             None => {
                 let from = (x, values.unwrap_or(x));
-                self.project(place, from, narrow.as_ref(), own, of_another.is_none())?
+                let of_keys = self.shares.makes_values_of_keys(place.layer) || self.v_is_k;
+                let has_own = of_another.is_none();
+                let made_of = (narrow.as_ref(), routes.as_ref());
+                self.maps.project(place, from, made_of, own, (has_own, of_keys))?
             }
         };
+        if let Some(conv) = &self.qk_conv {
+            conv.apply(self.params, place.name, [&mut q, &mut k, &mut v], batch, own)?;
+        }
         k *= R::of(self.scales.keys);
         v *= R::of(self.scales.values);
         let norm_both = |norm: &QkNorm, q: &mut Array2<R>, k: &mut Array2<R>| {
@@ -253,6 +268,13 @@ impl<'a, R: Real> Attention<'a, R> {
         let norm_last = qk_norm.filter(|norm| norm.after_rope);
         if let Some(norm) = norm_first {
             norm_both(norm, &mut q, &mut k)?;
+        }
+        if self.key_factor {
+            let name = format!("{}.key_factor", place.name);
+            let factors: Array1<R> = self.params.vector(&name, own.kv)?;
+            for (column, mut k) in k.columns_mut().into_iter().enumerate() {
+                k *= factors[column / own.dim];
+            }
         }
         self.shares.norm_values(self.params, &mut v, own.v_dim)?;
         if let Some(clip) = self.clip {
@@ -406,7 +428,8 @@ impl<'a, R: Real> Attention<'a, R> {
         }
         let layers = self.o_bias_layers.as_ref();
         let bias = self.o_bias && layers.is_none_or(|layers| layers.contains(&place.layer));
-        Ok(self.project_out(place.name, &mixed, bias)? * R::of(self.scales.output))
+        let routes = routes.as_ref().map(|routes| (routes, own));
+        Ok(self.maps.out(place.name, &mixed, bias, routes)? * R::of(self.scales.output))
     }
 
     /// What is added to scores, `[heads, n, n]`: by ALiBi, or by a relative bias, which all layers
@@ -425,43 +448,5 @@ impl<'a, R: Real> Attention<'a, R> {
         let owner = if relative.shared { &self.stack } else { name };
         let rows = relative.of_stream.then(rows);
         relative.scores(self.params, &format!("{owner}.rel_bias"), n, rows, batch).map(Some)
-    }
-
-    /// Queries, and keys and values where the layer has its own; else nothing in their place.
-    fn project(
-        &self,
-        place: Place<'_>,
-        (x, values): (&Array2<R>, &Array2<R>),
-        narrow: Option<&Array2<R>>,
-        heads: Heads,
-        has_own: bool,
-    ) -> Result<(Array2<R>, Array2<R>, Array2<R>)> {
-        let of_keys = self.shares.makes_values_of_keys(place.layer) || self.v_is_k;
-        if has_own && !of_keys {
-            return self.project_heads(place.name, x, [x, values], heads);
-        }
-        let map = |x: &Array2<R>, part: &str, width, bias| {
-            self.params.linear(x, &format!("{}.{part}", place.name), width, bias)
-        };
-        let q = match narrow {
-            Some(narrow) => map(narrow, "q_b_proj", heads.q * heads.dim, Bias::Is(false))?,
-            None => map(x, "q_proj", heads.q * heads.dim, self.q_bias)?,
-        };
-        let k = match has_own {
-            true => map(x, "k_proj", heads.kv * heads.dim, self.k_bias)?,
-            false => Array2::zeros((x.nrows(), 0)),
-        };
-        let v = k.clone();
-        Ok((q, k, v))
-    }
-
-    fn project_out(&self, name: &str, x: &Array2<R>, bias: bool) -> Result<Array2<R>> {
-        if 0 < self.out_rank {
-            let map = |x: &Array2<R>, part: &str, width| {
-                self.params.linear(x, &format!("{name}.{part}"), width, Bias::Is(false))
-            };
-            return map(&map(x, "o_a_proj", self.out_rank)?, "o_b_proj", self.hidden);
-        }
-        self.params.linear(x, &format!("{name}.o_proj"), self.hidden, Bias::Is(bias))
     }
 }

@@ -71,7 +71,7 @@ impl Blocks {
             return Err(broken("more dims turn than a head of the indexer has"));
         }
         if let Some(rope) = rope {
-            rope.turn_first(place, [&mut q, &mut k], batch, self.dim);
+            rope.turn_at(place, [&mut q, &mut k], batch, (self.dim, 0));
         }
         let mut chosen = Vec::new();
         for sequence in batch.sequences() {

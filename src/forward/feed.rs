@@ -3,12 +3,13 @@
 use ndarray::Array2;
 
 use super::keys::{Keys, broken, of_layer};
-use super::mlp::Mlp;
+use super::mlp::{Mlp, sigmoid};
 use super::moe::Moe;
 use super::norm::Norm;
 use super::place::Fed;
 use super::real::Real;
 use super::weights::{Bias, Params};
+use super::wkv::shifted;
 use crate::base::error::Result;
 
 /// What ends a layer: an MLP in some layers, a mixture of experts in others.
@@ -28,6 +29,8 @@ pub(super) struct Feed {
     /// The only layers that end with it; all if there is no list.
     layers: Option<Vec<usize>>,
     out_scale: f64,
+    /// Whether its first map reads the position before too, and what it puts out has a gate that does so.
+    shift: bool,
     /// Whether experts stand beside an MLP, and add their output after the next layer.
     shortcut: bool,
     /// The norms of experts that stand beside an MLP and add at once, and of this.
@@ -66,6 +69,7 @@ impl Feed {
             ),
             moe: has_experts.then(|| Moe::read(keys)).transpose()?,
             moe_layers: if has_experts { keys.counts("moe.layers")? } else { Vec::new() },
+            shift: has_mlp && keys.bool("mlp_shift")?,
             shortcut: has_experts && keys.bool("moe.shortcut")?,
             layers: keys.opt_counts("mlp_layers")?,
             out_scale: if has_mlp { keys.float("mlp_out_scale")? } else { 1.0 },
@@ -106,8 +110,15 @@ impl Feed {
         let sparsity = of_layer(&self.sparsity, "mlp_sparsity", layer, 0.0)?;
         let clamp = of_layer(&self.clamps, "mlp_clamps", layer, 0.0)?;
         let apply_dense = |dense: &Mlp| {
-            let biases = [self.in_bias, self.bias];
-            dense.with_sparsity(sparsity).with_clamp(clamp).apply(params, name, x, width, biases)
+            let (biases, dense) =
+                ([self.in_bias, self.bias], dense.with_sparsity(sparsity).with_clamp(clamp));
+            if !self.shift {
+                return dense.apply(params, name, x, width, biases);
+            }
+            let shift = |part: &str| shifted(params, &format!("{name}.shift.{part}"), x, fed.len);
+            let gate = format!("{name}.out_gate_proj");
+            let gate = params.linear(&shift("gate")?, &gate, x.ncols(), Bias::Is(false))?;
+            Ok(dense.apply(params, name, &shift("up")?, width, biases)? * &gate.mapv(sigmoid))
         };
         let norm = |norm: &Norm, x: &Array2<R>, part: &str| {
             norm.apply(params, &format!("{name}.{part}"), x)

@@ -5,10 +5,11 @@
 //!
 //! - Around a sublayer f (attention, MLP) m has S entries a, S entries b and S·S entries c, those to all streams from the first, from the
 //!   second, and so on. By the three numbers g of `hyper.scale` and the entries h of `hyper.shift` that stand where they do:
-//!   `a = σ(g_1·a + h) + e`, `b = 2·σ(g_2·b + h)`, `c = softmax(g_3·c + h) + e`, over the streams to which.
+//!   `a = σ(g_1·a + h) + e`, `b = p·σ(g_2·b + h)` with `p = hyper.out_scale`, `c = softmax(g_3·c + h) + e`, over the streams to which.
 //! - c is then divided by its sums, plus e, over the streams from which; and `hyper.iterations − 1` times more by those over the streams to
 //!   which, then by those over the streams from which.
 //! - Stream s becomes `b_s·f(pre(Σ_t a_t·X_t)) + Σ_t c_ts·X_t`, with the norm of the sublayer.
+//! - Without `hyper.mixed` there is no c, nor a third g: stream s becomes `(b_s + e)·f(pre(Σ_t a_t·X_t)) + X_s`.
 //! - After the last layer the output is `Σ_t a_t·X_t`, `a = σ(g·m + h) + e`, by the tensors of the stack. The final norm follows.
 
 use ndarray::{Array1, Array2, Axis, concatenate};
@@ -28,6 +29,9 @@ const MOST_ITERATIONS: usize = 10_000;
 pub(super) struct Hyper<'a> {
     params: Params<'a>,
     n: usize,
+    /// Whether each stream becomes a sum of all.
+    mixed: bool,
+    out_scale: f64,
     iterations: usize,
     eps: f64,
     norm_eps: f64,
@@ -57,6 +61,8 @@ impl<'a> Hyper<'a> {
         Ok(Some(Hyper {
             params,
             n,
+            mixed: keys.bool("hyper.mixed")?,
+            out_scale: keys.float("hyper.out_scale")?,
             iterations,
             eps: keys.float("hyper.eps")?,
             norm_eps: keys.float("norm_eps")?,
@@ -95,33 +101,36 @@ impl<'a> Hyper<'a> {
         f: impl FnOnce(&Array2<R>) -> Result<Array2<R>>,
     ) -> Result<Vec<Array2<R>>> {
         let n = self.n;
-        let width = (2 + n) * n;
+        let (width, n_scales) = if self.mixed { ((2 + n) * n, 3) } else { (2 * n, 2) };
         let mut shares = self.told(name, streams, width)?;
-        let scale: Array1<R> = self.params.vector(&format!("{name}.hyper.scale"), 3)?;
+        let scale: Array1<R> = self.params.vector(&format!("{name}.hyper.scale"), n_scales)?;
         let shift: Array1<R> = self.params.vector(&format!("{name}.hyper.shift"), width)?;
+        let (eps, out_scale) = (R::of(self.eps), R::of(self.out_scale));
+        let out_eps = if self.mixed { R::zero() } else { eps };
         for mut row in shares.rows_mut() {
             for (place, x) in row.iter_mut().enumerate() {
                 *x = *x * scale[(place / n).min(2)] + shift[place];
             }
             let (mut before, mut mixing) = row.view_mut().split_at(Axis(0), 2 * n);
             for (place, x) in before.iter_mut().enumerate() {
-                *x = if place < n {
-                    sigmoid(*x) + R::of(self.eps)
-                } else {
-                    sigmoid(*x) * R::of(2.0)
-                };
+                *x = if place < n { sigmoid(*x) + eps } else { sigmoid(*x) * out_scale + out_eps };
             }
             for mut from in mixing.exact_chunks_mut(n) {
                 softmax(from.iter_mut(), None);
             }
-            let mut mixing = mixing.into_iter().map(|x| *x + R::of(self.eps)).collect::<Vec<R>>();
-            balance(&mut mixing, n, self.iterations, R::of(self.eps));
+            let mut mixing = mixing.into_iter().map(|x| *x + eps).collect::<Vec<R>>();
+            if self.mixed {
+                balance(&mut mixing, n, self.iterations, eps);
+            }
             row.iter_mut().skip(2 * n).zip(mixing).for_each(|(x, share)| *x = share);
         }
         let y = f(&self.collapsed(&shares, streams))?;
         let share = |place: usize| shares.column(place).insert_axis(Axis(1));
         let stream = |to: usize| {
             let mut sum = &y * &share(n + to);
+            if !self.mixed {
+                return sum + &streams[to];
+            }
             for (from, stream) in streams.iter().enumerate() {
                 sum += &(stream * &share((2 + from) * n + to));
             }

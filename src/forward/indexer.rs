@@ -1,7 +1,8 @@
 //! Which keys a query sees, chosen by an indexer (`attn_index.top_k` > 0).
 //!
 //! With `h = attn_index.heads` and `d = attn_index.head_dim`: `q = c Wqᵀ`, `[n, h·d]`, of the compressed queries c of
-//! latent attention; `k = layernorm(x Wkᵀ)`, `[n, d]`; both are turned in the first `rope_dim` dims of each head. With
+//! latent attention; `k = layernorm(x Wkᵀ)`, `[n, d]`; both are turned in the first `rope_dim` dims of each head, or the last where
+//! `attn_index.rope_at` is `last`. With
 //! `w = x Wwᵀ`, `[n, h]`, key j scores `Σ_i w_i · max(q_i·k_j / √d, 0) / √h`. A query sees the `top_k` keys of the
 //! greatest scores, of equals the first, among those that it would see without an indexer. Layers that `attn_index.layers` does not list see the keys
 //! that the last one before them chose. With `attn_index.block_size` > 0 blocks of keys are chosen (Indexers of blocks).
@@ -28,6 +29,8 @@ pub(super) struct Indexer {
     heads: usize,
     dim: usize,
     norm_eps: f64,
+    /// Whether the last dims of its heads turn, and not the first.
+    turns_last: bool,
     /// How blocks of keys are chosen, where that is what is chosen.
     blocks: Option<Blocks>,
     /// The only layers that have one; all if there is no list.
@@ -49,6 +52,7 @@ impl Indexer {
             heads: keys.count("attn_index.heads")?,
             dim: keys.count("attn_index.head_dim")?,
             norm_eps: keys.float("attn_index.norm_eps")?,
+            turns_last: keys.word("attn_index.rope_at")? == "last",
             blocks: Blocks::read(keys, top_k)?,
             layers: keys.opt_counts("attn_index.layers")?,
             last: RefCell::default(),
@@ -104,7 +108,8 @@ impl Indexer {
         let w = params.linear(x, &part("weights_proj"), self.heads, Bias::Is(false))?;
         let scale = R::of((self.dim as f64).sqrt() * (self.heads as f64).sqrt());
 
-        rope.turn_first(place, [&mut q, &mut k], batch, self.dim);
+        let start = if self.turns_last { self.dim - rope.dim() } else { 0 };
+        rope.turn_at(place, [&mut q, &mut k], batch, (self.dim, start));
         let mut chosen = Vec::new();
         for sequence in batch.sequences() {
             let mut scores: Array2<R> = Array2::zeros((batch.len, batch.len));

@@ -18,6 +18,8 @@
 //! `a = exp(−e^a_log · softplus((x Waᵀ) Wbᵀ + rate_bias))`, `[n, h·d]`, and `S_t` has `a_t` for each of its rows; h = g. The result is
 //! `(σ((x Wgaᵀ) Wgbᵀ) ∘ norm(y)) Woᵀ`. Where the rank is 0, one map stands for each two, of `rate_proj` and `gate_proj`. Where
 //! `linear.fade_floor` f is not null, `a = exp(f · σ(e^a_log · (x Waᵀ Wbᵀ + rate_bias)))`.
+//!
+//! `mlstm` is another formula (Linear attention with gates that are exponentials).
 
 use ndarray::{Array1, Array2, Zip, s};
 
@@ -25,6 +27,7 @@ use super::Batch;
 use super::conv::causal;
 use super::keys::{Keys, broken};
 use super::mlp::{Activation, sigmoid, softplus};
+use super::mlstm::Mlstm;
 use super::norm;
 use super::real::Real;
 use super::weights::{Bias, Params};
@@ -47,6 +50,8 @@ pub(super) struct Linear {
     rank: Option<usize>,
     /// The least logarithm of what is left of a state from one position to the next.
     floor: Option<f64>,
+    /// The formula in place of these, where it is another.
+    mlstm: Option<Mlstm>,
 }
 
 /// What moves the states: how they fade, `[batch · n, heads]` or for each dim of keys, and how much of each
@@ -70,7 +75,7 @@ impl Linear {
             beta_scale: keys.float("linear.beta_scale")?,
             activation: Activation::parse(&keys.word("activation")?)?,
             delta: match keys.word("linear.kind")?.as_str() {
-                "decay" => None,
+                "decay" | "mlstm" => None,
                 "gated_delta" | "channel_delta" => Some(keys.count("linear.conv_kernel")?),
                 other => return Err(broken(format!("a layer is linear of kind {other:?}"))),
             },
@@ -82,6 +87,7 @@ impl Linear {
                 true => keys.opt_float("linear.fade_floor")?,
                 false => None,
             },
+            mlstm: Mlstm::read(keys)?,
         };
         let is_shared = linear.heads != linear.key_heads;
         if linear.rank.is_some() && is_shared {
@@ -108,6 +114,9 @@ impl Linear {
         for (mut row, _) in shown.rows_mut().into_iter().zip(visible).filter(|(_, shown)| !**shown)
         {
             row.fill(R::zero());
+        }
+        if let Some(mlstm) = &self.mlstm {
+            return mlstm.apply(params, name, &shown, batch);
         }
         let map = |part: &str, width| {
             params.linear(&shown, &format!("{name}.{part}"), width, Bias::Is(false))

@@ -4,7 +4,7 @@
 //! `inner_norm` what goes through `Wdown` is normed before. `x Wgateᵀ + b` is multiplied by `mlp_gate_scale`, the result of a
 //! dense layer by `mlp_out_scale`. With `swiglu_oai` the middle is `(u + 1) ∘ g ∘ σ(α·g)`, with `g = min(gate, c)`, u the
 //! other map kept within −c..c, `α = activation_alpha` and `c = activation_clamp`. Where `mlp_clamp` c is not null, a gated MLP's gate
-//! is at most c before the activation, and the other map is kept within −c..c.
+//! is at most c before the activation, and the other map is kept within −c..c; where `moe.clamp` is not null, in experts that are chosen alone.
 //!
 //! In a layer whose share p in `mlp_sparsity` is not 0, `g = x Wgateᵀ + b` becomes `max(g − m − s·Φ⁻¹(p), 0)`, with the mean m and
 //! the standard deviation s of each position's g. In dense layers the width is that of the layer in `mlp_widths`, where it is not null.
@@ -197,6 +197,21 @@ impl Mlp {
         let hidden = keys.inner_width()?;
         let clamp = if gated { keys.opt_float("mlp_clamp")? } else { None };
         Ok(Mlp { hidden, middle, gate_scale, clamp, sparsity: 0.0, limit: None, inner_norm })
+    }
+
+    /// The same MLP whose gate and other map are kept within a bound.
+    pub(super) fn kept_within(self, clamp: f64) -> Mlp {
+        Mlp { clamp: Some(clamp), ..self }
+    }
+
+    /// The same MLP without a gate.
+    pub(super) fn plain(self) -> Result<Mlp> {
+        let middle = match self.middle {
+            Middle::Plain(activation) | Middle::Gated(activation) => Middle::Plain(activation),
+            Middle::Xielu { .. } => Middle::Xielu { gated: false },
+            Middle::SwigluOai { .. } => return Err(broken("`swiglu_oai` wants a gate")),
+        };
+        Ok(Mlp { middle, ..self })
     }
 
     /// The same MLP where a share of the gate map's outputs become 0.

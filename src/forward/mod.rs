@@ -8,12 +8,12 @@
 //! | File | What |
 //! | --- | --- |
 //! | `embed`, `aspects` | from ids to the stream |
-//! | `stack`, `feed`, `memory`, `bottleneck`, `front`, `ahead`, `pool` | layers: where norms act, how sublayers add up; what decoders attend to; rows beside positions, and fewer of them |
+//! | `stack`, `sublayer`, `feed`, `memory`, `bottleneck`, `front`, `side`, `cycle`, `ahead`, `pool` | layers: where norms act, how sublayers add up; what decoders attend to; rows beside positions, and fewer of them |
 //! | `layer_embed`, `altup`, `hyper` | what stands beside the stream |
-//! | `attention`, `share`, `qk_norm`, `latent`, `differential`, `gate`, `indexer`, `blocks`, `key_bias`, `compress`, `mix` | every kind of attention |
+//! | `attention`, `maps`, `attn_experts`, `share`, `qk_conv`, `qk_norm`, `latent`, `differential`, `gate`, `indexer`, `blocks`, `key_bias`, `compress`, `mix` | every kind of attention |
 //! | `rope`, `position`, `relative` | how positions are told apart |
-//! | `mlp`, `moe`, `adapter` | MLPs, activations, mixtures of experts, adapters |
-//! | `ssm`, `recurrent`, `conv`, `span_conv`, `linear`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
+//! | `mlp`, `moe`, `router`, `adapter` | MLPs, activations, mixtures of experts, adapters |
+//! | `ssm`, `recurrent`, `wkv`, `conv`, `span_conv`, `linear`, `mlstm`, `fourier` | state spaces, convolutions, linear attention, Fourier layers |
 //! | `norm`, `norm_gate` | norms |
 //! | `heads` | heads and poolings |
 //!
@@ -29,10 +29,12 @@ mod ahead;
 mod altup;
 mod aspects;
 mod attention;
+mod attn_experts;
 mod blocks;
 mod bottleneck;
 mod compress;
 mod conv;
+mod cycle;
 mod differential;
 mod embed;
 mod feed;
@@ -48,27 +50,34 @@ mod keys;
 mod latent;
 mod layer_embed;
 mod linear;
+mod maps;
 mod memory;
 mod mix;
 mod mlp;
+mod mlstm;
 mod moe;
 mod norm;
 mod norm_gate;
 mod place;
 mod pool;
 mod position;
+mod qk_conv;
 mod qk_norm;
 mod real;
 mod recurrent;
 mod relative;
 mod rope;
+mod router;
 mod sample;
 mod share;
+mod side;
 mod span_conv;
 mod sparse;
 mod ssm;
 mod stack;
+mod sublayer;
 mod weights;
+mod wkv;
 
 use std::ops::Range;
 

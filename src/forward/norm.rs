@@ -4,7 +4,8 @@
 //! `rmsnorm`: `x / √(mean(x²) + eps)`.
 //! `affine`: x as it is. The LM head's norm is of `head_norm_type` where that is not null.
 //! Then `· (weight + norm_weight_offset)`, where norms have weights, and `+ bias`, where they have
-//! biases.
+//! biases. `eps` is `norm_eps`, of the norm after the last layer `final_norm_eps` where that is not null. With
+//! `norm_eps_step` n > 0 the norms of layer i, counted from 0, have `4^⌊i/n⌋·norm_eps`.
 
 use ndarray::{Array1, Array2, ArrayViewMut1};
 
@@ -60,6 +61,16 @@ impl Norm {
             Some(kind) => Ok(Norm { unit: Unit::parse(&kind)?, ..norm }),
             None => Ok(norm),
         }
+    }
+
+    /// The norm after the last layer.
+    pub(super) fn last(keys: Keys<'_>) -> Result<Norm> {
+        let norm = Norm::read(keys)?;
+        let norm = if keys.bool("final_norm_bias")? { norm } else { norm.without_bias() };
+        Ok(match keys.opt_float("final_norm_eps")? {
+            Some(eps) => norm.with_eps(eps),
+            None => norm,
+        })
     }
 
     /// The norm before the last map of each sublayer, where there is one.

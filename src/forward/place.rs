@@ -34,6 +34,16 @@ pub(super) struct Place<'a> {
     pub(super) kind: &'a str,
     /// What its tensors' names begin with: `decoder.layers.3.attn`.
     pub(super) name: &'a str,
+    /// What is added to its maps, where something is.
+    pub(super) adapters: Option<Adapters<'a>>,
+}
+
+/// Narrow maps whose outputs are added to those of an attention.
+#[derive(Clone, Copy)]
+pub(super) struct Adapters<'a> {
+    /// What their names begin with.
+    pub(super) name: &'a str,
+    pub(super) rank: usize,
 }
 
 /// Factors of what goes in, of keys and values, and of what comes out.

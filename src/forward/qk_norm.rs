@@ -42,6 +42,10 @@ impl QkNorm {
             true => Norm::read(keys)?.with_stored_bias(),
             false => Norm::read(keys)?.without_weights(),
         };
+        let norm = match keys.opt_float("qk_norm_eps")? {
+            Some(eps) => norm.with_eps(eps),
+            None => norm,
+        };
         Ok(Some(QkNorm {
             norm,
             of_queries: if keys.bool("q_norm_affine")? { norm } else { norm.without_weights() },

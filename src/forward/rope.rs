@@ -172,15 +172,15 @@ impl Rope {
         self.turn_by(place, [x], batch, |x, turns| self.apply(x, &turns.back(), head_dim));
     }
 
-    /// The same as `turn`, of the first dims of heads, wherever those of the attention stand.
-    pub(super) fn turn_first<R: Real>(
+    /// The same as `turn`, of the dims of heads from `start` on, wherever those of the attention stand.
+    pub(super) fn turn_at<R: Real>(
         &self,
         place: Place<'_>,
         all: [&mut Array2<R>; 2],
         batch: &Batch,
-        head_dim: usize,
+        (head_dim, start): (usize, usize),
     ) {
-        self.turn_by(place, all, batch, |x, turns| self.apply_at(x, &turns, head_dim, 0));
+        self.turn_by(place, all, batch, |x, turns| self.apply_at(x, &turns, head_dim, start));
     }
 
     fn turn_by<'x, R: Real>(

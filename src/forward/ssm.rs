@@ -1,12 +1,13 @@
 //! State spaces.
 //!
-//! The kinds `mamba1` and `mamba2` (of `rglru`: Gated linear recurrences) keep a state `h_t = exp(Δ_t A) h_(t−1) + Δ_t B_t x_t` and put out
+//! The kinds `mamba1` and `mamba2` (of `rglru`: Gated linear recurrences; of `wkv`: States that are weighted means) keep a state `h_t = exp(Δ_t A) h_(t−1) + Δ_t B_t x_t` and put out
 //! `y_t = C_t·h_t + D x_t`, with `A = −exp(a_log)` and a time step `Δ_t` that is positive by a
 //! softplus. With `c = ssm.inner`, `s = ssm.state` and `act`, which is `ssm.activation` or that of the stack:
 //!
 //! `mamba1`: `[x, z] = u Winᵀ`; `x = act(conv(x))`; `[δ, B, C] = x Wxᵀ`, of `dt_rank`, s and s
 //! dims, each normed by `inner_norm`; `Δ = softplus(δ Wdtᵀ + b)`, `[n, c]`. The state is `[c, s]`, A
-//! is `[c, s]`, D is `[c]`. The result is `(y ∘ silu(z)) Woutᵀ`.
+//! is `[c, s]`, D is `[c]`. The result is `(y ∘ silu(z)) Woutᵀ`. Where `scan_heads` h is not 1, each of h equal runs of the channels makes δ, B and C of
+//! itself, by rows of Wx of its own, and its Δ of its own δ, by the rows of Wdt that are of its channels.
 //!
 //! `mamba2`: `[z, xBC, δ] = u Winᵀ`, of c, c + 2·groups·s and heads dims; `[x, B, C] =
 //! act(conv(xBC))`; `Δ = softplus(δ + dt_bias)`, clamped to `dt_min..dt_max`, `[n, heads]`. The state
@@ -25,6 +26,7 @@ use super::norm;
 use super::real::Real;
 use super::recurrent::Recurrent;
 use super::weights::{Bias, Params};
+use super::wkv::Wkv;
 use crate::base::error::Result;
 
 /// The state space of a stack.
@@ -45,7 +47,9 @@ pub(super) struct Ssm {
 
 enum Kind {
     Recurrent(Recurrent),
+    Wkv(Wkv),
     Mamba1 {
+        heads: usize,
         dt_rank: usize,
         inner_norm: InnerNorm,
     },
@@ -73,6 +77,12 @@ impl Ssm {
         let inner = keys.count("ssm.inner")?;
         let kind = match keys.word("ssm.kind")?.as_str() {
             "mamba1" => Kind::Mamba1 {
+                heads: match keys.count("ssm.scan_heads")? {
+                    heads if 0 < heads && inner.is_multiple_of(heads) => heads,
+                    heads => {
+                        return Err(broken(format!("{inner} channels are not {heads} heads")));
+                    }
+                },
                 dt_rank: keys.count("ssm.dt_rank")?,
                 inner_norm: match keys.word("ssm.inner_norm")?.as_str() {
                     "none" => InnerNorm::None,
@@ -109,10 +119,11 @@ impl Ssm {
                 Kind::Mamba2 { heads, head_dim, groups, dt, norm_groups, norm_first, scales }
             }
             "rglru" => Kind::Recurrent(Recurrent::read(keys)?),
+            "wkv" => Kind::Wkv(Wkv::read(keys)?),
             other => return Err(broken(format!("a layer is a state space of kind {other:?}"))),
         };
         let has_norms = match kind {
-            Kind::Recurrent(_) => false,
+            Kind::Recurrent(_) | Kind::Wkv(_) => false,
             Kind::Mamba1 { inner_norm, .. } => inner_norm != InnerNorm::None,
             Kind::Mamba2 { norm_groups, .. } => 0 < norm_groups,
         };
@@ -120,11 +131,17 @@ impl Ssm {
             hidden: keys.count("hidden_size")?,
             inner,
             state: match kind {
-                Kind::Recurrent(_) => 0,
+                Kind::Recurrent(_) | Kind::Wkv(_) => 0,
                 _ => keys.count("ssm.state")?,
             },
-            kernel: keys.count("ssm.conv_kernel")?,
-            conv_bias: keys.bool("ssm.conv_bias")?,
+            kernel: match kind {
+                Kind::Wkv(_) => 0,
+                _ => keys.count("ssm.conv_kernel")?,
+            },
+            conv_bias: match kind {
+                Kind::Wkv(_) => false,
+                _ => keys.bool("ssm.conv_bias")?,
+            },
             proj_bias: Bias::Is(keys.bool("ssm.proj_bias")?),
             in_scale: keys.float("ssm.in_scale")?,
             out_scale: keys.float("ssm.out_scale")?,
@@ -148,8 +165,9 @@ impl Ssm {
         let u = &(u * R::of(self.in_scale));
         let y = match self.kind {
             Kind::Recurrent(ref recurrent) => recurrent.apply(params, name, u, batch)?,
-            Kind::Mamba1 { dt_rank, inner_norm } => {
-                self.mamba1(params, name, u, batch, dt_rank, inner_norm)?
+            Kind::Wkv(ref wkv) => wkv.apply(params, name, u, batch)?,
+            Kind::Mamba1 { heads, dt_rank, inner_norm } => {
+                self.mamba1(params, name, u, batch, (heads, dt_rank), inner_norm)?
             }
             Kind::Mamba2 { heads, head_dim, groups, dt, norm_groups, norm_first, scales } => {
                 let sizes = (heads, head_dim, groups);
@@ -188,7 +206,7 @@ impl Ssm {
         name: &str,
         u: &Array2<R>,
         batch: &Batch,
-        dt_rank: usize,
+        (heads, dt_rank): (usize, usize),
         inner_norm: InnerNorm,
     ) -> Result<Array2<R>> {
         let (inner, state) = (self.inner, self.state);
@@ -196,22 +214,33 @@ impl Ssm {
         let mut x = xz.slice(s![.., ..inner]).to_owned();
         batch.hide_padding(&mut x);
         let x = self.convolved(params, name, &x, batch)?;
-        let width = dt_rank + 2 * state;
-        let parts = params.linear(&x, &format!("{name}.x_proj"), width, Bias::Is(false))?;
-        let part = |start: usize, len: usize, norm_name: &str| -> Result<Array2<R>> {
-            let mut part = parts.slice(s![.., start..start + len]).to_owned();
-            if inner_norm != InnerNorm::None {
-                norm::rms(&mut part, len, self.norm_eps);
-            }
-            if inner_norm == InnerNorm::Weighted {
-                part *= &params.vector(&format!("{name}.{norm_name}.weight"), len)?;
-            }
-            Ok(part)
-        };
-        let dt = part(0, dt_rank, "dt_norm")?;
-        let b = part(dt_rank, state, "b_norm")?;
-        let c = part(dt_rank + state, state, "c_norm")?;
-        let mut dt = params.linear(&dt, &format!("{name}.dt_proj"), inner, Bias::Is(true))?;
+        let (width, channels) = (dt_rank + 2 * state, inner / heads);
+        let maps: Array2<R> =
+            params.matrix(&format!("{name}.x_proj.weight"), [heads * width, channels])?;
+        let dt_maps: Array2<R> =
+            params.matrix(&format!("{name}.dt_proj.weight"), [inner, dt_rank])?;
+        let dt_bias: Array1<R> = params.vector(&format!("{name}.dt_proj.bias"), inner)?;
+        let (mut dt, mut b, mut c) = (Array2::zeros(x.dim()), Vec::new(), Vec::new());
+        for head in 0..heads {
+            let own = head * channels..(head + 1) * channels;
+            let map = maps.slice(s![head * width..(head + 1) * width, ..]);
+            let parts = x.slice(s![.., own.clone()]).dot(&map.t());
+            let part = |start: usize, len: usize, norm_name: &str| -> Result<Array2<R>> {
+                let mut part = parts.slice(s![.., start..start + len]).to_owned();
+                if inner_norm != InnerNorm::None {
+                    norm::rms(&mut part, len, self.norm_eps);
+                }
+                if inner_norm == InnerNorm::Weighted {
+                    part *= &params.vector(&format!("{name}.{norm_name}.weight"), len)?;
+                }
+                Ok(part)
+            };
+            let steps = part(0, dt_rank, "dt_norm")?.dot(&dt_maps.slice(s![own.clone(), ..]).t());
+            dt.slice_mut(s![.., own]).assign(&steps);
+            b.push(part(dt_rank, state, "b_norm")?);
+            c.push(part(dt_rank + state, state, "c_norm")?);
+        }
+        dt += &dt_bias;
         dt.mapv_inplace(softplus);
         let a: Array2<R> = params.matrix(&format!("{name}.a_log"), [inner, state])?;
         let a = a.mapv(|log| -log.exp());
@@ -222,12 +251,13 @@ impl Ssm {
             for t in sequence.rows() {
                 for channel in 0..inner {
                     let (dt, x) = (dt[[t, channel]], x[[t, channel]]);
+                    let head = channel / channels;
                     let mut h = h.row_mut(channel);
                     Zip::from(&mut h)
                         .and(a.row(channel))
-                        .and(b.row(t))
+                        .and(b[head].row(t))
                         .for_each(|h, &a, &b| *h = (dt * a).exp() * *h + dt * b * x);
-                    y[[t, channel]] = dot(h.view(), c.row(t)) + d[channel] * x;
+                    y[[t, channel]] = dot(h.view(), c[head].row(t)) + d[channel] * x;
                 }
             }
         }

@@ -11,11 +11,14 @@
 //! - `output`: `k·x + a·post(f(x))`
 //! - `through`: `k·pre(x) + a·f(pre(x))`
 //!
-//! With `skip_weights` the stream is also multiplied, dim by dim, by the sublayer's tensor `skip_weights` there.
+//! With `skip_weights` the stream is also multiplied, dim by dim, by the sublayer's tensor `skip_weights` there. With `residual_affine` the two terms,
+//! x and y, become `(x + skip_shift) ∘ skip_weights` and `(y + out_shift) ∘ out_weights`, by the sublayer's tensors. With `embed_affine` the first layer reads `(x + shift) ∘ scale` in place of the
+//! embeddings, by the tensors `embed.shift` and `embed.scale`.
 //!
 //! Adapters (Adapters) change the sum behind the MLP, in `post` before `res`. Layers of linear attention have the placement `linear.norm_placement`, where that is not null. Only the layers in
 //! `mixer_layers` mix positions and only those in `mlp_layers` end with an MLP, where these are not null. With
-//! `ssm.beside_attention` a state space reads what attention reads, and what it puts out is added to that of attention.
+//! `ssm.beside_attention` a state space reads what attention reads, and what it puts out is added to that of attention; with `side.layers` blocks
+//! stand beside state spaces (Blocks beside state spaces). Layers may run in cycles (Layers in cycles).
 //! With `layer_scale` what leaves a layer is last multiplied by its number, `output.scale`; what stands beside the stream comes
 //! before (Embeddings of layers, Streams).
 //! Where the residual is parallel, `k·x + a·(attn(pre(x)) + mlp(pre'(x)))`, and pre' is pre if there is
@@ -25,13 +28,14 @@
 //! and r random blocks a stack computes up to (5 + 2·r)·b positions, whose attention is full; what it is
 //! beyond is drawn at random, and no part of this.
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2};
 
 use super::adapter::Adapters;
 use super::altup::{AltUp, Laurel};
 use super::attention::Attention;
 use super::bottleneck::{Before, Bottleneck};
 use super::conv::{EmbedConv, ShortConv};
+use super::cycle::Cycles;
 use super::feed::Feed;
 use super::front::Front;
 use super::hyper::Hyper;
@@ -44,49 +48,12 @@ use super::norm_gate::NormGate;
 use super::place::{Fed, Place};
 use super::pool::Pooling;
 use super::real::Real;
+use super::side::Side;
 use super::ssm::Ssm;
+use super::sublayer::{Placement, Stack};
 use super::weights::{Bias, Params};
 use super::{Batch, fourier, place};
 use crate::base::error::Result;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Placement {
-    Pre,
-    Post,
-    Sandwich,
-    Output,
-    Through,
-}
-
-impl Placement {
-    fn parse(word: &str) -> Result<Placement> {
-        Ok(match word {
-            "pre" => Placement::Pre,
-            "post" => Placement::Post,
-            "sandwich" => Placement::Sandwich,
-            "output" => Placement::Output,
-            "through" => Placement::Through,
-            other => return Err(broken(format!("`norm_placement` is {other:?}"))),
-        })
-    }
-}
-
-/// What layers have in common.
-#[derive(Clone, Copy)]
-struct Stack<'a> {
-    params: Params<'a>,
-    norm: Norm,
-    placement: Placement,
-    residual_scale: f64,
-    skip_scale: f64,
-    /// Whether each dim of the stream has a factor beside each sublayer.
-    skip_weights: bool,
-    norm_gate: Option<&'a NormGate>,
-    /// Whether the first layer may read what the embeddings' norm gave.
-    embed_norm: bool,
-    /// Learned rows in front, where there are some.
-    front: Option<Front>,
-}
 
 /// What a stack puts out.
 pub(super) struct Left<R> {
@@ -117,11 +84,19 @@ pub(super) fn run<R: Real>(
         residual_scale: keys.float("residual_scale")?,
         skip_scale: keys.float("skip_scale")?,
         skip_weights: keys.bool("skip_weights")?,
+        affine: keys.bool("residual_affine")?,
         norm_gate: norm_gate.as_ref(),
         embed_norm: keys.bool("embed_norm")?,
         front: Front::read(keys, batch)?,
     };
     place::check_sparse(keys, name, batch.len)?;
+    if keys.bool("embed_affine")? {
+        let width = x.ncols();
+        let vector = |part: &str| -> Result<Array1<R>> {
+            params.vector(&format!("{name}.embed.{part}"), width)
+        };
+        x = (x + &vector("shift")?) * &vector("scale")?;
+    }
     let n_layers = keys.count("num_layers")?;
     let layer_map = keys.opt_counts("layer_map")?;
     let types = keys.words("layer_types")?;
@@ -239,14 +214,28 @@ pub(super) fn run<R: Real>(
     };
 
     let mut pooling = Pooling::read(params, keys, name, batch)?;
+    let side = Side::read(params, keys, name)?;
+    let entered_stack = if side.is_some() { x.clone() } else { Array2::zeros((0, 0)) };
+    let cycles = Cycles::read(params, keys, name)?;
+    let mut passes = cycles.as_ref().map(|cycles| cycles.start(&x)).transpose()?;
+
+    let (norm_eps, eps_step) = (keys.float("norm_eps")?, keys.count("norm_eps_step")?);
+
     // What experts of the layer before add to this one.
     let mut late = None;
     for (layer, kind) in types.iter().enumerate() {
+        if let (Some(cycles), Some(passes)) = (&cycles, &mut passes) {
+            x = cycles.between(layer, passes, x)?;
+        }
         let due = late.take();
         x = pooling.enter(layer, x)?;
         let batch = pooling.batch();
         let placement = linear_placement.filter(|_| kind == "linear").unwrap_or(stack.placement);
-        let stack = Stack { placement, ..stack };
+        let norm = match layer.checked_div(eps_step) {
+            Some(times) => stack.norm.with_eps(norm_eps * 4f64.powi(times.min(99) as i32)),
+            None => stack.norm,
+        };
+        let stack = Stack { placement, norm, ..stack };
         let stored = layer_map.as_ref().map_or(layer, |map| map[layer]);
         let part = |part: &str| format!("{name}.layers.{stored}.{part}");
         let (attn, mlp) = (part("attn"), part("mlp"));
@@ -256,7 +245,8 @@ pub(super) fn run<R: Real>(
             let attention = attention
                 .as_ref()
                 .ok_or_else(|| broken(format!("layer {layer} is {kind:?}, and nothing attends")))?;
-            let place = Place { layer, sliding: kind == "sliding", kind, name: &attn };
+            let sliding = kind == "sliding";
+            let place = Place { layer, sliding, kind, name: &attn, adapters: None };
             match pooling.keys() {
                 Some(of) => attention.to_longer(place, (x, batch), of),
                 None => attention.to_itself(place, (x, values), batch, merged),
@@ -326,7 +316,15 @@ pub(super) fn run<R: Real>(
             }
             ("ssm", Some(ssm), ..) => {
                 let name = part("ssm");
-                stack.sublayer(x, &name, layer, |x| ssm.apply(params, &name, &shown(x), batch))?
+                let beside = match (&side, &attention) {
+                    (Some(side), Some(own)) => {
+                        side.beside(layer, (&x, &entered_stack), own, batch)?
+                    }
+                    _ => None,
+                };
+                stack.sublayer_of(x, beside, &name, layer, |x| {
+                    ssm.apply(params, &name, &shown(x), batch)
+                })?
             }
             ("conv", _, Some(conv), _) => {
                 let name = part("conv");
@@ -406,9 +404,7 @@ pub(super) fn run<R: Real>(
         return Err(broken("the last layer's experts have no next layer to add to"));
     }
     if stack.placement != Placement::Post && keys.bool("final_norm")? {
-        let norm =
-            if keys.bool("final_norm_bias")? { stack.norm } else { stack.norm.without_bias() };
-        x = norm.apply(params, &format!("{name}.final_norm"), &x)?;
+        x = Norm::last(keys)?.apply(params, &format!("{name}.final_norm"), &x)?;
     }
     let out_proj = format!("{name}.embed.out_proj");
     if params.has(&format!("{out_proj}.weight"))? {
@@ -416,83 +412,4 @@ pub(super) fn run<R: Real>(
     }
     let (fewer, summary) = pooling.leave();
     Ok(Left { rows: x, fewer, predicted: None, summary })
-}
-
-impl Stack<'_> {
-    /// The stream after a sublayer `f` whose tensors' names begin with `name`.
-    fn sublayer<R: Real>(
-        &self,
-        x: Array2<R>,
-        name: &str,
-        layer: usize,
-        f: impl FnOnce(&Array2<R>) -> Result<Array2<R>>,
-    ) -> Result<Array2<R>> {
-        self.sublayer_and(x, name, layer, f, Ok)
-    }
-
-    /// The same, where something changes the sum before it is normed.
-    fn sublayer_and<R: Real>(
-        &self,
-        x: Array2<R>,
-        name: &str,
-        layer: usize,
-        f: impl FnOnce(&Array2<R>) -> Result<Array2<R>>,
-        then: impl FnOnce(Array2<R>) -> Result<Array2<R>>,
-    ) -> Result<Array2<R>> {
-        let norm = |x: &Array2<R>, part: &str| {
-            let mut y = self.norm.apply(self.params, &format!("{name}.{part}"), x)?;
-            if let (Some(gate), "pre_norm") = (self.norm_gate, part) {
-                y = gate.apply(self.params, name, layer, y)?;
-            }
-            match self.front {
-                Some(front) if part == "pre_norm" && name.ends_with(".attn") => {
-                    front.norm(&self.norm, self.params, name, x, y)
-                }
-                _ => Ok(y),
-            }
-        };
-        let x = if self.placement == Placement::Through { norm(&x, "pre_norm")? } else { x };
-        let mut y = match self.placement {
-            Placement::Pre | Placement::Sandwich if !self.is_normed_already(name, layer)? => {
-                f(&norm(&x, "pre_norm")?)?
-            }
-            _ => f(&x)?,
-        };
-        if matches!(self.placement, Placement::Sandwich | Placement::Output) {
-            y = norm(&y, "post_norm")?;
-        }
-        y *= R::of(self.residual_scale);
-        let mut x = x * R::of(self.skip_scale);
-        if self.skip_weights {
-            x *= &self.params.vector::<R>(&format!("{name}.skip_weights"), x.ncols())?;
-        }
-        let sum = then(x + &y)?;
-        if self.placement == Placement::Post { norm(&sum, "res_norm") } else { Ok(sum) }
-    }
-
-    /// Whether the first sublayer reads what the embeddings' norm gave, and has none of its own.
-    fn is_normed_already(&self, name: &str, layer: usize) -> Result<bool> {
-        Ok(layer == 0
-            && self.embed_norm
-            && self.norm.has_weights()
-            && name.ends_with(".attn")
-            && !self.params.has(&format!("{name}.pre_norm.weight"))?)
-    }
-
-    fn parallel<R: Real>(
-        &self,
-        x: &Array2<R>,
-        (attn, attend): (&str, impl FnOnce(&Array2<R>) -> Result<Array2<R>>),
-        (mlp, feed): (&str, impl FnOnce(&Array2<R>) -> Result<Array2<R>>),
-        n_norms: usize,
-    ) -> Result<Array2<R>> {
-        if self.placement != Placement::Pre {
-            return Err(broken("parallel sublayers are normed before, and nowhere else"));
-        }
-        let norm = |name: &str| self.norm.apply(self.params, &format!("{name}.pre_norm"), x);
-        let first = norm(attn)?;
-        let fed = if n_norms == 1 { feed(&first)? } else { feed(&norm(mlp)?)? };
-        let both = (attend(&first)? + &fed) * R::of(self.residual_scale);
-        Ok(x * R::of(self.skip_scale) + &both)
-    }
 }

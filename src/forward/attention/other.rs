@@ -24,7 +24,7 @@ impl<R: Real> Attention<'_, R> {
     ) -> Result<Array2<R>> {
         let kv = if self.cross_grouped { self.heads.kv } else { self.heads.q };
         let heads = Heads { kv, ..self.heads };
-        let (q, k, v) = self.project_heads(name, x, [memory, memory], heads)?;
+        let (q, k, v) = self.maps.heads(name, x, [memory, memory], heads)?;
         let mut mixed = Vec::new();
         for (sequence, other) in batch.sequences().zip(memory_batch.sequences()) {
             mixed.push(mix(
@@ -36,7 +36,7 @@ impl<R: Real> Attention<'_, R> {
                 }),
             ));
         }
-        self.project_out(name, &stacked(mixed, heads.q * heads.v_dim), self.o_bias)
+        self.maps.out(name, &stacked(mixed, heads.q * heads.v_dim), self.o_bias, None)
     }
 
     /// The attention of `x`, `[batch · n, hidden]`, to the rows that it was made of, `[batch · m, hidden]`.
@@ -49,7 +49,7 @@ impl<R: Real> Attention<'_, R> {
         let sinusoid = self.sinusoid.as_ref();
         let sinusoid = sinusoid.ok_or_else(|| broken("rows of fewer positions have no places"))?;
         let sinusoid = sinusoid.of_layer(self.params, place.name, batch, longer_batch)?;
-        let (q, k, v) = self.project_heads(place.name, x, [longer, longer], self.heads)?;
+        let (q, k, v) = self.maps.heads(place.name, x, [longer, longer], self.heads)?;
         let mut mixed = Vec::new();
         for (sequence, other) in batch.sequences().zip(longer_batch.sequences()) {
             let q = q.slice(s![sequence.rows(), ..]).to_owned();
@@ -60,7 +60,12 @@ impl<R: Real> Attention<'_, R> {
             let plain = Mixing::plain(self.heads, self.scale, self.softcap, &sees);
             mixed.push(mix(&q, &k, &v, &Mixing { relative: Some(&relative), ..plain }));
         }
-        self.project_out(place.name, &stacked(mixed, self.heads.q * self.heads.v_dim), self.o_bias)
+        self.maps.out(
+            place.name,
+            &stacked(mixed, self.heads.q * self.heads.v_dim),
+            self.o_bias,
+            None,
+        )
     }
 
     /// Keys and values of another stack's output, by the maps and norms of the layer's own.
@@ -85,22 +90,5 @@ impl<R: Real> Attention<'_, R> {
             norm.apply(self.params, &name("k_norm"), &mut keys, (own.kv, own.dim))?;
         }
         Ok(Merged { keys, values, visible: memory.batch.visible.clone() })
-    }
-
-    pub(super) fn project_heads(
-        &self,
-        name: &str,
-        x: &Array2<R>,
-        [keys, values]: [&Array2<R>; 2],
-        heads: Heads,
-    ) -> Result<(Array2<R>, Array2<R>, Array2<R>)> {
-        let map = |x, part: &str, width, bias| {
-            self.params.linear(x, &format!("{name}.{part}"), width, bias)
-        };
-        Ok((
-            map(x, "q_proj", heads.q * heads.dim, self.q_bias)?,
-            map(keys, "k_proj", heads.kv * heads.dim, self.k_bias)?,
-            map(values, "v_proj", heads.kv * heads.v_dim, self.qkv_bias)?,
-        ))
     }
 }
