@@ -8,7 +8,7 @@
 //! | File | What |
 //! | --- | --- |
 //! | `embed`, `aspects` | from ids to the stream |
-//! | `stack`, `sublayer`, `feed`, `memory`, `bottleneck`, `front`, `side`, `cycle`, `ahead`, `pool` | layers: where norms act, how sublayers add up; what decoders attend to; rows beside positions, and fewer of them |
+//! | `stack`, `sublayer`, `feed`, `memory`, `bottleneck`, `front`, `side`, `cycle`, `ahead`, `pool`, `shift` | layers: where norms act, how sublayers add up; what decoders attend to and read; rows beside positions, and fewer of them |
 //! | `layer_embed`, `altup`, `hyper` | what stands beside the stream |
 //! | `attention`, `maps`, `attn_experts`, `share`, `qk_conv`, `qk_norm`, `latent`, `differential`, `gate`, `indexer`, `blocks`, `key_bias`, `compress`, `mix` | every kind of attention |
 //! | `rope`, `position`, `relative` | how positions are told apart |
@@ -70,6 +70,7 @@ mod rope;
 mod router;
 mod sample;
 mod share;
+mod shift;
 mod side;
 mod span_conv;
 mod sparse;
@@ -91,7 +92,7 @@ pub use self::real::Real;
 use self::weights::Params;
 pub use self::weights::{Planned, Stored, Weights};
 use crate::base::error::Result;
-use crate::package::{Model, Task, Value};
+use crate::package::{Model, Task};
 
 /// What a model is asked: one row for each sequence, all of one length.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -367,7 +368,7 @@ pub fn run<R: Real>(
 
     let (hidden, last_batch, encoded, last_ids);
     if with_encoder {
-        let decoder_ids = decoder_ids(model, keys(last), inputs, tasks)?;
+        let decoder_ids = shift::decoder_ids(model, keys(last), inputs, tasks)?;
         let len = decoder_ids.first().map_or(0, Vec::len);
         check_shape("the decoder's input ids", &decoder_ids, batch.size, len)?;
         let mask = inputs.decoder_attention_mask.as_ref();
@@ -465,43 +466,4 @@ fn read_inputs<R: Real>(keys: Keys<'_>, inputs: &Inputs) -> Result<(Read<R>, Bat
     let mask = mask.map(|mask| stem.mask(mask, frames));
     let batch = Batch::new(spectrograms.len(), stem.len(frames), mask.as_ref(), None)?;
     Ok((Read::Spectrograms(spectrograms), batch))
-}
-
-/// The decoder's ids: those that are given; else, where no task asks for them, the encoder's,
-/// moved one to the right as `decoder_shift` says.
-fn decoder_ids(
-    model: &Model,
-    keys: Keys<'_>,
-    inputs: &Inputs,
-    tasks: &[&Task],
-) -> Result<Vec<Vec<i64>>> {
-    if let Some(ids) = &inputs.decoder_input_ids {
-        return Ok(ids.clone());
-    }
-    let wants = |task: &&&Task| task.inputs.iter().any(|port| port.name == "decoder_input_ids");
-    if let Some(task) = tasks.iter().find(wants) {
-        return Err(broken(format!("{} wants decoder input ids", task.id)));
-    }
-    let token = |name: &str| match model.tokens.get(name) {
-        Some(Value::Int(id)) => Some(*id),
-        _ => None,
-    };
-    let start =
-        match keys.word("decoder_shift")?.as_str() {
-            "start" => Some(token("decoder_start").ok_or_else(|| {
-                broken("there are no decoder input ids, and no token to start with")
-            })?),
-            "last" => None,
-            other => return Err(broken(format!("`decoder_shift` is {other:?}"))),
-        };
-    let pad = token("pad");
-    let shift = |ids: &Vec<i64>| {
-        // As many as are no padding, which may stand at either end.
-        let n = ids.iter().filter(|&&id| Some(id) != pad).count();
-        let first = start.or_else(|| ids.get(n.checked_sub(1)?).copied());
-        let first = first.or_else(|| ids.last().copied());
-        let kept = ids.len().saturating_sub(1);
-        first.into_iter().chain(ids[..kept].iter().copied()).take(ids.len()).collect()
-    };
-    Ok(inputs.input_ids.iter().map(shift).collect())
 }
