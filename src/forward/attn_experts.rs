@@ -65,6 +65,7 @@ impl AttnExperts {
         heads: Heads,
     ) -> Result<Array2<R>> {
         let width = heads.q / self.top_k * heads.dim;
+        self.check(params, &format!("{name}.experts.q_proj"), [width, x.ncols()])?;
         let mut q = Array2::zeros((x.nrows(), heads.q * heads.dim));
         self.each(routes, |expert, rank, rows, _| {
             let name = format!("{name}.experts.q_proj");
@@ -91,13 +92,15 @@ impl AttnExperts {
         routes: &Routes<R>,
         (heads, hidden, bias): (Heads, usize, bool),
     ) -> Result<Array2<R>> {
+        let width = heads.q / self.top_k * heads.v_dim;
+        self.check(params, &format!("{name}.experts.o_proj"), [hidden, width])?;
         let mut y = Array2::zeros((x.nrows(), hidden));
         if bias {
             let bias: Array1<R> = params.vector(&format!("{name}.o_proj.bias"), hidden)?;
             y += &bias;
         }
         self.each(routes, |expert, rank, rows, weights| {
-            let mut own = Array2::zeros((rows.len(), heads.q / self.top_k * heads.v_dim));
+            let mut own = Array2::zeros((rows.len(), width));
             for (&row, mut own) in rows.iter().zip(own.rows_mut()) {
                 for (to, from) in self.places(rank, heads, heads.v_dim) {
                     let from = x.slice(s![row, from..from + heads.v_dim]);
@@ -113,6 +116,15 @@ impl AttnExperts {
             Ok(())
         })?;
         Ok(y)
+    }
+
+    /// Checks the shape of the experts' maps, before anything is as large as hyperparameters say.
+    fn check(&self, params: Params<'_>, name: &str, [out, width]: [usize; 2]) -> Result<()> {
+        let (name, shape) = (format!("{name}.weight"), [self.n_experts, out, width]);
+        match params.shape(&name)? == shape {
+            true => Ok(()),
+            false => Err(broken(format!("`{name}` is not {shape:?}"))),
+        }
     }
 
     /// Where each head of an expert begins, among its own and among those of all that a position has.
