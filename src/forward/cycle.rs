@@ -38,7 +38,8 @@ impl<'a> Cycles<'a> {
             return Ok(None);
         }
         let (layers, n_layers) = (keys.count("cycle.layers")?, keys.count("num_layers")?);
-        if layers == 0 || !n_layers.is_multiple_of(layers * (low + 1)) {
+        let of_cycle = layers.saturating_mul(low.saturating_add(1));
+        if of_cycle == 0 || !n_layers.is_multiple_of(of_cycle) {
             return Err(broken(format!("{n_layers} layers are no cycles of {layers}")));
         }
         Ok(Some(Cycles { params, stack: stack.to_owned(), norm: Norm::last(keys)?, low, layers }))

@@ -214,6 +214,12 @@ impl Moe {
             }
         };
         if 0 < self.product_keys {
+            // Before anything is as large as it says.
+            if self.product_keys.saturating_add(1).saturating_pow(2) <= n_routes {
+                let message =
+                    format!("{n_routes} experts are more than pairs of {} keys", self.product_keys);
+                return Err(broken(message));
+            }
             logits = of_pairs(&logits, self.product_keys, n_routes);
         }
         if let Some(cap) = self.logit_softcap {

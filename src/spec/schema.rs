@@ -91,7 +91,8 @@ mod tests {
         }
         let mut told: BTreeMap<String, BTreeSet<String>> = told.into_iter().collect();
         // Sections of a mapping that have no attributes of their own.
-        let sections = "config words tokenizer alias turned rule drop drop_head reader key task map";
+        let sections =
+            "config words tokenizer alias turned rule drop drop_head reader key task map";
         told.insert(
             "map/FORMAT/NAME.toml".to_owned(),
             sections.split(' ').map(str::to_owned).collect(),
