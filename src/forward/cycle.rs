@@ -63,6 +63,9 @@ impl<'a> Cycles<'a> {
         }
         if let Some(pass) = (layer / self.layers).checked_sub(1) {
             let x = self.norm.apply(self.params, &format!("{}.final_norm", self.stack), &x)?;
+            if x.dim() != states.high.dim() {
+                return Err(broken("layers in cycles put out other rows than they read"));
+            }
             match pass % (self.low + 1) == self.low {
                 true => states.high = x,
                 false => states.low = x,
