@@ -343,6 +343,11 @@ impl<'a, R: Real> Attention<'a, R> {
         };
 
         let merged = merged.map(|memory| self.merge(place, memory, own)).transpose()?;
+        // One that is made of the stream is of each sequence.
+        let bias = match &self.relative {
+            Some(relative) if relative.of_stream => None,
+            _ => self.bias(place.name, None, batch)?,
+        };
         let mut mixed = Vec::new();
         for sequence in batch.sequences() {
             let part = |x: &Array2<R>| x.slice(s![sequence.rows(), ..]).to_owned();
@@ -372,7 +377,12 @@ impl<'a, R: Real> Attention<'a, R> {
             let added = added.map(|own| own.of(self.params, place.name, &v, heads, &sees_here));
             let (added, seen) = added.transpose()?.map(|own| (own.scores, own.seen)).unzip();
             chosen = seen.flatten().or(chosen);
-            let bias = self.bias(place.name, || part(x), batch)?;
+            let own_bias = match &self.relative {
+                Some(relative) if relative.of_stream => {
+                    self.bias(place.name, Some(part(x)), batch)?
+                }
+                _ => None,
+            };
             mixed.push(mix(
                 &q,
                 &k,
@@ -382,7 +392,7 @@ impl<'a, R: Real> Attention<'a, R> {
                     scale,
                     softcap: self.softcap,
                     relative: relative.as_ref(),
-                    bias: added.as_ref().or(bias.as_ref()),
+                    bias: added.as_ref().or(own_bias.as_ref()).or(bias.as_ref()),
                     sinks: sinks.as_ref(),
                     angle_power: self.angle_power,
                     chosen: chosen.as_deref(),
@@ -437,7 +447,7 @@ impl<'a, R: Real> Attention<'a, R> {
     fn bias(
         &self,
         name: &str,
-        rows: impl Fn() -> Array2<R>,
+        rows: Option<Array2<R>>,
         batch: &Batch,
     ) -> Result<Option<Array3<R>>> {
         let n = self.heads.q;
@@ -446,7 +456,6 @@ impl<'a, R: Real> Attention<'a, R> {
         }
         let Some(relative) = &self.relative else { return Ok(None) };
         let owner = if relative.shared { &self.stack } else { name };
-        let rows = relative.of_stream.then(rows);
         relative.scores(self.params, &format!("{owner}.rel_bias"), n, rows, batch).map(Some)
     }
 }

@@ -65,7 +65,8 @@ impl AttnExperts {
         heads: Heads,
     ) -> Result<Array2<R>> {
         let width = heads.q / self.top_k * heads.dim;
-        self.check(params, &format!("{name}.experts.q_proj"), [width, x.ncols()])?;
+        let shape = [self.n_experts, width, x.ncols()];
+        params.check(&format!("{name}.experts.q_proj.weight"), &shape)?;
         let mut q = Array2::zeros((x.nrows(), heads.q * heads.dim));
         self.each(routes, |expert, rank, rows, _| {
             let name = format!("{name}.experts.q_proj");
@@ -93,7 +94,8 @@ impl AttnExperts {
         (heads, hidden, bias): (Heads, usize, bool),
     ) -> Result<Array2<R>> {
         let width = heads.q / self.top_k * heads.v_dim;
-        self.check(params, &format!("{name}.experts.o_proj"), [hidden, width])?;
+        let shape = [self.n_experts, hidden, width];
+        params.check(&format!("{name}.experts.o_proj.weight"), &shape)?;
         let mut y = Array2::zeros((x.nrows(), hidden));
         if bias {
             let bias: Array1<R> = params.vector(&format!("{name}.o_proj.bias"), hidden)?;
@@ -116,15 +118,6 @@ impl AttnExperts {
             Ok(())
         })?;
         Ok(y)
-    }
-
-    /// Checks the shape of the experts' maps, before anything is as large as hyperparameters say.
-    fn check(&self, params: Params<'_>, name: &str, [out, width]: [usize; 2]) -> Result<()> {
-        let (name, shape) = (format!("{name}.weight"), [self.n_experts, out, width]);
-        match params.shape(&name)? == shape {
-            true => Ok(()),
-            false => Err(broken(format!("`{name}` is not {shape:?}"))),
-        }
     }
 
     /// Where each head of an expert begins, among its own and among those of all that a position has.

@@ -108,7 +108,13 @@ impl Indexer {
         let w = params.linear(x, &part("weights_proj"), self.heads, Bias::Is(false))?;
         let scale = R::of((self.dim as f64).sqrt() * (self.heads as f64).sqrt());
 
-        let start = if self.turns_last { self.dim - rope.dim() } else { 0 };
+        let start = match self.turns_last {
+            true => self
+                .dim
+                .checked_sub(rope.dim())
+                .ok_or_else(|| broken("more dims turn than there are"))?,
+            false => 0,
+        };
         rope.turn_at(place, [&mut q, &mut k], batch, (self.dim, start));
         let mut chosen = Vec::new();
         for sequence in batch.sequences() {

@@ -96,11 +96,23 @@ impl<'a> Maps<'a> {
         [keys, values]: [&Array2<R>; 2],
         heads: Heads,
     ) -> Result<(Array2<R>, Array2<R>, Array2<R>)> {
+        let q =
+            self.params.linear(x, &format!("{name}.q_proj"), heads.q * heads.dim, self.q_bias)?;
+        let (k, v) = self.keys_and_values(name, [keys, values], heads)?;
+        Ok((q, k, v))
+    }
+
+    /// Keys and values of what they are made of.
+    pub(super) fn keys_and_values<R: Real>(
+        &self,
+        name: &str,
+        [keys, values]: [&Array2<R>; 2],
+        heads: Heads,
+    ) -> Result<(Array2<R>, Array2<R>)> {
         let map = |x, part: &str, width, bias| {
             self.params.linear(x, &format!("{name}.{part}"), width, bias)
         };
         Ok((
-            map(x, "q_proj", heads.q * heads.dim, self.q_bias)?,
             map(keys, "k_proj", heads.kv * heads.dim, self.k_bias)?,
             map(values, "v_proj", heads.kv * heads.v_dim, self.qkv_bias)?,
         ))

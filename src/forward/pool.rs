@@ -259,9 +259,7 @@ impl Pool {
         // Before anything is as large as they say.
         let conv = format!("{name}.pool.out_conv");
         let shape = [self.hidden, 2 * self.hidden, self.out_kernel];
-        if params.shape(&format!("{conv}.weight"))? != shape {
-            return Err(broken(format!("`{conv}.weight` is not {shape:?}")));
-        }
+        params.check(&format!("{conv}.weight"), &shape)?;
         let before = (self.out_kernel - 1) / 2;
         let behind = self.out_kernel - 1 - before;
         let mut parts = Vec::new();

@@ -91,9 +91,7 @@ impl RelativeSinusoid {
         let half = self.hidden / 2;
         // Before anything is as large as they say.
         let name = format!("{attn}.rel_k_proj");
-        if params.shape(&format!("{name}.weight"))? != [width, self.hidden] {
-            return Err(broken(format!("`{name}.weight` is not [{width}, {}]", self.hidden)));
-        }
+        params.check(&format!("{name}.weight"), &[width, self.hidden])?;
         let last = |batch: &Batch| place(batch, batch.len.saturating_sub(1));
         let span = (last(queries) - place(keys, 0)).max(last(keys) - place(queries, 0)).max(0);
         let n_distances = 2 * span.unsigned_abs() + 1;

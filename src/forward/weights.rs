@@ -186,6 +186,11 @@ impl<'a> Params<'a> {
         dims.collect::<Option<_>>().ok_or_else(|| broken(format!("`{name}` is too large")))
     }
 
+    /// Checks the shape of a tensor, before anything is made as large as hyperparameters say.
+    pub(super) fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        check_shape(name, &self.get(name)?, shape)
+    }
+
     /// A tensor without dimensions.
     pub(super) fn scalar<R: Real>(&self, name: &str) -> Result<R> {
         let stored = self.get(name)?;

@@ -77,6 +77,14 @@ pub(super) fn permuted(tensor: &Tensor, axes: &[usize]) -> Tensor {
 
 /// What a mapping writes, with the axes in the order of the file: the inverse of [`permuted`].
 pub(super) fn back(expr: TensorExpr, axes: &[usize]) -> Result<TensorExpr, String> {
+    // They stand in a file that anyone may have written.
+    const MOST: usize = 64;
+    let is_order = axes.len() == expr.layout.shape.len()
+        && axes.iter().enumerate().all(|(at, axis)| *axis < MOST && !axes[..at].contains(axis));
+    if !is_order {
+        let rank = expr.layout.shape.len();
+        return Err(format!("{axes:?} is no order of {rank} axes, which source.json says"));
+    }
     let n = axes.iter().max().map_or(0, |axis| axis + 1);
     // The axes that have one entry come first, then are put where they belong.
     let single: Vec<usize> = (0..n).filter(|axis| !axes.contains(axis)).collect();

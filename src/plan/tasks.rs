@@ -68,7 +68,7 @@ pub fn read(
         let mut of_class = map.tasks.iter().filter(|rule| names_class(rule));
         findings.extend(of_class.find_map(|rule| said_otherwise(config, rule, heads)));
     }
-    findings.extend(unknown_use(map, config, class, &served, heads));
+    findings.extend(unknown_use(map, class, &served, heads));
     let mut tasks: Vec<Task> = Vec::new();
     for rule in &served {
         // Several tasks may use a head of one name: then the class says which, or a signature.
@@ -163,44 +163,44 @@ fn said_otherwise(
     })
 }
 
-/// What is said of heads beside that of a language model where the class which uses them is not known, or no
-/// task does.
+/// What is said of heads that no task reads, and of those beside that of a language model where the class which uses
+/// them is not known.
 fn unknown_use(
     map: &Map,
-    config: &Json,
     class: Option<&str>,
     served: &[&TaskRule],
     heads: &BTreeMap<String, Option<u64>>,
-) -> Option<Diagnostic> {
+) -> Vec<Diagnostic> {
     let uses = |rule: &TaskRule, head: &String| {
         rule.head.as_ref() == Some(head) || rule.needs.contains(head)
     };
     // One without a projection to outputs is a pooling, which many classes give beside the states.
-    let mut idle = heads.iter().filter(|(_, rows)| rows.is_some()).map(|(head, _)| head);
-    let idle = idle.find(|head| !map.tasks.iter().any(|rule| uses(rule, head)));
-    if let Some(head) = idle {
-        let message = format!(
-            "the head `{head}` is there, and no task of {} models reads it: none is described",
-            map.name
-        );
-        let help = "the tensors are kept, and no client is told what they are for: compute it by the config's own class";
-        return Some(Diagnostic::warning("P018", message).key(CLASSES).help(help));
-    }
-    let class = class?;
-    let is_known = map.base_classes.iter().any(|base| base == class)
-        || map.tasks.iter().any(|rule| rule.class.iter().any(|own| own == class));
+    let idle = heads.iter().filter(|(_, rows)| rows.is_some()).map(|(head, _)| head);
+    let idle = idle.filter(|head| !map.tasks.iter().any(|rule| uses(rule, head)));
+    let mut findings: Vec<Diagnostic> = idle
+        .map(|head| {
+            let message = format!(
+                "the head `{head}` is there, and no task of {} models reads it: none is described",
+                map.name
+            );
+            let help = "the tensors are kept, and no client is told what they are for: compute it by the config's own class";
+            Diagnostic::warning("P018", message).key(CLASSES).help(help)
+        })
+        .collect();
     // Classes around a text model are many, and what they share is its language model.
-    let rule = served.iter().find(|rule| rule.labels || rule.pool.is_some())?;
-    let head = rule.head.as_deref()?;
-    (!is_known && config.get(CLASSES).is_some()).then(|| {
-        let message = format!(
-            "the class {class} is not known: its head `{head}` is taken to serve {}",
-            rule.id
+    let rule = served.iter().find(|rule| rule.labels || rule.pool.is_some());
+    if let (Some(class), Some(TaskRule { id, head: Some(head), .. })) = (class, rule)
+        && class_wants_head(map, Some(class), head).is_none()
+    {
+        let message =
+            format!("the class {class} is not known: its head `{head}` is taken to serve {id}");
+        findings.push(
+            Diagnostic::warning("P018", message).key(CLASSES).help(
+                "where that is not so, name the class that it is one of in \"architectures\"",
+            ),
         );
-        Diagnostic::warning("P018", message)
-            .key(CLASSES)
-            .help("where that is not so, name the class that it is one of in \"architectures\"")
-    })
+    }
+    findings
 }
 
 /// The inputs and outputs of a task.

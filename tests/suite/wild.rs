@@ -604,6 +604,102 @@ fn a_task_that_the_standard_does_not_have_is_told() {
     }
 }
 
+/// The package of a family's fixture whose config has some entries changed, null taking one out, and what is said of it;
+/// or why there is none.
+fn converted(
+    spec: &Spec,
+    fixture: &str,
+    change: &Json,
+) -> Result<(Model, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let from = root().join("fixtures/families").join(fixture);
+    let [source, out] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    for file in fs::read_dir(&from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), source.path().join(file.file_name())).unwrap();
+    }
+    let mut config = changed(&format!("families/{fixture}"), change);
+    config
+        .as_object_mut()
+        .unwrap()
+        .retain(|key, value| !value.is_null() || change.get(key).is_none());
+    fs::write(source.path().join("config.json"), config.to_string()).unwrap();
+    let package = out.path().join("std");
+    let opened = folder::open(source.path()).unwrap();
+    let report = convert(opened, &Request::new(spec, &package, "std")).map_err(findings)?;
+    let mut opened = folder::open(&package).unwrap();
+    Ok((llmstd::convert::read_model(&mut opened).unwrap(), report.findings))
+}
+
+/// Entries that classes read otherwise than their names say, or that change what a class reads: each was converted into
+/// another model without a word.
+#[test]
+fn entries_mean_what_the_class_makes_of_them() {
+    let spec = &spec();
+    let refused = [
+        ("mpnet", json!({"pad_token_id": 3}), "pad_token_id"),
+        ("phimoe", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
+        (
+            "cohere2_moe",
+            json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
+            "rope_scaling",
+        ),
+        ("hy_v4", json!({"hidden_act": "gelu"}), "hidden_act"),
+        ("llava_next", json!({"is_causal": false}), "say it of the text model"),
+    ];
+    for (name, change, wanted) in refused {
+        let told = match (name, converted(spec, name, &change)) {
+            (_, Err(told)) => told,
+            (name, Ok(_)) => panic!("{name} {change}"),
+        };
+        let is_told = |of: &Diagnostic| format!("{} {:?}", of.message, of.help).contains(wanted);
+        assert!(told.iter().any(is_told), "{name} {change}: {told:?}");
+    }
+    let read = [
+        ("modernbert", json!({"sliding_window": 3}), "window_left", "Int(3)"),
+        (
+            "olmo3",
+            json!({"rope_parameters": null, "rope_theta": null}),
+            "rope_theta",
+            "Float(500000.0)",
+        ),
+        (
+            "gpt_neox_japanese",
+            json!({"rope_parameters": null, "rope_theta": 900.0}),
+            "rope_theta",
+            "Float(10000.0)",
+        ),
+        ("qwen3-bidirectional", json!({"is_causal": false}), "causal", "Bool(false)"),
+    ];
+    for (name, change, key, wanted) in read {
+        let (model, _) = converted(spec, name, &change).unwrap();
+        assert_eq!(format!("{:?}", model.hyperparameters[key]), wanted, "{name} {change}");
+    }
+    let (model, _) = converted(spec, "xlnet-uni", &json!({"attn_type": null})).unwrap();
+    let ids: Vec<&str> = model.tasks.iter().map(|task| task.id.as_str()).collect();
+    assert_eq!(ids, ["masked-lm"]);
+}
+
+/// A quantization that no tensor has is told, and one that they have is not.
+#[test]
+fn a_quantization_that_is_left_over_is_told() {
+    let spec = &spec();
+    let told = |change: &Json| {
+        let (_, told) = converted(spec, "olmo3", change).unwrap();
+        told.iter().any(|told| told.key.as_deref() == Some("quantization_config"))
+    };
+    assert!(told(&json!({"quantization_config": {"quant_method": "bitsandbytes"}})));
+    assert!(!told(&json!({})));
+}
+
+/// A head is not taken for another task without a word because nobody knows the class.
+#[test]
+fn a_head_of_an_unknown_class_is_told() {
+    let spec = &spec();
+    let class = |name: &str| json!({"architectures": [name]});
+    let (_, told) = converted(spec, "deberta-tokens", &class("OursForTokens")).unwrap();
+    assert!(told.iter().any(|told| told.rule == "P018"), "{told:?}");
+}
+
 /// What has no attention, makes its mask itself, or has no class in transformers.
 const OWN_MASKS: &[&str] = &[
     "mamba",
@@ -652,33 +748,16 @@ fn what_sees_later_tokens_by_its_config_is_read_or_refused() {
     let silent: Vec<String> = cases
         .par_iter()
         .filter_map(|(name, config)| {
-            let from = root().join("fixtures/families").join(name);
-            let scratch = tempfile::tempdir().unwrap();
-            for file in fs::read_dir(&from).unwrap() {
-                let file = file.unwrap();
-                fs::copy(file.path(), scratch.path().join(file.file_name())).unwrap();
-            }
-            let mut config = config.clone();
-            config["is_causal"] = json!(false);
-            fs::write(scratch.path().join("config.json"), config.to_string()).unwrap();
-            let out = tempfile::tempdir().unwrap();
-            let package = out.path().join("std");
-            let opened = folder::open(scratch.path()).unwrap();
-            let causal = match convert(opened, &Request::new(spec, &package, "std")) {
-                Ok(_) => {
-                    let mut opened = folder::open(&package).unwrap();
-                    let model = llmstd::convert::read_model(&mut opened).unwrap();
+            let causal = match converted(spec, name, &json!({"is_causal": false})) {
+                Ok((model, _)) => {
                     let keys = &model.hyperparameters;
                     let of_decoder = keys.get("decoder.causal").or(keys.get("causal"));
                     of_decoder.map(|value| format!("{value:?}"))
                 }
-                Err(failure) => {
-                    let told = findings(failure);
-                    if told.iter().any(|told| told.message.contains("is_causal")) {
-                        return None;
-                    }
-                    Some(format!("{told:?}"))
+                Err(told) if told.iter().any(|told| told.message.contains("is_causal")) => {
+                    return None;
                 }
+                Err(told) => Some(format!("{told:?}")),
             };
             let model_type = config["model_type"].as_str().unwrap();
             let inert = OWN_MASKS.contains(&model_type)

@@ -80,14 +80,13 @@ impl<R: Real> Attention<'_, R> {
         if adds || chooses || self.disentangled.is_some() || self.differential.is_some() {
             return Err(broken("keys of another stack have no places beside those of positions"));
         }
-        let (x, name) = (memory.output, |part: &str| format!("{}.{part}", place.name));
-        let (k_width, v_width) = (own.kv * own.dim, own.kv * own.v_dim);
-        let mut keys = self.params.linear(x, &name("k_proj"), k_width, self.k_bias)?;
-        let mut values = self.params.linear(x, &name("v_proj"), v_width, self.qkv_bias)?;
+        let of = [memory.output; 2];
+        let (mut keys, mut values) = self.maps.keys_and_values(place.name, of, own)?;
         keys *= R::of(self.scales.keys);
         values *= R::of(self.scales.values);
         if let Some(norm) = self.qk_norm.as_ref().filter(|norm| norm.is_in(place.layer)) {
-            norm.apply(self.params, &name("k_norm"), &mut keys, (own.kv, own.dim))?;
+            let name = format!("{}.k_norm", place.name);
+            norm.apply(self.params, &name, &mut keys, (own.kv, own.dim))?;
         }
         Ok(Merged { keys, values, visible: memory.batch.visible.clone() })
     }
