@@ -20,7 +20,7 @@ const BLOCKS: &[&str] = &["q8_0", "q4_0", "q4_k", "q6_k"];
 
 #[expect(clippy::print_stdout, reason = "a bench prints")]
 fn main() {
-    // `cargo test` gives arguments of its own to every bench.
+    // `cargo bench` gives arguments of its own.
     let given: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let Some(kernel) = given.first() else {

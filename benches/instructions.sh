@@ -18,6 +18,7 @@ count() {
         sed -n 's/.*Collected : //p'
 }
 found=$(mktemp)
+trap 'rm -f "$found"' EXIT
 echo "# $compiler, valgrind, $(uname -m)" > "$found"
 "$bench" | while read -r kernel; do
     echo "$kernel $(($(count "$kernel") - $(count "$kernel" none)))" >> "$found"
@@ -32,6 +33,7 @@ elif ! head -1 "$found" | cmp -s - <(head -1 "$kept"); then
     cat "$found"
 else
     awk 'NR == FNR { was[$1] = $2; next } /^#/ { next }
+        !($1 in was) { printf "%-14s %12d  new\n", $1, $2; next }
         { ratio = $2 / was[$1]; printf "%-14s %12d  %.3f of what it was\n", $1, $2, ratio; if (ratio > 1.05) more = 1 }
         END { if (more) { print "more instructions than before"; exit 1 } }' "$kept" "$found"
 fi

@@ -97,3 +97,18 @@ pub(super) fn back(expr: TensorExpr, axes: &[usize]) -> Result<TensorExpr, Strin
         .collect();
     Ok(TensorExpr { layout: layout.transpose(&order)?, kernels: expr.kernels })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_that_are_none_are_refused() {
+        let expr = || TensorExpr::new(Layout::of_input(0, 0, &[2, 3], &[3, 1]));
+        assert_eq!(back(expr(), &[1, 0]).unwrap().layout.shape, [3, 2]);
+        assert_eq!(back(expr(), &[0, 2]).unwrap().layout.shape, [2, 1, 3]);
+        for axes in [&[0][..], &[0, 0], &[0, 1, 2], &[0, usize::MAX]] {
+            assert!(back(expr(), axes).is_err(), "{axes:?}");
+        }
+    }
+}
