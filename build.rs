@@ -9,13 +9,15 @@ use std::{env, fs};
 
 use serde_json::Value as Json;
 
+#[path = "src/spec/versions/digest.rs"]
+mod digest;
 #[path = "src/spec/versions/merge.rs"]
 mod merge;
 
 fn main() {
     println!("cargo:rerun-if-changed=spec");
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=src/spec/versions/merge.rs");
+    println!("cargo:rerun-if-changed=src/spec/versions");
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("spec");
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
     let mut names = Vec::new();
@@ -44,25 +46,31 @@ fn main() {
 fn carried(name: &str, text: &str, place: &Path, out: &Path) -> String {
     let (mut json, mut start) = ("None".to_owned(), "None".to_owned());
     if name.ends_with(".toml") {
-        let said: Json = toml::from_str(text).unwrap_or_else(|err| panic!("spec/{name}: {err}"));
+        let said: toml::Value =
+            toml::from_str(text).unwrap_or_else(|err| panic!("spec/{name}: {err}"));
+        let said = as_json(&said);
         if let Some(map) = said.get("map").filter(|_| name.contains("/map/")) {
             start = format!("Some({:?})", serde_json::json!({ "map": map }).to_string());
         }
-        // JSON has no infinity.
-        if !has_null(&said) {
-            let file = write(out, &format!("{name}.json"), &said.to_string());
-            json = format!("Some(include_str!({file:?}))");
-        }
+        let file = write(out, &format!("{name}.json"), &said.to_string());
+        json = format!("Some(include_str!({file:?}))");
     }
     format!("Text::carried(include_str!({place:?}), {json}, {start})")
 }
 
-fn has_null(value: &Json) -> bool {
+/// TOML as JSON, which has no infinity: `inf` is then a word, which the reader of values knows.
+fn as_json(value: &toml::Value) -> Json {
     match value {
-        Json::Null => true,
-        Json::Array(items) => items.iter().any(has_null),
-        Json::Object(members) => members.values().any(has_null),
-        _ => false,
+        toml::Value::Float(number) if number.is_infinite() => number.to_string().into(),
+        toml::Value::Float(number) => Json::from(*number),
+        toml::Value::Integer(number) => Json::from(*number),
+        toml::Value::Boolean(value) => Json::from(*value),
+        toml::Value::String(text) => Json::from(text.as_str()),
+        toml::Value::Datetime(date) => Json::from(date.to_string()),
+        toml::Value::Array(items) => items.iter().map(as_json).collect(),
+        toml::Value::Table(members) => {
+            members.iter().map(|(name, value)| (name.clone(), as_json(value))).collect()
+        }
     }
 }
 
@@ -111,7 +119,8 @@ fn whole(version: &str, root: &Path, names: &[String], out: &Path) -> String {
     {
         chain.push(below);
     }
-    let mut code = format!("    Carried {{ version: {version:?}, chain: &{chain:?}, later: &[\n");
+    let hash = hash(&chain, names, &read);
+    let mut code = format!("    Carried {{ version: {version:?}, hash: {hash:?}, later: &[\n");
     let mut files = of(&chain.pop().expect("a version is there"));
     for added in chain.iter().rev().map(|version| of(version)) {
         let features = merge::features(|file| added.get(file).map(|part| part.text.as_str()));
@@ -133,6 +142,20 @@ fn whole(version: &str, root: &Path, names: &[String], out: &Path) -> String {
     }
     code.push_str("    ] },\n");
     code
+}
+
+/// The hash of a version, in hex: over its own files, or over those of all versions that it is put together of.
+fn hash(chain: &[String], names: &[String], read: &dyn Fn(&str) -> String) -> String {
+    let mut files = BTreeMap::new();
+    for (version, path) in names.iter().filter_map(|name| name.split_once('/')) {
+        if chain.iter().any(|of| of == version) {
+            let place = format!("{version}/{path}");
+            let text = read(&place);
+            files.insert(if chain.len() < 2 { path.to_owned() } else { place }, text);
+        }
+    }
+    let files = files.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+    digest::of(files).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn collect(folder: &Path, prefix: &str, files: &mut Vec<String>) {

@@ -6,8 +6,8 @@
 #     benches/compare.sh LLMSTD [FOLDER]
 #
 # FOLDER gets 10 GB; the default is /dev/shm, where no disk is measured. Needs openssl, and python with
-# torch, safetensors and gguf for the rows that compare with them (PYTHON names it); a row whose program is
-# missing is left out. hyperfine, where there is one, does the timing of the clock.
+# torch, safetensors and gguf for the rows that compare with them (PYTHON names it), and the source of
+# llama.cpp for those of its converter (LLAMA_CPP names the folder); a row whose program is missing is left out. hyperfine, where there is one, does the timing of the clock.
 set -euo pipefail
 tool=$(realpath "${1:?usage: compare.sh LLMSTD [FOLDER]}")
 work=${2:-/dev/shm}/llmstd-bench
@@ -70,6 +70,15 @@ row 'convert of these' "rm -rf $work/out" "$tool" convert -q --generic "$work/ma
 rm -rf "$work/out"
 row 'HF to GGUF, f16' "rm -f $work/x.gguf" "$tool" convert -q "$work/bin" "$work/x.gguf" --dtype f16 --lossy --allow-no-tokenizer
 row 'HF to GGUF, q8_0' "rm -f $work/x.gguf" "$tool" convert -q "$work/bin" "$work/x.gguf" --quant q8_0 --allow-no-tokenizer
+if [ -n "${LLAMA_CPP:-}" ]; then
+    mkdir -p "$work/pieces"
+    ln -sf "$work/bin/pytorch_model.bin" "$work/bin/config.json" "$work/pieces/"
+    cp "$here/../fixtures/tokenizer/pieces-bpe/tokenizer.model" "$work/pieces/"
+    for kind in f16 q8_0; do
+        row "llama.cpp's converter, $kind" "rm -f $work/x.gguf" "$python" "$LLAMA_CPP/convert_hf_to_gguf.py" \
+            "$work/pieces" --outfile "$work/x.gguf" --outtype "$kind"
+    done
+fi
 has gguf && row 'gguf-py: q8_0 of the tensors alone' "rm -f $work/x.gguf" "$python" "$here/models.py" gguf "$weights" "$work/x.gguf"
 rm -f "$work/x.gguf"
 row 'convert of a tiny package' "rm -rf $work/out" "$tool" convert -q "$here/../fixtures/demo/v1" "$work/out"

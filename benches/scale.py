@@ -3,7 +3,7 @@
     python scale.py LLMSTD FOLDER OUT.svg [1000 10000 …]
 
 FOLDER gets sparse files: 1 MiB for each tensor, of which the disk holds nothing. Commands read headers
-alone. Seconds are of processors (user and system), which other work on the machine disturbs less.
+alone; `diff` the manifest of a package of as many small tensors, twice. Seconds are of processors (user and system), which other work on the machine disturbs less.
 """
 import pathlib
 import shutil
@@ -17,8 +17,9 @@ COMMANDS = {
     "inspect": ["inspect", "{}"],
     "convert --dry-run": ["convert", "{}", "{}.std", "--generic", "--dry-run"],
     "validate": ["validate", "{}", "--level", "container"],
+    "diff": ["diff", "{}.small.std", "{}.small.std"],
 }
-COLOURS = ["#1f77b4", "#d62728", "#2ca02c"]
+COLOURS = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd"]
 
 
 def measure(command):
@@ -58,12 +59,16 @@ def main(tool, folder, out, counts):
     for count in counts:
         model = f"{folder}/sparse-{count}"
         models.experts(model, count, max(1, count // 10_000), [1024, 512], True)
+        models.experts(f"{model}.small", count, max(1, count // 10_000), [4, 2], True)
+        package = ["convert", "-q", f"{model}.small", f"{model}.small.std", "--generic"]
+        measure([tool, *package])
         for name, words in COMMANDS.items():
             best = min(measure([tool, *(word.format(model) for word in words)]) for _ in range(2))
             seconds[name].append(best[0])
             memory[name].append(best[1])
             print(f"| {count} | {name} | {best[0]:.2f} s | {best[1]:.0f} MB |", flush=True)
-        shutil.rmtree(model)
+        for made in [model, f"{model}.small", f"{model}.small.std"]:
+            shutil.rmtree(made)
     text = plot("Time over tensors", "s of processors", counts, seconds, 0)
     text += plot("Memory over tensors", "MB", counts, memory, 280)
     head = '<svg xmlns="http://www.w3.org/2000/svg" width="420" height="560" font-family="sans-serif" font-size="11">'

@@ -66,7 +66,7 @@ pub struct Tensor {
     pub shape: Vec<u64>,
     /// What the elements are when they are no numbers of their own: bytes of blocks, where `dtype`
     /// is U8 and `shape` counts bytes along the last axis; or the bytes of all parts, one by one.
-    pub encoding: Option<Encoding>,
+    pub encoding: Option<Box<Encoding>>,
     /// Where its elements are.
     pub payload: Payload,
 }
@@ -198,7 +198,7 @@ impl Tensor {
         let sizes = parts.iter().map(|part| part.tensor.n_bytes());
         let n_bytes = sizes.fold(0u64, |sum, n| sum.saturating_add(n.unwrap_or(u64::MAX)));
         let (dtype, encoding) = (DType::U8, Some(encoding));
-        Tensor { name, dtype, shape: vec![n_bytes], encoding, payload }
+        Tensor { name, dtype, shape: vec![n_bytes], encoding: encoding.map(Box::new), payload }
     }
 
     /// The place of all elements, if they lie row-major, packed and little-endian.

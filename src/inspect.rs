@@ -13,7 +13,6 @@ use serde_json::Value as Json;
 
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
-use crate::base::hash::HashMap;
 use crate::base::source::Extent;
 use crate::checkpoint::tiles::Tile;
 use crate::checkpoint::{Payload, StoredPart, Tensor, n_elements};
@@ -105,7 +104,7 @@ pub struct InspectedTensor {
     /// Its bytes when packed.
     pub len: Option<u64>,
     /// The file its bytes lie in.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_text")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub file: Option<Arc<str>>,
     /// The first byte in that file, and one past the last, of its storage.
@@ -114,13 +113,6 @@ pub struct InspectedTensor {
     /// What is unusual: a view, a shared storage, values that cannot be had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-}
-
-fn as_text<S: serde::Serializer>(
-    name: &Option<Arc<str>>,
-    serializer: S,
-) -> std::result::Result<S::Ok, S::Error> {
-    name.as_deref().serialize(serializer)
 }
 
 /// Reads the headers of a checkpoint.
@@ -139,49 +131,51 @@ pub fn inspect_as(path: &Path, how: &How<'_>, spec: &Spec) -> Result<Inspection>
     let mut opened = folder::open_as(path, how)?;
     let (architecture, config, stated) = described(&mut opened, spec)?;
     let logical = opened.logical()?;
-    let checkpoint = logical.as_ref().unwrap_or(&opened.checkpoint);
+    let mut checkpoint = logical.unwrap_or_else(|| std::mem::take(&mut opened.checkpoint));
+    let stored = std::mem::take(&mut checkpoint.tensors);
     let mut dtypes: BTreeMap<String, u64> = BTreeMap::new();
-    for tensor in &checkpoint.tensors {
+    for tensor in &stored {
         let name = type_name(tensor);
         match dtypes.get_mut(name.as_ref()) {
             Some(n) => *n += 1,
             None => _ = dtypes.insert(name.into_owned(), 1),
         }
     }
+    let sum = |of: fn(&Tensor) -> Option<u64>| {
+        stored.iter().filter_map(of).fold(0u64, u64::saturating_add)
+    };
+    let parameters = sum(|tensor| n_elements(tensor.logical_shape()));
+    let tensor_bytes = sum(Tensor::n_bytes);
     let names: Vec<Arc<str>> =
         opened.source.files().map(|file| opened.source.name(file).into()).collect();
-    let mut owners =
-        HashMap::with_capacity_and_hasher(checkpoint.tensors.len(), Default::default());
-    let mut tensors: Vec<InspectedTensor> = Vec::with_capacity(checkpoint.tensors.len());
-    for tensor in &checkpoint.tensors {
-        let one = inspected(&opened, tensor, &names, &tensors, &mut owners);
+    let sharing = sharing(&stored);
+    let mut tensors: Vec<InspectedTensor> = Vec::with_capacity(stored.len());
+    for (number, tensor) in stored.into_iter().enumerate() {
+        let shared = sharing.get(&number).map(|&before| tensors[before].name.as_str());
+        let one = inspected(&opened, tensor, &names, shared);
         tensors.push(one);
     }
-    drop(owners);
     let kind = if opened.is_package { "std" } else { "foreign" };
     let files = opened.weights.iter().map(|name| InspectedFile {
         name: name.clone(),
         len: opened.source.find(name).map_or(0, |file| opened.source.extent(file).len),
     });
-    let sum = |of: fn(&Tensor) -> Option<u64>| {
-        checkpoint.tensors.iter().filter_map(of).fold(0u64, u64::saturating_add)
-    };
     opened.source.check_unchanged()?;
     Ok(Inspection {
         schema: "llmstd.inspect/1",
         path: path.display().to_string(),
         format: format!("{} ({kind})", checkpoint.format),
         architecture,
-        run: run::of(checkpoint, stated),
-        parameters: sum(|tensor| n_elements(tensor.logical_shape())),
-        tensor_bytes: sum(Tensor::n_bytes),
+        run: run::of(&checkpoint, stated),
+        parameters,
+        tensor_bytes,
         dtypes,
         files: files.collect(),
         metadata: checkpoint.metadata.clone(),
         typed_metadata: checkpoint.typed_metadata.iter().map(inspected_value).collect(),
         config,
         tensors,
-        findings: checkpoint.findings.clone(),
+        findings: checkpoint.findings,
     })
 }
 
@@ -246,54 +240,72 @@ fn type_name(tensor: &Tensor) -> Cow<'static, str> {
     }
 }
 
-/// One tensor. `names` are those of the files, `before` the tensors before it, and `owners` which of
-/// them lies at a place.
+/// The place of a tensor's elements, where they have one: a storage, and the first of them in it.
+fn place(tensor: &Tensor) -> Option<(Extent, u64)> {
+    match &tensor.payload {
+        Payload::Range(extent) => Some((*extent, 0)),
+        Payload::View(view) => Some((view.storage, view.offset)),
+        Payload::Tiles(_) | Payload::Parts(..) | Payload::Unreadable(_) => None,
+    }
+}
+
+/// For each tensor that lies where one before it does, the last such.
+fn sharing(tensors: &[Tensor]) -> BTreeMap<usize, usize> {
+    let key = |&number: &usize| {
+        let (Extent { file, start, len }, offset) = place(&tensors[number])?;
+        (len != 0).then_some((file.number(), start, len, offset))
+    };
+    let mut order: Vec<usize> = (0..tensors.len()).filter(|number| key(number).is_some()).collect();
+    order.sort_by_key(key);
+    let pairs = order.windows(2).filter(|pair| key(&pair[0]) == key(&pair[1]));
+    pairs.map(|pair| (pair[1], pair[0])).collect()
+}
+
+/// One tensor. `names` are those of the files, `shared` is that of one before it in the same place.
 fn inspected(
     opened: &Opened,
-    tensor: &Tensor,
+    tensor: Tensor,
     names: &[Arc<str>],
-    before: &[InspectedTensor],
-    owners: &mut HashMap<(Extent, u64), usize>,
+    shared: Option<&str>,
 ) -> InspectedTensor {
     let mut notes = BTreeSet::new();
-    let place = match &tensor.payload {
-        Payload::Range(extent) => Some((*extent, 0)),
+    match &tensor.payload {
+        Payload::Range(_) => {}
         Payload::View(view) => {
             let order = if view.big_endian { ", big-endian" } else { "" };
             notes.insert(format!("strides {:?}{order}", view.strides));
-            Some((view.storage, view.offset))
         }
         Payload::Tiles(tiles) => {
             notes.insert(tiles_note(opened, tiles));
-            None
         }
         Payload::Parts(_, parts) => {
             let parts = parts.iter().map(|StoredPart { role, tensor }| {
                 format!("{role} {} {:?}", tensor.dtype, tensor.shape)
             });
             notes.insert(parts.collect::<Vec<_>>().join(", "));
-            None
         }
         Payload::Unreadable(why) => {
             notes.insert(format!("unreadable: {why}"));
-            None
         }
-    };
-    if let Some(place) = place
-        && place.0.len != 0
-        && let Some(owner) = owners.insert(place, before.len())
-    {
-        notes.insert(format!("shares its storage with {}", before[owner].name));
     }
+    if let Some(owner) = shared {
+        notes.insert(format!("shares its storage with {owner}"));
+    }
+    let place = place(&tensor);
     let n_values = n_elements(tensor.logical_shape());
     let bits = tensor.encoding.as_ref().and(tensor.n_bytes()).zip(n_values.filter(|&n| n != 0));
+    let (dtype, len) = (type_name(&tensor), tensor.n_bytes());
+    let (shape, encoding) = match tensor.encoding {
+        Some(encoding) => (encoding.shape, Some(encoding.id)),
+        None => (tensor.shape, None),
+    };
     InspectedTensor {
-        name: tensor.name.clone(),
-        dtype: type_name(tensor),
-        shape: tensor.logical_shape().to_vec(),
-        encoding: tensor.encoding.as_ref().map(|encoding| encoding.id.clone()),
+        name: tensor.name,
+        dtype,
+        shape,
+        encoding,
         bits_per_value: bits.map(|(n_bytes, n_values)| n_bytes as f64 * 8.0 / n_values as f64),
-        len: tensor.n_bytes(),
+        len,
         file: place.map(|(extent, _)| names[extent.file.number() as usize].clone()),
         bytes: place.map(|(extent, _)| [extent.start, extent.end()]),
         note: (!notes.is_empty()).then(|| notes.into_iter().collect::<Vec<_>>().join("; ")),

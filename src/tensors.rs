@@ -175,7 +175,7 @@ impl TensorReader {
             && !(decode && tensor.encoding.is_some())
         {
             let (dtype, shape) = (tensor.dtype, tensor.shape.clone());
-            return Ok(TensorInfo { dtype, shape, encoding: tensor.encoding.clone() });
+            return Ok(TensorInfo { dtype, shape, encoding: tensor.encoding.as_deref().cloned() });
         }
         let (_, output) = self.plan(name)?;
         let encoding = match &self.kind {

@@ -454,6 +454,13 @@ impl Source {
         self.slice(self.extent(file))
     }
 
+    /// Gives the memory back that reading the first `len` bytes of a file took, for headers that are long.
+    pub fn forget(&self, file: FileId, len: u64) {
+        let all = self.all(file).len();
+        let end = usize::try_from(len).map_or(all, |len| len.min(all));
+        self.file(file).bytes.forget(0..end);
+    }
+
     fn all(&self, file: FileId) -> &[u8] {
         self.file(file).bytes.slice()
     }

@@ -83,8 +83,8 @@ fn perform(
             dtype: args.dtype,
             lossy: args.lossy,
             decode: if args.decode { Decode::All } else { Decode::Nothing },
-            part_names: plan::PartNames::Standard,
             quantize: args.quant,
+            ..plan::Options::default()
         },
         ranks: Ranks { tensor: args.tp, pipeline: args.pp, expert: args.ep },
         max_shard_bytes: args.max_shard_size.or_else(|| convert::max_shard_bytes(to, &destination)),
@@ -239,7 +239,7 @@ fn plan_table(report: &Report, all: bool) -> String {
     let row = |tensor: &TensorReport| {
         vec![
             tensor.step.name.clone(),
-            tensor.encoding.as_ref().unwrap_or(&tensor.dtype).clone(),
+            tensor.encoding.as_deref().unwrap_or(tensor.dtype).to_owned(),
             format!("{:?}", tensor.shape),
             tensor.step.ops.clone(),
             format!("{:?}", tensor.step.class),

@@ -30,13 +30,14 @@ use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorFacts};
 use crate::package::{
     BUFFERS_FILE, Event, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE, TENSORS_STEM,
 };
-use crate::plan::{Decode, Exactness, Step, Tensors};
+use crate::plan::{self, Decode, Exactness, Step, Tensors};
 
 pub(super) fn to_std(
     opened: &mut Opened,
     request: &Request<'_>,
 ) -> std::result::Result<Report, Failure> {
-    let mut canonical = canonical(opened, request)?;
+    let plan = plan::Options { is_final: true, ..request.plan };
+    let mut canonical = canonical(opened, &Request { plan, ..*request })?;
     canonical.model = request.spec.normal_model(canonical.model);
     request.spec.state_version(&mut canonical.model, stored(&canonical.tensors));
     record(&mut canonical.model, request, Some("convert"));
@@ -123,6 +124,7 @@ pub(super) fn repack(
 ) -> std::result::Result<Report, Failure> {
     let mut model = request.spec.normal_model(read_whole_model(opened)?);
     let provenance = read_provenance(opened)?;
+    let plan = plan::Options { is_final: true, ..request.plan };
     let mut tensors = Tensors::default();
     for tensor in &opened.checkpoint.tensors {
         let (expr, dtype) = tensors.read(tensor).map_err(|why| {
@@ -137,7 +139,7 @@ pub(super) fn repack(
             ops: "copy".to_owned(),
             class: Exactness::Exact,
         };
-        tensors.write(&tensor.name, expr, dtype, request.plan, step)?;
+        tensors.write(&tensor.name, expr, dtype, plan, step)?;
     }
     tensors.sort_by_key(|name| request.spec.order(name));
     model.encodings = encodings(&tensors);

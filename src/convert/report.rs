@@ -1,6 +1,7 @@
 //! What was, or would be, done.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -84,7 +85,7 @@ pub struct TensorReport {
     #[serde(flatten)]
     pub step: Step,
     /// Its dtype.
-    pub dtype: String,
+    pub dtype: &'static str,
     /// Its shape.
     pub shape: Vec<u64>,
     /// What its bytes are, where they are blocks.
@@ -104,7 +105,8 @@ pub struct TensorReport {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 pub struct ReadRange {
     /// The file.
-    pub file: String,
+    #[schemars(with = "String")]
+    pub file: Arc<str>,
     /// The first byte, and one past the last, of the storage.
     pub bytes: [u64; 2],
 }
@@ -160,19 +162,21 @@ pub(super) fn report(
     carried: Vec<String>,
     left: Vec<String>,
 ) -> Report {
+    let names: Vec<Arc<str>> =
+        opened.source.files().map(|file| opened.source.name(file).into()).collect();
     let reports = tensors.outputs.iter().zip(&tensors.steps).map(|(output, step)| {
         let mut read = BTreeSet::new();
         if let Content::Gather(program) = &output.content {
             for copy in &program.copies {
                 for storage in tensors.inputs[copy.input].storages() {
-                    let file = opened.source.name(storage.file).to_owned();
+                    let file = Arc::clone(&names[storage.file.number() as usize]);
                     read.insert(ReadRange { file, bytes: [storage.start, storage.end()] });
                 }
             }
         }
         TensorReport {
             step: step.clone(),
-            dtype: output.dtype.name().to_owned(),
+            dtype: output.dtype.name(),
             shape: output.shape.clone(),
             encoding: tensors.encodings.get(&output.name).map(|encoding| encoding.id.clone()),
             read: read.into_iter().collect(),

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::json;
+use serde::Serialize;
 
 use super::write::shards::Shard;
 use super::write::written::Written;
@@ -140,6 +140,14 @@ fn gguf_entry<'a>(
     Ok(gguf::write::Entry { name, kind, shape: logical })
 }
 
+/// A tensor, as the header of a safetensors file spells it.
+#[derive(Serialize)]
+struct Entry<'a> {
+    dtype: &'a str,
+    shape: &'a [u64],
+    data_offsets: [u64; 2],
+}
+
 /// The length and the JSON that a file of tensors begins with, given by name, dtype and shape, padded
 /// to a multiple of 64 bytes.
 ///
@@ -149,9 +157,12 @@ pub fn safetensors_header<'a>(
     tensors: impl Iterator<Item = (&'a str, DType, &'a [u64])>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>> {
-    let mut entries = serde_json::Map::new();
+    // As text at once: as values in memory, the entries of many tensors take ten times as much.
+    let mut header = vec![0u8; 8];
+    header.push(b'{');
     if !metadata.is_empty() {
-        entries.insert("__metadata__".to_owned(), json!(metadata));
+        header.extend_from_slice(b"\"__metadata__\":");
+        serde_json::to_writer(&mut header, metadata).expect("memory takes it");
     }
     let mut offset = 0u64;
     for (name, dtype, shape) in tensors {
@@ -163,17 +174,16 @@ pub fn safetensors_header<'a>(
         let end = n_bytes.and_then(|n_bytes| offset.checked_add(n_bytes)).ok_or_else(|| {
             Error::new(ErrorKind::Limit, "the tensors of one file pass 2^64 bytes")
         })?;
-        let entry = json!({
-            "dtype": dtype.name(),
-            "shape": shape,
-            "data_offsets": [offset, end],
-        });
-        entries.insert(name.to_owned(), entry);
+        if header.len() != 9 {
+            header.push(b',');
+        }
+        serde_json::to_writer(&mut header, name).expect("memory takes it");
+        let entry = Entry { dtype: dtype.name(), shape, data_offsets: [offset, end] };
+        header.push(b':');
+        serde_json::to_writer(&mut header, &entry).expect("memory takes it");
         offset = end;
     }
-    let json = serde_json::to_string(&entries).expect("strings and numbers are JSON");
-    let mut header = vec![0u8; 8];
-    header.extend_from_slice(json.as_bytes());
+    header.push(b'}');
     header.resize(header.len().next_multiple_of(64), b' ');
     let json_len = header.len() - 8;
     if MAX_HEADER_LEN < json_len {
@@ -187,6 +197,17 @@ pub fn safetensors_header<'a>(
     Ok(header)
 }
 
+#[derive(Serialize)]
+struct Index<'a> {
+    metadata: Sizes,
+    weight_map: BTreeMap<String, &'a str>,
+}
+
+#[derive(Serialize)]
+struct Sizes {
+    total_size: u64,
+}
+
 /// The text of `model.safetensors.index.json`, as Hugging Face writes it; `spelled` is how it spells
 /// the name of a tensor.
 pub fn index(outputs: &[Output], shards: &[Shard], spelled: &dyn Fn(&str) -> String) -> String {
@@ -197,7 +218,7 @@ pub fn index(outputs: &[Output], shards: &[Shard], spelled: &dyn Fn(&str) -> Str
         }
     }
     let total_size: u64 = outputs.iter().map(Output::n_bytes).sum();
-    let index = json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
+    let index = Index { metadata: Sizes { total_size }, weight_map };
     let mut text = serde_json::to_string_pretty(&index).expect("strings and numbers are JSON");
     text.push('\n');
     text

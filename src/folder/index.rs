@@ -45,6 +45,7 @@ pub(super) fn read_index(
         let claimed = metadata.and_then(|StrictJson(json)| json.get("total_size").cloned());
         (if is_tree { weight_map.joined_by_dots() } else { weight_map }, claimed)
     };
+    source.forget(index_file, u64::MAX);
     let mut listed = vec![0usize; map.files.len()];
     #[expect(clippy::iter_over_hash_type, reason = "they are counted")]
     for place in map.places.values() {
@@ -54,8 +55,9 @@ pub(super) fn read_index(
         map.files.iter().cloned().enumerate().map(|(number, file)| (file, number)).collect();
     files.sort_unstable();
     let mut weights = Vec::new();
-    let mut copies: Vec<(String, Tensor)> = Vec::new();
+    let mut copies: Vec<Copy> = Vec::new();
     let mut joined = Joined::new(std::mem::take(checkpoint));
+    joined.checkpoint.tensors.reserve_exact(map.places.len());
     for (file, number) in files {
         if !file.contains("..") && !source.has(&file) {
             let n = listed[number];
@@ -106,20 +108,23 @@ pub(super) fn read_index(
             };
             let second: Vec<Tensor> =
                 part.tensors.extract_if(.., |tensor| !is_own(tensor)).collect();
-            copies.extend(second.into_iter().map(|tensor| (file.clone(), tensor)));
+            copies.extend(second.into_iter().map(|tensor| {
+                let place = map.file(&tensor.name).unwrap_or_default().to_owned();
+                Copy { tensor, file: file.clone(), place }
+            }));
         }
         joined.append(part, &file);
         weights.push(file);
     }
+    drop(map);
     *checkpoint = joined.finish()?;
-    for (file, copy) in copies {
+    for Copy { tensor: copy, file, place } in copies {
         let first = checkpoint.tensors.iter().find(|tensor| tensor.name == copy.name);
         let same = match first {
             Some(first) => same_bytes(source, first, &copy)?,
             None => false,
         };
         let which = if same { "the same values" } else { "other values" };
-        let place = map.file(&copy.name).unwrap_or_default();
         let message = format!(
             "`{}` lies in `{place}`, where the index puts it, and with {which} in `{file}`",
             copy.name
@@ -148,6 +153,15 @@ pub(super) fn read_index(
         );
     }
     Ok(weights)
+}
+
+/// A tensor of which the index says that it lies in another file.
+struct Copy {
+    tensor: Tensor,
+    /// The file that has it too.
+    file: String,
+    /// The file that the index names.
+    place: String,
 }
 
 /// The shards that an index names, of its bytes.

@@ -281,7 +281,7 @@ fn read_encodings(
         let Some(entry) = entries.get(&tensor.name) else { continue };
         if tensor.encoding.is_none() {
             let encoding = gguf::types::TYPES.encoding(entry, tensor.dtype, &tensor.shape);
-            tensor.encoding = encoding.ok();
+            tensor.encoding = encoding.ok().map(Box::new);
         }
     }
     Ok(())

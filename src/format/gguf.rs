@@ -358,6 +358,7 @@ fn tensor(info: &Info, data: Extent, big_endian: bool) -> Result<(Tensor, Option
         let strides = row_major_strides(&shape);
         Payload::View(View { storage: extent, offset: 0, strides, big_endian })
     };
+    let encoding = encoding.map(Box::new);
     Ok((Tensor { name, dtype, shape, encoding, payload }, Some(n_bytes)))
 }
 

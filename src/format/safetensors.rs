@@ -57,7 +57,14 @@ pub static FORMAT: Format = Format {
 /// The file does not keep the format; the error has the byte.
 pub fn read(source: &Source, file: FileId) -> Result<Checkpoint> {
     let extent = source.extent(file);
-    read_header(source.bytes(file), extent).map_err(|err| err.in_file(source.path(file)))
+    let checkpoint = read_header(source.bytes(file), extent);
+    let checkpoint = checkpoint.map_err(|err| err.in_file(source.path(file)))?;
+    let starts = checkpoint.tensors.iter().filter_map(|tensor| match &tensor.payload {
+        Payload::Range(extent) => Some(extent.start),
+        _ => None,
+    });
+    source.forget(file, starts.min().unwrap_or_default());
+    Ok(checkpoint)
 }
 
 fn read_header(bytes: &[u8], extent: Extent) -> Result<Checkpoint> {

@@ -116,6 +116,9 @@ pub struct Options {
     pub part_names: PartNames,
     /// The blocks that float tensors are packed in.
     pub quantize: Option<&'static BlockType>,
+    /// Whether nothing is planned of what is written here: [`Tensors::exprs`], which take as much
+    /// memory as the rest, are then not kept.
+    pub is_final: bool,
 }
 
 /// Which packed tensors become the numbers they stand for.
@@ -208,7 +211,9 @@ impl Tensors {
         options: Options,
         mut step: Step,
     ) -> Result<(), Diagnostic> {
-        self.exprs.insert(name.to_owned(), (expr.clone(), dtype));
+        if !options.is_final {
+            self.exprs.insert(name.to_owned(), (expr.clone(), dtype));
+        }
         let TensorExpr { layout, mut kernels } = expr;
         let copies = layout.copies();
         let packed = self.packing_of(name, &copies)?;

@@ -24,6 +24,8 @@ pub mod rules;
 pub mod schema;
 pub mod tasks;
 pub mod template;
+#[cfg(test)]
+mod tests;
 mod text;
 pub mod versions;
 
@@ -34,7 +36,6 @@ use std::sync::{Arc, OnceLock};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value as Json;
-use sha2::{Digest, Sha256};
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::encoding::layout::Layouts;
@@ -52,7 +53,7 @@ use self::roles::Role;
 use self::tasks::{DimensionType, ParameterType, TaskType};
 pub use self::text::Text;
 use self::versions::merge::SPEC_FILE;
-use self::versions::{Apart, Carried};
+use self::versions::{Carried, Hashed};
 
 /// Every file under `spec/`, by its path there.
 static EMBEDDED: &[(&str, Text)] = include!(concat!(env!("OUT_DIR"), "/spec_files.rs"));
@@ -122,8 +123,7 @@ pub struct Spec {
     /// By what the mappings are chosen, by format and name.
     heads: Table<(String, String), map::Head>,
     files: Arc<Files>,
-    /// The files as they lie, where versions are put together.
-    apart: Apart,
+    hashed: Hashed,
     hash: OnceLock<String>,
     role_index: roles::RoleIndex,
 }
@@ -213,7 +213,7 @@ impl Spec {
 
     /// A standard from files of which those that are large or many are read when they are asked for.
     fn lazily(whole: versions::Whole) -> Result<Spec> {
-        let versions::Whole { files, later, apart } = whole;
+        let versions::Whole { files, later, hashed } = whole;
         let read_roles =
             || roles::resolve(parse(&files, "roles.toml")?).map_err(|why| bad("roles.toml", &why));
         let read_keys = || {
@@ -298,7 +298,7 @@ impl Spec {
                 })
             }),
             files,
-            apart,
+            hashed,
             hash: OnceLock::new(),
         })
     }
@@ -311,25 +311,13 @@ impl Spec {
     /// SHA-256 over its files that decide what is written, in hex.
     pub fn hash(&self) -> &str {
         self.hash.get_or_init(|| {
-            let mut hasher = Sha256::new();
-            let mut take = |name: &str, text: &str| {
-                for part in [name, text].into_iter().filter(|_| name.ends_with(".toml")) {
-                    hasher.update((part.len() as u64).to_le_bytes());
-                    hasher.update(part);
-                }
+            let files = match &self.hashed {
+                Hashed::Known(hash) => return (*hash).to_owned(),
+                Hashed::Read => &*self.files,
+                Hashed::Apart(files) => files,
             };
-            match &self.apart {
-                Apart::Carried(chain) => {
-                    let of_chain = |name: &str| {
-                        name.split_once('/').is_some_and(|(version, _)| chain.contains(&version))
-                    };
-                    let files = EMBEDDED.iter().filter(|(name, _)| of_chain(name));
-                    files.for_each(|(name, text)| take(name, text));
-                }
-                Apart::Files(files) => files.iter().for_each(|(name, text)| take(name, text)),
-                Apart::Same => self.files.iter().for_each(|(name, text)| take(name, text)),
-            }
-            crate::base::hex::encode(&hasher.finalize())
+            let files = files.iter().map(|(name, text)| (name.as_str(), &**text));
+            crate::base::hex::encode(&versions::digest::of(files))
         })
     }
 
@@ -456,50 +444,13 @@ pub(crate) fn from_toml(value: &toml::Value) -> std::result::Result<Value, Strin
         toml::Value::Float(value) => Value::Float(*value),
         // TOML has no null; this is how the data files spell it.
         toml::Value::String(word) if word == "null" => Value::Null,
+        // JSON has no infinity; this is how the build spells it.
+        toml::Value::String(word) if word == "inf" => Value::Float(f64::INFINITY),
+        toml::Value::String(word) if word == "-inf" => Value::Float(f64::NEG_INFINITY),
         toml::Value::String(word) => Value::Symbol(word.clone()),
         toml::Value::Array(items) => {
             Value::List(items.iter().map(from_toml).collect::<std::result::Result<_, _>>()?)
         }
         other => return Err(format!("{other} is no value of a hyperparameter")),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The build puts versions together and parses them: both as is done with files from elsewhere.
-    #[test]
-    fn what_the_build_made_is_what_the_files_say() {
-        for carried in VERSIONS {
-            let files = embedded_files(carried.version).unwrap();
-            let (made, read) = (carried.whole(), versions::whole(files, &embedded_files).unwrap());
-            assert_eq!(made.later, read.later);
-            assert!(made.files.keys().eq(read.files.keys()));
-            for (path, text) in &made.files {
-                assert_eq!(**text, *read.files[path], "{path}");
-                if path.ends_with(".toml") {
-                    let plain = Text::from(text.to_string());
-                    let (json, toml) = (text.parse::<toml::Value>(), plain.parse::<toml::Value>());
-                    assert_eq!(json.unwrap(), toml.unwrap(), "{path}");
-                }
-            }
-            let (made, read) = (Spec::lazily(made).unwrap(), Spec::lazily(read).unwrap());
-            assert_eq!(made.hash(), read.hash());
-        }
-    }
-
-    #[test]
-    fn the_embedded_standard_parses() {
-        let files = Spec::embedded(CURRENT).unwrap().files().clone();
-        let spec = Spec::from_files(files).unwrap();
-        assert!(!spec.maps.is_empty());
-        for (key, head) in spec.maps.keys().map(|key| (key, spec.heads.get(key).unwrap())) {
-            let map = spec.maps.get(key).unwrap();
-            assert_eq!((&head.arch, &head.matches), (&map.arch, &map.matches), "{key:?}");
-        }
-        assert!(spec.role("decoder.layers.3.attn.q_proj.weight").is_some());
-        assert!(spec.role("decoder.layers.03.attn.q_proj.weight").is_none());
-        assert!(spec.role("heads.sentiment.proj.weight").is_some());
-    }
 }

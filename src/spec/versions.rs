@@ -1,6 +1,7 @@
 //! Versions of the standard: a minor version is a folder that adds to the one below, and a package says
 //! the least version that has all that it uses. `spec/versions.md` has the text.
 
+pub(super) mod digest;
 pub(super) mod merge;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,16 +27,16 @@ pub(super) struct Whole {
     pub(super) files: Files,
     /// What was added on the way.
     pub(super) later: Features,
-    /// The files that its hash is taken over.
-    pub(super) apart: Apart,
+    /// Where its hash is from.
+    pub(super) hashed: Hashed,
 }
 
 /// A version that the program carries, put together by the build.
 pub(super) struct Carried {
     /// Its number, `1.1`.
     pub(super) version: &'static str,
-    /// It, and what it extends.
-    pub(super) chain: &'static [&'static str],
+    /// Its hash, in hex.
+    pub(super) hash: &'static str,
     /// What was added on the way.
     pub(super) later: &'static [(&'static str, &'static str)],
     /// The files, put together.
@@ -53,19 +54,19 @@ impl Carried {
                 .map(|(path, text)| ((*path).to_owned(), (*text).clone()))
                 .collect(),
             later: self.later.iter().map(owned).collect(),
-            apart: if self.chain.len() < 2 { Apart::Same } else { Apart::Carried(self.chain) },
+            hashed: Hashed::Known(self.hash),
         }
     }
 }
 
-/// The files that the hash of a version is taken over.
-pub(super) enum Apart {
-    /// Those that are read.
-    Same,
-    /// Those of all these versions as the program carries them.
-    Carried(&'static [&'static str]),
-    /// These, `1.1/hparams.toml`.
-    Files(Files),
+/// Where the hash of a version is from.
+pub(super) enum Hashed {
+    /// The build took it.
+    Known(&'static str),
+    /// The files that are read.
+    Read,
+    /// These files, `1.1/hparams.toml`: the read ones were put together of them.
+    Apart(Files),
 }
 
 /// The files of a version with those of the versions that it extends, and what was added on the way.
@@ -84,8 +85,8 @@ pub(super) fn whole(own: Files, files_of: &dyn Fn(&str) -> Result<Files>) -> Res
         }
         chain.push(files_of(&below)?);
     }
-    let apart = match chain.as_slice() {
-        [_] => Apart::Same,
+    let hashed = match chain.as_slice() {
+        [_] => Hashed::Read,
         chain => {
             let mut apart = Files::new();
             for files in chain {
@@ -95,7 +96,7 @@ pub(super) fn whole(own: Files, files_of: &dyn Fn(&str) -> Result<Files>) -> Res
                 let files = files.iter().filter(|(path, _)| path.ends_with(".toml"));
                 apart.extend(files.map(|(path, text)| (format!("{folder}/{path}"), text.clone())));
             }
-            Apart::Files(apart)
+            Hashed::Apart(apart)
         }
     };
     let mut files = chain.pop().unwrap_or_default();
@@ -105,7 +106,7 @@ pub(super) fn whole(own: Files, files_of: &dyn Fn(&str) -> Result<Files>) -> Res
         later.extend(features.map_err(|(file, err)| bad(file, &err.to_string()))?);
         merge::add(&mut files, added).map_err(|(path, err)| bad(&path, &err.to_string()))?;
     }
-    Ok(Whole { files, later, apart })
+    Ok(Whole { files, later, hashed })
 }
 
 /// The files of the version beside the folder of another one: `spec/1.0` beside `spec/1.1`.

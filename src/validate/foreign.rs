@@ -13,6 +13,7 @@ use crate::base::source::Source;
 use crate::convert::{self, Failure, Request};
 use crate::folder::{self, How, Opened};
 use crate::package::{Conformance, Model};
+use crate::plan;
 use crate::rule::surroundings::Surroundings;
 use crate::rule::view::{PackageView, Stored};
 use crate::rule::{self, About, Check, NOT_SELECTED, Outcome, RULES};
@@ -45,6 +46,7 @@ pub(super) fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) 
         generic: options.level == Some(Conformance::Container),
         n_threads: options.n_threads,
         dry_run: true,
+        plan: plan::Options { is_final: true, ..plan::Options::default() },
         progress: options.progress,
         ..Request::new(spec, Path::new(""), "std")
     };

@@ -93,7 +93,7 @@ fn keys(checkpoint: &Checkpoint) -> BTreeMap<String, (String, Json)> {
 
 fn tensors(opened: &folder::Opened) -> BTreeMap<String, (String, Vec<u64>, String)> {
     let tensors = opened.checkpoint.tensors.iter().map(|tensor| {
-        let kind = TYPES.of(tensor.dtype, tensor.encoding.as_ref()).unwrap().name();
+        let kind = TYPES.of(tensor.dtype, tensor.encoding.as_deref()).unwrap().name();
         let Payload::Range(extent) = &tensor.payload else { panic!("{}", tensor.name) };
         let hash = Sha256::digest(opened.source.slice(*extent).unwrap());
         let shape = tensor.logical_shape().to_vec();

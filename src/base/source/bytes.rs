@@ -59,6 +59,28 @@ impl Bytes {
         }
     }
 
+    /// Gives the memory back that reading a range took; what is read again is read from the file again.
+    #[cfg(unix)]
+    #[expect(unsafe_code, reason = "headers of many tensors are as long as what is made of them")]
+    pub(super) fn forget(&self, range: Range<usize>) {
+        match self {
+            Bytes::Mapped(_, map, _) => {
+                let (advice, len) = (memmap2::UncheckedAdvice::DontNeed, range.len());
+                // SAFETY: The map is private and nothing was written to it, so that its pages are those
+                // of the file before and after. A system that refuses keeps the memory, no more.
+                let _ = unsafe { map.unchecked_advise_range(advice, range.start, len) };
+            }
+            Bytes::Owned(_) => {}
+            Bytes::Part(archive, of) => {
+                archive.bytes.forget(of.start + range.start..of.start + range.end);
+            }
+        }
+    }
+
+    /// Other systems give memory back by themselves.
+    #[cfg(not(unix))]
+    pub(super) fn forget(&self, _: Range<usize>) {}
+
     /// The file that they are mapped from, and where they begin in it.
     pub(super) fn on_disk(&self) -> Option<(&File, u64)> {
         match self {

@@ -90,7 +90,7 @@ fn fixtures_are_what_the_python_package_reads() {
                 Payload::View(view) => view.storage.start,
                 other => panic!("{}: {other:?}", tensor.name),
             };
-            let kind = TYPES.of(tensor.dtype, tensor.encoding.as_ref()).unwrap().name();
+            let kind = TYPES.of(tensor.dtype, tensor.encoding.as_deref()).unwrap().name();
             let digest = crate::base::hex::encode(&Sha256::digest(&bytes)[..8]);
             let _ = writeln!(
                 listing,
@@ -466,7 +466,7 @@ fn round_trip(
     let (inputs, outputs): (Vec<_>, Vec<_>) = plan.unzip();
     let inputs = inputs.concat();
     let encodings = tensors.iter().filter_map(|tensor| {
-        tensor.encoding.clone().map(|encoding| (tensor.name.clone(), encoding))
+        tensor.encoding.as_deref().map(|encoding| (tensor.name.clone(), encoding.clone()))
     });
     let encodings: BTreeMap<_, _> = encodings.collect();
     let metadata = &opened.checkpoint.typed_metadata;
