@@ -121,7 +121,7 @@ pub(super) fn write(
         &mut report,
     )?;
     refuse_not_finite(&report, &tensors)?;
-    write_modules(opened, &folder, &tensors, n_main, &text, &mut report)?;
+    write_modules(opened, &folder, &tensors, n_main, &text, &files, &mut report)?;
     if let Some((name, index)) = target.index_file.zip(written.index) {
         write_file(&folder.join(name), index.as_bytes())?;
     }
