@@ -2,6 +2,7 @@
 
 use super::Exactness;
 use super::layout::{Layout, Refusal};
+use super::placed;
 use super::program::Kernel;
 use crate::spec::expr::{Names, as_float};
 use crate::spec::map::Op;
@@ -25,7 +26,19 @@ impl TensorExpr {
         self,
         change: impl FnOnce(Layout) -> Result<Layout, Refusal>,
     ) -> Result<TensorExpr, Refusal> {
+        self.movable()?;
         Ok(TensorExpr { layout: change(self.layout)?, kernels: self.kernels })
+    }
+
+    /// Refuses to move elements behind a kernel that is about places.
+    ///
+    /// # Errors
+    /// There is such a kernel.
+    pub fn movable(&self) -> Result<(), Refusal> {
+        match self.kernels.iter().any(|kernel| kernel.is_placed()) {
+            true => Err("rows move that were computed with by their places".to_owned()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -141,6 +154,7 @@ fn step(
         Op::Pairs { axis } => match direction {
             Direction::Import => {
                 let expr = one(exprs)?;
+                expr.movable()?;
                 let layout = expr.layout.split_axis(*axis, 2)?;
                 let pieces = layout.unstack(axis + 1).into_iter();
                 let kernels = expr.kernels;
@@ -159,6 +173,7 @@ fn step(
             }
             Direction::Export => {
                 let expr = one(exprs)?;
+                expr.movable()?;
                 if expr.layout.shape.len() <= *axis {
                     return Err(format!("{:?} has no axis {axis}", expr.layout.shape));
                 }
@@ -198,6 +213,46 @@ fn step(
                 if direction == Direction::Import { Kernel::Scale(c) } else { Kernel::Divide(c) },
             ))
         }
+        Op::Divide { c } => {
+            let c = as_float(&c.eval(names)?).ok_or("the divisor is no number")?;
+            Ok(match direction {
+                _ if c == 1.0 => exprs,
+                Direction::Import => with_kernel(exprs, Kernel::Divide(c)),
+                Direction::Export => with_kernel(exprs, Kernel::Scale(c)),
+            })
+        }
+        Op::DivideRows { sizes, c } => {
+            let sizes: Vec<u64> =
+                sizes.iter().map(|size| size.eval_size(names)).collect::<Result<_, _>>()?;
+            let c = c.eval(names)?;
+            let mut exprs = exprs;
+            for expr in &mut exprs {
+                let runs = placed::runs(&expr.layout.shape, &sizes, &c)?;
+                expr.kernels.extend(runs.into_iter().map(|(run, c)| match direction {
+                    Direction::Import => Kernel::DivideRun { run, c },
+                    Direction::Export => Kernel::ScaleRun { run, c },
+                }));
+            }
+            Ok(exprs)
+        }
+        Op::ZeroRows { n } => {
+            let n = n.eval_size(names)?;
+            match direction {
+                Direction::Import => each(&|layout: Layout| match layout.shape.first() {
+                    Some(&rows) if n < rows => Ok(layout.slice(0, 0, rows - n)),
+                    _ => Err(format!("{:?} has no more than {n} rows", layout.shape)),
+                }),
+                Direction::Export => {
+                    let zeros = |expr: TensorExpr| {
+                        let len = expr.layout.shape.iter().product();
+                        let mut expr = expr.map(|layout| layout.repeat_rows_behind(n))?;
+                        expr.kernels.extend((n != 0).then_some(Kernel::ZeroFrom(len)));
+                        Ok(expr)
+                    };
+                    exprs.into_iter().map(zeros).collect()
+                }
+            }
+        }
         Op::NegExp => {
             let kernel =
                 if direction == Direction::Import { Kernel::NegExp } else { Kernel::LnNeg };
@@ -214,9 +269,15 @@ fn step(
 /// What the way back of a chain of ops gives: one that only moves elements has an exact inverse.
 pub fn exactness(ops: &[Op], direction: Direction) -> Exactness {
     let class = |op: &Op| match op {
-        Op::Add { .. } | Op::Scale { .. } | Op::NegExp | Op::LnNeg => Exactness::Rounded,
+        Op::Add { .. }
+        | Op::Scale { .. }
+        | Op::Divide { .. }
+        | Op::DivideRows { .. }
+        | Op::NegExp
+        | Op::LnNeg => Exactness::Rounded,
         // Nothing brings back what was cut off.
         Op::UnusedRows { .. } if direction == Direction::Export => Exactness::Lossy,
+        Op::ZeroRows { .. } if direction == Direction::Import => Exactness::Lossy,
         Op::Each { ops } => {
             let classes = ops.iter().map(|ops| exactness(ops, direction));
             classes.max().unwrap_or(Exactness::Exact)
@@ -249,6 +310,9 @@ pub fn describe(ops: &[Op]) -> String {
         }
         Op::Add { c } => format!("add({})", c.text),
         Op::Scale { c } => format!("scale({})", c.text),
+        Op::Divide { c } => format!("divide({})", c.text),
+        Op::DivideRows { c, .. } => format!("divide_rows({})", c.text),
+        Op::ZeroRows { n } => format!("zero_rows({})", n.text),
         Op::NegExp => "neg_exp".to_owned(),
         Op::LnNeg => "ln_neg".to_owned(),
     });
@@ -275,6 +339,7 @@ fn apart(exprs: Vec<TensorExpr>) -> Result<(Vec<Layout>, Vec<Kernel>), Refusal> 
     if exprs.iter().any(|expr| expr.kernels != kernels) {
         return Err("tensors with different value ops cannot become one".to_owned());
     }
+    exprs.iter().try_for_each(TensorExpr::movable)?;
     Ok((exprs.into_iter().map(|expr| expr.layout).collect(), kernels))
 }
 
@@ -292,6 +357,7 @@ fn split(
     match direction {
         Direction::Import => {
             let expr = one(exprs)?;
+            expr.movable()?;
             let pieces = expr.layout.split(axis, sizes)?.into_iter();
             Ok(pieces.map(|layout| TensorExpr { layout, kernels: expr.kernels.clone() }).collect())
         }

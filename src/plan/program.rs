@@ -250,6 +250,22 @@ pub enum Kernel {
     Scale(f64),
     /// `x / c`, the inverse of [`Kernel::Scale`]: not the same as `x · (1/c)`, which rounds twice.
     Divide(f64),
+    /// `x · c` for the elements of a run of the output, counted row-major.
+    ScaleRun {
+        /// The first, and the one behind the last.
+        run: [u64; 2],
+        /// The factor.
+        c: f64,
+    },
+    /// `x / c` for the elements of a run of the output.
+    DivideRun {
+        /// The first, and the one behind the last.
+        run: [u64; 2],
+        /// The divisor.
+        c: f64,
+    },
+    /// 0 for the elements from one on: they are no one's, and come back from nowhere.
+    ZeroFrom(u64),
     /// `−e^x`.
     NegExp,
     /// `ln(−x)`, the inverse of [`Kernel::NegExp`].
@@ -265,12 +281,20 @@ pub enum Kernel {
 }
 
 impl Kernel {
+    /// Whether it is about places of the output, so that no element may move behind it.
+    pub fn is_placed(self) -> bool {
+        matches!(self, Kernel::ScaleRun { .. } | Kernel::DivideRun { .. } | Kernel::ZeroFrom(_))
+    }
+
     /// The kernel that undoes this one, but for rounding, where it was applied to `before`.
     pub fn inverse(self, before: DType) -> Kernel {
         match self {
             Kernel::Add(c) => Kernel::Add(-c),
             Kernel::Scale(c) => Kernel::Divide(c),
             Kernel::Divide(c) => Kernel::Scale(c),
+            Kernel::ScaleRun { run, c } => Kernel::DivideRun { run, c },
+            Kernel::DivideRun { run, c } => Kernel::ScaleRun { run, c },
+            Kernel::ZeroFrom(from) => Kernel::ZeroFrom(from),
             Kernel::NegExp => Kernel::LnNeg,
             Kernel::LnNeg => Kernel::NegExp,
             Kernel::Cast(_) | Kernel::Quantize(_) | Kernel::Halves => Kernel::Cast(before),

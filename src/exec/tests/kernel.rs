@@ -10,7 +10,7 @@ use crate::plan::program::Kernel;
 fn apply(from: DType, kernels: &[Kernel], to: DType, input: &[u8]) -> (Vec<u8>, Loss) {
     let chain = Chain::new(from, kernels, to).expect("a sound chain");
     let mut output = vec![0; input.len() / (from.bits() / 8) as usize * (to.bits() / 8) as usize];
-    let loss = chain.apply(input, &mut output);
+    let loss = chain.apply(input, &mut output, 0);
     (output, loss)
 }
 

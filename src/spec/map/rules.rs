@@ -236,6 +236,23 @@ pub enum Op {
         /// The constant.
         c: Expr,
     },
+    /// Divides by a constant, in F32: for files that have a factor in their tensors.
+    Divide {
+        /// The constant.
+        c: Expr,
+    },
+    /// Divides rows by constants, in F32.
+    DivideRows {
+        /// How many rows each is for.
+        sizes: Vec<Expr>,
+        /// A list of constants.
+        c: Expr,
+    },
+    /// Rows of zeros behind the others.
+    ZeroRows {
+        /// How many.
+        n: Expr,
+    },
     /// `−e^x`.
     NegExp,
     /// `ln(−x)`.
