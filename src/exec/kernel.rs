@@ -357,6 +357,10 @@ fn run<V: Value>(kernels: &[Kernel], mut dtype: DType, values: &mut [V], at: u64
         usize::try_from(element.saturating_sub(at)).unwrap_or(usize::MAX).min(at_most)
     };
     let n = values.len();
+    let run_of = |run: Option<[u64; 2]>| match run {
+        Some([from, to]) => place(n, from)..place(n, to),
+        None => 0..n,
+    };
     for &kernel in kernels {
         let wide = dtype == DType::F64;
         let round = |c: f64| if wide { c } else { f64::from(c as f32) };
@@ -364,11 +368,17 @@ fn run<V: Value>(kernels: &[Kernel], mut dtype: DType, values: &mut [V], at: u64
             Kernel::Add(c) => each(values, wide, round(c), |x, c| x + c),
             Kernel::Scale(c) => each(values, wide, round(c), |x, c| x * c),
             Kernel::Divide(c) => each(values, wide, round(c), |x, c| x / c),
-            Kernel::ScaleRun { run: [from, to], c } => {
-                each(&mut values[place(n, from)..place(n, to)], wide, round(c), |x, c| x * c);
+            Kernel::Product { run, c: [a, b] } => {
+                let values = &mut values[run_of(run)];
+                each(values, wide, round(a), |x, a| x * a);
+                each(values, wide, round(b), |x, b| x * b);
             }
-            Kernel::DivideRun { run: [from, to], c } => {
-                each(&mut values[place(n, from)..place(n, to)], wide, round(c), |x, c| x / c);
+            Kernel::Quotient { run, c: [a, b] } if wide => {
+                each(&mut values[run_of(run)], wide, 1.0, |x, _| x / b / a);
+            }
+            Kernel::Quotient { run, c: [a, b] } => {
+                let c = [a as f32, b as f32];
+                each(&mut values[run_of(run)], wide, 1.0, |x, _| quotient(x as f32, c).into());
             }
             Kernel::ZeroFrom(from) => values[place(n, from)..].fill(V::default()),
             Kernel::NegExp => each(values, wide, 0.0, |x, _| -x.exp()),
@@ -388,6 +398,18 @@ fn run<V: Value>(kernels: &[Kernel], mut dtype: DType, values: &mut [V], at: u64
             Kernel::Quantize(_) | Kernel::Halves => {}
         }
     }
+}
+
+/// The number that gives this one when it is multiplied by `a` and then by `b`, each product rounded; where several do, the
+/// one next to the quotient. What is no such product has the quotient.
+fn quotient(x: f32, [a, b]: [f32; 2]) -> f32 {
+    /// Four roundings leave a number that is not near 0 no further away.
+    const MOST: usize = 4;
+    let quotient = x / b / a;
+    let above = std::iter::successors(Some(quotient), |near| Some(near.next_up()));
+    let below = std::iter::successors(Some(quotient), |near| Some(near.next_down()));
+    let mut near = above.zip(below).take(MOST + 1).flat_map(|(above, below)| [above, below]);
+    near.find(|near| near * a * b == x).unwrap_or(quotient)
 }
 
 fn each<V: Value>(values: &mut [V], wide: bool, c: f64, f: impl Fn(f64, f64) -> f64) {

@@ -214,12 +214,9 @@ fn step(
             ))
         }
         Op::Divide { c } => {
-            let c = as_float(&c.eval(names)?).ok_or("the divisor is no number")?;
-            Ok(match direction {
-                _ if c == 1.0 => exprs,
-                Direction::Import => with_kernel(exprs, Kernel::Divide(c)),
-                Direction::Export => with_kernel(exprs, Kernel::Scale(c)),
-            })
+            let c = placed::factors(&c.eval(names)?)?;
+            let kernel = placed::kernel(direction == Direction::Import, None, c);
+            Ok(if c == [1.0, 1.0] { exprs } else { with_kernel(exprs, kernel) })
         }
         Op::DivideRows { sizes, c } => {
             let sizes: Vec<u64> =
@@ -227,11 +224,10 @@ fn step(
             let c = c.eval(names)?;
             let mut exprs = exprs;
             for expr in &mut exprs {
-                let runs = placed::runs(&expr.layout.shape, &sizes, &c)?;
-                expr.kernels.extend(runs.into_iter().map(|(run, c)| match direction {
-                    Direction::Import => Kernel::DivideRun { run, c },
-                    Direction::Export => Kernel::ScaleRun { run, c },
-                }));
+                let runs = placed::runs(&expr.layout.shape, &sizes, &c)?.into_iter();
+                let kernel =
+                    |(run, c)| placed::kernel(direction == Direction::Import, Some(run), c);
+                expr.kernels.extend(runs.map(kernel));
             }
             Ok(exprs)
         }

@@ -250,19 +250,20 @@ pub enum Kernel {
     Scale(f64),
     /// `x / c`, the inverse of [`Kernel::Scale`]: not the same as `x · (1/c)`, which rounds twice.
     Divide(f64),
-    /// `x · c` for the elements of a run of the output, counted row-major.
-    ScaleRun {
-        /// The first, and the one behind the last.
-        run: [u64; 2],
-        /// The factor.
-        c: f64,
+    /// `x · a · b` for the elements of a run of the output, counted row-major.
+    Product {
+        /// The first, and the one behind the last; all where there is none.
+        run: Option<[u64; 2]>,
+        /// The factors, one after the other.
+        c: [f64; 2],
     },
-    /// `x / c` for the elements of a run of the output.
-    DivideRun {
-        /// The first, and the one behind the last.
-        run: [u64; 2],
-        /// The divisor.
-        c: f64,
+    /// The number of which [`Kernel::Product`] makes this one, `x / b / a` or one beside it; the quotient where there
+    /// is none.
+    Quotient {
+        /// The first, and the one behind the last; all where there is none.
+        run: Option<[u64; 2]>,
+        /// The factors.
+        c: [f64; 2],
     },
     /// 0 for the elements from one on: they are no one's, and come back from nowhere.
     ZeroFrom(u64),
@@ -283,7 +284,11 @@ pub enum Kernel {
 impl Kernel {
     /// Whether it is about places of the output, so that no element may move behind it.
     pub fn is_placed(self) -> bool {
-        matches!(self, Kernel::ScaleRun { .. } | Kernel::DivideRun { .. } | Kernel::ZeroFrom(_))
+        match self {
+            Kernel::Product { run, .. } | Kernel::Quotient { run, .. } => run.is_some(),
+            Kernel::ZeroFrom(_) => true,
+            _ => false,
+        }
     }
 
     /// The kernel that undoes this one, but for rounding, where it was applied to `before`.
@@ -292,8 +297,8 @@ impl Kernel {
             Kernel::Add(c) => Kernel::Add(-c),
             Kernel::Scale(c) => Kernel::Divide(c),
             Kernel::Divide(c) => Kernel::Scale(c),
-            Kernel::ScaleRun { run, c } => Kernel::DivideRun { run, c },
-            Kernel::DivideRun { run, c } => Kernel::ScaleRun { run, c },
+            Kernel::Product { run, c } => Kernel::Quotient { run, c },
+            Kernel::Quotient { run, c } => Kernel::Product { run, c },
             Kernel::ZeroFrom(from) => Kernel::ZeroFrom(from),
             Kernel::NegExp => Kernel::LnNeg,
             Kernel::LnNeg => Kernel::NegExp,
