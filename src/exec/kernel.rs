@@ -6,6 +6,7 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::quotient::quotient;
 use crate::base::error::{Error, Result};
 use crate::checkpoint::DType;
 use crate::encoding::BlockType;
@@ -398,18 +399,6 @@ fn run<V: Value>(kernels: &[Kernel], mut dtype: DType, values: &mut [V], at: u64
             Kernel::Quantize(_) | Kernel::Halves => {}
         }
     }
-}
-
-/// The number that gives this one when it is multiplied by `a` and then by `b`, each product rounded; where several do, the
-/// one next to the quotient. What is no such product has the quotient.
-fn quotient(x: f32, [a, b]: [f32; 2]) -> f32 {
-    /// Four roundings leave a number that is not near 0 no further away.
-    const MOST: usize = 4;
-    let quotient = x / b / a;
-    let above = std::iter::successors(Some(quotient), |near| Some(near.next_up()));
-    let below = std::iter::successors(Some(quotient), |near| Some(near.next_down()));
-    let mut near = above.zip(below).take(MOST + 1).flat_map(|(above, below)| [above, below]);
-    near.find(|near| near * a * b == x).unwrap_or(quotient)
 }
 
 fn each<V: Value>(values: &mut [V], wide: bool, c: f64, f: impl Fn(f64, f64) -> f64) {
