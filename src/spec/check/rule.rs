@@ -146,7 +146,10 @@ fn without_inverse(ops: &[Op]) -> Vec<String> {
                     problems.push(format!("transpose {perm:?} is no order of its axes"));
                 }
             }
-            Op::Scale { c } | Op::Divide { c } if c.text.parse() == Ok(0.0) => {
+            Op::Scale { c } if c.text.parse() == Ok(0.0) => {
+                problems.push("scale by 0 does not come back".to_owned());
+            }
+            Op::Divide { c } if c.text.parse() == Ok(0.0) => {
                 problems.push("a factor of 0 does not come back".to_owned());
             }
             Op::Blocks { parts: 0, .. } => problems.push("blocks of no parts".to_owned()),
