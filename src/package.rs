@@ -316,6 +316,9 @@ pub struct Dropped {
     pub dtype: String,
     /// Its shape.
     pub shape: Vec<u64>,
+    /// The id of the encoding of its blocks, whose bytes these are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
     /// Why it is no part of the model.
     pub why: String,
     /// How it comes back.

@@ -247,7 +247,7 @@ pub fn config(spec: &Spec, map: &Map, start: Option<&Json>) -> Result<Tiny, Vec<
     for _ in 0..MAX_TRIES {
         // Positions of some families are counted from the padding id.
         let tokens = Hparams::from([("pad".to_owned(), Value::Int(1))]);
-        let written = keys::write(spec, map, arch, &hparams, &tokens, start, &|_| Some(1));
+        let written = keys::write(spec, map, arch, &hparams, &tokens, start, &|_| Some([1, 1]));
         let read = written.and_then(|config| Ok((keys::read(spec, map, arch, &config)?, config)));
         let findings = match read {
             Ok((keys, config)) => return Ok(Tiny { config, keys }),

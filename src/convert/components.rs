@@ -61,6 +61,7 @@ pub(super) fn plan(
             name: name.to_owned(),
             dtype,
             shape: tensor.shape.clone(),
+            encoding: None,
             why: component.about.clone(),
             back: WayBack::Kept,
             component: Some(component.name.clone()),

@@ -16,7 +16,7 @@ use crate::checkpoint::{Checkpoint, Encoding, Payload, Tensor};
 use crate::folder::Opened;
 use crate::folder::sentence_transformers::{self, MODULES_FILE};
 use crate::metadata::Metadata;
-use crate::package::{ForeignConfig, METADATA_FILE, Model, Provenance, Task};
+use crate::package::{DenseStep, ForeignConfig, METADATA_FILE, Model, Provenance};
 use crate::plan::export::{self, Origin};
 use crate::plan::import::STRAY;
 use crate::plan::program::Output;
@@ -29,14 +29,23 @@ use crate::spec::map::Map;
 use crate::spec::names::StackNames;
 
 /// The files that say how a model embeds, for a source that says it otherwise.
-fn embedding_modules(model: &Model) -> Vec<(String, Json)> {
-    let plain =
-        |task: &&Task| task.id == "embedding" && task.head.is_none() && task.dense.is_empty();
-    let task = model.tasks.iter().find(plain);
+fn embedding_modules(model: &Model, tensors: &Tensors) -> Vec<(String, Json)> {
+    let task = model.tasks.iter().find(|task| task.id == "embedding" && task.head.is_none());
     let width = model.hyperparameters.get("hidden_size").and_then(as_int);
     let width = width.and_then(|width| u64::try_from(width).ok());
     let files = task.zip(width).and_then(|(task, width)| {
-        sentence_transformers::files(task.pool.as_deref()?, task.normalize == Some(true), width)
+        let shape = |step: &DenseStep, part: &str| {
+            let name = format!("heads.{}.dense.{part}", step.head);
+            Some(tensors.exprs.get(&name)?.0.layout.shape.clone())
+        };
+        let map = |step: &DenseStep| {
+            let bias = shape(step, "bias").is_some();
+            let shape = shape(step, "weight")?.try_into().ok()?;
+            Some(sentence_transformers::Map { shape, bias, activation: step.activation.clone() })
+        };
+        let maps = task.dense.iter().map(map).collect::<Option<Vec<_>>>()?;
+        let pool = task.pool.as_deref()?;
+        sentence_transformers::files(pool, task.normalize == Some(true), width, &maps)
     });
     files.unwrap_or_default()
 }
@@ -236,7 +245,7 @@ pub(super) fn export_plan(
     }
     let modules = match carried.iter().any(|name| name == MODULES_FILE) {
         true => Vec::new(),
-        false => embedding_modules(&model),
+        false => embedding_modules(&model, &canonical_tensors),
     };
     let modules = modules.into_iter().chain(extra).collect();
     Ok(ExportPlan {

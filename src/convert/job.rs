@@ -19,6 +19,7 @@ use super::write::{commit, write_shards};
 use super::{check, units};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Error;
+use crate::checkpoint::DType;
 use crate::folder::Opened;
 use crate::folder::sentence_transformers::parse_dense_name;
 use crate::metadata::Metadata;
@@ -121,7 +122,7 @@ pub(super) fn write(
         &mut report,
     )?;
     refuse_not_finite(&report, &tensors)?;
-    write_modules(opened, &folder, &tensors, n_main, &text, &mut report)?;
+    write_modules(opened, &folder, &tensors, n_main, &text, &files, &mut report)?;
     if let Some((name, index)) = target.index_file.zip(written.index) {
         write_file(&folder.join(name), index.as_bytes())?;
     }
@@ -165,6 +166,17 @@ fn make(folder: &Path, name: &str, bytes: &[u8]) -> crate::base::error::Result<(
 
 /// Refuses a tensor whose values no block can hold.
 fn refuse_not_finite(report: &Report, tensors: &Tensors) -> std::result::Result<(), Failure> {
+    let is_integer = |name: &str| {
+        tensors.outputs.iter().any(|output| output.name == name && output.dtype == DType::I32)
+    };
+    let long = report.tensors.iter().find(|tensor| {
+        tensor.loss.is_some_and(|loss| loss.nans != 0) && is_integer(&tensor.step.name)
+    });
+    if let Some(tensor) = long {
+        let name = &tensor.step.name;
+        let message = format!("`{name}` has integers that 32 bits do not hold");
+        return Err(Diagnostic::error("P023", message).tensor(name).into());
+    }
     let lost = report.tensors.iter().find(|tensor| {
         tensors.encodings.contains_key(&tensor.step.name)
             && tensor.loss.is_some_and(|loss| loss.nans != 0)

@@ -22,12 +22,18 @@ pub(super) fn write_modules(
     tensors: &Tensors,
     first: usize,
     metadata: &BTreeMap<String, String>,
+    files: &[(String, Vec<u8>)],
     report: &mut Report,
 ) -> Result<()> {
     if first == tensors.outputs.len() {
         return Ok(());
     }
-    let listed = opened.json(MODULES_FILE)?.unwrap_or(Json::Null);
+    // Where the source has none it is made, with what else is written.
+    let made = files.iter().find(|(name, _)| name == MODULES_FILE);
+    let listed = match made.and_then(|(_, bytes)| serde_json::from_slice(bytes).ok()) {
+        Some(made) => made,
+        None => opened.json(MODULES_FILE)?.unwrap_or(Json::Null),
+    };
     let paths = sentence_transformers::dense_paths(&listed);
     let number = |output: &Output| {
         sentence_transformers::parse_dense_name(&output.name).map_or(0, |(n, _)| n)

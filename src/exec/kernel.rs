@@ -6,6 +6,7 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::quotient::quotient;
 use crate::base::error::{Error, Result};
 use crate::checkpoint::DType;
 use crate::encoding::BlockType;
@@ -42,6 +43,10 @@ impl Chain {
                 inverse: vec![],
                 blocks: None,
             });
+        }
+        if is_narrowing(from, kernels, to) {
+            let (kernels, inverse) = (kernels.to_vec(), vec![]);
+            return Ok(Chain { from, to, kernels, inverse, blocks: None });
         }
         let (kernels, to, blocks) = match kernels.split_last() {
             Some((Kernel::Quantize(blocks), before)) if to == DType::U8 => {
@@ -87,23 +92,41 @@ impl Chain {
         }
     }
 
-    /// Takes every element of `input` to its place in `output`, and counts what is lost.
+    /// The elements of such a unit.
+    pub fn per_unit(&self) -> u64 {
+        self.blocks.map_or(1, |blocks| blocks.block_len as u64)
+    }
+
+    /// Takes every element of `input`, of which the first is number `at` of the tensor, to its place in `output`,
+    /// and counts what is lost.
     ///
     /// # Panics
     /// The two have not the same number of elements.
-    pub fn apply(&self, input: &[u8], output: &mut [u8]) -> Loss {
+    pub fn apply(&self, input: &[u8], output: &mut [u8], at: u64) -> Loss {
         if self.is_halves() {
             return halves(input, output);
         }
         if let Some(blocks) = self.blocks {
-            return self.quantize(blocks, input, output);
+            return self.quantize(blocks, input, output, at);
+        }
+        if is_narrowing(self.from, &self.kernels, self.to) {
+            return narrow(input, output);
         }
         let casts = self.kernels.contains(&Kernel::Cast(DType::F64));
         if casts || self.from == DType::F64 {
-            self.apply_in::<f64>(input, output)
+            self.apply_in::<f64>(input, output, at)
         } else {
-            self.apply_in::<f32>(input, output)
+            self.apply_in::<f32>(input, output, at)
         }
+    }
+
+    /// How many elements from one on are of the source, and not zeros behind it.
+    fn theirs(&self, at: u64) -> usize {
+        let from = self.kernels.iter().find_map(|kernel| match kernel {
+            Kernel::ZeroFrom(from) => Some(from.saturating_sub(at)),
+            _ => None,
+        });
+        from.and_then(|from| usize::try_from(from).ok()).unwrap_or(usize::MAX)
     }
 
     fn is_halves(&self) -> bool {
@@ -112,7 +135,13 @@ impl Chain {
 
     /// A block with a value that is not finite becomes zeros, and its NaNs are counted: no block
     /// type holds such values, so the caller has to refuse the tensor.
-    fn quantize(&self, blocks: &'static BlockType, input: &[u8], output: &mut [u8]) -> Loss {
+    fn quantize(
+        &self,
+        blocks: &'static BlockType,
+        input: &[u8],
+        output: &mut [u8],
+        mut at: u64,
+    ) -> Loss {
         let (from, to) = self.units();
         assert_eq!(input.len() / from, output.len() / to, "as many blocks out as in");
         let mut loss = Loss::default();
@@ -122,7 +151,8 @@ impl Chain {
             let n = input.len() / from * blocks.block_len;
             let (values, back) = (&mut values[..n], &mut back[..n]);
             decode(self.from, input, values);
-            run(&self.kernels, self.from, values);
+            run(&self.kernels, self.from, values, at);
+            at += n as u64;
             loss.elements += n as u64;
             if blocks.quantize(values, output).is_err() {
                 output.fill(0);
@@ -141,7 +171,7 @@ impl Chain {
         loss
     }
 
-    fn apply_in<V: Value>(&self, input: &[u8], output: &mut [u8]) -> Loss {
+    fn apply_in<V: Value>(&self, input: &[u8], output: &mut [u8], mut at: u64) -> Loss {
         let (from, to) = self.units();
         assert_eq!(input.len() / from, output.len() / to, "as many elements out as in");
         let mut loss = Loss::default();
@@ -152,7 +182,7 @@ impl Chain {
             let (before, values) = (&mut before[..n], &mut values[..n]);
             decode(self.from, input, before);
             values.copy_from_slice(before);
-            run(&self.kernels, self.from, values);
+            run(&self.kernels, self.from, values, at);
             encode(self.to, values, output);
 
             decode(self.to, output, values);
@@ -163,10 +193,13 @@ impl Chain {
             }
             loss.infinities += u64::from(infinities);
             loss.nans += u64::from(nans);
-            run(&self.inverse, self.to, values);
+            run(&self.inverse, self.to, values, at);
             let back = &mut back[..input.len()];
             encode(self.from, values, back);
+            let theirs = self.theirs(at).min(n);
+            back[theirs * from..].copy_from_slice(&input[theirs * from..]);
             loss.elements += n as u64;
+            at += n as u64;
             if back != input {
                 decode(self.from, back, values);
                 loss.changed += match from {
@@ -200,6 +233,23 @@ fn halves(input: &[u8], output: &mut [u8]) -> Loss {
         to[1..].copy_from_slice(&pairs_to_halves(*pairs));
     }
     Loss { elements: 32 * from.len() as u64, ..Loss::default() }
+}
+
+fn is_narrowing(from: DType, kernels: &[Kernel], to: DType) -> bool {
+    (from, kernels, to) == (DType::I64, &[Kernel::Cast(DType::I32)], DType::I32)
+}
+
+/// Integers of half the bits. What they do not hold is counted as no numbers, and the caller has to refuse it.
+fn narrow(input: &[u8], output: &mut [u8]) -> Loss {
+    let (from, to) = (input.as_chunks::<8>().0, output.as_chunks_mut::<4>().0);
+    assert_eq!(from.len(), to.len(), "as many elements out as in");
+    let mut loss = Loss { elements: from.len() as u64, ..Loss::default() };
+    for (from, to) in from.iter().zip(to) {
+        let short = i32::try_from(i64::from_le_bytes(*from));
+        loss.nans += u64::from(short.is_err());
+        *to = short.unwrap_or_default().to_le_bytes();
+    }
+    loss
 }
 
 fn n_different<const N: usize>(a: &[u8], b: &[u8]) -> u64 {
@@ -301,7 +351,17 @@ impl Value for f64 {
 ///
 /// A sum, product or quotient of two F32, computed in F64 and rounded to F32, is the one that
 /// F32 arithmetic gives.
-fn run<V: Value>(kernels: &[Kernel], mut dtype: DType, values: &mut [V]) {
+///
+/// The first value is element number `at`.
+fn run<V: Value>(kernels: &[Kernel], mut dtype: DType, values: &mut [V], at: u64) {
+    let place = |at_most: usize, element: u64| {
+        usize::try_from(element.saturating_sub(at)).unwrap_or(usize::MAX).min(at_most)
+    };
+    let n = values.len();
+    let run_of = |run: Option<[u64; 2]>| match run {
+        Some([from, to]) => place(n, from)..place(n, to),
+        None => 0..n,
+    };
     for &kernel in kernels {
         let wide = dtype == DType::F64;
         let round = |c: f64| if wide { c } else { f64::from(c as f32) };
@@ -309,6 +369,19 @@ fn run<V: Value>(kernels: &[Kernel], mut dtype: DType, values: &mut [V]) {
             Kernel::Add(c) => each(values, wide, round(c), |x, c| x + c),
             Kernel::Scale(c) => each(values, wide, round(c), |x, c| x * c),
             Kernel::Divide(c) => each(values, wide, round(c), |x, c| x / c),
+            Kernel::Product { run, c: [a, b] } => {
+                let values = &mut values[run_of(run)];
+                each(values, wide, round(a), |x, a| x * a);
+                each(values, wide, round(b), |x, b| x * b);
+            }
+            Kernel::Quotient { run, c: [a, b] } if wide => {
+                each(&mut values[run_of(run)], wide, 1.0, |x, _| x / b / a);
+            }
+            Kernel::Quotient { run, c: [a, b] } => {
+                let c = [a as f32, b as f32];
+                each(&mut values[run_of(run)], wide, 1.0, |x, _| quotient(x as f32, c).into());
+            }
+            Kernel::ZeroFrom(from) => values[place(n, from)..].fill(V::default()),
             Kernel::NegExp => each(values, wide, 0.0, |x, _| -x.exp()),
             Kernel::LnNeg => each(values, wide, 0.0, |x, _| (-x).ln()),
             Kernel::Cast(next) => {

@@ -56,7 +56,8 @@ impl Made {
                 }
             }
             Recipe::RopeInvFreq { theta, dim } | Recipe::Llama3Factors { theta, dim, .. } => {
-                if last != dim.div_ceil(2) {
+                let longer = matches!(make.recipe, Recipe::Llama3Factors { .. });
+                if last != dim.div_ceil(2) && !(longer && dim.div_ceil(2) < last) {
                     let message = format!(
                         "{dim} rotary dimensions have {} frequencies, the buffer {last}",
                         dim.div_ceil(2)

@@ -18,6 +18,7 @@ pub mod lanes;
 pub mod make;
 mod packed;
 pub mod produce;
+mod quotient;
 pub mod scan;
 pub mod staging;
 pub mod units;

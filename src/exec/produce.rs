@@ -88,7 +88,11 @@ impl<'a> Producer<'a> {
                 let gathered = &mut scratch[..self.scratch_len(buffer.len())];
                 let (from, to) = chain.units();
                 gather.fill(start / to as u64 * from as u64, gathered)?;
-                return Ok(Some(chain.apply(gathered, buffer)));
+                return Ok(Some(chain.apply(
+                    gathered,
+                    buffer,
+                    start / to as u64 * chain.per_unit(),
+                )));
             }
         }
         Ok(None)

@@ -132,22 +132,60 @@ pub fn read(
 }
 
 /// The files of modules that make an embedding of what a transformer of this width gives: paths and
-/// texts; none for a pooling that no module has.
-pub fn files(pool: &str, normalize: bool, width: u64) -> Option<Vec<(String, Json)>> {
+/// texts; none for a pooling that no module has, or for an activation of a map.
+pub fn files(
+    pool: &str,
+    normalize: bool,
+    width: u64,
+    dense: &[Map],
+) -> Option<Vec<(String, Json)>> {
     MODES.iter().find(|(_, word)| *word == pool)?;
     let mut pooling = json!({"word_embedding_dimension": width});
     for (key, word) in MODES {
         pooling[*key] = (*word == pool).into();
     }
-    let mut kinds = vec![("Transformer", ""), ("Pooling", "1_Pooling")];
-    kinds.extend(normalize.then_some(("Normalize", "2_Normalize")));
+    let mut kinds = vec![("Transformer", String::new()), ("Pooling", "1_Pooling".to_owned())];
+    let mut files = Vec::new();
+    for map in dense {
+        let path = format!("{}_Dense", kinds.len());
+        let class = CLASSES.iter().find(|(_, word)| *word == map.activation.as_deref())?.0;
+        let config = json!({
+            "in_features": map.shape[1], "out_features": map.shape[0], "bias": map.bias,
+            "activation_function": format!("torch.nn.modules.{class}"),
+        });
+        files.push((format!("{path}/config.json"), config));
+        kinds.push(("Dense", path));
+    }
+    if normalize {
+        kinds.push(("Normalize", format!("{}_Normalize", kinds.len())));
+    }
     let modules = kinds.into_iter().enumerate().map(|(index, (kind, path))| {
         let kind = format!("sentence_transformers.models.{kind}");
         json!({"idx": index, "name": index.to_string(), "path": path, "type": kind})
     });
     let path = "1_Pooling/config.json".to_owned();
-    Some(vec![(MODULES_FILE.to_owned(), modules.collect()), (path, pooling)])
+    files.splice(..0, [(MODULES_FILE.to_owned(), modules.collect()), (path, pooling)]);
+    Some(files)
 }
+
+/// A linear map to be written.
+#[derive(Clone, Debug)]
+pub struct Map {
+    /// Rows and columns.
+    pub shape: [u64; 2],
+    /// Whether something is added.
+    pub bias: bool,
+    /// What follows it.
+    pub activation: Option<String>,
+}
+
+const CLASSES: &[(&str, Option<&str>)] = &[
+    ("linear.Identity", None),
+    ("activation.Tanh", Some("tanh")),
+    ("activation.ReLU", Some("relu")),
+    ("activation.GELU", Some("gelu_erf")),
+    ("activation.SiLU", Some("silu")),
+];
 
 const MODES: &[(&str, &str)] = &[
     ("pooling_mode_cls_token", "first"),
@@ -178,14 +216,8 @@ fn activation(config: &Json) -> std::result::Result<Option<&'static str>, &'stat
         None => "Tanh",
         Some(class) => class.as_str().unwrap_or_default().rsplit('.').next().unwrap_or_default(),
     };
-    match class {
-        "Identity" => Ok(None),
-        "Tanh" => Ok(Some("tanh")),
-        "ReLU" => Ok(Some("relu")),
-        "GELU" => Ok(Some("gelu_erf")),
-        "SiLU" => Ok(Some("silu")),
-        _ => Err("its activation is not known"),
-    }
+    let known = CLASSES.iter().find(|(name, _)| name.ends_with(&format!(".{class}")));
+    known.map(|(_, word)| *word).ok_or("its activation is not known")
 }
 
 #[cfg(test)]
@@ -201,10 +233,32 @@ mod tests {
 
     #[test]
     fn a_pooling_that_is_written_is_read() {
-        let files = files("last", true, 8).unwrap();
+        let files = files("last", true, 8, &[]).unwrap();
         assert_eq!(files[0].1.as_array().map(Vec::len), Some(3));
         assert_eq!(pooling(&files[1].1), Some("last"));
-        assert_eq!(super::files("pooler", true, 8), None);
+        assert_eq!(super::files("pooler", true, 8, &[]), None);
+    }
+
+    #[test]
+    fn maps_that_are_written_are_read() {
+        let map = |shape, activation: Option<&str>| {
+            let activation = activation.map(str::to_owned);
+            Map { shape, bias: false, activation }
+        };
+        let maps = [map([5, 3], Some("gelu_erf")), map([2, 5], None)];
+        let files = files("mean", true, 3, &maps).unwrap();
+        let mut json = |path: &str| {
+            Ok(files.iter().find(|(name, _)| name == path).map(|(_, json)| json.clone()))
+        };
+        let found = read(&mut json, &mut Vec::new()).unwrap().unwrap();
+        let dense = |path: &str, activation, width| Dense {
+            path: path.to_owned(),
+            activation,
+            width: Some(width),
+        };
+        let dense = vec![dense("2_Dense", Some("gelu_erf"), 5), dense("3_Dense", None, 2)];
+        assert_eq!(found, Modules { pool: Some("mean"), dense, normalize: true });
+        assert_eq!(super::files("mean", true, 3, &[map([5, 3], Some("xielu"))]), None);
     }
 
     #[test]

@@ -86,6 +86,7 @@ pub(super) fn back(expr: TensorExpr, axes: &[usize]) -> Result<TensorExpr, Strin
         return Err(format!("{axes:?} is no order of {rank} axes, which source.json says"));
     }
     let n = axes.iter().max().map_or(0, |axis| axis + 1);
+    expr.movable()?;
     // The axes that have one entry come first, then are put where they belong.
     let single: Vec<usize> = (0..n).filter(|axis| !axes.contains(axis)).collect();
     let layout = single.iter().fold(expr.layout, |layout, _| Layout::insert_axis(layout, 0));

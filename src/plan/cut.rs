@@ -32,6 +32,7 @@ pub fn share(
 ) -> Result<TensorExpr, Diagnostic> {
     let len = expr.layout.shape.get(axis).copied().unwrap_or(1);
     check_shares(&format!("axis {axis} of {name}"), len, ranks, flag)?;
+    expr.movable().map_err(|why| Diagnostic::error("P010", format!("`{name}`: {why}")))?;
     let len = len / ranks;
     // Both are at most the length of the axis.
     let layout = expr.layout.slice(axis, rank * len, (rank + 1) * len);

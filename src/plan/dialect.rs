@@ -69,6 +69,7 @@ pub fn read(
                 name: tensor.name.clone(),
                 dtype: tensor.dtype.name().to_owned(),
                 shape: tensor.shape.clone(),
+                encoding: None,
                 why: why.to_owned(),
                 back: WayBack::Lost,
                 component: None,

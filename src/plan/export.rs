@@ -65,11 +65,12 @@ pub fn export(
     let stored = |name: &str| canonical.exprs.contains_key(name);
     let (hparams, tokens) = (&model.hyperparameters, &model.tokens);
     let is_typed = Ecosystem::of(&map.format).typed_keys;
-    let rows = |name: &str| {
+    let ends = |name: &str| {
         let (expr, _) = canonical.exprs.get(name)?;
-        Some(expr.layout.shape.first().copied().unwrap_or(1))
+        let shape = &expr.layout.shape;
+        Some([shape.first(), shape.last()].map(|size| size.copied().unwrap_or(1)))
     };
-    let write = |original| keys::write(spec, map, arch, hparams, tokens, original, &rows);
+    let write = |original| keys::write(spec, map, arch, hparams, tokens, original, &ends);
     // Keys of a GGUF file say together with the tensors what the model is: they come last.
     let mut config = Json::Null;
     if !is_typed {

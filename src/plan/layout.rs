@@ -263,6 +263,17 @@ impl Layout {
         Layout::concat(0, (0..n).map(|_| first.clone()).chain([self]).collect())
     }
 
+    /// Puts `n` rows behind the others, the first ones once more.
+    pub fn repeat_rows_behind(self, n: u64) -> Result<Layout, Refusal> {
+        let rows = self.shape.first().copied().unwrap_or(0);
+        if rows == 0 || MAX_BOXES as u64 <= n / rows {
+            return Err(format!("{:?} has too few rows for {n} more", self.shape));
+        }
+        let starts = (0..n).step_by(usize::try_from(rows).unwrap_or(usize::MAX));
+        let more: Vec<Layout> = starts.map(|at| self.slice(0, 0, rows.min(n - at))).collect();
+        Layout::concat(0, [self].into_iter().chain(more).collect())
+    }
+
     /// Lays several tensors of one shape on a new axis.
     pub fn stack(axis: usize, pieces: Vec<Layout>) -> Result<Layout, Refusal> {
         if pieces.iter().any(|piece| piece.shape.len() < axis) {

@@ -16,6 +16,7 @@ pub mod names;
 pub mod ops;
 pub mod parts;
 mod pieces;
+mod placed;
 pub mod program;
 mod recipe;
 mod several;
@@ -239,9 +240,12 @@ impl Tensors {
             return Ok(());
         }
         let mut written = dtype;
-        let wanted = options.dtype.filter(|&wanted| dtype.is_float() && wanted != dtype);
+        let shortens = |wanted| (dtype, wanted) == (DType::I64, DType::I32);
+        let wanted =
+            options.dtype.filter(|&wanted| dtype.is_float() && wanted != dtype || shortens(wanted));
         if let Some(wanted) = wanted {
-            let widens = widens(dtype, wanted);
+            // An integer that the shorter dtype does not hold is refused where it is met.
+            let widens = widens(dtype, wanted) || shortens(wanted);
             if !widens && !options.lossy {
                 return Err(Diagnostic::error(
                     "P013",

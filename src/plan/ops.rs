@@ -2,6 +2,7 @@
 
 use super::Exactness;
 use super::layout::{Layout, Refusal};
+use super::placed;
 use super::program::Kernel;
 use crate::spec::expr::{Names, as_float};
 use crate::spec::map::Op;
@@ -25,7 +26,19 @@ impl TensorExpr {
         self,
         change: impl FnOnce(Layout) -> Result<Layout, Refusal>,
     ) -> Result<TensorExpr, Refusal> {
+        self.movable()?;
         Ok(TensorExpr { layout: change(self.layout)?, kernels: self.kernels })
+    }
+
+    /// Refuses to move elements behind a kernel that is about places.
+    ///
+    /// # Errors
+    /// There is such a kernel.
+    pub fn movable(&self) -> Result<(), Refusal> {
+        match self.kernels.iter().any(|kernel| kernel.is_placed()) {
+            true => Err("rows move that were computed with by their places".to_owned()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -141,6 +154,7 @@ fn step(
         Op::Pairs { axis } => match direction {
             Direction::Import => {
                 let expr = one(exprs)?;
+                expr.movable()?;
                 let layout = expr.layout.split_axis(*axis, 2)?;
                 let pieces = layout.unstack(axis + 1).into_iter();
                 let kernels = expr.kernels;
@@ -159,6 +173,7 @@ fn step(
             }
             Direction::Export => {
                 let expr = one(exprs)?;
+                expr.movable()?;
                 if expr.layout.shape.len() <= *axis {
                     return Err(format!("{:?} has no axis {axis}", expr.layout.shape));
                 }
@@ -198,6 +213,42 @@ fn step(
                 if direction == Direction::Import { Kernel::Scale(c) } else { Kernel::Divide(c) },
             ))
         }
+        Op::Divide { c } => {
+            let c = placed::factors(&c.eval(names)?)?;
+            let kernel = placed::kernel(direction == Direction::Import, None, c);
+            Ok(if c == [1.0, 1.0] { exprs } else { with_kernel(exprs, kernel) })
+        }
+        Op::DivideRows { sizes, c } => {
+            let sizes: Vec<u64> =
+                sizes.iter().map(|size| size.eval_size(names)).collect::<Result<_, _>>()?;
+            let c = c.eval(names)?;
+            let mut exprs = exprs;
+            for expr in &mut exprs {
+                let runs = placed::runs(&expr.layout.shape, &sizes, &c)?.into_iter();
+                let kernel =
+                    |(run, c)| placed::kernel(direction == Direction::Import, Some(run), c);
+                expr.kernels.extend(runs.map(kernel));
+            }
+            Ok(exprs)
+        }
+        Op::ZeroRows { n } => {
+            let n = n.eval_size(names)?;
+            match direction {
+                Direction::Import => each(&|layout: Layout| match layout.shape.first() {
+                    Some(&rows) if n < rows => Ok(layout.slice(0, 0, rows - n)),
+                    _ => Err(format!("{:?} has no more than {n} rows", layout.shape)),
+                }),
+                Direction::Export => {
+                    let zeros = |expr: TensorExpr| {
+                        let len = expr.layout.shape.iter().product();
+                        let mut expr = expr.map(|layout| layout.repeat_rows_behind(n))?;
+                        expr.kernels.extend((n != 0).then_some(Kernel::ZeroFrom(len)));
+                        Ok(expr)
+                    };
+                    exprs.into_iter().map(zeros).collect()
+                }
+            }
+        }
         Op::NegExp => {
             let kernel =
                 if direction == Direction::Import { Kernel::NegExp } else { Kernel::LnNeg };
@@ -214,9 +265,15 @@ fn step(
 /// What the way back of a chain of ops gives: one that only moves elements has an exact inverse.
 pub fn exactness(ops: &[Op], direction: Direction) -> Exactness {
     let class = |op: &Op| match op {
-        Op::Add { .. } | Op::Scale { .. } | Op::NegExp | Op::LnNeg => Exactness::Rounded,
+        Op::Add { .. }
+        | Op::Scale { .. }
+        | Op::Divide { .. }
+        | Op::DivideRows { .. }
+        | Op::NegExp
+        | Op::LnNeg => Exactness::Rounded,
         // Nothing brings back what was cut off.
         Op::UnusedRows { .. } if direction == Direction::Export => Exactness::Lossy,
+        Op::ZeroRows { .. } if direction == Direction::Import => Exactness::Lossy,
         Op::Each { ops } => {
             let classes = ops.iter().map(|ops| exactness(ops, direction));
             classes.max().unwrap_or(Exactness::Exact)
@@ -249,6 +306,9 @@ pub fn describe(ops: &[Op]) -> String {
         }
         Op::Add { c } => format!("add({})", c.text),
         Op::Scale { c } => format!("scale({})", c.text),
+        Op::Divide { c } => format!("divide({})", c.text),
+        Op::DivideRows { c, .. } => format!("divide_rows({})", c.text),
+        Op::ZeroRows { n } => format!("zero_rows({})", n.text),
         Op::NegExp => "neg_exp".to_owned(),
         Op::LnNeg => "ln_neg".to_owned(),
     });
@@ -275,6 +335,7 @@ fn apart(exprs: Vec<TensorExpr>) -> Result<(Vec<Layout>, Vec<Kernel>), Refusal> 
     if exprs.iter().any(|expr| expr.kernels != kernels) {
         return Err("tensors with different value ops cannot become one".to_owned());
     }
+    exprs.iter().try_for_each(TensorExpr::movable)?;
     Ok((exprs.into_iter().map(|expr| expr.layout).collect(), kernels))
 }
 
@@ -292,6 +353,7 @@ fn split(
     match direction {
         Direction::Import => {
             let expr = one(exprs)?;
+            expr.movable()?;
             let pieces = expr.layout.split(axis, sizes)?.into_iter();
             Ok(pieces.map(|layout| TensorExpr { layout, kernels: expr.kernels.clone() }).collect())
         }
@@ -348,125 +410,4 @@ fn grouped(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::checkpoint::row_major_strides;
-    use crate::package::Value;
-    use crate::spec::expr::Expr;
-
-    fn names(name: &str) -> Result<Value, String> {
-        match name {
-            "num_heads" => Ok(Value::Int(6)),
-            "num_kv_heads" => Ok(Value::Int(2)),
-            "head_dim" | "v_head_dim" => Ok(Value::Int(4)),
-            _ => Err(format!("there is no `{name}`")),
-        }
-    }
-
-    /// The first input element of each row of each result.
-    #[track_caller]
-    fn check(ops: &[Op], shape: &[u64], expected: &[&[u64]]) {
-        let input = TensorExpr::new(Layout::of_input(0, 0, shape, &row_major_strides(shape)));
-        let results = run(ops, Direction::Import, &names, vec![input.clone()]).unwrap();
-        let rows = results.iter().map(|expr| {
-            let width: u64 = expr.layout.shape[1..].iter().product();
-            (0..expr.layout.shape[0]).map(|row| first(expr, row * width)).collect::<Vec<_>>()
-        });
-        assert_eq!(rows.collect::<Vec<_>>(), expected);
-        let back = run(ops, Direction::Export, &names, results).unwrap();
-        assert_eq!(back.len(), 1);
-        assert_eq!(back[0].layout.shape, shape);
-        for copy in back[0].layout.copies() {
-            assert_eq!(copy.input_offset, copy.output_offset);
-            assert!(copy.dims.iter().all(|dim| dim.input_stride == dim.output_stride));
-        }
-        assert!(back[0].layout.is_full());
-    }
-
-    fn first(expr: &TensorExpr, place: u64) -> u64 {
-        for copy in expr.layout.copies() {
-            let mut left = place.checked_sub(copy.output_offset);
-            let mut at = copy.input_offset;
-            for dim in &copy.dims {
-                left = left.and_then(|rest| {
-                    let steps = rest / dim.output_stride;
-                    at += steps * dim.input_stride;
-                    (steps < dim.len).then_some(rest % dim.output_stride)
-                });
-            }
-            if left == Some(0) {
-                return at;
-            }
-        }
-        panic!("nothing fills {place}")
-    }
-
-    #[test]
-    fn grouped_rows_are_q_heads_then_k_then_v_of_each_group() {
-        let q: Vec<u64> = (0..12).chain(20..32).collect();
-        check(
-            &[Op::QkvGrouped],
-            &[40, 1],
-            &[&q, &[12, 13, 14, 15, 32, 33, 34, 35], &[16, 17, 18, 19, 36, 37, 38, 39]],
-        );
-    }
-
-    #[test]
-    fn values_go_through_inverse_kernels_on_the_way_out() {
-        let ops = [
-            (Op::NegExp, [Kernel::NegExp, Kernel::LnNeg]),
-            (Op::LnNeg, [Kernel::LnNeg, Kernel::NegExp]),
-        ];
-        for (op, kernels) in ops {
-            for (direction, kernel) in
-                [Direction::Import, Direction::Export].into_iter().zip(kernels)
-            {
-                let input = TensorExpr::new(Layout::of_input(0, 0, &[4], &[1]));
-                let results =
-                    run(std::slice::from_ref(&op), direction, &names, vec![input]).unwrap();
-                assert_eq!(results[0].kernels, [kernel]);
-            }
-        }
-    }
-
-    #[test]
-    fn concatenated_rows_are_cut() {
-        let q: Vec<u64> = (0..24).collect();
-        let (k, v): (Vec<u64>, Vec<u64>) = ((24..32).collect(), (32..40).collect());
-        check(&[Op::QkvConcat], &[40], &[&q, &k, &v]);
-    }
-
-    #[test]
-    fn pairs_take_turns() {
-        check(&[Op::Pairs { axis: 0 }], &[6], &[&[0, 2, 4], &[1, 3, 5]]);
-    }
-
-    #[test]
-    fn rows_that_nothing_reads_repeat_the_first_and_are_cut() {
-        let ops = [Op::UnusedRows { n: Expr::parse("num_kv_heads").unwrap() }];
-        let rows: Vec<u64> = [0, 0].into_iter().chain((0..5).map(|row| 3 * row)).collect();
-        check(&ops, &[5, 3], &[&rows]);
-        assert_eq!(exactness(&ops, Direction::Import), Exactness::Exact);
-        assert_eq!(exactness(&ops, Direction::Export), Exactness::Lossy);
-        let short = TensorExpr::new(Layout::of_input(0, 0, &[2, 3], &row_major_strides(&[2, 3])));
-        assert!(run(&ops, Direction::Export, &names, vec![short]).is_err());
-    }
-
-    #[test]
-    fn blocks_share_their_rows() {
-        let n = Expr::parse("2").unwrap();
-        check(
-            &[Op::Blocks { n, parts: 3 }],
-            &[12],
-            &[&[0, 1, 6, 7], &[2, 3, 8, 9], &[4, 5, 10, 11]],
-        );
-    }
-
-    #[test]
-    fn a_conv1d_is_turned_and_cut() {
-        let ops = [Op::Transpose { perm: None }, Op::QkvConcat];
-        let q: Vec<u64> = (0..24).collect();
-        let (k, v): (Vec<u64>, Vec<u64>) = ((24..32).collect(), (32..40).collect());
-        check(&ops, &[5, 40], &[&q, &k, &v]);
-    }
-}
+mod tests;

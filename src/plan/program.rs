@@ -250,6 +250,23 @@ pub enum Kernel {
     Scale(f64),
     /// `x / c`, the inverse of [`Kernel::Scale`]: not the same as `x · (1/c)`, which rounds twice.
     Divide(f64),
+    /// `x · a · b` for the elements of a run of the output, counted row-major.
+    Product {
+        /// The first, and the one behind the last; all where there is none.
+        run: Option<[u64; 2]>,
+        /// The factors, one after the other.
+        c: [f64; 2],
+    },
+    /// The number of which [`Kernel::Product`] makes this one, `x / b / a` or one beside it; the quotient where there
+    /// is none.
+    Quotient {
+        /// The first, and the one behind the last; all where there is none.
+        run: Option<[u64; 2]>,
+        /// The factors.
+        c: [f64; 2],
+    },
+    /// 0 for the elements from one on: they are no one's, and come back from nowhere.
+    ZeroFrom(u64),
     /// `−e^x`.
     NegExp,
     /// `ln(−x)`, the inverse of [`Kernel::NegExp`].
@@ -265,12 +282,24 @@ pub enum Kernel {
 }
 
 impl Kernel {
+    /// Whether it is about places of the output, so that no element may move behind it.
+    pub fn is_placed(self) -> bool {
+        match self {
+            Kernel::Product { run, .. } | Kernel::Quotient { run, .. } => run.is_some(),
+            Kernel::ZeroFrom(_) => true,
+            _ => false,
+        }
+    }
+
     /// The kernel that undoes this one, but for rounding, where it was applied to `before`.
     pub fn inverse(self, before: DType) -> Kernel {
         match self {
             Kernel::Add(c) => Kernel::Add(-c),
             Kernel::Scale(c) => Kernel::Divide(c),
             Kernel::Divide(c) => Kernel::Scale(c),
+            Kernel::Product { run, c } => Kernel::Quotient { run, c },
+            Kernel::Quotient { run, c } => Kernel::Product { run, c },
+            Kernel::ZeroFrom(from) => Kernel::ZeroFrom(from),
             Kernel::NegExp => Kernel::LnNeg,
             Kernel::LnNeg => Kernel::NegExp,
             Kernel::Cast(_) | Kernel::Quantize(_) | Kernel::Halves => Kernel::Cast(before),

@@ -19,6 +19,8 @@ impl Recipe {
             Recipe::RopeInvFreq { theta, dim } => {
                 f64::from(rope_inv_freq(theta as f32, dim, column))
             }
+            // What does not turn in the layers that are stretched is left alone.
+            Recipe::Llama3Factors { dim, .. } if dim.div_ceil(2) <= column => 1.0,
             Recipe::Llama3Factors { theta, dim, factor, turns, original } => {
                 let frequency = rope_inv_freq(theta as f32, dim, column);
                 f64::from(llama3_factor(frequency, factor, turns, original))

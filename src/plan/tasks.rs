@@ -13,6 +13,26 @@ use crate::spec::ecosystem::config::{CLASSES, LABEL_NUMBERS, LABELS, N_LABELS};
 use crate::spec::expr::{as_int, same};
 use crate::spec::map::{Map, TaskRule};
 
+/// The rows of the maps of a head, where they are stored.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeadRows {
+    /// Of the projection to outputs.
+    pub proj: Option<u64>,
+    /// Of the map before it, or of the only one.
+    pub dense: Option<u64>,
+}
+
+impl HeadRows {
+    /// Takes the rows of a tensor of the head.
+    pub fn add(&mut self, part: &str, rows: Option<u64>) {
+        match part {
+            "proj.weight" => self.proj = rows.or(self.proj),
+            "dense.weight" => self.dense = rows.or(self.dense),
+            _ => {}
+        }
+    }
+}
+
 /// The class that the foreign config names, `BertForMaskedLM`.
 pub fn class(config: &Json) -> Option<&str> {
     config.get(CLASSES)?.get(0)?.as_str()
@@ -43,7 +63,7 @@ pub fn class_wants_head(map: &Map, class: Option<&str>, head: &str) -> Option<bo
     known.then_some(wanted)
 }
 
-/// The tasks of a checkpoint whose heads are there; `heads` has the rows of each head's projection. Of
+/// The tasks of a checkpoint whose heads are there; `heads` has the rows of each one's maps. Of
 /// several tasks of one head the class of the config decides, and else what the file says of its model's
 /// inputs and outputs.
 pub fn read(
@@ -51,14 +71,14 @@ pub fn read(
     map: &Map,
     config: &Json,
     hparams: &Hparams,
-    heads: &BTreeMap<String, Option<u64>>,
+    heads: &BTreeMap<String, HeadRows>,
     signatures: &[Signature],
     findings: &mut Vec<Diagnostic>,
 ) -> Vec<Task> {
     let class = class_of(map, config);
     let served = map.tasks.iter().filter(|rule| {
         let head = rule.head.iter();
-        head.chain(&rule.needs).all(|head| heads.contains_key(head))
+        head.chain(&rule.needs).chain(&rule.dense).all(|head| heads.contains_key(head))
             && says(spec, map, config, rule)
     });
     let served: Vec<&TaskRule> = served.collect();
@@ -78,7 +98,7 @@ pub fn read(
             let decided = rivals.iter().any(|rival| names_class(rival));
             let alike: Vec<&TaskRule> =
                 served.iter().filter(|other| other.head == rule.head).copied().collect();
-            let rows = rule.head.as_ref().and_then(|head| heads.get(head).copied().flatten());
+            let rows = rule.head.as_ref().and_then(|head| heads.get(head)?.proj);
             let ports = |id: &str| spec.task_ports(id, hparams, rows);
             let said = if decided { None } else { only_fitting(&alike, signatures, &ports) };
             let taken = said.or(alike.first().map(|first| first.id.as_str()));
@@ -107,11 +127,12 @@ pub fn read(
         if tasks.iter().any(|task| task.id == rule.id && task.head == rule.head) {
             continue;
         }
-        let rows = rule.head.as_ref().and_then(|head| heads.get(head).copied().flatten());
+        let rows = rule.head.as_ref().and_then(|head| heads.get(head)?.proj);
         // What no head makes is as wide as the model.
         let width = hparams.get("hidden_size").and_then(as_int);
         let width = width.and_then(|width| u64::try_from(width).ok());
-        let n_outputs = if rule.head.is_some() { rows } else { width };
+        let mapped = rule.dense.last().and_then(|head| heads.get(head)?.dense);
+        let n_outputs = if rule.head.is_some() { rows } else { mapped.or(width) };
         let Some((inputs, outputs)) = spec.task_ports(&rule.id, hparams, n_outputs) else {
             continue;
         };
@@ -127,7 +148,7 @@ pub fn read(
             pool: rule.pool.clone(),
             normalize: rule.normalize,
             activation: rule.activation.clone(),
-            dense: Vec::new(),
+            dense: rule.dense_steps(),
             problem,
             labels,
             inputs,
@@ -141,7 +162,7 @@ pub fn read(
 fn said_otherwise(
     config: &Json,
     rule: &TaskRule,
-    heads: &BTreeMap<String, Option<u64>>,
+    heads: &BTreeMap<String, HeadRows>,
 ) -> Option<Diagnostic> {
     let head = rule.head.as_ref().filter(|head| heads.contains_key(*head))?;
     if !rule.needs.iter().all(|head| heads.contains_key(head)) {
@@ -169,13 +190,13 @@ fn unknown_use(
     map: &Map,
     class: Option<&str>,
     served: &[&TaskRule],
-    heads: &BTreeMap<String, Option<u64>>,
+    heads: &BTreeMap<String, HeadRows>,
 ) -> Vec<Diagnostic> {
     let uses = |rule: &TaskRule, head: &String| {
         rule.head.as_ref() == Some(head) || rule.needs.contains(head)
     };
     // One without a projection to outputs is a pooling, which many classes give beside the states.
-    let idle = heads.iter().filter(|(_, rows)| rows.is_some()).map(|(head, _)| head);
+    let idle = heads.iter().filter(|(_, rows)| rows.proj.is_some()).map(|(head, _)| head);
     let idle = idle.filter(|head| !map.tasks.iter().any(|rule| uses(rule, head)));
     let mut findings: Vec<Diagnostic> = idle
         .map(|head| {
@@ -327,7 +348,9 @@ pub fn write(map: &Map, tasks: &[Task], config: &mut Json) {
     let wants = |rule: &&TaskRule| {
         tasks.iter().any(|task| {
             let alike = rule.config.is_empty()
-                || (task.pool == rule.pool && task.activation == rule.activation);
+                || (task.pool == rule.pool
+                    && task.activation == rule.activation
+                    && (rule.dense.is_empty() || task.dense == rule.dense_steps()));
             task.id == rule.id && task.head == rule.head && alike
         })
     };

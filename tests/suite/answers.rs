@@ -30,6 +30,7 @@ struct Answer {
     decoder: Option<Vec<i64>>,
     logits: Option<Vec<f32>>,
     state: Option<Vec<f32>>,
+    embedding: Option<Vec<f32>>,
     error: Option<String>,
 }
 
@@ -41,9 +42,19 @@ fn answers() -> BTreeMap<String, Answer> {
 /// The checkpoint of a case with the vocabulary of the answers beside it.
 pub(crate) fn with_vocabulary(case: &str, to: &Path) {
     for folder in ["fixtures".to_owned() + "/" + case, "fixtures/gguf/vocabulary".to_owned()] {
-        for file in fs::read_dir(root().join(folder)).unwrap() {
-            let file = file.unwrap();
-            fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        copy(&root().join(folder), to);
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        let to = to.join(file.file_name());
+        if file.path().is_dir() {
+            fs::create_dir(&to).unwrap();
+            copy(&file.path(), &to);
+        } else {
+            fs::copy(file.path(), to).unwrap();
         }
     }
 }
@@ -73,7 +84,10 @@ fn computed(spec: &Spec, case: &str, answer: &Answer) -> Result<Vec<f32>, String
         ..Inputs::default()
     };
     let model = loaded.model();
-    let words = |id: &str| ["causal-lm", "seq2seq-lm"].contains(&id);
+    let words = |id: &str| match answer.embedding {
+        Some(_) => id == "embedding",
+        None => ["causal-lm", "seq2seq-lm"].contains(&id),
+    };
     let tasks: Vec<_> = model.tasks.iter().filter(|task| words(&task.id)).collect();
     let weights = loaded.weights().map_err(|err| err.to_string())?;
     let tasks = if answer.state.is_some() { Vec::new() } else { tasks };
@@ -94,7 +108,8 @@ fn judge(spec: &Spec, case: &str, answer: &Answer) -> Result<(), String> {
     if hex::encode(&Sha256::digest(&bytes)) != answer.sha256 {
         return Err("is another file than the reader was asked about: run answers.py".to_owned());
     }
-    let wrong = match (&answer.error, answer.logits.as_ref().or(answer.state.as_ref())) {
+    let row = answer.logits.as_ref().or(answer.state.as_ref()).or(answer.embedding.as_ref());
+    let wrong = match (&answer.error, row) {
         (Some(error), _) => Some(error.clone()),
         (None, None) => Some("what it answers is not finite".to_owned()),
         (None, Some(found)) => {

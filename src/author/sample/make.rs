@@ -183,6 +183,7 @@ fn buffers(
             name: drop.name.clone(),
             dtype: dtype.name().to_owned(),
             shape: made.shape,
+            encoding: None,
             why: drop.drop.why.clone(),
             back: WayBack::Made,
             component: None,

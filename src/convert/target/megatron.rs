@@ -179,6 +179,7 @@ fn shared_part(
         Diagnostic::error("P010", format!("`{}`: {why}", step.name)).tensor(&step.name)
     };
     let of_vocabulary = step.name == OUTPUT || step.name.ends_with("word_embeddings.weight");
+    expr.movable().map_err(wrong)?;
     match share_of(&step.name, is_gated) {
         Share::Whole => Ok(expr),
         Share::Axis(axis) if of_vocabulary => {

@@ -10,7 +10,7 @@ use crate::plan::program::Kernel;
 fn apply(from: DType, kernels: &[Kernel], to: DType, input: &[u8]) -> (Vec<u8>, Loss) {
     let chain = Chain::new(from, kernels, to).expect("a sound chain");
     let mut output = vec![0; input.len() / (from.bits() / 8) as usize * (to.bits() / 8) as usize];
-    let loss = chain.apply(input, &mut output);
+    let loss = chain.apply(input, &mut output, 0);
     (output, loss)
 }
 
@@ -119,4 +119,55 @@ fn integers_pass_no_kernels() {
     assert!(Chain::new(DType::I32, &[Kernel::Add(1.0)], DType::I32).is_err());
     assert!(Chain::new(DType::F32, &[Kernel::Cast(DType::F8E4M3)], DType::F8E4M3).is_err());
     assert!(Chain::new(DType::F32, &[Kernel::Cast(DType::F16)], DType::F32).is_err());
+}
+
+fn singles(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+#[test]
+fn a_product_comes_back_to_what_gives_it_again() {
+    let values: Vec<f32> = (0..4000).map(|i| (i as f32 * 0.377).sin()).collect();
+    let input: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    for c in [[1.9, 1.0], [1.5, 0.9], [0.6, 1.2], [0.07, 3.3]] {
+        let run = Some([700, 3100]);
+        let product = Kernel::Product { run, c };
+        let (there, _) = apply(DType::F32, &[product], DType::F32, &input);
+        let [a, b] = c.map(|c| c as f32);
+        for (at, (value, found)) in values.iter().zip(singles(&there)).enumerate() {
+            let is_in = (700..3100).contains(&at);
+            assert_eq!(found, if is_in { value * a * b } else { *value });
+        }
+        let quotient = product.inverse(DType::F32);
+        let (back, loss) = apply(DType::F32, &[quotient], DType::F32, &there);
+        assert_eq!(loss.changed, 0);
+        assert!(loss.max_relative_error == 0.0);
+        let (again, _) = apply(DType::F32, &[product], DType::F32, &back);
+        assert!(again == there);
+    }
+}
+
+#[test]
+fn places_are_those_of_the_whole_tensor() {
+    let input: Vec<u8> = (1..=6u8).flat_map(|value| f32::from(value).to_le_bytes()).collect();
+    let kernels = [Kernel::Product { run: Some([2, 4]), c: [2.0, 1.0] }, Kernel::ZeroFrom(5)];
+    let chain = Chain::new(DType::F32, &kernels, DType::F32).unwrap();
+    let mut output = vec![0; 12];
+    let mut loss = chain.apply(&input[..12], &mut output, 0);
+    assert_eq!(singles(&output), [1.0, 2.0, 6.0]);
+    loss.changed += chain.apply(&input[12..], &mut output, 3).changed;
+    assert_eq!(singles(&output), [8.0, 5.0, 0.0]);
+    // What is put behind comes from nowhere, and is not missed.
+    assert_eq!(loss.changed, 0);
+}
+
+#[test]
+fn integers_of_half_the_bits_are_counted_where_they_do_not_fit() {
+    let values = [0i64, -7, i64::from(i32::MAX), i64::from(i32::MAX) + 1, i64::MIN];
+    let input: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let (output, loss) = apply(DType::I64, &[Kernel::Cast(DType::I32)], DType::I32, &input);
+    let found: Vec<i32> =
+        output.as_chunks::<4>().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect();
+    assert_eq!(found[..3], [0, -7, i32::MAX]);
+    assert_eq!((loss.elements, loss.nans), (5, 2));
 }

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value as Json;
 
 use crate::base::diagnostic::{Diagnostic, Level};
-use crate::package::{Hparams, Model, Task, Value};
-use crate::plan::{Tensors, keys, tasks};
+use crate::package::{DenseStep, Hparams, Model, Task, Value};
+use crate::plan::tasks::{self, HeadRows};
+use crate::plan::{Tensors, keys};
 use crate::spec::Spec;
 use crate::spec::arch::Arch;
 use crate::spec::ecosystem::Ecosystem;
@@ -145,7 +146,7 @@ pub(super) fn check_tasks(
     canonical: &Tensors,
     config: &Json,
 ) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
-    let mut heads: BTreeMap<String, Option<u64>> = BTreeMap::new();
+    let mut heads: BTreeMap<String, HeadRows> = BTreeMap::new();
     let stored =
         canonical.exprs.iter().map(|(name, (expr, _))| (name.as_str(), Some(&expr.layout)));
     let tied = model.ties.iter().map(|[tied, _]| (tied.as_str(), None));
@@ -154,10 +155,8 @@ pub(super) fn check_tasks(
         else {
             continue;
         };
-        let rows = heads.entry(head.to_owned()).or_insert(None);
-        if part == "proj.weight" {
-            *rows = layout.and_then(|layout| layout.shape.first().copied());
-        }
+        let rows = heads.entry(head.to_owned()).or_default();
+        rows.add(part, layout.and_then(|layout| layout.shape.first().copied()));
     }
     let read = tasks::read(spec, map, config, &model.hyperparameters, &heads, &[], &mut Vec::new());
     let is_left = |task: &&Task| {
@@ -190,6 +189,16 @@ pub(super) fn check_tasks(
                 let what = format!("that the {what} of {id} is {wanted}");
                 tell(Level::Error, &what, wanted, found);
             }
+        }
+        // Folders have them in files of their own.
+        if Ecosystem::of(&map.format).typed_keys && task.dense != read.dense {
+            let steps = |task: &Task| {
+                let activation = |step: &DenseStep| step.activation.clone().unwrap_or_default();
+                let step = |step: &DenseStep| format!("{} {}", step.head, activation(step));
+                task.dense.iter().map(step).collect::<Vec<_>>().join(", ")
+            };
+            let what = format!("which maps follow the pooling of {id}, and what follows each");
+            tell(Level::Error, &what, steps(task), steps(read));
         }
         if let (Some(wanted), Some(found)) = (task.normalize, read.normalize)
             && wanted != found

@@ -1,11 +1,13 @@
 //! The foreign tensors that are planned, rule by rule.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::diagnostic::Diagnostic;
 use crate::base::limits::Backing;
-use crate::checkpoint::{Checkpoint, DType};
-use crate::package::{MapUsed, Model, Provenance, WayBack};
+use crate::checkpoint::{Checkpoint, DType, Encoding, Parameters, Tensor};
+use crate::encoding::BlockType;
+use crate::package::{Dropped, MapUsed, Model, Provenance, WayBack};
 use crate::plan::axes;
 use crate::plan::import::make;
 use crate::plan::names::{self, Bound, Choices, Instance};
@@ -256,7 +258,8 @@ impl Exporter<'_> {
                     });
                     kept.ok_or_else(|| "it is not among the buffers kept".to_owned()).and_then(
                         |tensor| {
-                            let (expr, dtype) = self.tensors.read(tensor)?;
+                            let tensor = in_blocks(tensor, dropped)?;
+                            let (expr, dtype) = self.tensors.read(&tensor)?;
                             let step = step(&dropped.name, "copy");
                             let written = self.tensors.write(
                                 &dropped.name,
@@ -277,4 +280,21 @@ impl Exporter<'_> {
             }
         }
     }
+}
+
+/// A kept buffer as what it is: where its bytes are those of blocks, these.
+fn in_blocks<'t>(tensor: &'t Tensor, dropped: &Dropped) -> Result<Cow<'t, Tensor>, String> {
+    let Some(id) = dropped.encoding.as_ref().filter(|_| tensor.encoding.is_none()) else {
+        return Ok(Cow::Borrowed(tensor));
+    };
+    let unknown = || format!("its bytes are no blocks of {id}");
+    let blocks = BlockType::find(id).ok_or_else(unknown)?;
+    let mut shape = tensor.shape.clone();
+    let last = shape.last_mut().ok_or_else(unknown)?;
+    if !last.is_multiple_of(blocks.block_bytes as u64) {
+        return Err(unknown());
+    }
+    *last = *last / blocks.block_bytes as u64 * blocks.block_len as u64;
+    let encoding = Encoding { id: id.clone(), shape, parameters: Parameters::default() };
+    Ok(Cow::Owned(Tensor { encoding: Some(encoding), ..tensor.clone() }))
 }

@@ -96,6 +96,7 @@ impl<'a> Planner<'a> {
             name: tensor.name.clone(),
             dtype: tensor.dtype.name().to_owned(),
             shape: tensor.shape.clone(),
+            encoding: tensor.encoding.as_ref().map(|encoding| encoding.id.clone()),
             why: why.to_owned(),
             back,
             component: None,

@@ -13,7 +13,7 @@ use super::planner::Planner;
 use crate::base::diagnostic::Diagnostic;
 use crate::checkpoint::Tensor;
 use crate::package::WayBack;
-use crate::plan::tasks;
+use crate::plan::tasks::{self, HeadRows};
 use crate::spec::ecosystem::config::MODEL_TYPE;
 use crate::spec::map::Map;
 
@@ -89,7 +89,7 @@ pub(super) fn is_in_layer(map: &Map, prefix: &str, name: &str) -> bool {
 pub(super) fn check_promised_heads(
     map: &Map,
     config: &Json,
-    heads: &BTreeMap<String, Option<u64>>,
+    heads: &BTreeMap<String, HeadRows>,
     findings: &mut Vec<Diagnostic>,
 ) {
     let Some(class) = tasks::class_of(map, config) else { return };

@@ -9,7 +9,7 @@ use super::rule::same;
 use crate::base::diagnostic::Diagnostic;
 use crate::plan::generic::unreadable;
 use crate::plan::names::Instance;
-use crate::plan::tasks;
+use crate::plan::tasks::{self, HeadRows};
 use crate::spec::map::Map;
 
 /// What decides whether a head that is not there is tied.
@@ -122,13 +122,13 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// The heads that are there, with the rows of each one's projection.
+    /// The heads that are there, with the rows of each one's maps.
     pub(super) fn heads(
         &self,
         map: &Map,
         class: Option<&str>,
         ties: &[[String; 2]],
-    ) -> BTreeMap<String, Option<u64>> {
+    ) -> BTreeMap<String, HeadRows> {
         let mut heads = BTreeMap::new();
         let outputs = self.tensors.outputs.iter().map(|output| {
             let encoding = self.tensors.encodings.get(&output.name);
@@ -142,10 +142,8 @@ impl<'a> Planner<'a> {
             else {
                 continue;
             };
-            let rows = heads.entry(head.to_owned()).or_insert(None);
-            if part == "proj.weight" {
-                *rows = shape.and_then(|shape| shape.first().copied()).or(*rows);
-            }
+            let rows: &mut HeadRows = heads.entry(head.to_owned()).or_default();
+            rows.add(part, shape.and_then(|shape| shape.first().copied()));
         }
         // A tied head without tensors of its own is there only if the class does not deny it.
         heads.retain(|head, _| {

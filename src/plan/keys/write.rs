@@ -15,7 +15,8 @@ use crate::spec::map::{KeyRule, Map, Write, entry_path};
 use crate::spec::names::StackNames;
 
 /// Writes hyperparameters into a foreign config: every key, even where it equals a default, as
-/// the next reader's defaults are unknown. What `original` says beyond them stays.
+/// the next reader's defaults are unknown. What `original` says beyond them stays. `ends` has the first and the
+/// last dimension of a canonical tensor that is stored.
 ///
 /// # Errors
 /// A value cannot be said in the foreign words.
@@ -26,7 +27,7 @@ pub fn write(
     hparams: &Hparams,
     tokens: &Hparams,
     original: Option<&Json>,
-    rows: &dyn Fn(&str) -> Option<u64>,
+    ends: &dyn Fn(&str) -> Option<[u64; 2]>,
 ) -> Result<Json, Vec<Diagnostic>> {
     let hparams = &spec.wide_hparams(arch, hparams);
     let mut config = match original {
@@ -56,11 +57,12 @@ pub fn write(
         if let (false, [path, ..]) = (rule.stored.is_empty(), rule.from.as_slice())
             && lookup(&config, path).is_none()
         {
-            let is_stored = rule.stored.iter().any(|name| rows(name).is_some());
+            let is_stored = rule.stored.iter().any(|name| ends(name).is_some());
             set(&mut config, path, is_stored.into());
         }
-        if let (Some(n), [path, ..]) =
-            (rule.rows_of.as_deref().and_then(rows), rule.from.as_slice())
+        let rows = rule.rows_of.as_deref().and_then(ends).map(|[rows, _]| rows);
+        let columns = rule.columns_of.as_deref().and_then(ends).map(|[_, columns]| columns);
+        if let (Some(n), [path, ..]) = (rows.or(columns), rule.from.as_slice())
             && lookup(&config, path).is_none()
         {
             set(&mut config, path, n.into());

@@ -124,6 +124,9 @@ fn chain(ops: &[Op], mut n: Tensors) -> Result<Tensors, String> {
             | Op::UnusedRows { .. }
             | Op::Add { .. }
             | Op::Scale { .. }
+            | Op::Divide { .. }
+            | Op::DivideRows { .. }
+            | Op::ZeroRows { .. }
             | Op::NegExp
             | Op::LnNeg => n,
         };
@@ -145,6 +148,9 @@ fn without_inverse(ops: &[Op]) -> Vec<String> {
             }
             Op::Scale { c } if c.text.parse() == Ok(0.0) => {
                 problems.push("scale by 0 does not come back".to_owned());
+            }
+            Op::Divide { c } if c.text.parse() == Ok(0.0) => {
+                problems.push("a factor of 0 does not come back".to_owned());
             }
             Op::Blocks { parts: 0, .. } => problems.push("blocks of no parts".to_owned()),
             Op::Each { ops } => {

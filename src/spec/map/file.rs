@@ -193,6 +193,7 @@ pub(super) struct KeyFile {
     #[serde(default)]
     pub(super) stored: Vec<String>,
     pub(super) rows_of: Option<String>,
+    pub(super) columns_of: Option<String>,
 }
 
 #[derive(Clone, Deserialize, JsonSchema)]

@@ -351,5 +351,6 @@ fn key_of(
         usual: file.usual,
         stored: file.stored,
         rows_of: file.rows_of,
+        columns_of: file.columns_of,
     })
 }

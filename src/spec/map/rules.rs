@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::DType;
-use crate::package::Value;
+use crate::package::{DenseStep, Value};
 use crate::spec::expr::Expr;
 use crate::spec::template::Template;
 
@@ -236,6 +236,23 @@ pub enum Op {
         /// The constant.
         c: Expr,
     },
+    /// Divides by a constant, in F32: for files that have a factor in their tensors.
+    Divide {
+        /// The constant.
+        c: Expr,
+    },
+    /// Divides rows by constants, in F32.
+    DivideRows {
+        /// How many rows each is for.
+        sizes: Vec<Expr>,
+        /// A list of constants.
+        c: Expr,
+    },
+    /// Rows of zeros behind the others.
+    ZeroRows {
+        /// How many.
+        n: Expr,
+    },
     /// `−e^x`.
     NegExp,
     /// `ln(−x)`.
@@ -366,6 +383,8 @@ pub struct KeyRule {
     /// For a value `_`: the canonical tensor whose rows are what is written, where it is stored and no
     /// source says it.
     pub rows_of: Option<String>,
+    /// The same of its last dimension.
+    pub columns_of: Option<String>,
 }
 
 /// A list that is made entry by entry.
@@ -430,6 +449,10 @@ pub struct TaskRule {
     /// Heads that must be there too.
     #[serde(default)]
     pub needs: Vec<String>,
+    /// Heads whose dense maps the pooled vector goes through, one after the other and with nothing between: a
+    /// task with them is there only where all of them are.
+    #[serde(default)]
+    pub dense: Vec<String>,
     /// The foreign classes, the one to write first.
     pub class: Vec<String>,
     /// What names that start with `@` have in front in files of these classes, if not the mapping's
@@ -453,4 +476,13 @@ pub struct TaskRule {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub config: BTreeMap<String, toml::Value>,
+}
+
+impl TaskRule {
+    /// The maps of the pooled vector.
+    #[must_use]
+    pub fn dense_steps(&self) -> Vec<DenseStep> {
+        let step = |head: &String| DenseStep { head: head.clone(), activation: None };
+        self.dense.iter().map(step).collect()
+    }
 }
