@@ -119,8 +119,11 @@ impl<R: Real> Heads<'_, R> {
         let scaled =
             self.predicted.unwrap_or(self.hidden) * R::of(self.keys.float("head_input_scale")?);
         let x = self.transform(head, task, &scaled)?;
-        let own = self.keys.count("decoder_vocab_size")?;
-        let vocab = if own == 0 { self.keys.count("vocab_size")? } else { own };
+        let mut own = ["head_vocab_size", "decoder_vocab_size", "vocab_size"].into_iter();
+        let vocab = own.try_fold(0, |rows, key| match rows {
+            0 => self.keys.count(key),
+            rows => Ok(rows),
+        })?;
         let proj = format!("heads.{head}.proj");
         let mut x = if self.keys.bool("head_rows_normed")? {
             let x = self.params.linear(&x, &proj, vocab, Bias::Is(false))?;
