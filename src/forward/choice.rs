@@ -116,7 +116,9 @@ impl Choice {
         let mut weights: Vec<R> = chosen.iter().map(|&expert| scores[expert]).collect();
         match self.scoring {
             Scoring::SoftmaxOfTopk => softmax(weights.iter_mut(), None),
-            Scoring::SigmoidOfTopk => weights.iter_mut().for_each(|weight| *weight = sigmoid(*weight)),
+            Scoring::SigmoidOfTopk => {
+                weights.iter_mut().for_each(|weight| *weight = sigmoid(*weight))
+            }
             _ => {}
         }
         let sum: R = weights.iter().copied().sum();
