@@ -85,6 +85,8 @@ pub(super) struct Attention<'a, R> {
     scale_by_layer: bool,
     position_scale: Option<PositionScale>,
     cross_grouped: bool,
+    /// The norm of queries and keys in attention to another stack's output, where there is one.
+    cross_norm: Option<QkNorm>,
     /// The power of the weight by angle, where that is what weighs.
     angle_power: Option<usize>,
     /// Positions that the convolution of the values sees; 0 where there is none.
@@ -171,6 +173,7 @@ impl<'a, R: Real> Attention<'a, R> {
             scale_by_layer: keys.bool("attn_scale_by_layer")?,
             position_scale: PositionScale::read(keys)?,
             cross_grouped: keys.bool("cross_grouped")?,
+            cross_norm: QkNorm::across(keys)?,
             angle_power: match keys.count("attn_angle_power")? {
                 0 => None,
                 power => Some(power),

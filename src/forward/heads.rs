@@ -1,9 +1,9 @@
 //! Heads: from a stack's output to the answer of a task.
 //!
-//! A head is `proj(norm(act(dense(x))))`, of which all but `proj` may be missing. The LM head's
+//! A head is `proj(norm(act(dense(x))))`, of which all but `proj` may be missing; with a map `dense2` it is `proj(norm(act(dense2(act(dense(x))))))`. The LM head's
 //! input is multiplied by `head_input_scale`, its logits by `logit_scale`, and then come
 //! `c·tanh(x/c)` by `logit_softcap`. With `head_rows_normed` each row of its `proj` is divided by its length, but by no less
-//! than 1e-12. With `head_rest` the LM head's `proj` is of the first `embed_dim` dims, and `proj_rest` of the others; their sum is the logits.
+//! than 1e-12. With `head_vocab_size` > 0 it has so many rows, those of the first tokens. With `head_rest` the LM head's `proj` is of the first `embed_dim` dims, and `proj_rest` of the others; their sum is the logits.
 //!
 //! A pooling makes one vector of a sequence: `first`, `end` (the last position, padding or not), `last` (the last position that is no padding: by
 //! the mask for an embedding, by the padding token for labels),
@@ -119,8 +119,11 @@ impl<R: Real> Heads<'_, R> {
         let scaled =
             self.predicted.unwrap_or(self.hidden) * R::of(self.keys.float("head_input_scale")?);
         let x = self.transform(head, task, &scaled)?;
-        let own = self.keys.count("decoder_vocab_size")?;
-        let vocab = if own == 0 { self.keys.count("vocab_size")? } else { own };
+        let mut own = ["head_vocab_size", "decoder_vocab_size", "vocab_size"].into_iter();
+        let vocab = own.try_fold(0, |rows, key| match rows {
+            0 => self.keys.count(key),
+            rows => Ok(rows),
+        })?;
         let proj = format!("heads.{head}.proj");
         let mut x = if self.keys.bool("head_rows_normed")? {
             let x = self.params.linear(&x, &proj, vocab, Bias::Is(false))?;
@@ -165,6 +168,11 @@ impl<R: Real> Heads<'_, R> {
             let word = task.activation.clone().map_or(own, Ok)?;
             let activation = Activation::parse(&word)?;
             x.mapv_inplace(|x| activation.of(x));
+            let next = format!("heads.{head}.dense2");
+            if self.params.has(&format!("{next}.weight"))? {
+                x = self.params.linear(&x, &next, self.rows(&next)?, Bias::Stored)?;
+                x.mapv_inplace(|x| activation.of(x));
+            }
         }
         let norm = format!("heads.{head}.norm");
         if self.params.has(&format!("{norm}.weight"))? {

@@ -1,13 +1,19 @@
 //! What a decoder attends to beside itself.
 //!
 //! The decoder of an encoder-decoder attends to what the encoder puts out. One that stands alone, and has
-//! `cross_attention`, attends to states that are given with the input, `[m, hidden_size]` for each sequence, of
-//! which a mask may hide some. Where none are given its layers leave that sublayer out, norms and residual sum with it.
+//! `cross_attention`, attends to states that are given with the input, `[m, hidden_size]` for each sequence, or `[m, cross_dim]`
+//! where that is not 0, of which a mask may hide some. Where none are given its layers leave that sublayer out, norms and residual sum with it.
+//!
+//! In a stack with layers `cross` only these attend to it, and to nothing else: they have no attention of the stack to itself. Where there is
+//! nothing to attend to, they are left out whole, with their MLPs. With `cross_qk_norm` each head of the queries and keys that meet there is
+//! normed (`q_norm`, `k_norm`). With `cross_gates` what a layer `cross` adds to the stream is multiplied by `tanh(g)`: g is `cross_attn.gate` for
+//! its attention, `cross_attn.mlp_gate` for its MLP.
 
 use ndarray::{Array2, Axis, concatenate, s};
 
 use super::keys::{Keys, broken};
 use super::real::Real;
+use super::weights::Params;
 use super::{Batch, Inputs, Sequence};
 use crate::base::error::Result;
 
@@ -56,6 +62,47 @@ impl<R: Real> Merged<R> {
     }
 }
 
+/// What layers `cross` of a stack do otherwise.
+pub(super) struct Crossing {
+    /// Whether there are such layers.
+    any: bool,
+    gated: bool,
+}
+
+impl Crossing {
+    pub(super) fn read(keys: Keys<'_>, types: &[String]) -> Result<Crossing> {
+        let any = types.iter().any(|kind| kind == "cross");
+        Ok(Crossing { any, gated: any && keys.bool("cross_gates")? })
+    }
+
+    /// Whether a layer attends to what a decoder attends to beside itself, where there is that.
+    pub(super) fn attends(&self, kind: &str) -> bool {
+        !self.any || kind == "cross"
+    }
+
+    /// What is left of what such a layer adds to the stream, by the gate of that name.
+    pub(super) fn gate<R: Real>(
+        &self,
+        params: Params<'_>,
+        name: &str,
+        kind: &str,
+        x: Array2<R>,
+    ) -> Result<Array2<R>> {
+        if !self.gated || kind != "cross" {
+            return Ok(x);
+        }
+        Ok(x * params.vector::<R>(name, 1)?[0].tanh())
+    }
+}
+
+/// How wide the states are that are given for the first stack.
+pub(super) fn given_dim(keys: Keys<'_>) -> Result<usize> {
+    Ok(match keys.count("cross_dim")? {
+        0 => keys.count("hidden_size")?,
+        dim => dim,
+    })
+}
+
 /// The states that are given for the first stack, and which of them are shown.
 pub(super) fn given<R: Real>(
     keys: Keys<'_>,
@@ -66,7 +113,7 @@ pub(super) fn given<R: Real>(
     if !keys.bool("cross_attention")? {
         return Err(broken("states of an encoder are given, and the first stack attends to none"));
     }
-    let hidden = keys.count("hidden_size")?;
+    let hidden = given_dim(keys)?;
     let len = states.first().map_or(0, Vec::len);
     let fits =
         |rows: &Vec<Vec<f32>>| rows.len() == len && rows.iter().all(|row| row.len() == hidden);

@@ -32,6 +32,7 @@ mod attention;
 mod attn_experts;
 mod blocks;
 mod bottleneck;
+mod choice;
 mod compress;
 mod conv;
 mod cycle;

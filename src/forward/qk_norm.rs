@@ -55,6 +55,17 @@ impl QkNorm {
         }))
     }
 
+    /// One weight for all heads, of queries and keys that meet in attention to another stack's output.
+    pub(super) fn across(keys: Keys<'_>) -> Result<Option<QkNorm>> {
+        if !keys.bool("cross_qk_norm")? {
+            return Ok(None);
+        }
+        let norm = Norm::read(keys)?.without_bias();
+        let none =
+            QkNorm { norm, of_queries: norm, per: Per::Head, after_rope: false, layers: None };
+        Ok(Some(none))
+    }
+
     pub(super) fn is_in(&self, layer: usize) -> bool {
         self.layers.as_ref().is_none_or(|layers| layers.contains(&layer))
     }

@@ -3,6 +3,7 @@
 use super::Inputs;
 use super::conv::Stem;
 use super::keys::Keys;
+use super::memory::given_dim;
 use crate::base::error::Result;
 use crate::package::{Model, Value};
 
@@ -75,7 +76,7 @@ impl Inputs {
         }
         if encoder.bool("cross_attention")? {
             // Only a decoder that stands alone is the first stack and attends to another.
-            let hidden = encoder.count("hidden_size")?;
+            let hidden = given_dim(encoder)?;
             let mut number = || random.below(2_000) as f32 / 1_000.0 - 1.0;
             let mut state = |_| (0..hidden).map(|_| number()).collect();
             inputs.encoder_hidden_states = Some(vec![(0..5).map(&mut state).collect()]);

@@ -42,7 +42,7 @@ use super::hyper::Hyper;
 use super::keys::{Keys, broken};
 use super::layer_embed::LayerEmbed;
 use super::linear::Linear;
-use super::memory::Memory;
+use super::memory::{Crossing, Memory};
 use super::norm::Norm;
 use super::norm_gate::NormGate;
 use super::place::{Fed, Place};
@@ -140,6 +140,7 @@ pub(super) fn run<R: Real>(
         other => return Err(broken(format!("`residual` is {other:?}"))),
     };
     let (memory, merged) = Memory::split(keys, memory)?;
+    let crossing = Crossing::read(keys, &types)?;
 
     // What goes from place to place meets zeros where padding is.
     let shown = |x: &Array2<R>| {
@@ -227,6 +228,9 @@ pub(super) fn run<R: Real>(
         if let (Some(cycles), Some(passes)) = (&cycles, &mut passes) {
             x = cycles.between(layer, passes, x)?;
         }
+        if kind == "cross" && memory.is_none() {
+            continue;
+        }
         let due = late.take();
         x = pooling.enter(layer, x)?;
         let batch = pooling.batch();
@@ -295,7 +299,7 @@ pub(super) fn run<R: Real>(
             x = altup.active(&streams);
         }
         x = match (kind.as_str(), &ssm, &conv, &linear) {
-            _ if !has(&mixers, layer) => x,
+            _ if !has(&mixers, layer) || kind == "cross" => x,
             ("full" | "sliding", Some(ssm), ..) if beside => {
                 let name = part("ssm");
                 stack.sublayer(x, &attn, layer, |x| {
@@ -348,10 +352,13 @@ pub(super) fn run<R: Real>(
             }
             (other, ..) => return Err(broken(format!("layer {layer} is {other:?}"))),
         };
-        if let (Some(memory), Some(attention)) = (memory, &attention) {
-            let name = part("cross_attn");
-            x = stack.sublayer(x, &name, layer, |x| {
-                attention.to_other(&name, x, batch, memory.output, memory.batch)
+        let (across, gate) = (part("cross_attn"), |x, gate| {
+            crossing.gate(params, &part(&format!("cross_attn.{gate}")), kind, x)
+        });
+        if let (Some(memory), Some(attention), true) = (memory, &attention, crossing.attends(kind))
+        {
+            x = stack.sublayer(x, &across, layer, |x| {
+                gate(attention.to_other(&across, x, batch, memory.output, memory.batch)?, "gate")
             })?;
         }
         if let Some(before) = &before {
@@ -360,7 +367,9 @@ pub(super) fn run<R: Real>(
         if feed.is_there() && feed.is_in(layer) {
             let stream =
                 feed.reads_stream(layer).then(|| entered.take().unwrap_or_else(|| x.clone()));
-            let feed = |x: &Array2<R>| feed.apply(params, &mlp, x, stream.as_ref(), fed, &mut late);
+            let feed = |x: &Array2<R>| {
+                gate(feed.apply(params, &mlp, x, stream.as_ref(), fed, &mut late)?, "mlp_gate")
+            };
             x = stack.sublayer_and(x, &mlp, layer, feed, |sum| match &adapters {
                 Some(adapters) => adapters.apply(params, &mlp, sum, batch),
                 None => Ok(sum),

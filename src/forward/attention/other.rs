@@ -24,7 +24,11 @@ impl<R: Real> Attention<'_, R> {
     ) -> Result<Array2<R>> {
         let kv = if self.cross_grouped { self.heads.kv } else { self.heads.q };
         let heads = Heads { kv, ..self.heads };
-        let (q, k, v) = self.maps.heads(name, x, [memory, memory], heads)?;
+        let (mut q, mut k, v) = self.maps.heads(name, x, [memory, memory], heads)?;
+        if let Some(norm) = &self.cross_norm {
+            norm.apply(self.params, &format!("{name}.q_norm"), &mut q, (heads.q, heads.dim))?;
+            norm.apply(self.params, &format!("{name}.k_norm"), &mut k, (heads.kv, heads.dim))?;
+        }
         let mut mixed = Vec::new();
         for (sequence, other) in batch.sequences().zip(memory_batch.sequences()) {
             mixed.push(mix(
