@@ -296,5 +296,5 @@ fn in_blocks<'t>(tensor: &'t Tensor, dropped: &Dropped) -> Result<Cow<'t, Tensor
     }
     *last = *last / blocks.block_bytes as u64 * blocks.block_len as u64;
     let encoding = Encoding { id: id.clone(), shape, parameters: Parameters::default() };
-    Ok(Cow::Owned(Tensor { encoding: Some(encoding), ..tensor.clone() }))
+    Ok(Cow::Owned(Tensor { encoding: Some(Box::new(encoding)), ..tensor.clone() }))
 }
