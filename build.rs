@@ -62,7 +62,10 @@ fn carried(name: &str, text: &str, place: &Path, out: &Path) -> String {
 fn as_json(value: &toml::Value) -> Json {
     match value {
         toml::Value::Float(number) if number.is_infinite() => number.to_string().into(),
-        toml::Value::Float(number) => Json::from(*number),
+        toml::Value::Float(number) => {
+            assert!(!number.is_nan(), "JSON has no NaN");
+            Json::from(*number)
+        }
         toml::Value::Integer(number) => Json::from(*number),
         toml::Value::Boolean(value) => Json::from(*value),
         toml::Value::String(text) => Json::from(text.as_str()),

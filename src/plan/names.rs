@@ -127,6 +127,10 @@ pub fn instances<'a>(
                         bindings.insert(variable.clone(), value);
                         from.append(&mut fill(&rule.from, &bindings)?);
                     }
+                    // Nothing stands for what a hyperparameter counts none of.
+                    if from.is_empty() {
+                        continue;
+                    }
                 }
             }
             let to = rule.to.iter().map(|template| template.fill(&bindings));

@@ -12,13 +12,13 @@ pub(super) fn kernel(out: bool, run: Option<[u64; 2]>, c: [f64; 2]) -> Kernel {
     }
 }
 
-/// A factor, or two of which the second comes after the first.
+/// A factor, or two of which the second comes after the first, as F32 has them, in which is computed.
 ///
 /// # Errors
 /// They are no such numbers.
 pub(super) fn factors(value: &Value) -> Result<[f64; 2], String> {
     let wrong = || format!("{value} is no factor, nor two");
-    let number = |value| as_float(value).filter(|c| *c != 0.0 && c.is_finite()).ok_or_else(wrong);
+    let number = |value| as_float(value).filter(|c| (*c as f32).is_normal()).ok_or_else(wrong);
     match value {
         Value::List(two) => match two.as_slice() {
             [a, b] => Ok([number(a)?, number(b)?]),
@@ -37,7 +37,8 @@ type Run = ([u64; 2], [f64; 2]);
 /// The rows are not so many, or there are no factors for each.
 pub(super) fn runs(shape: &[u64], sizes: &[u64], each: &Value) -> Result<Vec<Run>, String> {
     let rows = shape.first().copied().unwrap_or(1);
-    if sizes.iter().sum::<u64>() != rows {
+    // Sizes come from the config: any numbers.
+    if sizes.iter().try_fold(0u64, |sum, size| sum.checked_add(*size)) != Some(rows) {
         return Err(format!("{shape:?} has not {sizes:?} rows"));
     }
     let found = match each {

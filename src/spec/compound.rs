@@ -32,6 +32,9 @@ pub struct Compound {
     apart: Vec<String>,
     /// Entries of the compound's config that hold for the text model too, where its own part is silent.
     shared: Vec<String>,
+    /// Entries of the compound's config that hold for the text model, whatever its own part says.
+    #[serde(default)]
+    overrides: Vec<String>,
     /// Entries of the compound's config that have this value or are silent: what another one does
     /// depends on the class and on the version of its library.
     #[serde(default)]
@@ -169,6 +172,9 @@ impl Compound {
                 inner.insert(key.clone(), value.clone());
             }
         }
+        for (key, value) in self.overrides.iter().filter_map(|key| Some((key, entries.get(key)?))) {
+            inner.insert(key.clone(), value.clone());
+        }
         // A head for a task of the text is of the class around it.
         if let Some(classes) = entries.get(CLASSES) {
             inner.entry(CLASSES).or_insert_with(|| classes.clone());
@@ -202,7 +208,7 @@ impl Compound {
 
     fn shared_keys(&self) -> impl Iterator<Item = (&String, bool)> {
         let flags = self.flags.iter().map(|key| (key, true));
-        self.shared.iter().map(|key| (key, false)).chain(flags)
+        self.shared.iter().chain(&self.overrides).map(|key| (key, false)).chain(flags)
     }
 
     /// The config of a compound that was `config`, where that of its text model is now `inner`.

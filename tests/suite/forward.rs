@@ -93,6 +93,13 @@ fn a_tensor_that_is_missing_or_wrong_is_an_error() {
         let model = loaded.model();
         let tasks: Vec<_> = model.tasks.iter().collect();
         let weights = loaded.weights().unwrap();
+        // Attention to given states is left out where none are given; another fixture gives them.
+        let has = |of: fn(&str) -> bool| weights.names().any(of);
+        let crosses =
+            has(|name| name.contains(".cross_attn.")) && !has(|name| name.starts_with("encoder."));
+        if crosses && inputs.encoder_hidden_states.is_none() {
+            continue;
+        }
         // One tensor of each kind: the last layer's.
         let is_number = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit());
         let kind = |name| str::split(name, '.').filter(|part| !is_number(part)).collect();

@@ -36,7 +36,7 @@ impl Bytes {
     /// The system refuses.
     #[expect(unsafe_code, reason = "weights are read where they lie, without a copy")]
     pub(super) fn map(file: File) -> std::io::Result<Bytes> {
-        // SAFETY: The map is read-only and private. A file that another process writes to meanwhile is
+        // SAFETY: The map is read-only. A file that another process writes to meanwhile is
         // noticed by its time and length, pages that it cuts off by `missing`.
         let map = unsafe { Mmap::map(&file) }?;
         Ok(Bytes::Mapped(Watched::new(&map), map, file))
@@ -66,8 +66,8 @@ impl Bytes {
         match self {
             Bytes::Mapped(_, map, _) => {
                 let (advice, len) = (memmap2::UncheckedAdvice::DontNeed, range.len());
-                // SAFETY: The map is private and nothing was written to it, so that its pages are those
-                // of the file before and after. A system that refuses keeps the memory, no more.
+                // SAFETY: The map is read-only and of a file, so that its pages are those of the file before
+                // and after. A system that refuses keeps the memory, no more.
                 let _ = unsafe { map.unchecked_advise_range(advice, range.start, len) };
             }
             Bytes::Owned(_) => {}

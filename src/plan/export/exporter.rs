@@ -93,10 +93,23 @@ impl Exporter<'_> {
             return;
         }
         self.used.extend(instance.to.iter().cloned());
+        let every_copy = match (&self.recorded, &instance.rule.also_when) {
+            (None, Some(when)) => {
+                let bound = Bound { names: self.names, bindings: &instance.bindings };
+                when.eval_bool(&bound)
+            }
+            _ => Ok(false),
+        };
+        let every_copy = every_copy.unwrap_or_else(|why| {
+            self.errors.push(Diagnostic::error("P003", why));
+            false
+        });
         let recorded = |name: &&String| self.was_recorded(name);
-        let copies: Vec<String> = instance.also.iter().filter(recorded).cloned().collect();
+        let wanted = |name: &&String| every_copy || recorded(name);
+        let copies: Vec<String> = instance.also.iter().filter(wanted).cloned().collect();
         // A source may have had the copy alone.
-        let only_copies = !copies.is_empty()
+        let only_copies = self.recorded.is_some()
+            && !copies.is_empty()
             && instance.from.len() == 1
             && instance.from.iter().all(|name| !recorded(&name));
         if !only_copies {

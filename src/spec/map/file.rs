@@ -121,6 +121,7 @@ pub(super) struct RuleFile {
     pub(super) from: Vec<String>,
     #[serde(default)]
     pub(super) also: Vec<String>,
+    pub(super) also_when: Option<Expr>,
     pub(super) to: Vec<String>,
     #[serde(default)]
     pub(super) requires_any: Vec<String>,

@@ -125,6 +125,8 @@ pub struct Rule {
     pub from: Vec<Template>,
     /// Foreign names that may hold the same bytes again.
     pub also: Vec<Template>,
+    /// When those are written too where no source says which there were.
+    pub also_when: Option<Expr>,
     /// The canonical names.
     pub to: Vec<Template>,
     /// Foreign names of which one has to be in the file for the rule to read it.
