@@ -60,7 +60,7 @@ def main(tool, folder, out, counts):
         model = f"{folder}/sparse-{count}"
         models.experts(model, count, max(1, count // 10_000), [1024, 512], True)
         models.experts(f"{model}.small", count, max(1, count // 10_000), [4, 2], True)
-        package = ["convert", "-q", f"{model}.small", f"{model}.small.std", "--generic"]
+        package = ["convert", "-q", f"{model}.small", f"{model}.small.std", "--generic", "--max-shard-size", "1MB"]
         measure([tool, *package])
         for name, words in COMMANDS.items():
             best = min(measure([tool, *(word.format(model) for word in words)]) for _ in range(2))

@@ -230,12 +230,11 @@ fn a_mapping_with_one_thing_wrong_is_noticed() {
         of_map.entry(key).or_default().push((fixture, loaded.model().hyperparameters.clone()));
     }
     // The mapping of a text model has fixtures of its own, but maybe not under every name that compounds have.
+    let mut more: BTreeMap<(String, String), Vec<&Fixture>> = BTreeMap::new();
     for (fixture, opened, config) in in_compounds {
         let map = import::choose(&spec, "hf", &opened.checkpoint, &config, None, &mut Vec::new());
-        let key = map.ok().map(|map| (map.format.clone(), map.name.clone()));
-        if let Some(fixtures) = key.and_then(|key| of_map.get_mut(&key)) {
-            let loaded = open(&spec, &fixture.checkpoint).unwrap();
-            fixtures.push((fixture, loaded.model().hyperparameters.clone()));
+        if let Ok(map) = map {
+            more.entry((map.format.clone(), map.name.clone())).or_default().push(fixture);
         }
     }
     // By name, the mappings that have it, each with its rules.
@@ -259,9 +258,10 @@ fn a_mapping_with_one_thing_wrong_is_noticed() {
                     let noticed = places.iter().any(|(key, rules)| {
                         let map = spec.maps.get_mut(*key).unwrap();
                         let kept = std::mem::replace(&mut map.rules, rules.clone());
-                        let noticed = of_map[*key]
-                            .iter()
-                            .any(|(fixture, _)| compare::<f32>(&spec, fixture).is_err());
+                        let own = of_map[*key].iter().map(|(fixture, _)| *fixture);
+                        let noticed = own
+                            .chain(more.get(*key).into_iter().flatten().copied())
+                            .any(|fixture| compare::<f32>(&spec, fixture).is_err());
                         spec.maps.get_mut(*key).unwrap().rules = kept;
                         noticed
                     });
