@@ -197,8 +197,8 @@ impl Tensor {
     ) -> Tensor {
         let sizes = parts.iter().map(|part| part.tensor.n_bytes());
         let n_bytes = sizes.fold(0u64, |sum, n| sum.saturating_add(n.unwrap_or(u64::MAX)));
-        let (dtype, encoding) = (DType::U8, Some(encoding));
-        Tensor { name, dtype, shape: vec![n_bytes], encoding: encoding.map(Box::new), payload }
+        let (dtype, encoding) = (DType::U8, Some(Box::new(encoding)));
+        Tensor { name, dtype, shape: vec![n_bytes], encoding, payload }
     }
 
     /// The place of all elements, if they lie row-major, packed and little-endian.

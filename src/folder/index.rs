@@ -55,7 +55,7 @@ pub(super) fn read_index(
         map.files.iter().cloned().enumerate().map(|(number, file)| (file, number)).collect();
     files.sort_unstable();
     let mut weights = Vec::new();
-    let mut copies: Vec<Copy> = Vec::new();
+    let mut copies: Vec<SecondCopy> = Vec::new();
     let mut joined = Joined::new(std::mem::take(checkpoint));
     joined.checkpoint.tensors.reserve_exact(map.places.len());
     for (file, number) in files {
@@ -110,7 +110,7 @@ pub(super) fn read_index(
                 part.tensors.extract_if(.., |tensor| !is_own(tensor)).collect();
             copies.extend(second.into_iter().map(|tensor| {
                 let place = map.file(&tensor.name).unwrap_or_default().to_owned();
-                Copy { tensor, file: file.clone(), place }
+                SecondCopy { tensor, file: file.clone(), place }
             }));
         }
         joined.append(part, &file);
@@ -118,7 +118,7 @@ pub(super) fn read_index(
     }
     drop(map);
     *checkpoint = joined.finish()?;
-    for Copy { tensor: copy, file, place } in copies {
+    for SecondCopy { tensor: copy, file, place } in copies {
         let first = checkpoint.tensors.iter().find(|tensor| tensor.name == copy.name);
         let same = match first {
             Some(first) => same_bytes(source, first, &copy)?,
@@ -156,7 +156,7 @@ pub(super) fn read_index(
 }
 
 /// A tensor of which the index says that it lies in another file.
-struct Copy {
+struct SecondCopy {
     tensor: Tensor,
     /// The file that has it too.
     file: String,

@@ -4,6 +4,7 @@ use super::Exactness;
 use super::layout::{Layout, Refusal};
 use super::placed;
 use super::program::Kernel;
+use crate::checkpoint::n_elements;
 use crate::spec::expr::{Names, as_float};
 use crate::spec::map::Op;
 
@@ -240,7 +241,8 @@ fn step(
                 }),
                 Direction::Export => {
                     let zeros = |expr: TensorExpr| {
-                        let len = expr.layout.shape.iter().product();
+                        let shape = &expr.layout.shape;
+                        let len = n_elements(shape).ok_or("its elements pass 2^64")?;
                         let mut expr = expr.map(|layout| layout.repeat_rows_behind(n))?;
                         expr.kernels.extend((n != 0).then_some(Kernel::ZeroFrom(len)));
                         Ok(expr)

@@ -1,6 +1,7 @@
 //! Factors that files have in their tensors, of all rows or of each run of rows its own.
 
 use super::program::Kernel;
+use crate::checkpoint::n_elements;
 use crate::package::Value;
 use crate::spec::expr::as_float;
 
@@ -45,7 +46,8 @@ pub(super) fn runs(shape: &[u64], sizes: &[u64], each: &Value) -> Result<Vec<Run
         Value::List(each) if each.len() == sizes.len() => each.iter().map(factors),
         _ => return Err(format!("{each} are not the factors of {} runs", sizes.len())),
     };
-    let len: u64 = shape.iter().skip(1).product();
+    // Of a tensor without rows the other sizes may be any.
+    let len = shape.get(1..).map_or(Some(1), n_elements).unwrap_or(0);
     let mut start = 0;
     let mut runs = Vec::new();
     for (size, c) in sizes.iter().zip(found) {
@@ -73,5 +75,11 @@ mod tests {
         assert!(runs(&[4, 3], &[2, 2], &list(&[number(2.0)])).is_err());
         assert!(runs(&[4, 3], &[4], &number(2.0)).is_err());
         assert!(runs(&[4, 3], &[4], &list(&[number(0.0)])).is_err());
+        // What F32 does not hold is no factor, and sums and products of any sizes end.
+        assert!(runs(&[4, 3], &[4], &list(&[number(1e39)])).is_err());
+        assert!(runs(&[4, 3], &[4], &list(&[number(1e-40)])).is_err());
+        let ones = list(&[number(2.0), number(1.0)]);
+        assert!(runs(&[4, 3], &[u64::MAX, 5], &ones).is_err());
+        assert!(runs(&[0, u64::MAX, 2], &[0, 0], &ones).is_ok());
     }
 }

@@ -113,3 +113,36 @@ fn a_conv1d_is_turned_and_cut() {
     let (k, v): (Vec<u64>, Vec<u64>) = ((24..32).collect(), (32..40).collect());
     check(&ops, &[5, 40], &[&q, &k, &v]);
 }
+
+#[test]
+fn factors_are_taken_out_on_the_way_in_and_put_in_on_the_way_out() {
+    let number = |text: &str| Expr::parse(text).unwrap();
+    let sizes = vec![number("num_kv_heads"), number("3")];
+    let ops = [Op::DivideRows { sizes, c: number("[2.0, 1.0]") }, Op::Divide { c: number("0.5") }];
+    let rows = TensorExpr::new(Layout::of_input(0, 0, &[5, 3], &row_major_strides(&[5, 3])));
+    let (run_of, all) = (Some([0, 6]), None);
+    let found = run(&ops, Direction::Import, &names, vec![rows.clone()]).unwrap();
+    let out = |run, c| Kernel::Quotient { run, c: [c, 1.0] };
+    assert_eq!(found[0].kernels, [out(run_of, 2.0), out(all, 0.5)]);
+    let found = run(&ops, Direction::Export, &names, vec![rows.clone()]).unwrap();
+    let put = |run, c| Kernel::Product { run, c: [c, 1.0] };
+    assert_eq!(found[0].kernels, [put(all, 0.5), put(run_of, 2.0)]);
+    assert_eq!(exactness(&ops, Direction::Import), Exactness::Rounded);
+    // Rows that have factors by their places do not move.
+    let [rule, _] = ops;
+    let moved = [rule, Op::Transpose { perm: None }];
+    assert!(run(&moved, Direction::Import, &names, vec![rows]).is_err());
+}
+
+#[test]
+fn rows_of_zeros_are_cut_and_put_behind() {
+    let ops = [Op::ZeroRows { n: Expr::parse("num_kv_heads").unwrap() }];
+    let rows = |n| TensorExpr::new(Layout::of_input(0, 0, &[n, 3], &[3, 1]));
+    let found = run(&ops, Direction::Import, &names, vec![rows(5)]).unwrap();
+    assert_eq!((found[0].layout.shape.as_slice(), found[0].kernels.len()), (&[3, 3][..], 0));
+    let found = run(&ops, Direction::Export, &names, vec![rows(3)]).unwrap();
+    assert_eq!(found[0].layout.shape, [5, 3]);
+    assert_eq!(found[0].kernels, [Kernel::ZeroFrom(9)]);
+    assert_eq!(exactness(&ops, Direction::Import), Exactness::Lossy);
+    assert!(run(&ops, Direction::Import, &names, vec![rows(2)]).is_err());
+}

@@ -287,7 +287,7 @@ fn rule_of(file: RuleFile) -> std::result::Result<Rule, String> {
         over: first,
         from: templates(&file.from)?,
         also: templates(&file.also)?,
-        also_when: file.also_when.clone(),
+        also_when: file.also_when,
         to: templates(&file.to)?,
         requires_any: templates(&file.requires_any)?,
         requires_none: templates(&file.requires_none)?,
