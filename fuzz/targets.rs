@@ -101,11 +101,66 @@ pub(crate) fn package(data: &[u8]) {
     });
 }
 
+/// What the ranks of trainers leave, and which file of it [`ranks`] replaces.
+pub(crate) const RANK_FILES: [(&str, &str); 12] = [
+    ("dcp-fsdp1", ".metadata"),
+    ("dcp-mesh", ".metadata"),
+    ("dcp-mesh", "__0_0.distcp"),
+    ("ranks-fsdp1", "model_world_size_2_rank_0.pt"),
+    ("ranks-fsdp2", "model_world_size_2_rank_0.pt"),
+    ("ranks-mesh", "model_world_size_4_rank_0.pt"),
+    ("zero2", "global_step1/mp_rank_00_model_states.pt"),
+    ("zero2", "global_step1/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"),
+    ("zero3", "global_step1/zero_pp_rank_0_mp_rank_00_model_states.pt"),
+    ("zero3", "global_step1/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"),
+    ("megatron-dist", "iter_0000005/.metadata"),
+    ("megatron-tp2-pp2", "iter_0000005/mp_rank_00_000/model_optim_rng.pt"),
+];
+
+/// The first byte chooses which file of which run is the rest; the run is merged by its headers.
+pub(crate) fn ranks(data: &[u8]) {
+    let Some((chosen, bytes)) = choice(data) else { return };
+    let (run, file) = RANK_FILES[chosen % RANK_FILES.len()];
+    in_folder(|folder| {
+        let own = folder.join(run);
+        if !own.exists() {
+            copy_folder(&fixture("trainers").join(run), &own);
+        }
+        let path = own.join(file);
+        let good = fs::read(&path).expect("the run has the file");
+        fs::write(&path, bytes).expect("the folder is writable");
+        if let Ok(opened) = llmstd::open(&own) {
+            let nowhere = folder.join("nowhere");
+            let request = Request { dry_run: true, ..Request::new(&SPEC, &nowhere, "hf") };
+            let _ = llmstd::convert(opened, &request);
+        }
+        fs::write(&path, good).expect("the folder is writable");
+    });
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("the folder is writable");
+    for entry in fs::read_dir(from).expect("the fixture is there") {
+        let entry = entry.expect("the fixture can be read");
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), &to).expect("the folder is writable");
+        }
+    }
+}
+
 /// A small model of the fixtures.
 pub(crate) fn good_model() -> PathBuf {
+    fixture("demo/v1")
+}
+
+/// A file or folder of the fixtures.
+pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
-        .map(|folder| folder.join("fixtures/demo/v1"))
+        .map(|folder| folder.join("fixtures").join(name))
         .find(|folder| folder.exists())
         .expect("the fixtures stand beside the crate")
 }

@@ -184,6 +184,19 @@ fn validation_of_any_package_ends() {
 }
 
 #[test]
+fn runs_of_any_rank_file_end() {
+    let seeds: Vec<Vec<u8>> = targets::RANK_FILES
+        .iter()
+        .zip(0u8..)
+        .map(|((run, file), chosen)| {
+            let path = targets::fixture("trainers").join(run).join(file);
+            [&[chosen][..], &fs::read(path).unwrap()].concat()
+        })
+        .collect();
+    run("ranks", targets::ranks, &seeds, 1, rounds() / 4);
+}
+
+#[test]
 fn data_files_and_expressions_end() {
     let expressions = [
         "if(n == null, num_heads, n * 2 + 1)",
