@@ -103,7 +103,7 @@ pub(crate) fn package(data: &[u8]) {
 
 /// What the ranks of trainers leave, and which file of it [`ranks`] replaces.
 pub(crate) const RANK_FILES: [(&str, &str); 12] = [
-    ("dcp-fsdp1", ".metadata"),
+    ("dcp-fsdp1", "pytorch_model_fsdp_0/.metadata"),
     ("dcp-mesh", ".metadata"),
     ("dcp-mesh", "__0_0.distcp"),
     ("ranks-fsdp1", "model_world_size_2_rank_0.pt"),

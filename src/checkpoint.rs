@@ -178,6 +178,15 @@ impl Tensor {
         parts.iter().map(|part| &part.tensor).chain(own)
     }
 
+    /// Its parts, or itself where it has none.
+    pub fn into_stored(self) -> impl Iterator<Item = Tensor> {
+        let (parts, own) = match self.payload {
+            Payload::Parts(_, parts) => (parts, None),
+            _ => (Vec::new(), Some(self)),
+        };
+        parts.into_iter().map(|part| part.tensor).chain(own)
+    }
+
     /// The number of elements, or `None` if it passes `u64`.
     pub fn n_elements(&self) -> Option<u64> {
         n_elements(&self.shape)

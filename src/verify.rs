@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::hex;
+use crate::base::hex::Hex;
 use crate::base::source::{Extent, FileId, Source};
 use crate::base::threads;
 use crate::checkpoint::DType;
@@ -58,7 +58,7 @@ const CHUNK_LEN: usize = 1 << 20;
 /// Something to hash: a tensor, or a whole file.
 struct Job<'a> {
     extent: Extent,
-    wanted: &'a str,
+    wanted: &'a Hex,
     what: What<'a>,
 }
 
@@ -84,9 +84,9 @@ pub fn verify(
     let none = || Error::new(ErrorKind::Malformed, "is no manifest").in_file(path);
     let manifest = Manifest::read(path)?.ok_or_else(none)?.trusted(path)?;
     // Of the tensors whose files are not there.
-    let is_here = |file: &String| folder.join(file).is_file();
+    let is_here = |file: &str| folder.join(file).is_file();
     let place = |entry: &TensorEntry| {
-        let file = entry.file.clone().filter(is_here)?;
+        let file = entry.file.clone().filter(|file| is_here(file))?;
         Some(Stored {
             name: entry.name.clone(),
             dtype: DType::parse(&entry.dtype)?,
@@ -133,7 +133,7 @@ pub fn verify(
             found.push(finding.help(AGAIN));
             continue;
         };
-        if (place.dtype.name(), &place.shape) != (entry.dtype.as_str(), &entry.shape) {
+        if (place.dtype.name(), &place.shape) != (&*entry.dtype, &entry.shape) {
             let message = format!("`{}` is another tensor", entry.name);
             let finding = Diagnostic::error("V120", message).tensor(&entry.name);
             let wanted = format!("{} {:?}", entry.dtype, entry.shape);
@@ -147,7 +147,7 @@ pub fn verify(
         if source.slice(extent).is_err() {
             let end = start.saturating_add(place.len);
             let message = format!("`{}` ends beyond the end of {file}", entry.name);
-            let finding = Diagnostic::error("V120", message).tensor(&entry.name).file(file);
+            let finding = Diagnostic::error("V120", message).tensor(&entry.name).file(&**file);
             found.push(finding.bytes(start, end).help(AGAIN));
             continue;
         }
@@ -214,7 +214,7 @@ fn hash(
     jobs: &[Job<'_>],
     n_threads: usize,
     progress: &dyn Progress,
-) -> Result<Vec<String>> {
+) -> Result<Vec<Hex>> {
     let n_bytes = jobs.iter().map(|job| job.extent.len).fold(0, u64::saturating_add);
     progress.begin("hashing", n_bytes);
     let buffers: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
@@ -222,7 +222,7 @@ fn hash(
         let free = buffers.lock().ok().and_then(|mut free| free.pop());
         free.unwrap_or_else(|| vec![0; CHUNK_LEN])
     };
-    let one = |job: &Job<'_>| -> Result<String> {
+    let one = |job: &Job<'_>| -> Result<Hex> {
         let mut hash = Hash::default();
         let mut buffer = take();
         for chunk in source.slice(job.extent)?.chunks(CHUNK_LEN) {
@@ -234,7 +234,7 @@ fn hash(
         if let Ok(mut free) = buffers.lock() {
             free.push(buffer);
         }
-        Ok(hex::encode(&hash.finish()))
+        Ok(Hex::Hash(hash.finish()))
     };
     // One job at a time, the longest first.
     let hashes = threads::on(n_threads, || jobs.par_iter().with_max_len(1).map(one).collect());
@@ -243,10 +243,10 @@ fn hash(
 }
 
 /// What the hashes say: of a damaged file, which tensors, or that it is none of them.
-fn damage(source: &Source, jobs: &[Job<'_>], hashes: &[String]) -> Vec<Diagnostic> {
+fn damage(source: &Source, jobs: &[Job<'_>], hashes: &[Hex]) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    let bad: Vec<(&Job<'_>, &String)> =
-        jobs.iter().zip(hashes).filter(|(job, hash)| job.wanted != **hash).collect();
+    let bad: Vec<(&Job<'_>, &Hex)> =
+        jobs.iter().zip(hashes).filter(|(job, hash)| job.wanted != *hash).collect();
     let of_tensor = |job: &Job<'_>| matches!(job.what, What::Tensor(_));
     for (job, hash) in &bad {
         let name = source.name(job.extent.file);

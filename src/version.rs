@@ -6,13 +6,16 @@
 //! as they would be written. One of an unknown architecture has its own names.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
 use crate::base::diagnostic::Diagnostic;
-use crate::base::hex;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::hex::Hex;
 use crate::base::source::Source;
-use crate::convert::{Progress, Silent};
+use crate::convert::{self, Failure, Progress, Silent};
+use crate::folder;
 use crate::format::Format;
 use crate::manifest::{FileEntry, FileRole, Manifest};
 use crate::package::MODEL_FILE;
@@ -93,11 +96,47 @@ pub struct Version {
 }
 
 /// The weights of an input.
-pub struct Weights {
+pub enum Weights {
+    /// Some were read.
+    Planned(Planned),
+    /// A package here, whose manifest was believed for each tensor.
+    Unread(PathBuf),
+}
+
+/// How weights are read.
+pub struct Planned {
     /// The files.
     pub source: Source,
     /// The tensors of the manifest, and how each is read.
     pub tensors: Tensors,
+}
+
+impl Weights {
+    fn planned(&self) -> Option<&Planned> {
+        match self {
+            Weights::Planned(planned) => Some(planned),
+            Weights::Unread(_) => None,
+        }
+    }
+
+    /// How they are read, where nobody has asked yet.
+    ///
+    /// # Errors
+    /// The package cannot be opened again.
+    fn plan(&self, spec: &Spec) -> Result<Option<Planned>> {
+        let Weights::Unread(path) = self else { return Ok(None) };
+        let opened = folder::open_as(path, &spec.how())?;
+        let tensors =
+            convert::generic_copies(&opened.checkpoint).map_err(|failure| match failure {
+                Failure::Error(err) => err,
+                Failure::Findings(findings) => {
+                    let messages: Vec<&str> =
+                        findings.iter().map(|of| of.message.as_str()).collect();
+                    Error::new(ErrorKind::Unsupported, messages.join("; ")).in_file(path)
+                }
+            })?;
+        Ok(Some(Planned { source: opened.source, tensors }))
+    }
 }
 
 impl Version {
@@ -115,6 +154,32 @@ impl Version {
         }
     }
 
+    /// How the weights of two versions are read, and `then` of both.
+    ///
+    /// # Errors
+    /// Those of one are not at hand or cannot be opened, and those of `then`.
+    pub fn with_weights<T>(
+        sides: [&Version; 2],
+        spec: &Spec,
+        then: impl FnOnce([&Planned; 2]) -> Result<T>,
+    ) -> Result<T> {
+        fn weights(version: &Version) -> Result<&Weights> {
+            version.weights.as_ref().ok_or_else(|| {
+                let message =
+                    format!("{}: there are no weights to read, only a manifest", version.label);
+                Error::new(ErrorKind::Unsupported, message)
+            })
+        }
+        let [old, new] = [weights(sides[0])?, weights(sides[1])?];
+        let planned = [old.plan(spec)?, new.plan(spec)?];
+        let planned =
+            [planned[0].as_ref().or(old.planned()), planned[1].as_ref().or(new.planned())];
+        let [Some(old), Some(new)] = planned else {
+            unreachable!("what is not planned was planned")
+        };
+        then([old, new])
+    }
+
     /// The bytes of a file that the manifest lists, if the file is at hand and still is the one
     /// that was hashed.
     pub fn read(&self, path: &str) -> Option<Vec<u8>> {
@@ -125,7 +190,7 @@ impl Version {
         let mut source = self.folder.as_ref()?.again();
         let file = source.add(path).ok()?;
         let bytes = source.whole(file).ok()?;
-        (hex::encode(&Sha256::digest(bytes)) == entry.sha256).then(|| bytes.to_vec())
+        (entry.sha256 == Hex::Hash(Sha256::digest(bytes).into())).then(|| bytes.to_vec())
     }
 
     /// The entry of a file.

@@ -7,6 +7,7 @@
 use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// The canonical text of a value.
@@ -31,6 +32,45 @@ pub fn sha256<T: Serialize>(value: &T) -> String {
     crate::base::hex::encode(&hasher.0.finalize())
 }
 
+/// The SHA-256 of the canonical text of an object that has one more key, `key`, whose value is the array of
+/// `rows`, in hex. There may be many of them: their text is hashed as it is made, where [`sha256`] keeps the text of
+/// every value of an object, to sort them.
+///
+/// # Panics
+/// As [`text`]; also where `object` is none, or has the key.
+pub fn sha256_with_rows<T: Serialize>(
+    object: &Value,
+    key: &str,
+    rows: impl Iterator<Item = T>,
+) -> String {
+    let object = object.as_object().expect("an object");
+    assert!(!object.contains_key(key), "`{key}` stands twice");
+    let mut keys: Vec<&str> = object.keys().map(String::as_str).chain([key]).collect();
+    keys.sort_by(|one, other| one.encode_utf16().cmp(other.encode_utf16()));
+    let mut hash = BufWriter::with_capacity(1 << 16, Hasher(Sha256::new()));
+    let mut rows = Some(rows);
+    let mut write = || -> io::Result<()> {
+        for (place, name) in keys.iter().enumerate() {
+            hash.write_all(if place == 0 { b"{" } else { b"," })?;
+            write!(hash, "{}:", text(name))?;
+            let Some(value) = object.get(*name) else {
+                hash.write_all(b"[")?;
+                for (number, row) in rows.take().into_iter().flatten().enumerate() {
+                    hash.write_all(if number == 0 { b"" } else { b"," })?;
+                    serde_json_canonicalizer::to_writer(&row, &mut hash)?;
+                }
+                hash.write_all(b"]")?;
+                continue;
+            };
+            hash.write_all(text(value).as_bytes())?;
+        }
+        hash.write_all(b"}")
+    };
+    write().expect("hashed types have string keys and finite numbers");
+    let hash = hash.into_inner().unwrap_or_else(|_| unreachable!("a hash takes every byte"));
+    crate::base::hex::encode(&hash.0.finalize())
+}
+
 struct Hasher(Sha256);
 
 impl Write for Hasher {
@@ -47,12 +87,22 @@ impl Write for Hasher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     #[track_caller]
     fn check(json: &str, expected: &str) {
         let value: Value = serde_json::from_str(json).unwrap();
         assert_eq!(text(&value), expected);
+    }
+
+    #[test]
+    fn an_object_with_rows_is_hashed_as_one() {
+        for rows in [vec![], vec![("a", 1u64, vec![2u64]), ("é\"", 1 << 60, vec![])]] {
+            let rest = json!({"z": 1.5, "a": {"y": 1, "b": 2}});
+            let mut whole = rest.clone();
+            whole["rows"] = json!(rows);
+            assert_eq!(sha256_with_rows(&rest, "rows", rows.iter()), sha256(&whole));
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::request::{Failure, Progress, Request};
 use super::verify::whole_tensors;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
-use crate::base::hex;
+use crate::base::hex::Hex;
 use crate::exec::checksum::damaged;
 use crate::exec::digest::digests;
 use crate::exec::gather::Gather;
@@ -55,7 +55,7 @@ pub(super) fn tensors(
     let mut damaged = Vec::new();
     for (output, sha256) in known.into_iter().chain(rest.iter().zip(of_rest)) {
         let Some(entry) = manifest.tensor(&output.name) else { continue };
-        let found = hex::encode(&sha256);
+        let found = Hex::from(sha256);
         if entry.sha256 != found {
             let message =
                 format!("the bytes of `{}` are not those that the manifest says", output.name);
@@ -102,7 +102,7 @@ pub(super) fn files(opened: &Opened, carried: &[String]) -> Result<Vec<Diagnosti
         let Some(entry) = manifest.files.iter().find(|file| file.path == *name) else { continue };
         let mut source = opened.source.again();
         let file = source.add(name)?;
-        let sha256 = hex::encode(&Sha256::digest(source.whole(file)?));
+        let sha256 = Hex::Hash(Sha256::digest(source.whole(file)?).into());
         if entry.sha256 != sha256 {
             let message =
                 format!("{name} is not the file that the manifest says; it is carried over");

@@ -3,6 +3,7 @@
 //! it lies, so that there and back gives the same bytes. Links are followed, and hidden files
 //! left, as no part of a package.
 
+use crate::base::hex::Hex;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
@@ -120,7 +121,7 @@ pub fn migrate(
         let Some(entry) = manifest.files.iter_mut().find(|entry| entry.path == *name) else {
             continue;
         };
-        if entry.sha256 != old {
+        if entry.sha256 != Hex::from(old.as_str()) {
             let message = format!("its SHA-256 is {old}, the manifest says {}", entry.sha256);
             let err = Error::new(ErrorKind::Malformed, message);
             return Err(err.in_file(&opened.source.place(name)));
@@ -128,7 +129,7 @@ pub fn migrate(
         if new != old {
             changed.push(name.clone());
             texts.push((old, new.clone()));
-            (entry.sha256, entry.len) = (new, len);
+            (entry.sha256, entry.len) = (Hex::from(new.as_str()), len);
         }
     }
     if let Some(entry) = manifest.files.iter().find(|entry| !names.contains(&entry.path)) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -242,6 +243,7 @@ fn write_package(
     }
     files.sort_by(|left, right| left.0.cmp(&right.0));
     let tensors = package.tensors.outputs.iter().zip(&written.tensors);
+    let names: Vec<Arc<str>> = written.files.iter().map(|file| file.name.as_str().into()).collect();
     let manifest = Manifest::build(ManifestInput {
         spec: &package.model.spec,
         model: Some(package.model),
@@ -252,7 +254,7 @@ fn write_package(
                 shape: output.shape.clone(),
                 len: tensor.len,
                 sha256: tensor.sha256,
-                place: Some((written.files[tensor.file].name.clone(), tensor.offset)),
+                place: Some((Arc::clone(&names[tensor.file]), tensor.offset)),
             })
             .collect(),
         files: files

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::rules::{self, Rule};
 use super::{Change, Diff};
-use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::error::Result;
 use crate::base::threads;
 use crate::convert::Progress;
 use crate::exec::compare::{Operand, Values, first_difference, values};
@@ -16,7 +16,7 @@ use crate::plan::layout::Layout;
 use crate::plan::program::{Content, Output, Program};
 use crate::spec::Spec;
 use crate::spec::names::StackNames;
-use crate::version::{Version, Weights};
+use crate::version::{Planned, Version};
 
 /// Reads the weights of every tensor that changed: how far the values are apart, and whether they
 /// are the same in another order. Memory does not grow with the model.
@@ -31,18 +31,19 @@ pub fn deepen(
     n_threads: usize,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let weights = |version: &'_ Version| -> Result<()> {
-        if version.weights.is_some() {
-            return Ok(());
-        }
-        let message = format!("{}: there are no weights to read, only a manifest", version.label);
-        Err(Error::new(ErrorKind::Unsupported, message))
-    };
-    weights(old)?;
-    weights(new)?;
-    let (Some(old_weights), Some(new_weights)) = (&old.weights, &new.weights) else {
-        return Ok(());
-    };
+    Version::with_weights([old, new], spec, |weights| {
+        look(diff, new, weights, spec, n_threads, progress)
+    })
+}
+
+fn look(
+    diff: &mut Diff,
+    new: &Version,
+    [old_weights, new_weights]: [&Planned; 2],
+    spec: &Spec,
+    n_threads: usize,
+    progress: &dyn Progress,
+) -> Result<()> {
     let empty = Hparams::new();
     let hparams = new.manifest.model.as_ref().map_or(&empty, |model| &model.hyperparameters);
     let (before, after) = (by_name(old_weights), by_name(new_weights));
@@ -109,7 +110,7 @@ fn find<'t>(
 }
 
 /// The tensors as numbers: packed ones as what they stand for.
-fn by_name(weights: &Weights) -> BTreeMap<&str, Cow<'_, Output>> {
+fn by_name(weights: &Planned) -> BTreeMap<&str, Cow<'_, Output>> {
     let tensors = &weights.tensors;
     let outputs = tensors.outputs.iter().map(|output| {
         let name = output.name.as_str();
@@ -148,8 +149,8 @@ impl Found {
 }
 
 struct Probe<'a> {
-    old: &'a Weights,
-    new: &'a Weights,
+    old: &'a Planned,
+    new: &'a Planned,
     spec: &'a Spec,
     hparams: &'a Hparams,
 }
@@ -187,7 +188,7 @@ impl Probe<'_> {
         Ok(Found { values: None, layout: self.layout(before, new)? })
     }
 
-    fn operand<'a>(&self, weights: &'a Weights, output: &'a Output) -> Operand<'a> {
+    fn operand<'a>(&self, weights: &'a Planned, output: &'a Output) -> Operand<'a> {
         Operand { source: &weights.source, inputs: &weights.tensors.inputs, output }
     }
 

@@ -278,17 +278,17 @@ fn architecture(manifest: &Manifest) -> Option<&str> {
 
 /// Where the tensors lie, for two versions that hold the same.
 fn packing(old: &Manifest, new: &Manifest, changes: &mut Vec<Change>) {
-    let places = |manifest: &Manifest| -> Option<Vec<(String, String, u64)>> {
+    fn places(manifest: &Manifest) -> Option<Vec<(&str, &str, u64)>> {
         let places = manifest.tensors.iter();
-        places.map(|t| Some((t.name.clone(), t.file.clone()?, t.start?))).collect()
-    };
+        places.map(|t| Some((t.name.as_str(), t.file.as_deref()?, t.start?))).collect()
+    }
     let (Some(old), Some(new)) = (places(old), places(new)) else { return };
     if old == new {
         return;
     }
-    let files = |places: &[(String, String, u64)]| {
+    let files = |places: &[(&str, &str, u64)]| {
         let files: std::collections::BTreeSet<&str> =
-            places.iter().map(|(_, file, _)| file.as_str()).collect();
+            places.iter().map(|(_, file, _)| *file).collect();
         files.len()
     };
     let (n_old, n_new) = (files(&old), files(&new));

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::rules::{self, Rule};
 use super::{Change, architecture};
-use crate::base::hex;
+use crate::base::hex::Hex;
 use crate::checkpoint::DType;
 use crate::encoding::layout::Layouts;
 use crate::manifest::{Manifest, TensorEntry};
@@ -47,19 +47,18 @@ pub(super) fn wholes<'m>(manifest: &'m Manifest, layouts: &Layouts) -> Cow<'m, M
             let id = encoding.get("encoding").and_then(Json::as_str);
             let shape = encoding.get("shape").and_then(Json::as_array);
             let shape = shape.and_then(|dims| dims.iter().map(Json::as_u64).collect());
-            whole.dtype = id.map_or(whole.dtype, str::to_owned);
+            whole.dtype = id.map_or(whole.dtype, |id| Cow::Owned(id.to_owned()));
             whole.shape = shape.unwrap_or(whole.shape);
             let names = layouts.companions(&tensor.name, encoding);
             let own: Vec<&TensorEntry> =
                 names.iter().filter_map(|name| stored.get(name.as_str()).copied()).collect();
             if !own.is_empty() {
-                let hash = |of: fn(&TensorEntry) -> &str| {
+                let hash = |of: fn(&TensorEntry) -> &Hex| {
                     let mut hash = Sha256::new();
                     [tensor].into_iter().chain(own.iter().copied()).for_each(|part| {
-                        hash.update(of(part));
+                        hash.update(of(part).to_string());
                     });
-                    let sum: [u8; 32] = hash.finalize().into();
-                    hex::encode(&sum)
+                    Hex::Hash(hash.finalize().into())
                 };
                 (whole.sha256, whole.content) =
                     (hash(|part| &part.sha256), hash(|part| &part.content));
@@ -144,7 +143,7 @@ fn changed(name: &str, old: &TensorEntry, new: &TensorEntry, changes: &mut Vec<C
     }
     // Where only the shape is another one, the encoding is not.
     let encoding = |tensor: &TensorEntry| {
-        let mut encoding = tensor.encoding.clone();
+        let mut encoding = tensor.encoding.as_deref().cloned();
         encoding.as_mut().and_then(Json::as_object_mut).map(|object| object.remove("shape"));
         encoding
     };
@@ -283,7 +282,7 @@ type Named<'a> = (&'a str, &'a TensorEntry);
 /// followed first; what is left is paired in order if there are as many on both sides, and else
 /// is not paired.
 fn renamed<'a>(removed: &[Named<'a>], added: &[Named<'a>]) -> Vec<(&'a str, &'a str)> {
-    let mut groups: HashMap<&str, (Vec<&'a str>, Vec<&'a str>)> = HashMap::new();
+    let mut groups: HashMap<&Hex, (Vec<&'a str>, Vec<&'a str>)> = HashMap::new();
     for (name, tensor) in removed {
         groups.entry(&tensor.content).or_default().0.push(name);
     }
@@ -295,7 +294,7 @@ fn renamed<'a>(removed: &[Named<'a>], added: &[Named<'a>]) -> Vec<(&'a str, &'a 
     let mut several = Vec::new();
     // In the order of the old version, as the order of a hash map means nothing.
     for (name, tensor) in removed {
-        let Some((before, after)) = groups.get(tensor.content.as_str()) else { continue };
+        let Some((before, after)) = groups.get(&tensor.content) else { continue };
         if before.first() != Some(name) {
             continue;
         }

@@ -1,13 +1,15 @@
 //! The manifest of a model, from the hashes of its tensors and files.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+
+use rayon::prelude::*;
 
 use super::digest::{content_leaf, leaf};
 use super::document::{Digests, FileEntry, Manifest, SCHEMA, Semantics, TensorEntry, Tool};
 use super::facts::{ManifestInput, TensorFacts};
 use super::role::FileRole;
 use super::texts::texts;
-use crate::base::hex;
 use crate::package::MANIFEST_FILE;
 
 impl Manifest {
@@ -19,11 +21,13 @@ impl Manifest {
             let dtype = tensor.dtype.name();
             let (file, start) = tensor.place.unzip();
             TensorEntry {
-                leaf: hex::encode(&leaf(&tensor.name, dtype, &tensor.shape, sha256)),
-                content: hex::encode(&content_leaf(dtype, &tensor.shape, sha256)),
-                encoding: encodings.and_then(|encodings| encodings.get(&tensor.name)).cloned(),
-                sha256: hex::encode(sha256),
-                dtype: dtype.to_owned(),
+                leaf: leaf(&tensor.name, dtype, &tensor.shape, sha256).into(),
+                content: content_leaf(dtype, &tensor.shape, sha256).into(),
+                encoding: encodings
+                    .and_then(|encodings| encodings.get(&tensor.name))
+                    .map(|encoding| Box::new(encoding.clone())),
+                sha256: tensor.sha256.into(),
+                dtype: Cow::Borrowed(dtype),
                 shape: tensor.shape,
                 len: tensor.len,
                 name: tensor.name,
@@ -36,7 +40,7 @@ impl Manifest {
         let mut files: Vec<FileEntry> = files
             .map(|file| FileEntry {
                 role: FileRole::of(&file.path),
-                sha256: hex::encode(&file.sha256),
+                sha256: file.sha256.into(),
                 len: file.len,
                 path: file.path,
             })
@@ -51,7 +55,7 @@ impl Manifest {
             tokenizer,
             templates,
             dtypes: BTreeMap::new(),
-            tensors: facts.tensors.into_iter().map(entry).collect(),
+            tensors: facts.tensors.into_par_iter().map(entry).collect(),
             files,
         };
         manifest.dtypes = manifest.census();

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use super::document::{Census, Digests, Manifest, Semantics, TensorEntry};
-use crate::base::{canonical_json, hex};
+use crate::base::canonical_json;
+use crate::base::hex::Hex;
 
 impl Manifest {
     /// The digests, computed from the entries.
@@ -16,30 +17,22 @@ impl Manifest {
         tensors.sort_by(|left, right| left.name.cmp(&right.name));
         let some = |document: Json| Some(canonical_json::sha256(&document));
 
-        // Borrowed rather than `json!`, which copies every entry: there may be many.
-        #[derive(Serialize)]
-        struct Document<'a, T> {
-            digest: &'static str,
-            tensors: Vec<T>,
-            #[serde(flatten)]
-            rest: BTreeMap<&'a str, Json>,
-        }
-        let hashed = tensors.iter().map(|t| (&t.name, &t.dtype, &t.shape, &t.sha256)).collect();
-        let rest = BTreeMap::new();
-        let weights = Document { digest: "llmstd.weights.v1", tensors: hashed, rest };
-
         let model = self.model.as_ref();
-        let shapes = tensors.iter().map(|t| (&t.name, &t.dtype, &t.shape)).collect();
         let ties: Option<BTreeSet<&[String; 2]>> = model.map(|model| model.ties.iter().collect());
-        let rest = BTreeMap::from([
-            ("architecture", json!(model.map(|model| &model.architecture))),
-            ("hyperparameters", json!(model.map(|model| &model.hyperparameters))),
-            ("ties", json!(ties)),
-            ("encodings", json!(model.map(|model| &model.encodings))),
-        ]);
-        let structure = Document { digest: "llmstd.structure.v1", tensors: shapes, rest };
-        let (weights, structure) =
-            rayon::join(|| canonical_json::sha256(&weights), || canonical_json::sha256(&structure));
+        let weights = json!({"digest": "llmstd.weights.v1"});
+        let structure = json!({
+            "digest": "llmstd.structure.v1",
+            "architecture": model.map(|model| &model.architecture),
+            "hyperparameters": model.map(|model| &model.hyperparameters),
+            "ties": ties,
+            "encodings": model.map(|model| &model.encodings),
+        });
+        let hashed = tensors.iter().map(|t| (&t.name, &t.dtype, &t.shape, &t.sha256));
+        let shapes = tensors.iter().map(|t| (&t.name, &t.dtype, &t.shape));
+        let (weights, structure) = rayon::join(
+            || canonical_json::sha256_with_rows(&weights, "tensors", hashed),
+            || canonical_json::sha256_with_rows(&structure, "tensors", shapes),
+        );
 
         let config = model.filter(|model| model.architecture.is_some()).map(|model| {
             json!({
@@ -92,29 +85,31 @@ impl Manifest {
     /// and what it says.
     pub fn contradictions(&self) -> Vec<(String, String, String)> {
         let of_tensor = |(index, tensor): (usize, &TensorEntry)| {
-            let Some(sha256) = hex::decode32(&tensor.sha256) else {
+            let Some(sha256) = tensor.sha256.bytes() else {
                 let wanted = "64 digits of lower-case hex".to_owned();
-                return vec![(format!("/tensors/{index}/sha256"), wanted, tensor.sha256.clone())];
+                let place = format!("/tensors/{index}/sha256");
+                return vec![(place, wanted, tensor.sha256.to_string())];
             };
-            let named = hex::encode(&leaf(&tensor.name, &tensor.dtype, &tensor.shape, &sha256));
-            let nameless = hex::encode(&content_leaf(&tensor.dtype, &tensor.shape, &sha256));
+            let named = Hex::from(leaf(&tensor.name, &tensor.dtype, &tensor.shape, &sha256));
+            let nameless = Hex::from(content_leaf(&tensor.dtype, &tensor.shape, &sha256));
             let both = [("leaf", named, &tensor.leaf), ("content", nameless, &tensor.content)];
             let wrong = both.into_iter().filter(|(_, computed, said)| computed != *said);
             wrong
                 .map(|(key, computed, said)| {
-                    (format!("/tensors/{index}/{key}"), computed, said.clone())
+                    let place = format!("/tensors/{index}/{key}");
+                    (place, computed.to_string(), said.to_string())
                 })
                 .collect()
         };
         // The two halves of the work of a manifest with many tensors.
         let (mut found, computed) = rayon::join(
-            || self.tensors.iter().enumerate().flat_map(of_tensor).collect::<Vec<_>>(),
+            || self.tensors.par_iter().enumerate().flat_map_iter(of_tensor).collect::<Vec<_>>(),
             || self.compute_digests(),
         );
         for (index, file) in self.files.iter().enumerate() {
-            if hex::decode32(&file.sha256).is_none() {
+            if let Hex::Other(said) = &file.sha256 {
                 let wanted = "64 digits of lower-case hex".to_owned();
-                found.push((format!("/files/{index}/sha256"), wanted, file.sha256.clone()));
+                found.push((format!("/files/{index}/sha256"), wanted, said.to_string()));
             }
         }
         for ((name, computed), (_, said)) in computed.each().into_iter().zip(self.digests.each()) {

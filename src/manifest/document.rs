@@ -1,18 +1,22 @@
 //! The form of `manifest.json`, and its text.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value as Json;
 
 use super::role::FileRole;
-use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::error::{Error, ErrorKind};
+use crate::base::hex::Hex;
 use crate::base::json as text;
 use crate::base::source::Source;
-use crate::checkpoint::n_elements;
+use crate::checkpoint::{DType, n_elements};
 use crate::package::{Conformance, Hparams, Model, Task};
 
 /// The schema of [`Manifest`].
@@ -152,26 +156,48 @@ pub struct TensorEntry {
     /// Its name.
     pub name: String,
     /// Its dtype, `BF16`.
-    pub dtype: String,
+    #[serde(deserialize_with = "dtype_name")]
+    pub dtype: Cow<'static, str>,
     /// Its dimensions, slowest first.
     pub shape: Vec<u64>,
     /// How its payload is encoded, as `model.json` says; absent where it is plain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub encoding: Option<Json>,
+    pub encoding: Option<Box<Json>>,
     /// The file that holds it; absent where no single range of a file does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "shared_text")]
+    pub file: Option<Arc<str>>,
     /// Its first byte in that file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<u64>,
     /// The number of its bytes.
     pub len: u64,
     /// The SHA-256 of its bytes, in hex.
-    pub sha256: String,
+    pub sha256: Hex,
     /// The leaf over name, dtype, shape and bytes.
-    pub leaf: String,
+    pub leaf: Hex,
     /// The leaf over dtype, shape and bytes.
-    pub content: String,
+    pub content: Hex,
+}
+
+/// The name of a dtype, of which a manifest has one for each tensor and few that differ.
+fn dtype_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'static, str>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    Ok(DType::parse(&name).map_or(Cow::Owned(name), |dtype| Cow::Borrowed(dtype.name())))
+}
+
+/// A text that is shared with the entry before it where both have the same: the tensors of a file stand one after
+/// the other.
+fn shared_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<str>>, D::Error> {
+    thread_local! {
+        static LAST: RefCell<Arc<str>> = RefCell::new("".into());
+    }
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    LAST.with_borrow_mut(|last| {
+        if **last != *text {
+            *last = text.into();
+        }
+        Ok(Some(Arc::clone(last)))
+    })
 }
 
 /// One file.
@@ -183,7 +209,7 @@ pub struct FileEntry {
     /// The number of its bytes.
     pub len: u64,
     /// The SHA-256 of its bytes, in hex.
-    pub sha256: String,
+    pub sha256: Hex,
     /// What it is for.
     pub role: FileRole,
 }
@@ -229,7 +255,7 @@ impl Manifest {
     ///
     /// # Errors
     /// It cannot be read, is no JSON, or does not keep the schema that it names.
-    pub fn read(path: &Path) -> Result<Option<Manifest>> {
+    pub fn read(path: &Path) -> Result<Option<Manifest>, Error> {
         let mut source = Source::new("");
         let file = source.add_path(path)?;
         let bytes = source.bytes(file);
@@ -253,7 +279,7 @@ impl Manifest {
     ///
     /// # Errors
     /// What it derives does not follow from its entries.
-    pub fn trusted(self, path: &Path) -> Result<Manifest> {
+    pub fn trusted(self, path: &Path) -> Result<Manifest, Error> {
         let contradictions = self.contradictions();
         let Some((place, wanted, said)) = contradictions.first() else { return Ok(self) };
         let message = format!(
@@ -268,7 +294,10 @@ impl Manifest {
     pub fn census(&self) -> BTreeMap<String, Census> {
         let mut dtypes: BTreeMap<String, Census> = BTreeMap::new();
         for tensor in &self.tensors {
-            let census = dtypes.entry(tensor.dtype.clone()).or_default();
+            if !dtypes.contains_key(&*tensor.dtype) {
+                dtypes.insert(tensor.dtype.to_string(), Census::default());
+            }
+            let Some(census) = dtypes.get_mut(&*tensor.dtype) else { continue };
             census.tensors += 1;
             let elements = n_elements(&tensor.shape).unwrap_or(u64::MAX);
             census.elements = census.elements.saturating_add(elements);

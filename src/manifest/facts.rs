@@ -1,5 +1,7 @@
 //! What a manifest is made from.
 
+use std::sync::Arc;
+
 use crate::checkpoint::DType;
 use crate::package::Model;
 
@@ -30,7 +32,7 @@ pub struct TensorFacts {
     /// The SHA-256 of its bytes.
     pub sha256: [u8; 32],
     /// The file and the first byte in it, where one range of a file holds it.
-    pub place: Option<(String, u64)>,
+    pub place: Option<(Arc<str>, u64)>,
 }
 
 /// What is known of one file.

@@ -62,7 +62,7 @@ fn the_same_bytes_of_another_shape_or_dtype_have_another_leaf() {
 fn digests_do_not_depend_on_files_or_order() {
     let (a, b) = (tensor("a", &[2], 1), tensor("b", &[3], 2));
     let one = build(vec![a.clone(), b.clone()], vec![file("model.safetensors", "x")]);
-    let place = |name: &str| Some((name.to_owned(), 80));
+    let place = |name: &str| Some((name.into(), 80));
     let b = TensorFacts { place: place("y.safetensors"), ..b };
     let two = build(vec![b, a], vec![file("x.safetensors", "x"), file("y.safetensors", "y")]);
     assert_eq!(one.digests, two.digests);
@@ -122,7 +122,7 @@ fn contradictions_are_found_where_they_are() {
     let expected = ["/tensors/0/leaf", "/digests/weights", "/digests/structure", "/digests/model"];
     assert_eq!(places, expected);
     let mut bad = good;
-    bad.tensors[0].sha256 = "XY".to_owned();
+    bad.tensors[0].sha256 = "XY".into();
     assert_eq!(bad.contradictions()[0].0, "/tensors/0/sha256");
 }
 

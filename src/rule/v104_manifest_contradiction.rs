@@ -39,8 +39,8 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     }
     for (name, sha256) in manifest.tokenizer.iter().flat_map(|tokenizer| &tokenizer.files) {
         let listed = manifest.files.iter().find(|file| file.path == *name);
-        let listed = listed.map_or("no such file", |file| file.sha256.as_str());
-        if listed != sha256 {
+        let listed = listed.map_or("no such file".to_owned(), |file| file.sha256.to_string());
+        if listed != *sha256 {
             found.push(
                 RULE.finding(format!(
                     "the manifest contradicts itself: it has two hashes for `{name}`"

@@ -50,7 +50,7 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             }
             continue;
         };
-        let tensor = here.iter().find(|tensor| tensor.file == file).unwrap_or(&here[0]);
+        let tensor = here.iter().find(|tensor| *tensor.file == *file).unwrap_or(&here[0]);
         let expected = place(&entry.dtype, &entry.shape, file, entry.start, entry.len);
         let (dtype, start) = (tensor.dtype.name(), Some(tensor.start));
         let actual = place(dtype, &tensor.shape, &tensor.file, start, tensor.len);
@@ -58,7 +58,7 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             found.push(
                 RULE.finding(format!("`{name}` is not what the manifest says of it"))
                     .tensor(name)
-                    .file(&tensor.file)
+                    .file(&*tensor.file)
                     .bytes(tensor.start, tensor.start.saturating_add(tensor.len))
                     .mismatch(expected, actual)
                     .help("tensors and manifest are not of one package: get both again"),
@@ -70,7 +70,7 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             found.push(
                 RULE.finding(format!("`{name}` is in {}, and not in the manifest", here[0].file))
                     .tensor(*name)
-                    .file(&here[0].file)
+                    .file(&*here[0].file)
                     .help("tensors and manifest are not of one package: get both again"),
             );
         }

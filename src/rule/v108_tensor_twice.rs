@@ -24,7 +24,7 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             found.push(
                 RULE.finding(format!("`{}` is in {other} and in {}", tensor.name, tensor.file))
                     .tensor(&tensor.name)
-                    .file(&tensor.file)
+                    .file(&*tensor.file)
                     .help(
                         "which of the two is loaded depends on the loader: remove the wrong file",
                     ),

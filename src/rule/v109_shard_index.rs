@@ -46,12 +46,12 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     };
     let tensors = view.all_tensors()?;
     let stored: BTreeMap<&str, &str> =
-        tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.file.as_str())).collect();
+        tensors.iter().map(|tensor| (tensor.name.as_str(), &*tensor.file)).collect();
     for (name, file) in map {
         let file = file.as_str().unwrap_or_default();
         let here = stored.get(name.as_str()).copied();
         // A name in two files is told of by V108; either place is right here.
-        let is_there = tensors.iter().any(|tensor| tensor.name == *name && tensor.file == file);
+        let is_there = tensors.iter().any(|tensor| tensor.name == *name && *tensor.file == *file);
         if here != Some(file) && !is_there {
             found.push(
                 about(format!("the index puts `{name}` in {file:?}, where it is not"))

@@ -22,7 +22,7 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             found.push(
                 RULE.finding(format!("`{}` is no canonical name: {problem}", tensor.name))
                     .tensor(&tensor.name)
-                    .file(&tensor.file)
+                    .file(&*tensor.file)
                     .help("convert the checkpoint; names of no known meaning go under `extra.`"),
             );
         }

@@ -36,7 +36,7 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         found.push(
             RULE.finding(format!("`{}` lies behind `{}`", tensor.name, before.name))
                 .tensor(&tensor.name)
-                .file(&tensor.file)
+                .file(&*tensor.file)
                 .bytes(tensor.start, tensor.start.saturating_add(tensor.len))
                 .mismatch(
                     format!("`{}` before `{}`", tensor.name, before.name),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::base::diagnostic::{Diagnostic, Level};
-use crate::base::hex;
+use crate::base::hex::Hex;
 use crate::package::Conformance;
 use crate::rule::{About, Checked, PackageView, Rule};
 
@@ -20,14 +20,14 @@ pub(super) static RULE: Rule = Rule {
 
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let manifest = view.manifest()?;
-    let listed: BTreeMap<&str, &str> =
-        manifest.tensors.iter().map(|entry| (entry.name.as_str(), entry.sha256.as_str())).collect();
+    let listed: BTreeMap<&str, &Hex> =
+        manifest.tensors.iter().map(|entry| (entry.name.as_str(), &entry.sha256)).collect();
     for shard in &view.shards {
         let Some((tensors, scan)) = &shard.scan else { continue };
         for (tensor, piece) in tensors.iter().zip(&scan.pieces) {
             let Some(&expected) = listed.get(tensor.name.as_str()) else { continue };
-            let actual = hex::encode(&piece.sha256);
-            if actual != expected {
+            let actual = Hex::from(piece.sha256);
+            if actual != *expected {
                 found.push(
                     RULE.finding(format!(
                         "the bytes of `{}` are not those that were written",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::base::diagnostic::{Diagnostic, Level};
-use crate::base::hex;
+use crate::base::hex::Hex;
 use crate::manifest::TensorEntry;
 use crate::package::Conformance;
 use crate::rule::{About, Checked, PackageView, Rule};
@@ -24,7 +24,7 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let listed: BTreeMap<&str, &TensorEntry> =
         manifest.tensors.iter().map(|entry| (entry.name.as_str(), entry)).collect();
     for file in &manifest.files {
-        let Some(actual) = view.sha256(&file.path).map(|sha256| hex::encode(sha256)) else {
+        let Some(actual) = view.sha256(&file.path).map(|sha256| Hex::Hash(*sha256)) else {
             continue;
         };
         let len = view.files.get(&file.path).copied().unwrap_or(0);
@@ -39,7 +39,7 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
             Some((tensors, scan)) => {
                 let intact = tensors.iter().zip(&scan.pieces).all(|(tensor, piece)| {
                     let entry = listed.get(tensor.name.as_str());
-                    entry.is_none_or(|entry| entry.sha256 == hex::encode(&piece.sha256))
+                    entry.is_none_or(|entry| entry.sha256.bytes() == Some(piece.sha256))
                 });
                 if !intact {
                     continue; // V120 tells which tensors are damaged.

@@ -42,7 +42,7 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
         found.push(
             RULE.finding(format!("`{name}` is unexpected: {why}"))
                 .tensor(name)
-                .file(&tensor.file)
+                .file(&*tensor.file)
                 .help("loaders pass it over or refuse it: a hyperparameter or the tensor is wrong"),
         );
     }

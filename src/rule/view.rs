@@ -9,6 +9,7 @@ mod values;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
+use std::sync::Arc;
 
 use serde_json::Value as Json;
 
@@ -85,7 +86,7 @@ pub struct Stored {
     /// Its shape.
     pub shape: Vec<u64>,
     /// The file it is in.
-    pub file: String,
+    pub file: Arc<str>,
     /// Its first byte in the file.
     pub start: u64,
     /// The number of its bytes.
@@ -99,7 +100,7 @@ impl Stored {
             name: output.name.clone(),
             dtype: output.dtype,
             shape: output.shape.clone(),
-            file: String::new(),
+            file: "".into(),
             start: 0,
             len: output.n_bytes(),
         }

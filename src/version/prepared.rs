@@ -1,61 +1,72 @@
 //! An input that was looked at, of which only the bytes are still to be read.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{Kind, Options, Version, Weights};
+use super::{Kind, Options, Planned, Version, Weights};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
-use crate::base::hex;
 use crate::base::source::{FileId, Source};
-use crate::checkpoint::{Payload, n_elements};
+use crate::checkpoint::{DType, Payload, Tensor, n_elements};
 use crate::convert::{self, Failure, Request};
 use crate::exec::digest::{Side, digests_and_files};
 use crate::folder::{CONFIG_FILE, Opened};
-use crate::manifest::{FileFacts, FileRole, Manifest, ManifestInput, TensorFacts, needs_text};
+use crate::manifest::{
+    FileFacts, FileRole, Manifest, ManifestInput, TensorEntry, TensorFacts, needs_text,
+};
 use crate::package::{BUFFERS_FILE, MANIFEST_FILE, Model, SOURCE_FILE};
 use crate::plan::Tensors;
-use crate::plan::program::Output;
+use crate::plan::program::{Input, Output};
+
+/// The hash of each stored tensor of a package, where an entry of its manifest describes it as it lies in the file,
+/// and its place.
+fn look_up(opened: &Opened, entries: &[TensorEntry]) -> (Vec<Option<[u8; 32]>>, Vec<Place>) {
+    // Entries stand in the order of the files, as a rule.
+    let by_name = LazyCell::new(|| -> HashMap<&str, &TensorEntry> {
+        entries.iter().map(|entry| (entry.name.as_str(), entry)).collect()
+    });
+    let mut names: HashMap<FileId, Arc<str>> = HashMap::new();
+    let stored = opened.checkpoint.stored().enumerate().map(|(index, tensor)| {
+        let Payload::Range(extent) = tensor.payload else { return (None, None) };
+        let name = || opened.source.name(extent.file).into();
+        let file = Arc::clone(names.entry(extent.file).or_insert_with(name));
+        let entry = entries.get(index).filter(|entry| entry.name == tensor.name);
+        let entry = entry.or_else(|| by_name.get(tensor.name.as_str()).copied());
+        let entry = entry.filter(|entry| {
+            entry.dtype == tensor.dtype.name()
+                && entry.shape == tensor.shape
+                && entry.len == extent.len
+                && entry.file.as_ref() == Some(&file)
+                && entry.start == Some(extent.start)
+        });
+        (entry.and_then(|entry| entry.sha256.bytes()), Some((file, extent.start)))
+    });
+    stored.unzip()
+}
 
 /// A package. Everything but the hashes of the weights is read anew, so that a package that was
 /// edited without its manifest is seen as it is.
 pub(super) fn package(
+    path: &Path,
     mut opened: Opened,
     options: &Options<'_>,
 ) -> std::result::Result<Prepared, Failure> {
     let model = convert::read_model(&mut opened)?;
-    let known = match opened.has(MANIFEST_FILE) && !options.rehash {
+    let mut known = match opened.has(MANIFEST_FILE) && !options.rehash {
         true => Manifest::read(&opened.source.place(MANIFEST_FILE))?,
         false => None,
     };
-    let tensors = convert::generic_copies(&opened.checkpoint)?;
-    let known_tensors: BTreeMap<&str, _> = known
-        .iter()
-        .flat_map(|manifest| &manifest.tensors)
-        .map(|tensor| (tensor.name.as_str(), tensor))
-        .collect();
-    let mut places: Vec<Option<(String, u64)>> = Vec::new();
-    let mut hashes: Vec<Option<[u8; 32]>> = Vec::new();
-    for tensor in opened.checkpoint.stored() {
-        let Payload::Range(extent) = tensor.payload else {
-            places.push(None);
-            hashes.push(None);
-            continue;
-        };
-        let place = (opened.source.name(extent.file).to_owned(), extent.start);
-        let entry = known_tensors.get(tensor.name.as_str()).filter(|entry| {
-            entry.dtype == tensor.dtype.name()
-                && entry.shape == tensor.shape
-                && entry.len == extent.len
-                && entry.file.as_ref() == Some(&place.0)
-                && entry.start == Some(place.1)
-        });
-        hashes.push(entry.and_then(|entry| hex::decode32(&entry.sha256)));
-        places.push(Some(place));
-    }
+    let (hashes, places) = {
+        let entries = known.as_mut().map(|manifest| std::mem::take(&mut manifest.tensors));
+        look_up(&opened, &entries.unwrap_or_default())
+    };
+    let is_known = hashes.iter().all(Option::is_some);
+    let tensors = if is_known { None } else { Some(convert::generic_copies(&opened.checkpoint)?) };
     let mut findings = std::mem::take(&mut opened.checkpoint.findings);
     let n_stale = hashes.iter().filter(|hash| hash.is_none()).count();
     let n_believed = (hashes.len() - n_stale) as u64;
@@ -80,6 +91,7 @@ pub(super) fn package(
     let names = opened.files.iter().map(|file| file.name.clone());
     let files = names.filter(|name| !own.contains(&name.as_str())).collect();
     Ok(Prepared {
+        path: path.to_owned(),
         label: String::new(),
         kind: Kind::Package,
         opened,
@@ -96,6 +108,7 @@ pub(super) fn package(
 }
 
 pub(super) fn foreign(
+    path: &Path,
     mut opened: Opened,
     options: &Options<'_>,
 ) -> std::result::Result<Prepared, Failure> {
@@ -140,10 +153,11 @@ pub(super) fn foreign(
     findings.append(&mut opened.checkpoint.findings);
     let n_tensors = tensors.outputs.len();
     Ok(Prepared {
+        path: path.to_owned(),
         label: String::new(),
         kind,
         opened,
-        tensors,
+        tensors: Some(tensors),
         model,
         known: None,
         findings,
@@ -157,23 +171,28 @@ pub(super) fn foreign(
 
 /// An input of which only the bytes are still to be read.
 pub(super) struct Prepared {
+    path: PathBuf,
     pub(super) label: String,
     kind: Kind,
     opened: Opened,
-    tensors: Tensors,
+    /// How each tensor is read; `None` of a package of which no tensor has to be.
+    tensors: Option<Tensors>,
     model: Option<Model>,
-    /// The manifest that is believed.
+    /// The manifest that is believed, without its tensors.
     known: Option<Manifest>,
     findings: Vec<Diagnostic>,
     n_believed: u64,
     /// The hashes of tensors that are known.
     hashes: Vec<Option<[u8; 32]>>,
-    places: Vec<Option<(String, u64)>>,
+    places: Vec<Place>,
     /// The files beside the tensors, and of a package those of the tensors too.
     files: Vec<String>,
     /// The files that a conversion would write of tensors apart: path, length and SHA-256.
     components: Vec<(String, u64, [u8; 32])>,
 }
+
+/// The file and the first byte in it, where one range of a file holds a tensor.
+type Place = Option<(Arc<str>, u64)>;
 
 /// The tensors that are not hashed, and where they stand.
 pub(super) struct Missing {
@@ -185,14 +204,18 @@ impl Prepared {
     pub(super) fn missing(&self) -> Missing {
         let places = self.hashes.iter().enumerate().filter(|(_, hash)| hash.is_none());
         let places: Vec<usize> = places.map(|(place, _)| place).collect();
-        let outputs = places.iter().map(|place| self.tensors.outputs[*place].clone()).collect();
+        let outputs = self.tensors.as_ref().map_or(&[][..], |tensors| &tensors.outputs);
+        let outputs = places.iter().map(|place| outputs[*place].clone()).collect();
         Missing { places, outputs }
     }
 
     /// The tensors that are missing, to be hashed.
     pub(super) fn side<'a>(&'a self, missing: &'a Missing) -> Side<'a> {
-        let (source, inputs) = (&self.opened.source, &self.tensors.inputs);
-        Side { source, inputs, outputs: &missing.outputs }
+        Side { source: &self.opened.source, inputs: self.inputs(), outputs: &missing.outputs }
+    }
+
+    fn inputs(&self) -> &[Input] {
+        self.tensors.as_ref().map_or(&[], |tensors| &tensors.inputs)
     }
 
     pub(super) fn fill(&mut self, missing: &Missing, hashes: Vec<[u8; 32]>) -> Result<()> {
@@ -222,7 +245,7 @@ impl Prepared {
         let known = self.known.as_ref().filter(|_| self.is_weights(name))?;
         let entry = known.files.iter().find(|file| file.path == name)?;
         let file = self.opened.files.iter().find(|file| file.name == name)?;
-        hex::decode32(&entry.sha256).filter(|_| entry.len == file.len)
+        entry.sha256.bytes().filter(|_| entry.len == file.len)
     }
 
     /// Hashes what is not hashed yet.
@@ -238,7 +261,7 @@ impl Prepared {
         }
         options.progress.begin("hashing", of_tensors.saturating_add(of_files));
         let advance = |n_bytes| options.progress.advance(n_bytes);
-        let (inputs, n_threads) = (&self.tensors.inputs, options.n_threads);
+        let (inputs, n_threads) = (self.inputs(), options.n_threads);
         let hashed = digests_and_files(source, inputs, &missing.outputs, &ids, n_threads, &advance);
         options.progress.end();
         let [hashes, of_files] = hashed?;
@@ -268,17 +291,32 @@ impl Prepared {
             files.extend(std::mem::take(&mut self.components).into_iter().map(component));
             files.sort_by(|left, right| left.path.cmp(&right.path));
         }
-        let stored = self.tensors.outputs.iter().map(|of| (of.name.as_str(), of.dtype));
+        let outputs = self.tensors.iter().flat_map(|tensors| &tensors.outputs);
+        let stored = outputs.map(|of| (of.name.as_str(), of.dtype));
         let spec = &match (&self.model, self.kind) {
             (Some(model), Kind::Package) => model.spec.clone(),
             (Some(model), _) => options.spec.least_version(model, stored).0,
             (None, _) => options.spec.first.clone(),
         };
-        let hashes = std::mem::take(&mut self.hashes).into_iter().flatten().collect();
+        let hashes = std::mem::take(&mut self.hashes).into_iter().flatten();
+        let hashed = hashes.zip(std::mem::take(&mut self.places));
+        let tensors: Vec<TensorFacts> = match &self.tensors {
+            Some(tensors) => {
+                let outputs = tensors.outputs.iter();
+                let named = outputs.map(|of| (of.name.clone(), of.dtype, of.shape.clone()));
+                named.zip(hashed).map(facts).collect()
+            }
+            None => {
+                let stored = std::mem::take(&mut self.opened.checkpoint.tensors).into_iter();
+                let stored = stored.flat_map(Tensor::into_stored);
+                let named = stored.map(|tensor| (tensor.name, tensor.dtype, tensor.shape));
+                named.zip(hashed).map(facts).collect()
+            }
+        };
         let manifest = Manifest::build(ManifestInput {
             spec,
             model: self.model.as_ref(),
-            tensors: facts(&self.tensors, hashes, std::mem::take(&mut self.places)),
+            tensors,
             files: files.iter().map(Beside::facts).collect(),
         });
         Ok(Version {
@@ -286,7 +324,10 @@ impl Prepared {
             kind: self.kind,
             manifest,
             folder: Some(self.opened.source.again()),
-            weights: Some(Weights { source: self.opened.source, tensors: self.tensors }),
+            weights: Some(match self.tensors {
+                Some(tensors) => Weights::Planned(Planned { source: self.opened.source, tensors }),
+                None => Weights::Unread(self.path.clone()),
+            }),
             n_believed: self.n_believed,
             findings: self.findings,
             made,
@@ -295,20 +336,10 @@ impl Prepared {
 }
 
 fn facts(
-    tensors: &Tensors,
-    hashes: Vec<[u8; 32]>,
-    places: Vec<Option<(String, u64)>>,
-) -> Vec<TensorFacts> {
-    let rows = tensors.outputs.iter().zip(hashes).zip(places);
-    rows.map(|((output, sha256), place)| TensorFacts {
-        name: output.name.clone(),
-        dtype: output.dtype,
-        shape: output.shape.clone(),
-        len: n_elements(&output.shape).and_then(|n| output.dtype.n_bytes(n)).unwrap_or(0),
-        sha256,
-        place,
-    })
-    .collect()
+    ((name, dtype, shape), (sha256, place)): ((String, DType, Vec<u64>), ([u8; 32], Place)),
+) -> TensorFacts {
+    let len = n_elements(&shape).and_then(|n| dtype.n_bytes(n)).unwrap_or(0);
+    TensorFacts { name, dtype, shape, len, sha256, place }
 }
 
 /// A file beside the tensors.

@@ -221,7 +221,7 @@ fn reseal(package: &Path) {
                 shape: tensor.shape,
                 len: tensor.bytes.len() as u64,
                 sha256: Sha256::digest(&tensor.bytes).into(),
-                place: Some((name.clone(), 8 + header_len + start)),
+                place: Some((name.as_str().into(), 8 + header_len + start)),
             };
             tensors.entry(tensor.name).or_insert(facts);
         }
@@ -275,7 +275,7 @@ fn cases() -> Vec<Case> {
         swap(&p.join("manifest.json"), "llmstd.manifest/1", "llmstd.manifest/9");
     });
     add("V104", Decoder, |p| {
-        edit_manifest(p, |manifest| manifest.tensors[0].leaf = "0".repeat(64));
+        edit_manifest(p, |manifest| manifest.tensors[0].leaf = [0; 32].into());
     });
     add("V105", Decoder, |p| fs::remove_file(p.join("generation_config.json")).unwrap());
     add("V106", Decoder, |p| fs::write(p.join("adapter.safetensors"), "x").unwrap());
@@ -317,7 +317,7 @@ fn cases() -> Vec<Case> {
             manifest.files.push(FileEntry {
                 path: "../elsewhere".to_owned(),
                 len: 1,
-                sha256: "0".repeat(64),
+                sha256: [0; 32].into(),
                 role: FileRole::Other,
             });
         });
@@ -1167,7 +1167,7 @@ fn a_long_file_is_held_to_its_tensors_and_header_and_as_a_whole_when_asked() {
     fs::write(&file, good).unwrap();
     edit_manifest(&path, |manifest| {
         let entry = manifest.files.iter_mut().find(|file| file.path == "model.safetensors");
-        entry.unwrap().sha256 = "0".repeat(64);
+        entry.unwrap().sha256 = [0; 32].into();
     });
     assert_eq!(check(false).0, none);
     assert_eq!(check(true).0, ["V121"]);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -249,7 +250,7 @@ pub fn seal(package: &Path) -> Result<()> {
         .map_err(|err| bad(err.to_string()))?;
     let mut tensors: BTreeMap<String, TensorFacts> = BTreeMap::new();
     for path in shards(package)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name: Arc<str> = path.file_name().unwrap_or_default().to_string_lossy().into();
         for (tensor, start) in read_tensors(&path)?.0 {
             let facts = TensorFacts {
                 dtype: DType::parse(&tensor.dtype)
@@ -257,7 +258,7 @@ pub fn seal(package: &Path) -> Result<()> {
                 shape: tensor.shape,
                 len: tensor.bytes.len() as u64,
                 sha256: Sha256::digest(&tensor.bytes).into(),
-                place: Some((name.clone(), start)),
+                place: Some((Arc::clone(&name), start)),
                 name: tensor.name.clone(),
             };
             tensors.entry(tensor.name).or_insert(facts);

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
@@ -153,7 +154,7 @@ impl<'a> PackageView<'a> {
                     name: entry.name.clone(),
                     dtype: DType::parse(&entry.dtype)?,
                     shape: entry.shape.clone(),
-                    file: entry.file.clone().unwrap_or_default(),
+                    file: entry.file.clone().unwrap_or_else(|| "".into()),
                     start: entry.start.unwrap_or_default(),
                     len: entry.len,
                 })
@@ -193,6 +194,7 @@ impl<'a> PackageView<'a> {
             };
             if let Part::Good(header) = &header {
                 self.findings.extend(header.findings.iter().cloned());
+                let shared: Arc<str> = name.as_str().into();
                 for tensor in &header.tensors {
                     let (start, len) = match &tensor.payload {
                         Payload::Range(extent) => (extent.start, extent.len),
@@ -203,7 +205,7 @@ impl<'a> PackageView<'a> {
                         name: tensor.name.clone(),
                         dtype: tensor.dtype,
                         shape: tensor.shape.clone(),
-                        file: name.clone(),
+                        file: Arc::clone(&shared),
                         start,
                         len,
                     });

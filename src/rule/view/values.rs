@@ -1,6 +1,7 @@
 //! Reads the bytes of a package: hashes, and what the values of tensors are.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Counted, MIN_COVERED_LEN, PackageView, Part, ScannedTensor, Stored};
 use crate::base::error::Result;
@@ -81,12 +82,12 @@ impl<'a> PackageView<'a> {
     }
 
     /// The tensors that the manifest puts into each file.
-    fn listed(&self) -> BTreeMap<String, Vec<usize>> {
-        let mut listed: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    fn listed(&self) -> BTreeMap<Arc<str>, Vec<usize>> {
+        let mut listed: BTreeMap<Arc<str>, Vec<usize>> = BTreeMap::new();
         let entries = self.manifest.good().into_iter().flat_map(|manifest| &manifest.tensors);
         for (index, entry) in entries.enumerate() {
             if let Some(file) = &entry.file {
-                listed.entry(file.clone()).or_default().push(index);
+                listed.entry(Arc::clone(file)).or_default().push(index);
             }
         }
         listed
@@ -94,7 +95,12 @@ impl<'a> PackageView<'a> {
 
     /// Whether the hashes of tensors leave no byte of a long tensor file open: it is as long as the
     /// manifest says, and begins with the header that this program writes for what the manifest says.
-    fn is_covered(&self, name: &str, file: FileId, listed: &BTreeMap<String, Vec<usize>>) -> bool {
+    fn is_covered(
+        &self,
+        name: &str,
+        file: FileId,
+        listed: &BTreeMap<Arc<str>, Vec<usize>>,
+    ) -> bool {
         let bytes = self.source.bytes(file);
         let Some((manifest, own)) = self.manifest.good().zip(listed.get(name)) else {
             return false;
@@ -138,7 +144,7 @@ impl<'a> PackageView<'a> {
 
     /// The tensors of a file, by its header, or by the manifest where the header cannot be read.
     fn pieces_of(&self, name: &str, file: FileId) -> Vec<(ScannedTensor, DType)> {
-        let of_header = self.tensors.iter().filter(|tensor| tensor.file == name);
+        let of_header = self.tensors.iter().filter(|tensor| *tensor.file == *name);
         let mut pieces: Vec<(ScannedTensor, DType)> = of_header
             .map(|tensor| {
                 let (name, start, len) = (tensor.name.clone(), tensor.start, tensor.len);
