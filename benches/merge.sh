@@ -4,7 +4,7 @@
 #
 #     benches/merge.sh LLMSTD [FOLDER]
 #
-# FOLDER gets about six times SIZE (megabytes, 4000 unless said) on a disk or in /dev/shm. Needs python with
+# FOLDER gets about four times SIZE (megabytes, 4000 unless said) on a disk or in /dev/shm. Needs python with
 # torch (PYTHON names it); ZERO_PYTHON names one that has deepspeed, VERL_PYTHON one with verl: a row whose
 # program is missing is left out. All is timed once, in turn, from files that were just written.
 set -euo pipefail
@@ -18,7 +18,7 @@ has() { "$1" -c "import $2" > /dev/null 2>&1; }
 rm -rf "$work"
 mkdir -p "$work"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
-"$python" "$here/ranks.py" make "$work" "$size" "$ranks" 2> "$work/made"
+"$python" "$here/ranks.py" make "$work" "$size" "$ranks" dcp 2> "$work/made"
 
 cpu=$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1)
 echo "$cpu, $(nproc) threads; $(date -u +%F); load when it began: $(cut -d' ' -f1-3 /proc/loadavg)"
@@ -38,6 +38,8 @@ if has "${VERL_PYTHON:-$python}" verl; then
     row "verl: its merger" "${VERL_PYTHON:-$python}" -m verl.model_merger merge --backend fsdp \
         --local_dir "$work/verl" --target_dir "$work/out"
 fi
+rm -rf "$work/dcp" "$work/verl"
+"$python" "$here/ranks.py" make "$work" "$size" "$ranks" zero 2> "$work/made"
 row "ZeRO-3: llmstd" "$tool" convert -q "$work/zero" "$work/out" --to hf
 zero=${ZERO_PYTHON:-$python}
 if has "$zero" deepspeed; then

@@ -1,6 +1,7 @@
 """Checkpoints of several ranks for merge.sh, and what merging them takes.
 
-    python ranks.py make FOLDER MEGABYTES RANKS     # FOLDER/dcp, FOLDER/verl, FOLDER/zero
+    python ranks.py make FOLDER MEGABYTES RANKS dcp   # FOLDER/dcp, FOLDER/verl
+    python ranks.py make FOLDER MEGABYTES RANKS zero  # FOLDER/zero
     python ranks.py row NAME COMMAND…               # a row of a table: seconds, anonymous memory
 
 `dcp` and `verl` hold a llama in BF16 that torch.distributed cut (gloo, one process a rank); `zero` has the
@@ -101,7 +102,6 @@ def make(folder, megabytes, world):
         (folder / kind / "config.json").write_text(json.dumps(config))
     (folder / "verl" / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 2, "world_size": world}))
     mp.start_processes(cut, (world, 29950, folder, megabytes), world, start_method="fork")
-    zero(folder, megabytes, world)
 
 
 def anonymous(pid):
@@ -134,6 +134,7 @@ def row(name, command):
 
 if __name__ == "__main__":
     if sys.argv[1] == "make":
-        make(pathlib.Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+        kinds = {"dcp": make, "zero": zero}
+        kinds[sys.argv[5]](pathlib.Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
     else:
         row(sys.argv[2], sys.argv[3:])

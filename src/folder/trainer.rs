@@ -353,7 +353,8 @@ impl Run {
         if is_distributed && megatron::is_named_so(&checkpoint.tensors) {
             let place = source.place(&self.home);
             megatron::unstack(&mut checkpoint).map_err(|err| err.in_file(&place))?;
-            megatron::read_common(source, &self.home, &mut checkpoint)?;
+            let is_dcp = self.kind == Kind::Dcp;
+            megatron::read_common(source, &self.home, is_dcp, &mut checkpoint)?;
             checkpoint.format = megatron::FORMAT.id;
         }
         if checkpoint.format == megatron::FORMAT.id {

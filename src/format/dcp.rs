@@ -88,6 +88,23 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
+/// Where the bytes of a value that is no tensor are, in the checkpoint of a folder; `None` where it has none of
+/// this key.
+///
+/// # Errors
+/// `.metadata` or the file that has them is damaged.
+pub(super) fn value(source: &mut Source, folder: &str, key: &str) -> Result<Option<Extent>> {
+    let file = source.add(&format!("{folder}{METADATA_FILE}"))?;
+    let path = source.path(file).to_owned();
+    let metadata = Metadata::read(source.bytes(file)).map_err(|err| err.in_file(&path))?;
+    let Some(place) = metadata.places.get(&(key.to_owned(), Vec::new())) else { return Ok(None) };
+    if metadata.wholes.contains_key(key) || !place.transforms.is_empty() {
+        return Ok(None);
+    }
+    let mut files = Files { folder: folder.to_owned(), known: HashMap::new() };
+    files.extent(source, key, place).map(Some)
+}
+
 /// The tensors that are weights: the name that each has in its state dict, and its key. What a
 /// program keeps beside the state dict is left out, and told.
 fn weights<'m>(metadata: &'m Metadata, checkpoint: &mut Checkpoint) -> Vec<(String, &'m str)> {

@@ -8,22 +8,25 @@
 //!
 //! A file has `model`, or with several chunks of layers on a rank `model0`, `model1` …, in which layers
 //! and experts are counted from 0 on each rank; and `args`, how the run was started. `torch_dist`, the
-//! other layout, is a distributed checkpoint of PyTorch in which the tensors of all layers are one.
+//! other layout, is a distributed checkpoint of PyTorch in which the tensors of all layers are one;
+//! `fsdp_dtensor`, a third, is one in which each layer has its own, and `linear_fc1.weight_w` and `_v` are the
+//! halves of the first map of a gated MLP.
 //!
 //! Spec: NVIDIA/Megatron-LM `megatron/training/checkpointing.py`, `megatron/core/transformer` of
 //! Megatron-Core 0.16.
 
 mod args;
+mod halves;
 mod merge;
 mod stacked;
 
 use std::collections::BTreeMap;
 
-use self::args::Args;
+use self::args::{ARGS, Args};
 use self::merge::{Part, merged};
-use super::Format;
 use super::pickle::Pickle;
 use super::pytorch::{object, quote};
+use super::{Format, dcp};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{FileId, Source};
 use crate::checkpoint::{Checkpoint, Tensor};
@@ -138,12 +141,28 @@ pub fn read(
     Ok((checkpoint, weights))
 }
 
-/// What `torch_dist` says beside its tensors: how the run was started.
+/// What a distributed checkpoint says beside its tensors: how the run was started.
 ///
 /// # Errors
 /// The file is broken.
-pub fn read_common(source: &mut Source, folder: &str, checkpoint: &mut Checkpoint) -> Result<()> {
+pub fn read_common(
+    source: &mut Source,
+    folder: &str,
+    is_dcp: bool,
+    checkpoint: &mut Checkpoint,
+) -> Result<()> {
     let name = format!("{folder}{COMMON_FILE}");
+    let args = match is_dcp && !source.has(&name) {
+        true => dcp::value(source, folder, ARGS)?,
+        false => None,
+    };
+    if let Some(args) = args {
+        let args =
+            object::read(source, args, |of| Ok(Args::read(of.pickle, Some(of.pickle.root()))))?;
+        args.keep(&mut checkpoint.metadata);
+        checkpoint.metadata.insert("trainer".to_owned(), "Megatron (fsdp_dtensor)".to_owned());
+        return Ok(());
+    }
     if source.has(&name) {
         let file = source.add(&name)?;
         let rank = read_rank(source, file)?;

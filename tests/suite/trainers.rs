@@ -424,6 +424,18 @@ fn the_ranks_of_megatron_are_merged() {
     }
 }
 
+/// `fsdp_dtensor`, of the same models: see make_megatron_fsdp.py.
+#[test]
+fn what_megatron_fsdp_saves_is_merged() {
+    for kind in ["megatron", "megatron-moe"] {
+        let run = fixture(&format!("{kind}-fsdp"));
+        assert_eq!(weights(&run), weights(&fixture(&format!("hf-{kind}"))), "{kind}");
+        let opened = folder::open(&run).unwrap();
+        let said = |key: &str| opened.checkpoint.metadata[key].as_str();
+        assert_eq!((said("trainer"), said("trainer.step")), ("Megatron (fsdp_dtensor)", "5"));
+    }
+}
+
 #[test]
 fn the_ranks_of_megatron_are_written() {
     let scratch = tempfile::tempdir().unwrap();

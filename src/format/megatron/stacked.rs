@@ -1,6 +1,7 @@
 //! The tensors of `torch_dist`: those of all layers are one, along a first axis, and those of all experts
 //! one along the next.
 
+use super::halves;
 use super::merge::{EXPERTS, LAYERS};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::tiles::Tile;
@@ -45,6 +46,7 @@ fn strip(tensors: &mut [Tensor]) {
 /// A tensor is no such one.
 pub fn unstack(checkpoint: &mut Checkpoint) -> Result<()> {
     strip(&mut checkpoint.tensors);
+    halves::join(&mut checkpoint.tensors)?;
     let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
     let mut left = MAX_TENSORS;
     for tensor in std::mem::take(&mut checkpoint.tensors) {

@@ -1,0 +1,91 @@
+//! The tensors of `fsdp_dtensor`: those of each layer and expert have names of their own, and the two halves of the
+//! first map of a gated MLP are two. Spec: NVIDIA/Megatron-LM `megatron/core/transformer/fsdp_dtensor_checkpoint.py`
+//! of Megatron-Core 0.16.
+
+use std::collections::HashMap;
+
+use super::merge;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::checkpoint::tiles::Tile;
+use crate::checkpoint::{Payload, Tensor};
+use crate::format::pytorch::quote;
+
+/// The ends of the names of the gate's rows and of the other map's.
+const ENDS: [&str; 2] = ["_w", "_v"];
+
+/// The first map of an MLP.
+const MAP: &str = "linear_fc1.";
+
+/// Puts halves together, each under the name that the whole has in the file of a rank.
+///
+/// # Errors
+/// A half is alone, or the two do not fit.
+pub(super) fn join(tensors: &mut Vec<Tensor>) -> Result<()> {
+    let of = |tensor: &Tensor, end: &str| {
+        let name = tensor.name.strip_suffix(end)?;
+        name.contains(MAP).then(|| name.to_owned())
+    };
+    let is_half = |tensor: &Tensor| ENDS.iter().any(|end| of(tensor, end).is_some());
+    if !tensors.iter().any(is_half) {
+        return Ok(());
+    }
+    let (halves, rest): (Vec<_>, Vec<_>) = std::mem::take(tensors).into_iter().partition(is_half);
+    let (gates, others): (Vec<_>, Vec<_>) =
+        halves.into_iter().partition(|tensor| of(tensor, ENDS[0]).is_some());
+    let other = |tensor: Tensor| Some((of(&tensor, ENDS[1])?, tensor));
+    let mut others: HashMap<String, Tensor> = others.into_iter().filter_map(other).collect();
+    tensors.extend(
+        rest.into_iter().map(|tensor| Tensor { name: merge::usual(&tensor.name), ..tensor }),
+    );
+    for gate in gates {
+        let name = of(&gate, ENDS[0]).unwrap_or_default();
+        let other = others.remove(&name).ok_or_else(|| alone(&name, ENDS))?;
+        tensors.push(Tensor { name: merge::usual(&name), ..joined(gate, other)? });
+    }
+    match others.into_keys().min() {
+        Some(name) => Err(alone(&name, [ENDS[1], ENDS[0]])),
+        None => Ok(()),
+    }
+}
+
+fn alone(name: &str, [there, missing]: [&str; 2]) -> Error {
+    let (there, missing) = (format!("{name}{there}"), format!("{name}{missing}"));
+    let message = format!("has {}, and {} is missing", quote(&there), quote(&missing));
+    Error::new(ErrorKind::Malformed, message)
+}
+
+fn joined(gate: Tensor, other: Tensor) -> Result<Tensor> {
+    let refuse = |why: &str| {
+        let message = format!("{} and {} {why}", quote(&gate.name), quote(&other.name));
+        Error::new(ErrorKind::Malformed, message)
+    };
+    if (gate.dtype, &gate.shape) != (other.dtype, &other.shape) || gate.shape.is_empty() {
+        return Err(refuse("are not two halves of one tensor"));
+    }
+    let rows = gate.shape[0];
+    let mut shape = gate.shape.clone();
+    shape[0] = rows.checked_mul(2).ok_or_else(|| refuse("have too many rows"))?;
+    let mut tiles = Vec::new();
+    for (tensor, by) in [(&gate, 0), (&other, rows)] {
+        let own = match &tensor.payload {
+            Payload::Unreadable(why) => {
+                let payload = Payload::Unreadable(why.clone());
+                return Ok(Tensor { shape, payload, ..gate.clone() });
+            }
+            Payload::Tiles(tiles) => tiles.clone(),
+            _ => {
+                let data = tensor.view().map_err(|why| refuse(&why))?;
+                let at = vec![0; tensor.shape.len()];
+                vec![Tile { at, shape: tensor.shape.clone(), data, coding: None }]
+            }
+        };
+        for mut tile in own {
+            let start =
+                tile.at.first_mut().ok_or_else(|| refuse("have a piece without an axis"))?;
+            *start =
+                start.checked_add(by).ok_or_else(|| refuse("have a piece that passes them"))?;
+            tiles.push(tile);
+        }
+    }
+    Ok(Tensor { shape, payload: Payload::Tiles(tiles), ..gate })
+}
