@@ -11,6 +11,7 @@ import collections
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -100,6 +101,10 @@ def make(folder, megabytes, world):
     for kind in ("dcp", "verl/huggingface"):
         (folder / kind).mkdir(parents=True)
         (folder / kind / "config.json").write_text(json.dumps(config))
+    # verl's merger wants a tokenizer, whichever.
+    demo = pathlib.Path(__file__).parent.parent / "fixtures" / "demo" / "v1"
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(demo / name, folder / "verl" / "huggingface")
     (folder / "verl" / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 2, "world_size": world}))
     mp.start_processes(cut, (world, 29950, folder, megabytes), world, start_method="fork")
 

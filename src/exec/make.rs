@@ -129,8 +129,8 @@ fn element(dtype: DType, value: f64) -> Result<Element> {
         DType::U64 => integer!(u64),
         DType::I64 => integer!(i64),
         // From F64 in one rounding: `half` goes through F32 on some machines.
-        DType::F16 => put(&f16::from_f32(super::kernel::round_to_odd(value)).to_le_bytes()),
-        DType::BF16 => put(&bf16::from_f32(super::kernel::round_to_odd(value)).to_le_bytes()),
+        DType::F16 => put(&f16::from_f32(super::value::round_to_odd(value)).to_le_bytes()),
+        DType::BF16 => put(&bf16::from_f32(super::value::round_to_odd(value)).to_le_bytes()),
         DType::F32 | DType::C64 => put(&(value as f32).to_le_bytes()),
         DType::F64 | DType::C128 => put(&value.to_le_bytes()),
         _ => return Err(Error::unsupported(format!("{value} as {dtype}"))),

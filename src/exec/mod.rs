@@ -22,6 +22,7 @@ mod quotient;
 pub mod scan;
 pub mod staging;
 pub mod units;
+mod value;
 pub mod write;
 
 #[cfg(test)]
