@@ -167,8 +167,7 @@ impl Chain {
                 continue;
             }
             blocks.dequantize(output, back).expect("the blocks that were just made");
-            let changed = values.iter().zip(&*back).map(|(value, back)| u32::from(value != back));
-            loss.changed += u64::from(changed.sum::<u32>());
+            loss.changed += count(values.iter().zip(&*back).map(|(value, back)| value != back));
             let worst = worst_error(values, back);
             loss.max_relative_error = loss.max_relative_error.max(worst);
         }
@@ -195,13 +194,10 @@ impl Chain {
                 at += n as u64;
                 continue;
             }
-            let (mut infinities, mut nans) = (0u32, 0u32);
-            for (before, after) in before.iter().zip(&*values) {
-                infinities += u32::from(after.is_infinite() && before.is_finite());
-                nans += u32::from(after.is_nan() && !before.is_nan());
-            }
-            loss.infinities += u64::from(infinities);
-            loss.nans += u64::from(nans);
+            let pairs = || before.iter().zip(&*values);
+            loss.infinities +=
+                count(pairs().map(|(before, after)| after.is_infinite() && before.is_finite()));
+            loss.nans += count(pairs().map(|(before, after)| after.is_nan() && !before.is_nan()));
             run(&self.inverse, self.to, values, at);
             let back = &mut back[..input.len()];
             encode(self.from, values, back);
@@ -222,6 +218,11 @@ impl Chain {
         }
         loss
     }
+}
+
+/// How many of a block are so. Not a sum whose overflow is checked, as that does not vectorize.
+fn count(are_so: impl Iterator<Item = bool>) -> u64 {
+    are_so.fold(0u32, |n, is_so| n.wrapping_add(u32::from(is_so))).into()
 }
 
 /// The largest relative error that is finite.
@@ -267,7 +268,7 @@ fn narrow(input: &[u8], output: &mut [u8]) -> Loss {
 
 fn n_different<const N: usize>(a: &[u8], b: &[u8]) -> u64 {
     let pairs = a.as_chunks::<N>().0.iter().zip(b.as_chunks::<N>().0);
-    pairs.map(|(a, b)| u32::from(a != b)).sum::<u32>().into()
+    count(pairs.map(|(a, b)| a != b))
 }
 
 /// Runs kernels over values that are exact in their precision, F64 for `dtype` F64, else F32.
