@@ -15,7 +15,8 @@ use crate::format::consolidated::{self, PARAMS_FILE};
 use crate::format::dcp::{self, METADATA_FILE};
 use crate::format::ranks::{self, RankFile};
 use crate::format::{
-    FORMATS, Format, hf_storage, megatron, nemo, orbax, pytorch, safetensors, t5x, universal, zero,
+    self, FORMATS, Format, hf_storage, megatron, nemo, orbax, pytorch, safetensors, t5x, universal,
+    zero,
 };
 
 /// Files whose text is the last step, or the folder of it.
@@ -45,8 +46,8 @@ enum Kind {
     Zero,
     /// A folder for each parameter, of DeepSpeed.
     Universal,
-    /// Matrices split over the ranks of Meta's own code.
-    Consolidated,
+    /// Matrices split over the ranks of labs' own code, which are read as the format of this id.
+    Consolidated(&'static str),
     /// Matrices, layers and experts split over the ranks of Megatron.
     Megatron,
     /// A folder for each tensor of Megatron, of zarr.
@@ -86,7 +87,7 @@ impl Kind {
         if hf_storage::is_folder(names) {
             return Some(Kind::Shards);
         }
-        consolidated::is_folder(names).then_some(Kind::Consolidated)
+        consolidated::format_of(names).map(|format| Kind::Consolidated(format.id))
     }
 
     /// The format that it is read as.
@@ -94,7 +95,7 @@ impl Kind {
         match self {
             Kind::Dcp => &dcp::FORMAT,
             Kind::Ranks | Kind::Zero | Kind::Universal => &pytorch::FORMAT,
-            Kind::Consolidated => &consolidated::FORMAT,
+            Kind::Consolidated(id) => format::find(id).unwrap_or(&consolidated::FORMAT),
             Kind::Megatron | Kind::Zarr => &megatron::FORMAT,
             Kind::Shards => &safetensors::FORMAT,
             Kind::T5x => &t5x::FORMAT,
@@ -337,7 +338,7 @@ impl Run {
             }
             Kind::Ranks => ranks::read(source, &self.home, &names)?,
             Kind::Zero => zero::read(source, &self.home, &names)?,
-            Kind::Consolidated => consolidated::read(source, &self.home, &names)?,
+            Kind::Consolidated(_) => consolidated::read(source, &self.home, &names)?,
             Kind::Megatron => megatron::read(source, &self.home, &names)?,
             Kind::Universal => universal::read(source, &self.home, &names)?,
             Kind::Shards => hf_storage::read(source, &self.home, &names)?,
