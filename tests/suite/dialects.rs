@@ -89,14 +89,15 @@ fn half_precision_of_ctranslate2_is_the_cast_and_blocks_are_refused() {
     for case in ["whisper", "ct2-marian"] {
         let of = |kind: &str| names().join(format!("../ctranslate2/{case}-{kind}"));
         let out = |name: &str| scratch.path().join(format!("{case}-{name}"));
-        let plan = plan::Options { dtype: Some(DType::F16), lossy: true, ..plan::Options::default() };
+        let plan =
+            plan::Options { dtype: Some(DType::F16), lossy: true, ..plan::Options::default() };
         let cast = out("cast");
         let request = Request { plan, ..Request::new(&spec, &cast, "std") };
         convert::convert(folder::open(&names().join(case).join("hf")).unwrap(), &request).unwrap();
         converted(&spec, &of("float16"), &out("float16"), "std");
         assert_eq!(weights(&out("float16")), weights(&out("cast")), "{case}");
         let (rule, message, _) = refused(&spec, &of("int8"), &out("int8"), "std");
-        assert_eq!(rule, "P010", "{message}");
+        assert_eq!(rule, "P006", "{message}");
     }
 }
 
