@@ -114,7 +114,7 @@ fn rows_that_are_nowhere_in_the_file_are_those_of_the_start_alone() {
     config["decoder_start_token_id"] = 3.into();
     fs::write(source.join("config.json"), config.to_string()).unwrap();
     let (rule, message, _) = refused(&spec, &source, &scratch.path().join("out"), "std");
-    assert_eq!(rule, "P008", "{message}");
+    assert_eq!(rule, "P006", "{message}");
     // In the names of Hugging Face the row is there.
     let package = scratch.path().join("package");
     converted(&spec, &from, &package, "std");
