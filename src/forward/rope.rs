@@ -11,7 +11,7 @@
 //! - `dynamic`: theta becomes `theta · (s·L/n − (s − 1))^(r/(r − 2))`, where L > n.
 //! - `steps`: theta becomes `theta · max(1, s^⌈log_s(L/n) + 1⌉ − 1)^(r/(r − 2))`.
 //! - `llama3`: with the wavelength `w = 2π/f_j`: `f_j / s` where `w > n/low_freq_factor`; `f_j`
-//!   where `w < n/high_freq_factor`; between, `(1 − t)·f_j/s + t·f_j` with
+//!   where `w ≤ n/high_freq_factor`; between, `(1 − t)·f_j/s + t·f_j` with
 //!   `t = (n/w − low)/(high − low)`.
 //! - `yarn`: `(1 − t)·f_j + t·f_j/s`, where t rises from 0 to 1 for j between the pairs that make
 //!   `beta_fast` and `beta_slow` turns over n: pair `r·ln(n/(2π·turns)) / (2·ln theta)`, rounded
@@ -338,7 +338,7 @@ impl Scaling {
                     let wavelength = 2.0 * PI / f;
                     if original / low < wavelength {
                         f / factor
-                    } else if wavelength < original / high {
+                    } else if wavelength <= original / high {
                         *f
                     } else {
                         let t = (original / wavelength - low) / (high - low);

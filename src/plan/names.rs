@@ -110,9 +110,12 @@ pub fn instances<'a>(
                     .map(|name| name.map(|name| spell(&name, choices)))
                     .collect::<Result<Vec<_>, _>>()
             };
-            let mut from = Vec::new();
+            let (mut from, mut also) = (Vec::new(), Vec::new());
             match &rule.over {
-                None => from = fill(&rule.from, &bindings)?,
+                None => {
+                    from = fill(&rule.from, &bindings)?;
+                    also = fill(&rule.also, &bindings)?;
+                }
                 Some((variable, count)) => {
                     let values: Vec<String> = match count.eval(&bound)? {
                         Value::List(items) => items.into_iter().map(text).collect(),
@@ -122,11 +125,21 @@ pub fn instances<'a>(
                         }
                     };
                     budget.take(values.len() as u64)?;
+                    let is_list = rule.is_list();
                     for value in values {
                         let mut bindings = bindings.clone();
                         bindings.insert(variable.clone(), value);
-                        from.append(&mut fill(&rule.from, &bindings)?);
+                        if is_list || from.is_empty() {
+                            from.append(&mut fill(&rule.from, &bindings)?);
+                        }
+                        if !is_list {
+                            also.append(&mut fill(&rule.also, &bindings)?);
+                        }
                     }
+                    if is_list {
+                        also = fill(&rule.also, &bindings)?;
+                    }
+                    also.retain(|name| !from.contains(name));
                     // Nothing stands for what a hyperparameter counts none of.
                     if from.is_empty() {
                         continue;
@@ -137,7 +150,7 @@ pub fn instances<'a>(
             instances.push(Instance {
                 rule,
                 from,
-                also: fill(&rule.also, &bindings)?,
+                also,
                 requires_any: fill(&rule.requires_any, &bindings)?,
                 requires_none: fill(&rule.requires_none, &bindings)?,
                 to: to.collect::<Result<_, _>>()?,

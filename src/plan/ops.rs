@@ -232,24 +232,22 @@ fn step(
             }
             Ok(exprs)
         }
-        Op::ZeroRows { n } => {
+        Op::ZeroRows { n } | Op::MissingRows { n } => {
             let n = n.eval_size(names)?;
-            match direction {
-                Direction::Import => each(&|layout: Layout| match layout.shape.first() {
+            if cuts(op, direction) {
+                return each(&|layout: Layout| match layout.shape.first() {
                     Some(&rows) if n < rows => Ok(layout.slice(0, 0, rows - n)),
                     _ => Err(format!("{:?} has no more than {n} rows", layout.shape)),
-                }),
-                Direction::Export => {
-                    let zeros = |expr: TensorExpr| {
-                        let shape = &expr.layout.shape;
-                        let len = n_elements(shape).ok_or("its elements pass 2^64")?;
-                        let mut expr = expr.map(|layout| layout.repeat_rows_behind(n))?;
-                        expr.kernels.extend((n != 0).then_some(Kernel::ZeroFrom(len)));
-                        Ok(expr)
-                    };
-                    exprs.into_iter().map(zeros).collect()
-                }
+                });
             }
+            let zeros = |expr: TensorExpr| {
+                let shape = &expr.layout.shape;
+                let len = n_elements(shape).ok_or("its elements pass 2^64")?;
+                let mut expr = expr.map(|layout| layout.repeat_rows_behind(n))?;
+                expr.kernels.extend((n != 0).then_some(Kernel::ZeroFrom(len)));
+                Ok(expr)
+            };
+            exprs.into_iter().map(zeros).collect()
         }
         Op::NegExp => {
             let kernel =
@@ -264,6 +262,15 @@ fn step(
     }
 }
 
+/// Whether an op takes rows away.
+fn cuts(op: &Op, direction: Direction) -> bool {
+    match op {
+        Op::ZeroRows { .. } => direction == Direction::Import,
+        Op::UnusedRows { .. } | Op::MissingRows { .. } => direction == Direction::Export,
+        _ => false,
+    }
+}
+
 /// What the way back of a chain of ops gives: one that only moves elements has an exact inverse.
 pub fn exactness(ops: &[Op], direction: Direction) -> Exactness {
     let class = |op: &Op| match op {
@@ -274,8 +281,7 @@ pub fn exactness(ops: &[Op], direction: Direction) -> Exactness {
         | Op::NegExp
         | Op::LnNeg => Exactness::Rounded,
         // Nothing brings back what was cut off.
-        Op::UnusedRows { .. } if direction == Direction::Export => Exactness::Lossy,
-        Op::ZeroRows { .. } if direction == Direction::Import => Exactness::Lossy,
+        op if cuts(op, direction) => Exactness::Lossy,
         Op::Each { ops } => {
             let classes = ops.iter().map(|ops| exactness(ops, direction));
             classes.max().unwrap_or(Exactness::Exact)
@@ -311,6 +317,7 @@ pub fn describe(ops: &[Op]) -> String {
         Op::Divide { c } => format!("divide({})", c.text),
         Op::DivideRows { c, .. } => format!("divide_rows({})", c.text),
         Op::ZeroRows { n } => format!("zero_rows({})", n.text),
+        Op::MissingRows { n } => format!("missing_rows({})", n.text),
         Op::NegExp => "neg_exp".to_owned(),
         Op::LnNeg => "ln_neg".to_owned(),
     });

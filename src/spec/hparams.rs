@@ -77,6 +77,8 @@ pub struct Constraint {
     pub holds: Expr,
     /// What it means, for people.
     pub about: String,
+    /// Its id, and what must be true in its place by the version below, which asks for more.
+    pub replaced: Option<(String, Expr)>,
 }
 
 /// Something wrong with a set of hyperparameters.
@@ -177,6 +179,8 @@ struct ConstraintFile {
     when: Option<Expr>,
     holds: Expr,
     about: String,
+    id: Option<String>,
+    replaces: Option<String>,
 }
 
 /// What `hparams.toml` has.
@@ -205,12 +209,25 @@ impl HparamsFile {
             let tensor = Template::parse(&witness.tensor)?;
             Ok(Witness { tensor, axis: witness.axis, expr: Expr::parse(&witness.expr)? })
         });
-        let constraints = self.constraint.into_iter().map(|constraint| {
-            let ConstraintFile { when, holds, about } = constraint;
-            Constraint { when, holds, about }
-        });
+        let mut constraints: Vec<Constraint> = Vec::with_capacity(self.constraint.len());
+        for ConstraintFile { when, holds, about, id, replaces } in self.constraint {
+            let (id, replaces) = match (id, replaces) {
+                (Some(id), Some(replaces)) => (id, replaces),
+                (None, None) => {
+                    constraints.push(Constraint { when, holds, about, replaced: None });
+                    continue;
+                }
+                _ => return Err("a constraint has `id` and `replaces`, or neither".to_owned()),
+            };
+            let known = constraints.iter_mut().find(|known| known.holds.text == replaces);
+            let known = known.ok_or_else(|| {
+                format!("the constraint `{id}` replaces one that is not there: `{replaces}`")
+            })?;
+            let before = std::mem::replace(&mut known.holds, holds);
+            (known.when, known.about, known.replaced) = (when, about, Some((id, before)));
+        }
         let keys = put_together(keys.collect::<Result<_, String>>()?)?;
-        Ok((keys, witnesses.collect::<Result<_, String>>()?, constraints.collect()))
+        Ok((keys, witnesses.collect::<Result<_, String>>()?, constraints))
     }
 }
 
@@ -415,6 +432,19 @@ impl Spec {
             problems.retain(is_sure);
         }
         problems
+    }
+
+    /// The ids of the constraints that hold, and would not by the version below the one that has them.
+    pub(super) fn loosened(&self, arch: &Arch, hparams: &Hparams) -> Vec<&str> {
+        let replaced = self.constraints.iter().filter_map(|constraint| {
+            let (id, before) = constraint.replaced.as_ref()?;
+            let is_broken = |stack: &String| {
+                let names = StackNames { hparams, tokens: None, stack: Some(stack), layer: None };
+                before.eval_bool(&names) == Ok(false)
+            };
+            arch.stacks.iter().any(is_broken).then_some(id.as_str())
+        });
+        replaced.collect()
     }
 
     /// The constraints that do not hold, once for each stack. One that names a key that is not there is

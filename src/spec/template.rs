@@ -54,6 +54,11 @@ impl Template {
         })
     }
 
+    /// Whether it has a variable.
+    pub fn has(&self, variable: &str) -> bool {
+        self.variables().any(|name| name == variable)
+    }
+
     /// The name with every variable replaced.
     ///
     /// # Errors

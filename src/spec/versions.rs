@@ -140,6 +140,10 @@ impl Spec {
             }
         };
         model.architecture.iter().for_each(|id| feature("architecture", id));
+        let arch = model.architecture.as_ref().and_then(|id| self.archs.get(id));
+        for id in arch.map_or(Vec::new(), |arch| self.loosened(arch, &model.hyperparameters)) {
+            feature("constraint", id);
+        }
         for name in model.hyperparameters.keys() {
             feature("key", self.key(name).map_or(name, |key| &key.name));
             feature("key", plain_name(name).unwrap_or(name));

@@ -12,6 +12,8 @@ use llmstd::{folder, plan};
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
+use crate::oracle::{compare, foreign_fixtures};
+
 fn names() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats/names")
 }
@@ -68,6 +70,58 @@ fn names_of_every_framework_lead_to_the_same_weights() {
             assert!(report.from.starts_with(format), "{}", report.from);
         }
     }
+}
+
+#[test]
+fn what_other_programs_call_otherwise_computes_the_same() {
+    let spec = Spec::current();
+    let fixtures = foreign_fixtures();
+    assert!(7 < fixtures.len());
+    for fixture in &fixtures {
+        compare::<f32>(&spec, fixture).unwrap_or_else(|why| panic!("{}: {why}", fixture.name));
+    }
+}
+
+#[test]
+fn half_precision_of_ctranslate2_is_the_cast_and_blocks_are_refused() {
+    let spec = Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    for case in ["whisper", "ct2-marian"] {
+        let of = |kind: &str| names().join(format!("../ctranslate2/{case}-{kind}"));
+        let out = |name: &str| scratch.path().join(format!("{case}-{name}"));
+        let plan =
+            plan::Options { dtype: Some(DType::F16), lossy: true, ..plan::Options::default() };
+        let cast = out("cast");
+        let request = Request { plan, ..Request::new(&spec, &cast, "std") };
+        convert::convert(folder::open(&names().join(case).join("hf")).unwrap(), &request).unwrap();
+        converted(&spec, &of("float16"), &out("float16"), "std");
+        assert_eq!(weights(&out("float16")), weights(&out("cast")), "{case}");
+        let (rule, message, _) = refused(&spec, &of("int8"), &out("int8"), "std");
+        assert_eq!(rule, "P006", "{message}");
+    }
+}
+
+#[test]
+fn rows_that_are_nowhere_in_the_file_are_those_of_the_start_alone() {
+    // A decoder that starts from another token would not start from zeros.
+    let spec = Spec::current();
+    let scratch = tempfile::tempdir().unwrap();
+    let source = scratch.path().join("source");
+    fs::create_dir(&source).unwrap();
+    let from = names().join("ct2-marian/ctranslate2");
+    fs::copy(from.join("model.bin"), source.join("model.bin")).unwrap();
+    let mut config = json(&from.join("config.json"));
+    config["decoder_start_token_id"] = 3.into();
+    fs::write(source.join("config.json"), config.to_string()).unwrap();
+    let (rule, message, _) = refused(&spec, &source, &scratch.path().join("out"), "std");
+    assert_eq!(rule, "P006", "{message}");
+    // In the names of Hugging Face the row is there.
+    let package = scratch.path().join("package");
+    converted(&spec, &from, &package, "std");
+    converted(&spec, &package, &scratch.path().join("hf"), "hf");
+    let opened = folder::open(&scratch.path().join("hf")).unwrap();
+    let table = opened.checkpoint.tensors.iter().find(|t| t.name == "model.shared.weight").unwrap();
+    assert_eq!(table.shape, [19, 8]);
 }
 
 /// The SHA-256 of a file that the library itself writes of the same tensors, by `CASE/FORMAT/FILE`.

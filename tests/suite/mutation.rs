@@ -19,7 +19,7 @@ use llmstd::spec::map::{Each, Map, Op, Rule};
 use llmstd::spec::names::StackNames;
 use llmstd::spec::template::{Bindings, Template};
 
-use crate::oracle::{Fixture, compare, fixtures, open, spec};
+use crate::oracle::{Fixture, compare, fixtures, foreign_fixtures, open, spec};
 
 /// Pairs of canonical names whose exchange no fixture can notice, since the model computes the same,
 /// in how many mappings, and why. The test fails where one of these is noticed, too.
@@ -214,7 +214,8 @@ fn mutations(spec: &Spec, map: &Map, models: &[Hparams]) -> Vec<Mutation> {
 fn a_mapping_with_one_thing_wrong_is_noticed() {
     let spec = spec();
     let mut of_map: BTreeMap<(String, String), Vec<(&Fixture, Hparams)>> = BTreeMap::new();
-    let fixtures = fixtures();
+    let mut fixtures = fixtures();
+    fixtures.extend(foreign_fixtures());
     let mut in_compounds = Vec::new();
     for fixture in &fixtures {
         let mut opened = folder::open(&fixture.checkpoint).unwrap();

@@ -61,6 +61,23 @@ pub(crate) fn fixtures() -> Vec<Fixture> {
     found
 }
 
+/// The same of checkpoints under the names of other programs, of fixtures/formats/names.
+pub(crate) fn foreign_fixtures() -> Vec<Fixture> {
+    let folder = root().join("fixtures/formats/names");
+    let mut cases: Vec<PathBuf> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.sort();
+    let case = |case: PathBuf| {
+        let oracle = fs::read_to_string(case.join("oracle.json")).ok()?;
+        Some(Fixture {
+            name: case.file_name()?.to_string_lossy().into_owned(),
+            checkpoint: case.join("ctranslate2"),
+            oracle: serde_json::from_str(&oracle).unwrap(),
+        })
+    };
+    cases.into_iter().filter_map(case).collect()
+}
+
 pub(crate) fn open(spec: &Spec, path: &Path) -> Result<Loaded, String> {
     load(path, spec, None).map_err(|failure| match failure {
         Failure::Error(err) => err.to_string(),

@@ -163,7 +163,10 @@ pub fn choose<'a>(
             Err(Diagnostic::error("P001", "the config does not say which architecture this is")
                 .key(MODEL_TYPE)
                 .mismatch("one mapping that knows every tensor", found)
-                .help("name it with --arch, or keep names and bytes as they are with --generic"))
+                .help(
+                    "where it is another program's, name the folder of the model's own with --config; else name \
+                     the architecture with --arch, or keep names and bytes as they are with --generic",
+                ))
         }
     }
 }

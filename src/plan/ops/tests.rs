@@ -145,4 +145,13 @@ fn rows_of_zeros_are_cut_and_put_behind() {
     assert_eq!(found[0].kernels, [Kernel::ZeroFrom(9)]);
     assert_eq!(exactness(&ops, Direction::Import), Exactness::Lossy);
     assert!(run(&ops, Direction::Import, &names, vec![rows(2)]).is_err());
+    // What a file leaves out is the other way round.
+    let ops = [Op::MissingRows { n: Expr::parse("num_kv_heads").unwrap() }];
+    let found = run(&ops, Direction::Import, &names, vec![rows(3)]).unwrap();
+    assert_eq!(found[0].layout.shape, [5, 3]);
+    assert_eq!(found[0].kernels, [Kernel::ZeroFrom(9)]);
+    assert_eq!(exactness(&ops, Direction::Import), Exactness::Exact);
+    let found = run(&ops, Direction::Export, &names, vec![rows(5)]).unwrap();
+    assert_eq!((found[0].layout.shape.as_slice(), found[0].kernels.len()), (&[3, 3][..], 0));
+    assert!(run(&ops, Direction::Export, &names, vec![rows(2)]).is_err());
 }

@@ -124,7 +124,10 @@ fn of_ops<'a>(ops: &'a [Op], exprs: &mut Vec<&'a Expr>) {
             Op::Split { sizes, .. } => exprs.extend(sizes),
             Op::SwapHalves { heads } => exprs.push(heads),
             Op::RopeHalf { heads, dim, .. } => exprs.extend([heads, dim]),
-            Op::Blocks { n, .. } | Op::UnusedRows { n } | Op::ZeroRows { n } => exprs.push(n),
+            Op::Blocks { n, .. }
+            | Op::UnusedRows { n }
+            | Op::ZeroRows { n }
+            | Op::MissingRows { n } => exprs.push(n),
             Op::Add { c } | Op::Scale { c } | Op::Divide { c } => exprs.push(c),
             Op::DivideRows { sizes, c } => exprs.extend(sizes.iter().chain([c])),
             Op::Each { ops } => ops.iter().for_each(|ops| of_ops(ops, exprs)),

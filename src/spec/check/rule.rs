@@ -18,7 +18,7 @@ pub(super) fn check(spec: &Spec, map: &Map) -> Vec<String> {
         without_inverse(&rule.ops).into_iter().for_each(&mut tell);
         without_role(spec, rule).into_iter().for_each(&mut tell);
         if let Some((over, _)) = &rule.over
-            && !rule.from.iter().any(|from| from.variables().any(|variable| variable == over))
+            && !rule.from.iter().chain(&rule.also).any(|name| name.has(over))
         {
             tell(format!("it is a list over {{{over}}}, which no foreign name has"));
         }
@@ -85,7 +85,7 @@ impl std::fmt::Display for Tensors {
 /// Each op is given as many tensors as it takes, and the last leaves as many as there are names.
 fn arity(rule: &Rule) -> Result<(), String> {
     let n_from = rule.from.len();
-    let start = if rule.over.is_some() { Tensors::List } else { Tensors::Some(n_from) };
+    let start = if rule.is_list() { Tensors::List } else { Tensors::Some(n_from) };
     let n = chain(&rule.ops, start)?;
     if n == Tensors::Some(rule.to.len()) {
         return Ok(());
@@ -127,6 +127,7 @@ fn chain(ops: &[Op], mut n: Tensors) -> Result<Tensors, String> {
             | Op::Divide { .. }
             | Op::DivideRows { .. }
             | Op::ZeroRows { .. }
+            | Op::MissingRows { .. }
             | Op::NegExp
             | Op::LnNeg => n,
         };

@@ -119,7 +119,7 @@ pub struct Turned {
 pub struct Rule {
     /// The variables it is repeated over.
     pub each: Vec<(String, Each)>,
-    /// The variable that makes the foreign side a list.
+    /// The variable that makes the foreign side a list, or those names of `also` that have it.
     pub over: Option<(String, Expr)>,
     /// The foreign names.
     pub from: Vec<Template>,
@@ -147,6 +147,13 @@ pub struct Rule {
     pub dtype: Option<DType>,
     /// When the rule holds.
     pub when: Option<Expr>,
+}
+
+impl Rule {
+    /// Whether its foreign side is a list; else it is other names that it is repeated over.
+    pub fn is_list(&self) -> bool {
+        self.over.as_ref().is_some_and(|(over, _)| self.from.iter().any(|name| name.has(over)))
+    }
 }
 
 /// The values of one variable.
@@ -252,6 +259,11 @@ pub enum Op {
     },
     /// Rows of zeros behind the others.
     ZeroRows {
+        /// How many.
+        n: Expr,
+    },
+    /// Rows of zeros behind the others that files leave out.
+    MissingRows {
         /// How many.
         n: Expr,
     },

@@ -12,6 +12,7 @@ pub(crate) const SPEC_FILE: &str = "spec.toml";
 /// The tables of data files whose entries are features, with the member that names an entry.
 const FEATURES: &[(&str, &str, &str)] = &[
     ("hparams.toml", "key", "name"),
+    ("hparams.toml", "constraint", "id"),
     ("roles.toml", "role", "name"),
     ("tasks.toml", "task", "id"),
     ("dtypes.toml", "dtype", "name"),
@@ -100,8 +101,8 @@ pub(crate) fn features<'f>(
     for (file, table, name) in FEATURES {
         let parsed = parse(file)?;
         let entries = parsed.get(*table).and_then(Value::as_array);
-        // What says again what a version below has is no feature of its own.
-        let is_new = |entry: &&Value| entry.get("replaces").is_none();
+        // What says again what a version below has is no feature of its own; but a constraint, which then asks for less.
+        let is_new = |entry: &&Value| *table == "constraint" || entry.get("replaces").is_none();
         let entries = entries.into_iter().flatten().filter(is_new);
         let named = entries.filter_map(|entry| entry.get(*name)?.as_str());
         features.extend(named.map(|name| feature(table, name)));
