@@ -60,7 +60,7 @@ fn rope_inv_freq(theta: f32, dim: u64, j: u64) -> f32 {
 fn llama3_factor(frequency: f32, factor: f64, [low, high]: [f64; 2], original: u64) -> f32 {
     let original = original as f64;
     let wavelen = (1.0 / frequency) * (2.0 * std::f64::consts::PI) as f32;
-    if f64::from(wavelen) < original / high {
+    if f64::from(wavelen) <= original / high {
         return 1.0;
     }
     if original / low < f64::from(wavelen) {
