@@ -1,14 +1,15 @@
 """How much faster files of other frameworks become a package than by their own libraries, as ratios of one
 run: the same file, the same machine, the page cache warm for both; and how much memory of its own the tool had.
 
-    python formats.py LLMSTD keras      tf_model.h5, against h5py, as tensorflow reads it, and safetensors
+    python formats.py LLMSTD keras      tf_model.h5, against tensorflow, which reads it by h5py, and safetensors
     python formats.py LLMSTD saved      a SavedModel, against tensorflow and safetensors
     python formats.py LLMSTD flax       flax_model.msgpack, against flax and safetensors
 
 The models have the shapes of GPT-2 of 124 million parameters and random weights; their names are those of
 fixtures/formats/names/gpt2. Needs a release build of LLMSTD; tensorflow 2.21 and h5py, or flax 0.12.8. Each side
 runs three times as a process of its own, and its best counts: what a library needs to be loaded is timed too,
-and told apart.
+and told apart. The tool hashes what it writes, each tensor and each file, and has the disk take it; the libraries do neither:
+TMPDIR=/dev/shm leaves the disk out.
 """
 import json
 import os
@@ -30,7 +31,7 @@ MOST_ANON = 64 << 20
 LOAD = {
     "keras": """
 import time, sys
-import h5py, numpy
+import tensorflow, h5py, numpy
 from safetensors.numpy import save_file
 start = time.perf_counter()
 found = {}

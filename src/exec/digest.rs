@@ -23,7 +23,7 @@ pub fn digest(source: &Source, inputs: &[Input], output: &Output) -> Result<[u8;
 
 /// Returns the SHA-256 of each logical tensor, in order, on `n_threads` threads.
 ///
-/// `progress` hears of every batch of bytes that is done.
+/// `progress` is called with the number of bytes of every batch that is done.
 ///
 /// # Errors
 /// One cannot be produced.
@@ -132,7 +132,7 @@ impl<'a> Side<'a> {
 /// dtype and shape: their bytes are compared as they are hashed, and the second is hashed by itself
 /// only where they differ.
 ///
-/// `progress` hears of every batch of bytes of the first that is done, and of all others.
+/// `progress` is called with the number of bytes of every batch of the first that is done, and of all others.
 ///
 /// # Errors
 /// One cannot be produced.

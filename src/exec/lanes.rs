@@ -34,7 +34,7 @@ struct Lane<S> {
 /// the stream of a job, with a buffer that it may use.
 ///
 /// Jobs are taken in their order on each of `n_threads` threads: the longest should stand first.
-/// `progress` hears of every batch of bytes that is done.
+/// `progress` is called with the number of bytes of every batch that is done.
 ///
 /// # Errors
 /// One of the streams cannot be begun or had.

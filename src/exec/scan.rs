@@ -78,7 +78,7 @@ const MAX_ELEMENT_LEN: usize = 16;
 /// Reads files, on `n_threads` threads: each tensor, and each file that is hashed as a whole, is a
 /// stream of its own.
 ///
-/// `progress` hears of every batch of bytes that is done.
+/// `progress` is called with the number of bytes of every batch that is done.
 ///
 /// # Errors
 /// A tensor lies outside its file, or over another one.
@@ -167,7 +167,7 @@ impl Stream for Counting<'_> {
 /// A census of the values of logical tensors, and the SHA-256 of each, in their order, on `n_threads`
 /// threads.
 ///
-/// `progress` hears of every batch of bytes that is done.
+/// `progress` is called with the number of bytes of every batch that is done.
 ///
 /// # Errors
 /// One cannot be produced.

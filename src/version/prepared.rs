@@ -300,17 +300,21 @@ impl Prepared {
         };
         let hashes = std::mem::take(&mut self.hashes).into_iter().flatten();
         let hashed = hashes.zip(std::mem::take(&mut self.places));
+        let facts = |name: String, dtype: DType, shape: Vec<u64>, (sha256, place)| {
+            let len = n_elements(&shape).and_then(|n| dtype.n_bytes(n)).unwrap_or(0);
+            TensorFacts { name, dtype, shape, len, sha256, place }
+        };
         let tensors: Vec<TensorFacts> = match &self.tensors {
             Some(tensors) => {
-                let outputs = tensors.outputs.iter();
-                let named = outputs.map(|of| (of.name.clone(), of.dtype, of.shape.clone()));
-                named.zip(hashed).map(facts).collect()
+                let hashed = tensors.outputs.iter().zip(hashed);
+                hashed
+                    .map(|(of, hashed)| facts(of.name.clone(), of.dtype, of.shape.clone(), hashed))
+                    .collect()
             }
             None => {
                 let stored = std::mem::take(&mut self.opened.checkpoint.tensors).into_iter();
-                let stored = stored.flat_map(Tensor::into_stored);
-                let named = stored.map(|tensor| (tensor.name, tensor.dtype, tensor.shape));
-                named.zip(hashed).map(facts).collect()
+                let hashed = stored.flat_map(Tensor::into_stored).zip(hashed);
+                hashed.map(|(of, hashed)| facts(of.name, of.dtype, of.shape, hashed)).collect()
             }
         };
         let manifest = Manifest::build(ManifestInput {
@@ -333,13 +337,6 @@ impl Prepared {
             made,
         })
     }
-}
-
-fn facts(
-    ((name, dtype, shape), (sha256, place)): ((String, DType, Vec<u64>), ([u8; 32], Place)),
-) -> TensorFacts {
-    let len = n_elements(&shape).and_then(|n| dtype.n_bytes(n)).unwrap_or(0);
-    TensorFacts { name, dtype, shape, len, sha256, place }
 }
 
 /// A file beside the tensors.

@@ -477,6 +477,25 @@ fn unknown_architectures_are_compared_by_their_own_names() {
     assert_eq!(rules(&compare(&new, &other, &spec)), words("D183"));
 }
 
+/// Packages whose manifests were believed are opened again where their weights are to be read.
+#[test]
+fn weights_of_believed_packages_can_be_read_too() {
+    let spec = Spec::current();
+    let temp = tempfile::tempdir().unwrap();
+    let (base, edited) = (temp.path().join("a"), temp.path().join("b"));
+    package(&spec, &fixture("llama-tied"), &base, None);
+    copy(&base, &edited);
+    edit_tensors(&edited, |tensors| rows_reordered(find(tensors, Q), |to| 23 - to));
+    let manifest = open(&spec, &edited, true).manifest;
+    fs::write(edited.join("manifest.json"), manifest.to_text()).unwrap();
+    let sides = |rehash| [open(&spec, &base, rehash), open(&spec, &edited, rehash)];
+    let [believed, read] = [sides(false), sides(true)];
+    assert_eq!(believed[1].n_believed, 29);
+    let [one, other] = [&believed, &read].map(|[old, new]| deep(&spec, old, new).changes);
+    assert_eq!(json!(one), json!(other));
+    assert!(one.iter().any(|change| change.values.is_some()));
+}
+
 #[test]
 fn folders_without_weights_and_stale_manifests() {
     let spec = Spec::current();

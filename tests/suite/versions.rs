@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use llmstd::convert::migrate::migrate;
-use llmstd::convert::{self, Request};
+use llmstd::convert::{self, Failure, Request};
 use llmstd::spec::Spec;
 use llmstd::validate::{Options, validate};
 use llmstd::{Level, Selection, folder};
@@ -67,6 +67,33 @@ fn a_package_says_the_least_version_that_suffices() {
     for feature in wanted {
         assert!(told.iter().any(|message| message.contains(feature)), "{feature}: {told:?}");
     }
+}
+
+/// A later version may ask for less: what only that one allows is a feature of it.
+#[test]
+fn what_a_later_version_asks_less_of_says_so() {
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    let fixture = root().join("fixtures/families/cwm");
+    fs::create_dir(at("cwm")).unwrap();
+    fs::copy(fixture.join("model.safetensors"), at("cwm/model.safetensors")).unwrap();
+    let mut config: Json =
+        serde_json::from_slice(&fs::read(fixture.join("config.json")).unwrap()).unwrap();
+    let high = config["rope_parameters"]["high_freq_factor"].clone();
+    config["rope_parameters"]["low_freq_factor"] = high;
+    fs::write(at("cwm/config.json"), config.to_string()).unwrap();
+    let written = |spec: &Spec, to: &str| {
+        let out = at(to);
+        let request = Request::new(spec, &out, "std");
+        convert::convert(folder::open(&at("cwm")).unwrap(), &request)
+    };
+    let (first, current) = (Spec::embedded("1.0").unwrap(), Spec::current());
+    written(&current, "new").unwrap();
+    assert_eq!(model(&at("new"))["spec"], "1.1.0");
+    assert_eq!(model(&at("new"))["requires"], serde_json::json!(["constraint:rope_band"]));
+    assert_eq!(errors(&at("new"), &current), []);
+    let Err(Failure::Findings(findings)) = written(&first, "old") else { panic!("1.0 takes it") };
+    assert!(findings.iter().any(|finding| finding.rule == "P003"), "{findings:?}");
 }
 
 #[test]
