@@ -8,6 +8,7 @@ use crate::checkpoint::{Checkpoint, Tensor};
 use crate::package::Value;
 use crate::spec::expr::{Expr, Names};
 use crate::spec::map::{DropRule, Each, Map, Rule, Spell};
+use crate::spec::names::missing;
 use crate::spec::template::{Bindings, Template};
 
 /// The tensors of a checkpoint, against which the counts of a config are held.
@@ -100,7 +101,7 @@ pub fn instances<'a>(
             budget.take(1)?;
             let bound = Bound { names, bindings: &bindings };
             if let Some(when) = &rule.when
-                && !when.eval_bool(&bound)?
+                && !is_so(when, &bound)?
             {
                 continue;
             }
@@ -394,4 +395,12 @@ pub fn n_known(map: &Map, present: &BTreeSet<&str>, names: &dyn Names, backing: 
     let Ok(choices) = choices(map, present, names, backing, &|_| Vec::new()) else { return 0 };
     let Ok(known) = known_names(map, &choices, names, present, backing) else { return 0 };
     present.iter().filter(|name| known.contains(**name)).count()
+}
+
+/// Whether the condition of a rule holds: not where it asks for the id of a token that the model has not.
+fn is_so(when: &Expr, names: &dyn Names) -> Result<bool, String> {
+    match when.eval_bool(names) {
+        Err(why) if missing(&why).is_some_and(|name| name.starts_with("tokens.")) => Ok(false),
+        other => other,
+    }
 }
