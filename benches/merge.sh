@@ -4,7 +4,7 @@
 #
 #     benches/merge.sh LLMSTD [FOLDER]
 #
-# FOLDER gets about four times SIZE (megabytes, 4000 unless said) on a disk or in /dev/shm. Needs python with
+# FOLDER gets about three times SIZE (megabytes, 4000 unless said) on a disk or in /dev/shm. Needs python with
 # torch (PYTHON names it); ZERO_PYTHON names one that has deepspeed, VERL_PYTHON one with verl: a row whose
 # program is missing is left out. All is timed once, in turn, from files that were just written.
 set -euo pipefail
@@ -33,12 +33,13 @@ row() {
 row "FSDP2, DCP: llmstd" "$tool" convert -q "$work/dcp" "$work/out" --to hf
 row "FSDP2, DCP: dcp_to_torch_save" "$python" -m torch.distributed.checkpoint.format_utils \
     dcp_to_torch "$work/dcp" "$work/out"
+rm -rf "$work/dcp"
 row "verl: llmstd" "$tool" convert -q "$work/verl" "$work/out" --to hf
 if has "${VERL_PYTHON:-$python}" verl; then
     row "verl: its merger" "${VERL_PYTHON:-$python}" -m verl.model_merger merge --backend fsdp \
         --local_dir "$work/verl" --target_dir "$work/out"
 fi
-rm -rf "$work/dcp" "$work/verl"
+rm -rf "$work/verl"
 "$python" "$here/ranks.py" make "$work" "$size" "$ranks" zero 2> "$work/made"
 row "ZeRO-3: llmstd" "$tool" convert -q "$work/zero" "$work/out" --to hf
 zero=${ZERO_PYTHON:-$python}
