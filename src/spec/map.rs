@@ -1,6 +1,7 @@
 //! Mappings: how a foreign layout's names, transforms and config keys become the standard's.
 
 mod file;
+mod op;
 mod resolve;
 mod rules;
 
@@ -13,10 +14,11 @@ use super::expr::Expr;
 use crate::base::error::Result;
 
 pub(super) use self::file::{HeadFile, MapFile};
+pub use self::op::Op;
 pub(super) use self::resolve::{place, resolve, resolve_head};
 pub use self::rules::{
     Alias, ClassDefault, DTypeName, DropHead, DropRule, Each, EachEntry, Head, KeyRule, MakeRule,
-    Map, Op, Reader, Rule, Spell, TaskRule, Turned, Write, entry_path,
+    Map, Reader, Rule, Spell, TaskRule, Turned, Write, entry_path,
 };
 
 impl<'de> Deserialize<'de> for Expr {

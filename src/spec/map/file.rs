@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::rules::{Alias, DTypeName, DropHead, MakeRule, Op, Reader, Spell, TaskRule, Write};
+use super::op::Op;
+use super::rules::{Alias, DTypeName, DropHead, MakeRule, Reader, Spell, TaskRule, Write};
 use crate::spec::expr::Expr;
 
 #[derive(Clone, Deserialize, JsonSchema)]
