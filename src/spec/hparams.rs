@@ -77,8 +77,8 @@ pub struct Constraint {
     pub holds: Expr,
     /// What it means, for people.
     pub about: String,
-    /// Its id, and what must be true in its place by the version below, which asks for more.
-    pub replaced: Option<(String, Expr)>,
+    /// Its id, and what stands in its place in the version below, which asks for more.
+    pub loosened: Option<(String, Box<Constraint>)>,
 }
 
 /// Something wrong with a set of hyperparameters.
@@ -180,7 +180,7 @@ struct ConstraintFile {
     holds: Expr,
     about: String,
     id: Option<String>,
-    replaces: Option<String>,
+    loosens: Option<String>,
 }
 
 /// What `hparams.toml` has.
@@ -210,21 +210,22 @@ impl HparamsFile {
             Ok(Witness { tensor, axis: witness.axis, expr: Expr::parse(&witness.expr)? })
         });
         let mut constraints: Vec<Constraint> = Vec::with_capacity(self.constraint.len());
-        for ConstraintFile { when, holds, about, id, replaces } in self.constraint {
-            let (id, replaces) = match (id, replaces) {
-                (Some(id), Some(replaces)) => (id, replaces),
+        for ConstraintFile { when, holds, about, id, loosens } in self.constraint {
+            let constraint = Constraint { when, holds, about, loosened: None };
+            let (id, loosens) = match (id, loosens) {
+                (Some(id), Some(loosens)) => (id, loosens),
                 (None, None) => {
-                    constraints.push(Constraint { when, holds, about, replaced: None });
+                    constraints.push(constraint);
                     continue;
                 }
-                _ => return Err("a constraint has `id` and `replaces`, or neither".to_owned()),
+                _ => return Err("a constraint has `id` and `loosens`, or neither".to_owned()),
             };
-            let known = constraints.iter_mut().find(|known| known.holds.text == replaces);
+            let known = constraints.iter_mut().find(|known| known.holds.text == loosens);
             let known = known.ok_or_else(|| {
-                format!("the constraint `{id}` replaces one that is not there: `{replaces}`")
+                format!("the constraint `{id}` loosens one that is not there: `{loosens}`")
             })?;
-            let before = std::mem::replace(&mut known.holds, holds);
-            (known.when, known.about, known.replaced) = (when, about, Some((id, before)));
+            let before = std::mem::replace(known, constraint);
+            known.loosened = Some((id, Box::new(before)));
         }
         let keys = put_together(keys.collect::<Result<_, String>>()?)?;
         Ok((keys, witnesses.collect::<Result<_, String>>()?, constraints))
@@ -434,17 +435,14 @@ impl Spec {
         problems
     }
 
-    /// The ids of the constraints that hold, and would not by the version below the one that has them.
+    /// The ids of the constraints that are not kept as they were before they were loosened.
     pub(super) fn loosened(&self, arch: &Arch, hparams: &Hparams) -> Vec<&str> {
-        let replaced = self.constraints.iter().filter_map(|constraint| {
-            let (id, before) = constraint.replaced.as_ref()?;
-            let is_broken = |stack: &String| {
-                let names = StackNames { hparams, tokens: None, stack: Some(stack), layer: None };
-                before.eval_bool(&names) == Ok(false)
-            };
-            arch.stacks.iter().any(is_broken).then_some(id.as_str())
+        let loosened =
+            self.constraints.iter().filter_map(|constraint| constraint.loosened.as_ref());
+        let used = loosened.filter(|(_, before)| {
+            arch.stacks.iter().any(|stack| before.is_broken(&names_of(hparams, stack)))
         });
-        replaced.collect()
+        used.map(|(id, _)| id.as_str()).collect()
     }
 
     /// The constraints that do not hold, once for each stack. One that names a key that is not there is
@@ -453,11 +451,8 @@ impl Spec {
         let mut problems = Vec::new();
         for constraint in &self.constraints {
             for stack in &arch.stacks {
-                let names = StackNames { hparams, tokens: None, stack: Some(stack), layer: None };
-                let asked = constraint.when.as_ref().map(|when| when.eval_bool(&names));
-                if asked.unwrap_or(Ok(true)) != Ok(true)
-                    || constraint.holds.eval_bool(&names) != Ok(false)
-                {
+                let names = names_of(hparams, stack);
+                if !constraint.is_broken(&names) {
                     continue;
                 }
                 let keys = constraint.holds.names();
@@ -484,6 +479,18 @@ impl Spec {
             }
         }
         problems
+    }
+}
+
+fn names_of<'a>(hparams: &'a Hparams, stack: &'a str) -> StackNames<'a> {
+    StackNames { hparams, tokens: None, stack: Some(stack), layer: None }
+}
+
+impl Constraint {
+    /// Whether it is asked and does not hold.
+    fn is_broken(&self, names: &StackNames<'_>) -> bool {
+        let asked = self.when.as_ref().map_or(Ok(true), |when| when.eval_bool(names));
+        asked == Ok(true) && self.holds.eval_bool(names) == Ok(false)
     }
 }
 

@@ -101,8 +101,8 @@ pub(crate) fn features<'f>(
     for (file, table, name) in FEATURES {
         let parsed = parse(file)?;
         let entries = parsed.get(*table).and_then(Value::as_array);
-        // What says again what a version below has is no feature of its own; but a constraint, which then asks for less.
-        let is_new = |entry: &&Value| *table == "constraint" || entry.get("replaces").is_none();
+        // What says again what a version below has is no feature of its own.
+        let is_new = |entry: &&Value| entry.get("replaces").is_none();
         let entries = entries.into_iter().flatten().filter(is_new);
         let named = entries.filter_map(|entry| entry.get(*name)?.as_str());
         features.extend(named.map(|name| feature(table, name)));
