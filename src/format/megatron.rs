@@ -152,26 +152,21 @@ pub fn read_common(
     checkpoint: &mut Checkpoint,
 ) -> Result<()> {
     let name = format!("{folder}{COMMON_FILE}");
-    let args = match is_dcp && !source.has(&name) {
-        true => dcp::value(source, folder, ARGS)?,
-        false => None,
-    };
-    if let Some(args) = args {
-        let args =
-            object::read(source, args, |of| Ok(Args::read(of.pickle, Some(of.pickle.root()))))?;
-        args.keep(&mut checkpoint.metadata);
-        checkpoint.metadata.insert("trainer".to_owned(), "Megatron (fsdp_dtensor)".to_owned());
-        return Ok(());
-    }
+    let said = &mut checkpoint.metadata;
+    let mut layout = "torch_dist";
     if source.has(&name) {
         let file = source.add(&name)?;
         let rank = read_rank(source, file)?;
         if let Some(step) = rank.iteration {
-            checkpoint.metadata.insert("trainer.step".to_owned(), step.to_string());
+            said.insert("trainer.step".to_owned(), step.to_string());
         }
-        rank.args.keep(&mut checkpoint.metadata);
+        rank.args.keep(said);
+    } else if is_dcp && let Some(args) = dcp::value(source, folder, ARGS)? {
+        layout = "fsdp_dtensor";
+        object::read(source, args, |of| Ok(Args::read(of.pickle, Some(of.pickle.root()))))?
+            .keep(said);
     }
-    checkpoint.metadata.insert("trainer".to_owned(), "Megatron (torch_dist)".to_owned());
+    said.insert("trainer".to_owned(), format!("Megatron ({layout})"));
     Ok(())
 }
 

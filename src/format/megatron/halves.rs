@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 
-use super::merge;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::tiles::Tile;
 use crate::checkpoint::{Payload, Tensor};
@@ -16,31 +15,26 @@ const ENDS: [&str; 2] = ["_w", "_v"];
 /// The first map of an MLP.
 const MAP: &str = "linear_fc1.";
 
-/// Puts halves together, each under the name that the whole has in the file of a rank.
+/// Puts halves together, each under the name of the whole.
 ///
 /// # Errors
 /// A half is alone, or the two do not fit.
 pub(super) fn join(tensors: &mut Vec<Tensor>) -> Result<()> {
-    let of = |tensor: &Tensor, end: &str| {
-        let name = tensor.name.strip_suffix(end)?;
-        name.contains(MAP).then(|| name.to_owned())
-    };
-    let is_half = |tensor: &Tensor| ENDS.iter().any(|end| of(tensor, end).is_some());
-    if !tensors.iter().any(is_half) {
-        return Ok(());
+    let (mut gates, mut others) = (Vec::new(), HashMap::new());
+    for tensor in std::mem::take(tensors) {
+        let whole = |end: &str| {
+            let name = tensor.name.strip_suffix(end).filter(|name| name.contains(MAP));
+            name.map(str::to_owned)
+        };
+        match ENDS.map(whole) {
+            [Some(name), _] => gates.push((name, tensor)),
+            [_, Some(name)] => drop(others.insert(name, tensor)),
+            _ => tensors.push(tensor),
+        }
     }
-    let (halves, rest): (Vec<_>, Vec<_>) = std::mem::take(tensors).into_iter().partition(is_half);
-    let (gates, others): (Vec<_>, Vec<_>) =
-        halves.into_iter().partition(|tensor| of(tensor, ENDS[0]).is_some());
-    let other = |tensor: Tensor| Some((of(&tensor, ENDS[1])?, tensor));
-    let mut others: HashMap<String, Tensor> = others.into_iter().filter_map(other).collect();
-    tensors.extend(
-        rest.into_iter().map(|tensor| Tensor { name: merge::usual(&tensor.name), ..tensor }),
-    );
-    for gate in gates {
-        let name = of(&gate, ENDS[0]).unwrap_or_default();
+    for (name, gate) in gates {
         let other = others.remove(&name).ok_or_else(|| alone(&name, ENDS))?;
-        tensors.push(Tensor { name: merge::usual(&name), ..joined(gate, other)? });
+        tensors.push(Tensor { name, ..joined(gate, other)? });
     }
     match others.into_keys().min() {
         Some(name) => Err(alone(&name, [ENDS[1], ENDS[0]])),

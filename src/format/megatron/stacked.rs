@@ -2,7 +2,7 @@
 //! one along the next.
 
 use super::halves;
-use super::merge::{EXPERTS, LAYERS};
+use super::merge::{EXPERTS, LAYERS, usual};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::checkpoint::tiles::Tile;
 use crate::checkpoint::{Checkpoint, Payload, Tensor};
@@ -47,6 +47,9 @@ fn strip(tensors: &mut [Tensor]) {
 pub fn unstack(checkpoint: &mut Checkpoint) -> Result<()> {
     strip(&mut checkpoint.tensors);
     halves::join(&mut checkpoint.tensors)?;
+    for tensor in &mut checkpoint.tensors {
+        tensor.name = usual(&tensor.name);
+    }
     let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
     let mut left = MAX_TENSORS;
     for tensor in std::mem::take(&mut checkpoint.tensors) {
