@@ -189,22 +189,21 @@ impl Chain {
             encode(self.to, values, output);
 
             decode(self.to, output, values);
+            let first = at;
+            at += n as u64;
+            loss.elements += n as u64;
             if self.inverse.is_empty() && V::are_same(before, values) {
-                loss.elements += n as u64;
-                at += n as u64;
                 continue;
             }
             let pairs = || before.iter().zip(&*values);
             loss.infinities +=
                 count(pairs().map(|(before, after)| after.is_infinite() && before.is_finite()));
             loss.nans += count(pairs().map(|(before, after)| after.is_nan() && !before.is_nan()));
-            run(&self.inverse, self.to, values, at);
+            run(&self.inverse, self.to, values, first);
             let back = &mut back[..input.len()];
             encode(self.from, values, back);
-            let theirs = self.theirs(at).min(n);
+            let theirs = self.theirs(first).min(n);
             back[theirs * from..].copy_from_slice(&input[theirs * from..]);
-            loss.elements += n as u64;
-            at += n as u64;
             if back != input {
                 decode(self.from, back, values);
                 loss.changed += match from {

@@ -11,11 +11,19 @@ pub(super) trait Value: Copy + Default {
     fn to_odd_f32(self) -> f32;
 
     /// Whether the values have the same bits, and none is NaN.
-    fn are_same(left: &[Self], right: &[Self]) -> bool;
+    fn are_same(left: &[Self], right: &[Self]) -> bool {
+        let bits = |value: &Self| value.to_f64().to_bits();
+        left.iter().zip(right).all(|(left, right)| !left.is_nan() && bits(left) == bits(right))
+    }
 
     /// The values as F32, of which each is so that a second rounding to fewer bits gives what one rounding would;
     /// in `room`, which has as many, where they are none yet.
-    fn to_odd_singles<'v>(values: &'v [Self], room: &'v mut [f32]) -> &'v [f32];
+    fn to_odd_singles<'v>(values: &'v [Self], room: &'v mut [f32]) -> &'v [f32] {
+        for (single, value) in room.iter_mut().zip(values) {
+            *single = value.to_odd_f32();
+        }
+        room
+    }
 
     /// Never negative; infinite or NaN where there is none.
     fn relative_error(self, right: Self) -> f32;
@@ -101,19 +109,6 @@ impl Value for f64 {
 
     fn to_odd_f32(self) -> f32 {
         round_to_odd(self)
-    }
-
-    fn are_same(left: &[f64], right: &[f64]) -> bool {
-        left.iter()
-            .zip(right)
-            .all(|(left, right)| !left.is_nan() && left.to_bits() == right.to_bits())
-    }
-
-    fn to_odd_singles<'v>(values: &'v [f64], room: &'v mut [f32]) -> &'v [f32] {
-        for (single, value) in room.iter_mut().zip(values) {
-            *single = round_to_odd(*value);
-        }
-        room
     }
 
     fn relative_error(self, right: f64) -> f32 {
