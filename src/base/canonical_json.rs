@@ -25,11 +25,7 @@ pub fn text<T: Serialize + ?Sized>(value: &T) -> String {
 /// # Panics
 /// As [`text`].
 pub fn sha256<T: Serialize>(value: &T) -> String {
-    let mut hasher = BufWriter::with_capacity(1 << 16, Hasher(Sha256::new()));
-    serde_json_canonicalizer::to_writer(value, &mut hasher)
-        .expect("hashed types have string keys and finite numbers");
-    let hasher = hasher.into_inner().unwrap_or_else(|_| unreachable!("a hash takes every byte"));
-    crate::base::hex::encode(&hasher.0.finalize())
+    hashed(|hash| serde_json_canonicalizer::to_writer(value, hash))
 }
 
 /// The SHA-256 of the canonical text of an object that has one more key, `key`, whose value is the array of
@@ -41,32 +37,42 @@ pub fn sha256<T: Serialize>(value: &T) -> String {
 pub fn sha256_with_rows<T: Serialize>(
     object: &Value,
     key: &str,
-    rows: impl Iterator<Item = T>,
+    mut rows: impl Iterator<Item = T>,
 ) -> String {
     let object = object.as_object().expect("an object");
     assert!(!object.contains_key(key), "`{key}` stands twice");
     let mut keys: Vec<&str> = object.keys().map(String::as_str).chain([key]).collect();
     keys.sort_by(|one, other| one.encode_utf16().cmp(other.encode_utf16()));
-    let mut hash = BufWriter::with_capacity(1 << 16, Hasher(Sha256::new()));
-    let mut rows = Some(rows);
-    let mut write = || -> io::Result<()> {
-        for (place, name) in keys.iter().enumerate() {
-            hash.write_all(if place == 0 { b"{" } else { b"," })?;
-            write!(hash, "{}:", text(name))?;
-            let Some(value) = object.get(*name) else {
-                hash.write_all(b"[")?;
-                for (number, row) in rows.take().into_iter().flatten().enumerate() {
-                    hash.write_all(if number == 0 { b"" } else { b"," })?;
-                    serde_json_canonicalizer::to_writer(&row, &mut hash)?;
-                }
-                hash.write_all(b"]")?;
-                continue;
-            };
-            hash.write_all(text(value).as_bytes())?;
+    hashed(|hash| {
+        for (place, name) in keys.into_iter().enumerate() {
+            write!(hash, "{}{}:", if place == 0 { "{" } else { "," }, text(name))?;
+            match object.get(name) {
+                Some(value) => hash.write_all(text(value).as_bytes())?,
+                None => write_rows(hash, &mut rows)?,
+            }
         }
         hash.write_all(b"}")
-    };
-    write().expect("hashed types have string keys and finite numbers");
+    })
+}
+
+fn write_rows<T: Serialize>(
+    hash: &mut BufWriter<Hasher>,
+    rows: &mut impl Iterator<Item = T>,
+) -> io::Result<()> {
+    hash.write_all(b"[")?;
+    for (place, row) in rows.enumerate() {
+        hash.write_all(if place == 0 { b"" } else { b"," })?;
+        serde_json_canonicalizer::to_writer(&row, &mut *hash)?;
+    }
+    hash.write_all(b"]")
+}
+
+/// The SHA-256, in hex, of what is written.
+fn hashed<E: std::fmt::Debug>(
+    write: impl FnOnce(&mut BufWriter<Hasher>) -> Result<(), E>,
+) -> String {
+    let mut hash = BufWriter::with_capacity(1 << 16, Hasher(Sha256::new()));
+    write(&mut hash).expect("hashed types have string keys and finite numbers");
     let hash = hash.into_inner().unwrap_or_else(|_| unreachable!("a hash takes every byte"));
     crate::base::hex::encode(&hash.0.finalize())
 }

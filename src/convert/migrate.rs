@@ -3,7 +3,6 @@
 //! it lies, so that there and back gives the same bytes. Links are followed, and hidden files
 //! left, as no part of a package.
 
-use crate::base::hex::Hex;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
@@ -18,7 +17,7 @@ use super::destination::{check_apart, replaceable};
 use super::read::read_model;
 use super::sidecar::json_text;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::hex;
+use crate::base::hex::{self, Hex};
 use crate::exec::staging::{Existing, Staging};
 use crate::folder;
 use crate::manifest::Manifest;

@@ -1,4 +1,4 @@
-//! What to convert, how, who reports progress, and why nothing came of it.
+//! What to convert, how, what reports progress, and why nothing came of it.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

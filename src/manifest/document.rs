@@ -294,10 +294,11 @@ impl Manifest {
     pub fn census(&self) -> BTreeMap<String, Census> {
         let mut dtypes: BTreeMap<String, Census> = BTreeMap::new();
         for tensor in &self.tensors {
-            if !dtypes.contains_key(&*tensor.dtype) {
-                dtypes.insert(tensor.dtype.to_string(), Census::default());
-            }
-            let Some(census) = dtypes.get_mut(&*tensor.dtype) else { continue };
+            // There are few dtypes, and a name is made for each once.
+            let census = match dtypes.get_mut(&*tensor.dtype) {
+                Some(census) => census,
+                None => dtypes.entry(tensor.dtype.to_string()).or_default(),
+            };
             census.tensors += 1;
             let elements = n_elements(&tensor.shape).unwrap_or(u64::MAX);
             census.elements = census.elements.saturating_add(elements);

@@ -111,12 +111,8 @@ pub fn instances<'a>(
                     .map(|name| name.map(|name| spell(&name, choices)))
                     .collect::<Result<Vec<_>, _>>()
             };
-            let (mut from, mut also) = (Vec::new(), Vec::new());
-            match &rule.over {
-                None => {
-                    from = fill(&rule.from, &bindings)?;
-                    also = fill(&rule.also, &bindings)?;
-                }
+            let (from, also) = match &rule.over {
+                None => (fill(&rule.from, &bindings)?, fill(&rule.also, &bindings)?),
                 Some((variable, count)) => {
                     let values: Vec<String> = match count.eval(&bound)? {
                         Value::List(items) => items.into_iter().map(text).collect(),
@@ -126,27 +122,29 @@ pub fn instances<'a>(
                         }
                     };
                     budget.take(values.len() as u64)?;
-                    let is_list = rule.is_list();
-                    for value in values {
-                        let mut bindings = bindings.clone();
-                        bindings.insert(variable.clone(), value);
-                        if is_list || from.is_empty() {
-                            from.append(&mut fill(&rule.from, &bindings)?);
-                        }
-                        if !is_list {
-                            also.append(&mut fill(&rule.also, &bindings)?);
-                        }
-                    }
-                    if is_list {
-                        also = fill(&rule.also, &bindings)?;
-                    }
-                    also.retain(|name| !from.contains(name));
                     // Nothing stands for what a hyperparameter counts none of.
-                    if from.is_empty() {
+                    if values.is_empty() {
                         continue;
                     }
+                    let list = |templates: &[Template]| -> Result<Vec<String>, String> {
+                        let mut names = Vec::new();
+                        for value in &values {
+                            let mut bindings = bindings.clone();
+                            bindings.insert(variable.clone(), value.clone());
+                            names.append(&mut fill(templates, &bindings)?);
+                        }
+                        Ok(names)
+                    };
+                    if rule.is_list() {
+                        (list(&rule.from)?, fill(&rule.also, &bindings)?)
+                    } else {
+                        let from = fill(&rule.from, &bindings)?;
+                        let mut also = list(&rule.also)?;
+                        also.retain(|name| !from.contains(name));
+                        (from, also)
+                    }
                 }
-            }
+            };
             let to = rule.to.iter().map(|template| template.fill(&bindings));
             instances.push(Instance {
                 rule,

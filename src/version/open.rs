@@ -90,10 +90,8 @@ fn prepare(path: &Path, options: &Options<'_>) -> std::result::Result<Opening, F
         }
         Err(err) => return Err(err.into()),
     };
-    let mut prepared = match opened.is_package {
-        true => package(path, opened, options)?,
-        false => foreign(path, opened, options)?,
-    };
+    let mut prepared =
+        if opened.is_package { package(opened, options)? } else { foreign(opened, options)? };
     prepared.label = label;
     Ok(Opening::Prepared(Box::new(prepared)))
 }

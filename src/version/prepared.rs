@@ -2,7 +2,7 @@
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -52,7 +52,6 @@ fn look_up(opened: &Opened, entries: &[TensorEntry]) -> (Vec<Option<[u8; 32]>>, 
 /// A package. Everything but the hashes of the weights is read anew, so that a package that was
 /// edited without its manifest is seen as it is.
 pub(super) fn package(
-    path: &Path,
     mut opened: Opened,
     options: &Options<'_>,
 ) -> std::result::Result<Prepared, Failure> {
@@ -91,7 +90,6 @@ pub(super) fn package(
     let names = opened.files.iter().map(|file| file.name.clone());
     let files = names.filter(|name| !own.contains(&name.as_str())).collect();
     Ok(Prepared {
-        path: path.to_owned(),
         label: String::new(),
         kind: Kind::Package,
         opened,
@@ -108,7 +106,6 @@ pub(super) fn package(
 }
 
 pub(super) fn foreign(
-    path: &Path,
     mut opened: Opened,
     options: &Options<'_>,
 ) -> std::result::Result<Prepared, Failure> {
@@ -153,7 +150,6 @@ pub(super) fn foreign(
     findings.append(&mut opened.checkpoint.findings);
     let n_tensors = tensors.outputs.len();
     Ok(Prepared {
-        path: path.to_owned(),
         label: String::new(),
         kind,
         opened,
@@ -171,7 +167,6 @@ pub(super) fn foreign(
 
 /// An input of which only the bytes are still to be read.
 pub(super) struct Prepared {
-    path: PathBuf,
     pub(super) label: String,
     kind: Kind,
     opened: Opened,
@@ -323,6 +318,7 @@ impl Prepared {
             tensors,
             files: files.iter().map(Beside::facts).collect(),
         });
+        let folder = self.opened.source.root().to_owned();
         Ok(Version {
             label: self.label,
             kind: self.kind,
@@ -330,7 +326,7 @@ impl Prepared {
             folder: Some(self.opened.source.again()),
             weights: Some(match self.tensors {
                 Some(tensors) => Weights::Planned(Planned { source: self.opened.source, tensors }),
-                None => Weights::Unread(self.path.clone()),
+                None => Weights::Unread(folder),
             }),
             n_believed: self.n_believed,
             findings: self.findings,
