@@ -83,3 +83,39 @@ fn joined(gate: Tensor, other: Tensor) -> Result<Tensor> {
     }
     Ok(Tensor { shape, payload: Payload::Tiles(tiles), ..gate })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Checkpoint, DType};
+
+    fn names(given: &[&str]) -> Result<Vec<String>> {
+        let tensor = |name: &&str| Tensor {
+            name: (*name).to_owned(),
+            dtype: DType::F32,
+            shape: vec![4, 2],
+            encoding: None,
+            payload: Payload::Unreadable("no bytes".to_owned()),
+        };
+        let tensors = given.iter().map(tensor).collect();
+        let mut checkpoint = Checkpoint { tensors, ..Checkpoint::default() };
+        super::super::unstack(&mut checkpoint)?;
+        Ok(checkpoint.tensors.into_iter().map(|tensor| tensor.name).collect())
+    }
+
+    #[test]
+    fn experts_in_groups_are_named_as_those_apart_and_no_half_is_alone() {
+        let layer = "decoder.layers.0.mlp.";
+        let of = |rest: &str| format!("{layer}{rest}");
+        let found = names(&[&of("experts.linear_fc1.weight1"), &of("experts.linear_fc2.weight1")]);
+        let expert = |map: &str| of(&format!("experts.local_experts.1.{map}.weight"));
+        assert_eq!(found.unwrap(), [expert("linear_fc1"), expert("linear_fc2")]);
+        let found =
+            names(&[&of("experts.linear_fc1.weight1_v"), &of("experts.linear_fc1.weight1_w")]);
+        assert_eq!(found.unwrap(), [expert("linear_fc1")]);
+        for (there, missing) in [("_w", "_v"), ("_v", "_w")] {
+            let err = names(&[&of(&format!("linear_fc1.weight{there}"))]).unwrap_err().to_string();
+            assert!(err.contains(&format!("linear_fc1.weight{missing}` is missing")), "{err}");
+        }
+    }
+}
