@@ -1,13 +1,15 @@
 //! What every reader returns: names, dtypes, shapes, and where the bytes are.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::base::checksum::Checksum;
 use crate::base::diagnostic::Diagnostic;
+use crate::base::name::Name;
 use crate::base::source::Extent;
 use crate::metadata::Metadata;
 
@@ -59,7 +61,7 @@ pub struct StoredChecksum {
 #[non_exhaustive]
 pub struct Tensor {
     /// Its name, as the file spells it.
-    pub name: String,
+    pub name: Name,
     /// The type of its elements.
     pub dtype: DType,
     /// Its dimensions, slowest first.
@@ -122,7 +124,7 @@ pub enum Payload {
     /// Row-major, packed, little-endian.
     Range(Extent),
     /// A view of a storage, which other tensors may share.
-    View(View),
+    View(Box<View>),
     /// Boxes that together hold every element once, each with a place of its own: shards of ranks,
     /// chunks of a compressed array, a member of an archive.
     Tiles(Vec<Tile>),
@@ -207,7 +209,7 @@ impl Tensor {
         let sizes = parts.iter().map(|part| part.tensor.n_bytes());
         let n_bytes = sizes.fold(0u64, |sum, n| sum.saturating_add(n.unwrap_or(u64::MAX)));
         let (dtype, encoding) = (DType::U8, Some(Box::new(encoding)));
-        Tensor { name, dtype, shape: vec![n_bytes], encoding, payload }
+        Tensor { name: name.into(), dtype, shape: vec![n_bytes], encoding, payload }
     }
 
     /// The place of all elements, if they lie row-major, packed and little-endian.
@@ -242,7 +244,7 @@ impl Tensor {
                 strides: row_major_strides(&self.shape),
                 big_endian: false,
             }),
-            Payload::View(view) => Ok(view.clone()),
+            Payload::View(view) => Ok(view.as_ref().clone()),
             Payload::Unreadable(reason) => Err(reason.clone()),
             Payload::Tiles(_) | Payload::Parts(..) => {
                 Err("its elements lie in several places".to_owned())
@@ -344,6 +346,15 @@ impl DType {
     pub fn parse(name: &str) -> Option<DType> {
         let found = DType::ALL.iter().find(|dtype| dtype.name().eq_ignore_ascii_case(name));
         found.copied().filter(|&dtype| dtype != DType::Unknown)
+    }
+
+    /// Reads a name from a document, of which there is one for each tensor and few that differ.
+    pub(crate) fn read_name<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Cow<'static, str>, D::Error> {
+        let name = Name::deserialize(deserializer)?;
+        let known = DType::ALL.iter().find(|dtype| name == *dtype.name());
+        Ok(known.map_or_else(|| Cow::Owned(name.to_string()), |dtype| dtype.name().into()))
     }
 
     /// The bytes that `n` packed elements take; `None` if they pass `u64` or end inside a byte.

@@ -300,7 +300,7 @@ fn inspected(
         None => (tensor.shape, None),
     };
     InspectedTensor {
-        name: tensor.name,
+        name: tensor.name.to_string(),
         dtype,
         shape,
         encoding,

@@ -1,10 +1,14 @@
 //! The standard package on disk: the names of its files, and `model.json` as a type.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+
+use crate::base::name::Name;
+use crate::checkpoint::DType;
 
 /// What the package is: architecture, hyperparameters, tasks.
 pub const MODEL_FILE: &str = "model.json";
@@ -286,13 +290,14 @@ pub struct MapUsed {
 #[serde(deny_unknown_fields)]
 pub struct ForeignTensor {
     /// Its name.
-    pub name: String,
+    pub name: Name,
     /// Its dtype.
-    pub dtype: String,
+    #[serde(deserialize_with = "DType::read_name")]
+    pub dtype: Cow<'static, str>,
     /// The name that the mapping reads it by, where that is another: without what a wrapper put
     /// there, or with the mapping's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub read_as: Option<String>,
+    pub read_as: Option<Name>,
     /// The axes of the file that the mapping reads it by, in its order, where that is another; what is
     /// not named has one entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::name::Name;
 use crate::base::source::{Extent, Source};
 use crate::checkpoint::{DType, Encoding, Tensor, n_elements};
 use crate::convert::{self, Failure, Request};
@@ -25,7 +26,7 @@ const CHUNK_LEN: u64 = 4 << 20;
 pub struct TensorReader {
     source: Source,
     kind: Kind,
-    places: HashMap<String, usize>,
+    places: HashMap<Name, usize>,
     ties: BTreeMap<String, String>,
 }
 
@@ -137,7 +138,7 @@ impl TensorReader {
     }
 
     fn find(&self, name: &str) -> Option<usize> {
-        let stored = || self.places.get(self.ties.get(name)?);
+        let stored = || self.places.get(self.ties.get(name)?.as_str());
         self.places.get(name).or_else(stored).copied()
     }
 

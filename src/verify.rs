@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::hex::Hex;
+use crate::base::name::Name;
 use crate::base::source::{Extent, FileId, Source};
 use crate::base::threads;
 use crate::checkpoint::DType;
@@ -96,7 +97,7 @@ pub fn verify(
             len: entry.len,
         })
     };
-    let mut places: BTreeMap<String, Stored> = BTreeMap::new();
+    let mut places: BTreeMap<Name, Stored> = BTreeMap::new();
     if manifest.tensors.iter().any(|entry| place(entry).is_none()) {
         let stored = PackageView::open(spec, folder)?.tensors;
         places.extend(stored.into_iter().map(|tensor| (tensor.name.clone(), tensor)));

@@ -10,6 +10,7 @@ pub mod hex;
 pub mod json;
 pub mod limits;
 pub mod mirror;
+pub mod name;
 pub mod near;
 pub mod source;
 pub mod terminal;

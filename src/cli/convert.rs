@@ -238,10 +238,10 @@ fn proof(verified: &Verified) -> String {
 fn plan_table(report: &Report, all: bool) -> String {
     let row = |tensor: &TensorReport| {
         vec![
-            tensor.step.name.clone(),
+            tensor.step.name.to_string(),
             tensor.encoding.as_deref().unwrap_or(tensor.dtype).to_owned(),
             format!("{:?}", tensor.shape),
-            tensor.step.ops.clone(),
+            tensor.step.ops.to_string(),
             format!("{:?}", tensor.step.class),
             tensor.step.from.join(" "),
         ]
@@ -249,16 +249,16 @@ fn plan_table(report: &Report, all: bool) -> String {
     let mut table = output::table();
     if all {
         table.set_header(["tensor", "dtype", "shape", "ops", "class", "from", "bytes"]);
-        for tensor in &report.tensors {
+        for tensor in report.tensors.iter() {
             let range = |range: &ReadRange| {
                 format!("{}:{}..{}", range.file, range.bytes[0], range.bytes[1])
             };
             let bytes: Vec<String> = tensor.read.iter().map(range).collect();
-            table.add_row(row(tensor).into_iter().chain([bytes.join(" ")]));
+            table.add_row(row(&tensor).into_iter().chain([bytes.join(" ")]));
         }
     } else {
         table.set_header(["tensor", "", "dtype", "shape", "ops", "class", "from"]);
-        for folded in fold(report.tensors.iter().map(row)) {
+        for folded in fold(report.tensors.iter().map(|tensor| row(&tensor))) {
             let mut cells = folded.cells;
             let times = if folded.rows == 1 { String::new() } else { format!("×{}", folded.rows) };
             cells.insert(1, times);

@@ -50,7 +50,7 @@ impl Facts for Bytes<'_> {
             name: tensor.name.clone(),
             dtype: make.dtype,
             shape: make.shape.clone(),
-            content: Content::Make(make.clone()),
+            content: Content::Make(Box::new(make.clone())),
         };
         let stored = Operand { source: self.0, inputs: &inputs, output: &stored };
         let made = Operand { source: self.0, inputs: &[], output: &made };
@@ -91,6 +91,13 @@ pub(crate) struct Canonical {
     pub(super) provenance: Provenance,
     pub(super) map: Option<String>,
     pub(crate) findings: Vec<Diagnostic>,
+}
+
+impl Canonical {
+    /// What is to be written and what was noticed, for whoever writes nothing: the rest takes memory.
+    pub(crate) fn into_outputs(self) -> (Model, Vec<Output>, Vec<Diagnostic>) {
+        (self.model, self.tensors.outputs, self.findings)
+    }
 }
 
 /// Plans the way in. Of the request only the standard, the architecture, casts and `generic`
@@ -149,7 +156,7 @@ pub(crate) fn canonical(
             .iter()
             .map(|tensor| ForeignTensor {
                 name: tensor.name.clone(),
-                dtype: tensor.dtype.name().to_owned(),
+                dtype: tensor.dtype.name().into(),
                 read_as: None,
                 axes: None,
             })
@@ -266,8 +273,9 @@ pub(crate) fn canonical(
     provenance.tensors = foreign
         .into_iter()
         .flat_map(|tensor| {
-            let of_dialect = translated.as_ref().and_then(|of| of.names.get(&tensor.name).cloned());
-            let renamed = || Some(vec![(opened.renamed.get(&tensor.name)?.clone(), None)]);
+            let of_dialect =
+                translated.as_ref().and_then(|of| of.names.get(&*tensor.name).cloned());
+            let renamed = || Some(vec![(opened.renamed.get(&*tensor.name)?.clone(), None)]);
             let Some(stored) = of_dialect.or_else(renamed) else { return vec![tensor] };
             let stored = stored.into_iter().map(|(name, axes)| {
                 let read_as = Some(tensor.name.clone());
@@ -277,7 +285,7 @@ pub(crate) fn canonical(
                     }
                     (stored, turned) => stored.or_else(|| turned.clone()),
                 };
-                ForeignTensor { name, read_as, axes, ..tensor.clone() }
+                ForeignTensor { name: name.into(), read_as, axes, ..tensor.clone() }
             });
             stored.collect()
         })
@@ -418,7 +426,7 @@ const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// What the tensors of bytes are, as `model.json` says it.
 pub(super) fn encodings(tensors: &Tensors) -> BTreeMap<String, Json> {
     let entries = tensors.encodings.iter().map(|(name, encoding)| {
-        (name.clone(), serde_json::to_value(encoding).expect("strings and numbers"))
+        (name.to_string(), serde_json::to_value(encoding).expect("strings and numbers"))
     });
     entries.collect()
 }
@@ -431,7 +439,7 @@ fn claim(
     tensors: &Tensors,
     findings: &mut Vec<Diagnostic>,
 ) -> Conformance {
-    let stored = tensors.outputs.iter().map(Stored::planned).collect();
+    let stored = Stored::planned(tensors.outputs.iter().cloned());
     let files = written_files(opened, spec);
     let has_tokenizer = files.iter().any(|file| is_tokenizer_file(&file.name));
     let view = PackageView::planned(spec, model.clone(), stored, opened.source.again(), files);

@@ -12,6 +12,7 @@ use super::request::Failure;
 use super::sidecar::Carried;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::name::Name;
 use crate::base::source::Source;
 use crate::checkpoint::Checkpoint;
 use crate::exec::write;
@@ -42,7 +43,7 @@ pub(super) fn plan(
         components.insert(name, generic_copies(&checkpoint)?);
     }
     // The order is that of the files.
-    let mut text: BTreeMap<String, ForeignTensor> =
+    let mut text: BTreeMap<Name, ForeignTensor> =
         text.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
     for tensor in opened.checkpoint.stored() {
         let name = opened.name_in_file(&tensor.name);
@@ -50,16 +51,16 @@ pub(super) fn plan(
             provenance.tensors.extend(text.remove(name));
             continue;
         };
-        let dtype = tensor.dtype.name().to_owned();
+        let dtype = tensor.dtype.name();
         provenance.tensors.push(ForeignTensor {
-            name: name.to_owned(),
-            dtype: dtype.clone(),
+            name: name.into(),
+            dtype: dtype.into(),
             read_as: None,
             axes: None,
         });
         provenance.dropped.push(Dropped {
             name: name.to_owned(),
-            dtype,
+            dtype: dtype.to_owned(),
             shape: tensor.shape.clone(),
             encoding: None,
             why: component.about.clone(),

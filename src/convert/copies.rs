@@ -15,7 +15,7 @@ pub(crate) fn generic_copies(checkpoint: &Checkpoint) -> std::result::Result<Ten
         let step = Step {
             name: tensor.name.clone(),
             from: vec![tensor.name.clone()],
-            ops: "copy".to_owned(),
+            ops: "copy".into(),
             class: Exactness::Exact,
         };
         tensors.write(&tensor.name, expr, dtype, plan::Options::default(), step)?;

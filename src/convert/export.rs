@@ -12,6 +12,7 @@ use super::report::ecosystem;
 use super::request::{Failure, Request};
 use super::sidecar::{sidecar_files, sidecar_files_of_package};
 use crate::base::diagnostic::Diagnostic;
+use crate::base::name::Name;
 use crate::checkpoint::{Checkpoint, Encoding, Payload, Tensor};
 use crate::folder::Opened;
 use crate::folder::sentence_transformers::{self, MODULES_FILE};
@@ -36,7 +37,7 @@ fn embedding_modules(model: &Model, tensors: &Tensors) -> Vec<(String, Json)> {
     let files = task.zip(width).and_then(|(task, width)| {
         let shape = |step: &DenseStep, part: &str| {
             let name = format!("heads.{}.dense.{part}", step.head);
-            Some(tensors.exprs.get(&name)?.0.layout.shape.clone())
+            Some(tensors.exprs.get(&*name)?.0.layout.shape.clone())
         };
         let map = |step: &DenseStep| {
             let bias = shape(step, "bias").is_some();
@@ -304,7 +305,7 @@ fn origin_config(config: &ForeignConfig, dialect: Option<&Dialect>) -> Option<Js
 /// Refuses tensors that are packed, where names and axes are those of plain ones.
 fn refuse_packed(
     format: &str,
-    encodings: &BTreeMap<String, Encoding>,
+    encodings: &BTreeMap<Name, Encoding>,
     request: &Request<'_>,
 ) -> std::result::Result<(), Failure> {
     let packed = encodings.iter().next().filter(|_| request.plan.decode == Decode::Nothing);
@@ -369,9 +370,9 @@ fn generic_export(
     for (name, (expr, dtype)) in &canonical.exprs {
         let foreign = name.strip_prefix("extra.").unwrap_or(name);
         let step = Step {
-            name: foreign.to_owned(),
-            from: vec![name.clone()],
-            ops: "copy".to_owned(),
+            name: foreign.into(),
+            from: vec![name.clone().into()],
+            ops: "copy".into(),
             class: Exactness::Exact,
         };
         tensors.write(foreign, expr.clone(), *dtype, options, step)?;

@@ -123,10 +123,10 @@ fn manifest(opened: &Opened) -> Option<Manifest> {
 
 /// Where the bytes of an output lie in memory, if they are there as they are.
 fn place(opened: &Opened, inputs: &[Input], output: &Output) -> Result<Option<(usize, usize)>> {
-    let Content::Gather(program) = &output.content else { return Ok(None) };
+    let Some(program) = output.program(inputs) else { return Ok(None) };
     if !program.kernels.is_empty() {
         return Ok(None);
     }
-    let gather = Gather::new(&opened.source, inputs, program, output.n_bytes())?;
+    let gather = Gather::new(&opened.source, inputs, &program, output.n_bytes())?;
     Ok(gather.contiguous().map(|bytes| (bytes.as_ptr().addr(), bytes.len())))
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value as Json;
 
@@ -64,6 +65,7 @@ pub(super) fn write(
     let is_module = |name: &str| parse_dense_name(name).is_some();
     tensors.move_last(is_module);
     let n_main = tensors.outputs.iter().take_while(|output| !is_module(&output.name)).count();
+    let tensors = Arc::new(tensors);
     let mut report = report(opened, request, &tensors, carried, left);
     report.architecture = job.architecture;
     report.map = job.map;
@@ -87,8 +89,14 @@ pub(super) fn write(
         return Err(Error::unsupported(message + ": name a folder, or take a larger size").into());
     }
     check::before_writing(&report, request)?;
-    let of_main =
-        Tensors { inputs: tensors.inputs.clone(), outputs: main.to_vec(), ..Tensors::default() };
+    let of_main = match n_main == tensors.outputs.len() {
+        true => Arc::clone(&tensors),
+        false => Arc::new(Tensors {
+            inputs: tensors.inputs.clone(),
+            outputs: main.to_vec(),
+            ..Tensors::default()
+        }),
+    };
     units::note(opened, request, &mut report, &of_main, &shards)?;
     if request.dry_run {
         return Ok(report);
@@ -169,20 +177,13 @@ fn refuse_not_finite(report: &Report, tensors: &Tensors) -> std::result::Result<
     let is_integer = |name: &str| {
         tensors.outputs.iter().any(|output| output.name == name && output.dtype == DType::I32)
     };
-    let long = report.tensors.iter().find(|tensor| {
-        tensor.loss.is_some_and(|loss| loss.nans != 0) && is_integer(&tensor.step.name)
-    });
-    if let Some(tensor) = long {
-        let name = &tensor.step.name;
+    let with_nans = || report.tensors.losses().filter(|(_, loss)| loss.nans != 0);
+    if let Some((name, _)) = with_nans().find(|(name, _)| is_integer(name)) {
         let message = format!("`{name}` has integers that 32 bits do not hold");
         return Err(Diagnostic::error("P023", message).tensor(name).into());
     }
-    let lost = report.tensors.iter().find(|tensor| {
-        tensors.encodings.contains_key(&tensor.step.name)
-            && tensor.loss.is_some_and(|loss| loss.nans != 0)
-    });
-    let Some(tensor) = lost else { return Ok(()) };
-    let name = &tensor.step.name;
+    let lost = with_nans().find(|(name, _)| tensors.encodings.contains_key(*name));
+    let Some((name, _)) = lost else { return Ok(()) };
     let message = format!("`{name}` has values that are infinite or NaN, which no block holds");
     let help = "find out how they came into the model: `llmstd validate --deep` names their places";
     Err(Diagnostic::error("P023", message).tensor(name).help(help).into())

@@ -22,6 +22,7 @@ mod request;
 mod same;
 mod sidecar;
 pub mod target;
+mod tensor_reports;
 mod unit;
 pub mod units;
 mod verify;
@@ -38,9 +39,10 @@ pub(crate) use self::canonical::{canonical, canonical_or_decoded, config_of, wri
 pub(crate) use self::copies::generic_copies;
 pub(crate) use self::intact::stored_checksums;
 pub use self::read::read_model;
-pub use self::report::{ReadRange, Report, TensorReport, Verified};
+pub use self::report::{Report, Verified};
 pub use self::request::{Failure, Progress, Request, STD, Silent};
 pub(crate) use self::sidecar::sidecar_files;
+pub use self::tensor_reports::{ReadRange, TensorReport, TensorReports};
 pub use self::words::{max_shard_bytes, parse_dtype, parse_quant, parse_size, strip_slash, target};
 
 /// Converts a checkpoint.

@@ -38,7 +38,6 @@ pub(super) fn write_modules(
     let number = |output: &Output| {
         sentence_transformers::parse_dense_name(&output.name).map_or(0, |(n, _)| n)
     };
-    let mut start = first;
     for part in tensors.outputs[first..].chunk_by(|left, right| number(left) == number(right)) {
         let n = number(&part[0]);
         let Some(path) = n.checked_sub(1).and_then(|index| paths.get(index)) else {
@@ -51,15 +50,12 @@ pub(super) fn write_modules(
             .map(|output| {
                 let name = sentence_transformers::parse_dense_name(&output.name)
                     .map_or("", |(_, name)| name);
-                Output { name: name.to_owned(), ..output.clone() }
+                Output { name: name.into(), ..output.clone() }
             })
             .collect();
         let module = write::Plain { inputs: &tensors.inputs, outputs: &renamed, metadata };
         let written = module.write(&opened.source, &inside(folder, path)?, TENSORS_STEM)?;
-        for (tensor, written) in report.tensors[start..].iter_mut().zip(&written.tensors) {
-            tensor.sha256 = Some(crate::base::hex::encode(&written.sha256));
-        }
-        start += part.len();
+        written.tensors.iter().for_each(|written| report.tensors.note(written.sha256, None));
     }
     Ok(())
 }

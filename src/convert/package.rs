@@ -43,7 +43,8 @@ pub(super) fn to_std(
     request.spec.state_version(&mut canonical.model, stored(&canonical.tensors));
     record(&mut canonical.model, request, Some("convert"));
     let (carried, left) = sidecar_files(opened, request.spec);
-    let mut report = report(opened, request, &canonical.tensors, carried, left);
+    let tensors = Arc::new(std::mem::take(&mut canonical.tensors));
+    let mut report = report(opened, request, &tensors, carried, left);
     report.architecture.clone_from(&canonical.model.architecture);
     report.map.clone_from(&canonical.map);
     report.conformance = Some(canonical.model.conformance);
@@ -51,10 +52,10 @@ pub(super) fn to_std(
     report.copies.clone_from(&canonical.provenance.copies);
     report.findings.append(&mut canonical.findings);
     check::before_writing(&report, request)?;
-    if !goes_on(opened, request, &canonical.tensors, &canonical.model, &mut report)? {
+    if !goes_on(opened, request, &tensors, &canonical.model, &mut report)? {
         return Ok(report);
     }
-    let Canonical { tensors, buffers, components, model, provenance, .. } = canonical;
+    let Canonical { buffers, components, model, provenance, .. } = canonical;
     let staging = stage(opened, request, false, &replaceable)?;
     let package = Package {
         model: &model,
@@ -137,7 +138,7 @@ pub(super) fn repack(
         let step = Step {
             name: tensor.name.clone(),
             from: vec![tensor.name.clone()],
-            ops: "copy".to_owned(),
+            ops: "copy".into(),
             class: Exactness::Exact,
         };
         tensors.write(&tensor.name, expr, dtype, plan, step)?;
@@ -155,6 +156,7 @@ pub(super) fn repack(
         components.insert(name, generic_copies(&kept)?);
     }
     let carried = sidecar_files_of_package(opened);
+    let tensors = Arc::new(tensors);
     let mut report = report(opened, request, &tensors, carried, Vec::new());
     report.architecture.clone_from(&model.architecture);
     report.conformance = Some(model.conformance);
@@ -234,10 +236,8 @@ fn write_package(
     if let Some(provenance) = package.provenance {
         // What says where a package came from is no part of what it is.
         let mut provenance = provenance.clone();
-        for tensor in &report.tensors {
-            if let Some(loss) = &tensor.loss {
-                provenance.losses.entry(tensor.step.name.clone()).or_default().add(loss);
-            }
+        for (name, loss) in report.tensors.losses() {
+            provenance.losses.entry(name.to_owned()).or_default().add(loss);
         }
         write_file(&folder.join(SOURCE_FILE), json_text(&provenance).as_bytes())?;
     }

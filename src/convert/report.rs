@@ -1,6 +1,6 @@
 //! What was, or would be, done.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::request::Request;
 use super::sidecar::left_behind;
+use super::tensor_reports::TensorReports;
 use crate::base::diagnostic::Diagnostic;
 use crate::exec::staging::free_space;
 use crate::exec::write;
 use crate::folder::Opened;
 use crate::format;
 use crate::package::{Conformance, Dropped, Loss};
-use crate::plan::program::Content;
-use crate::plan::{Step, Tensors};
+use crate::plan::Tensors;
 use crate::spec::ecosystem::Ecosystem;
 
 /// What was, or would be, done.
@@ -41,7 +41,7 @@ pub struct Report {
     /// The level of conformance of a package.
     pub conformance: Option<Conformance>,
     /// The tensors that are written, and how each is made.
-    pub tensors: Vec<TensorReport>,
+    pub tensors: TensorReports,
     /// Bytes of tensors.
     pub tensor_bytes: u64,
     /// Most bytes of memory for tensors under way, whatever the size of the model.
@@ -76,39 +76,6 @@ impl Report {
         // Headers, JSON and carried files are small beside the tensors; 16 MiB cover them.
         self.tensor_bytes.saturating_add(16 << 20)
     }
-}
-
-/// One tensor that is written.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct TensorReport {
-    /// How it is made.
-    #[serde(flatten)]
-    pub step: Step,
-    /// Its dtype.
-    pub dtype: &'static str,
-    /// Its shape.
-    pub shape: Vec<u64>,
-    /// What its bytes are, where they are blocks.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub encoding: Option<String>,
-    /// The storages it is read from.
-    pub read: Vec<ReadRange>,
-    /// Its SHA-256, when it is written.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<String>,
-    /// What value ops and casts changed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub loss: Option<Loss>,
-}
-
-/// A range of a file that a tensor is read from.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
-pub struct ReadRange {
-    /// The file.
-    #[schemars(with = "String")]
-    pub file: Arc<str>,
-    /// The first byte, and one past the last, of the storage.
-    pub bytes: [u64; 2],
 }
 
 /// What came of reading back what was written, and comparing it with the source.
@@ -158,32 +125,10 @@ pub(super) fn ecosystem(opened: &Opened) -> &'static Ecosystem {
 pub(super) fn report(
     opened: &Opened,
     request: &Request<'_>,
-    tensors: &Tensors,
+    tensors: &Arc<Tensors>,
     carried: Vec<String>,
     left: Vec<String>,
 ) -> Report {
-    let names: Vec<Arc<str>> =
-        opened.source.files().map(|file| opened.source.name(file).into()).collect();
-    let reports = tensors.outputs.iter().zip(&tensors.steps).map(|(output, step)| {
-        let mut read = BTreeSet::new();
-        if let Content::Gather(program) = &output.content {
-            for copy in &program.copies {
-                for storage in tensors.inputs[copy.input].storages() {
-                    let file = Arc::clone(&names[storage.file.number() as usize]);
-                    read.insert(ReadRange { file, bytes: [storage.start, storage.end()] });
-                }
-            }
-        }
-        TensorReport {
-            step: step.clone(),
-            dtype: output.dtype.name(),
-            shape: output.shape.clone(),
-            encoding: tensors.encodings.get(&output.name).map(|encoding| encoding.id.clone()),
-            read: read.into_iter().collect(),
-            sha256: None,
-            loss: None,
-        }
-    });
     let kind = if opened.is_package { "std" } else { foreign_format(opened) };
     let mut findings = opened.checkpoint.findings.clone();
     findings.extend(left_behind(&left));
@@ -197,7 +142,7 @@ pub(super) fn report(
         destination: request.destination.display().to_string(),
         dry_run: request.dry_run,
         conformance: None,
-        tensors: reports.collect(),
+        tensors: TensorReports::planned(&opened.source, tensors),
         tensor_bytes: tensors.n_bytes(),
         peak_memory: write::PEAK_MEMORY,
         free_disk: free_space(request.destination),

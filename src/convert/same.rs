@@ -77,7 +77,7 @@ fn copies(checkpoint: &Checkpoint) -> BTreeMap<String, String> {
         let key = (view.storage.file.number(), parts.concat(), tensor.dtype);
         match owners.get(&key) {
             Some(kept) => {
-                copies.insert(tensor.name.clone(), (*kept).to_owned());
+                copies.insert(tensor.name.to_string(), (*kept).to_owned());
             }
             None => {
                 owners.insert(key, &tensor.name);
@@ -95,7 +95,7 @@ fn plan(
     let mut tensors = Tensors::default();
     let mut findings = Vec::new();
     let mut names: HashSet<&str> = HashSet::new();
-    for tensor in checkpoint.tensors.iter().filter(|tensor| !copies.contains_key(&tensor.name)) {
+    for tensor in checkpoint.tensors.iter().filter(|tensor| !copies.contains_key(&*tensor.name)) {
         if !names.insert(&tensor.name) {
             let message = format!("two tensors are named `{}`", tensor.name);
             findings.push(Diagnostic::error("P007", message).tensor(&tensor.name));
@@ -122,7 +122,7 @@ fn plan_one(
     let step = Step {
         name: name.clone(),
         from: vec![name.clone()],
-        ops: "copy".to_owned(),
+        ops: "copy".into(),
         class: Exactness::Exact,
     };
     tensors.write(name, expr, dtype, request.plan, step)

@@ -10,6 +10,7 @@ use super::report::{Report, Verified, foreign_format};
 use super::request::{Failure, Request};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
+use crate::base::name::Name;
 use crate::base::source::Source;
 use crate::checkpoint::Checkpoint;
 use crate::exec::compare::{Operand, first_difference, values, values_of_first};
@@ -44,7 +45,7 @@ pub(super) fn verify(
     let side = if as_stored { Side::stored } else { Side::numbers };
     let mut old = side(&opened.source, &original);
     let in_file = |name: &str| opened.name_in_file(name).to_owned();
-    old.outputs.iter_mut().for_each(|output| output.name = in_file(&output.name));
+    old.outputs.iter_mut().for_each(|output| output.name = in_file(&output.name).into());
     let changed: Vec<String> = changed(written).into_iter().map(in_file).collect();
     // Rows that nothing reads do not come back.
     let padded = told.iter().filter(|found| found.rule == PADDING);
@@ -146,7 +147,7 @@ fn terms(
 /// The tensors that a plan changes on purpose: those that are written, and those they are made of.
 fn changed(written: &Tensors) -> BTreeSet<&str> {
     let steps = written.steps.iter().filter(|step| Exactness::Exact < step.class);
-    steps.flat_map(|step| step.from.iter().chain([&step.name])).map(String::as_str).collect()
+    steps.flat_map(|step| step.from.iter().chain([&step.name])).map(Name::as_str).collect()
 }
 
 /// The hyperparameters that two models do not share.

@@ -87,9 +87,8 @@ pub(super) fn write_shards(
         Err(err)
     })?;
     let mut total: Option<Loss> = None;
-    for (tensor, written) in report.tensors.iter_mut().zip(&written.tensors) {
-        tensor.sha256 = Some(crate::base::hex::encode(&written.sha256));
-        tensor.loss.clone_from(&written.loss);
+    for written in &written.tensors {
+        report.tensors.note(written.sha256, written.loss);
         if let Some(loss) = &written.loss {
             total.get_or_insert_with(Loss::default).add(loss);
         }

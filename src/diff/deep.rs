@@ -195,7 +195,7 @@ impl Probe<'_> {
     /// How the old values lie in the new tensor, if it is one of the orders that are known.
     fn layout(&self, before: &Output, new: Operand<'_>) -> Result<Option<String>> {
         let Some((expr, _)) = self.old.tensors.exprs.get(&before.name) else { return Ok(None) };
-        let Content::Gather(program) = &before.content else { return Ok(None) };
+        let Some(program) = before.program(&self.old.tensors.inputs) else { return Ok(None) };
         let mut orders: Vec<(String, Layout)> = Vec::new();
         if before.shape.len() == 2 && expr.layout.shape == before.shape {
             let transposed = expr.layout.clone().transpose(&[1, 0]);
@@ -214,12 +214,12 @@ impl Probe<'_> {
             if layout.shape != new.output.shape {
                 continue;
             }
-            let program = Program { copies: layout.copies(), ..program.clone() };
+            let program = Program { copies: layout.copies(), ..program.clone().into_owned() };
             let moved = Output {
                 name: before.name.clone(),
                 dtype: before.dtype,
                 shape: layout.shape.clone(),
-                content: Content::Gather(program),
+                content: Content::Gather(Box::new(program)),
             };
             if first_difference(self.operand(self.old, &moved), new)?.is_none() {
                 return Ok(Some(text));

@@ -14,6 +14,7 @@ use super::write::shards::Shard;
 use super::write::written::Written;
 use crate::base::checksum::Checksum;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::name::Name;
 use crate::checkpoint::{DType, Encoding, n_elements};
 use crate::format::gguf;
 use crate::metadata::Metadata;
@@ -98,7 +99,7 @@ pub struct Gguf<'a> {
     /// The keys of the model.
     pub metadata: &'a Metadata,
     /// What the tensors of bytes are, by name.
-    pub encodings: &'a BTreeMap<String, Encoding>,
+    pub encodings: &'a BTreeMap<Name, Encoding>,
 }
 
 impl Container for Gguf<'_> {
@@ -122,7 +123,7 @@ impl Container for Gguf<'_> {
 
 fn gguf_entry<'a>(
     output: &'a Output,
-    encodings: &'a BTreeMap<String, Encoding>,
+    encodings: &'a BTreeMap<Name, Encoding>,
 ) -> Result<gguf::write::Entry<'a>> {
     let Output { name, dtype, shape, .. } = output;
     let encoding = encodings.get(name);

@@ -22,10 +22,13 @@ pub struct Producer<'a> {
     kind: Kind<'a>,
 }
 
+// Boxed but for the first, which most are, and which are as many as the tensors of a model.
 enum Kind<'a> {
-    Gather(Gather<'a>),
-    Kernels(Gather<'a>, Chain),
-    Make(Made),
+    /// The bytes lie in the source as they are.
+    Lies(&'a [u8]),
+    Gather(Box<Gather<'a>>),
+    Kernels(Box<(Gather<'a>, Chain)>),
+    Make(Box<Made>),
 }
 
 impl<'a> Producer<'a> {
@@ -56,16 +59,15 @@ impl<'a> Producer<'a> {
 
     /// The bytes of a range where they lie in the source, if they need no work.
     pub fn borrow(&self, range: Range<u64>) -> Option<&'a [u8]> {
-        let Kind::Gather(gather) = &self.kind else { return None };
-        let bytes = gather.contiguous()?;
+        let Kind::Lies(bytes) = &self.kind else { return None };
         bytes.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
     }
 
     /// The bytes of scratch space that [`Producer::fill`] wants for a range of `len` bytes.
     pub fn scratch_len(&self, len: usize) -> usize {
         match &self.kind {
-            Kind::Kernels(_, chain) => {
-                let (from, to) = chain.units();
+            Kind::Kernels(of) => {
+                let (from, to) = of.1.units();
                 len / to * from
             }
             _ => 0,
@@ -82,9 +84,14 @@ impl<'a> Producer<'a> {
     /// [`Producer::scratch_len`] says.
     pub fn fill(&self, start: u64, buffer: &mut [u8], scratch: &mut [u8]) -> Result<Option<Loss>> {
         match &self.kind {
+            Kind::Lies(bytes) => {
+                let start = usize::try_from(start).expect("the range lies in the output");
+                buffer.copy_from_slice(&bytes[start..][..buffer.len()]);
+            }
             Kind::Gather(gather) => gather.fill(start, buffer)?,
             Kind::Make(made) => made.fill(start, buffer),
-            Kind::Kernels(gather, chain) => {
+            Kind::Kernels(of) => {
+                let (gather, chain) = of.as_ref();
                 let gathered = &mut scratch[..self.scratch_len(buffer.len())];
                 let (from, to) = chain.units();
                 gather.fill(start / to as u64 * from as u64, gathered)?;
@@ -149,22 +156,28 @@ fn prepare<'a>(source: &'a Source, inputs: &'a [Input], output: &Output) -> Resu
     let len =
         len.ok_or_else(|| broken("its bytes pass 2^64 or end in a part of one".to_owned()))?;
     let program = match &output.content {
-        Content::Gather(program) => program,
+        Content::Whole(_) | Content::Gather(_) => output.program(inputs),
         Content::Make(make) => {
             if (make.dtype, &make.shape) != (output.dtype, &output.shape) {
                 return Err(broken("the recipe has another dtype or shape".to_owned()));
             }
             let made = Made::new(make)?;
-            return Ok(Producer { len, unit: made.unit(), kind: Kind::Make(made) });
+            return Ok(Producer { len, unit: made.unit(), kind: Kind::Make(Box::new(made)) });
         }
     };
+    let program = program.as_deref().ok_or_else(|| broken("it is made of no input".to_owned()))?;
     if program.kernels.is_empty() {
         if program.gathered != output.dtype {
             let message = format!("{} gathered, {} wanted", program.gathered, output.dtype);
             return Err(broken(message));
         }
         let gather = Gather::new(source, inputs, program, len)?;
-        return Ok(Producer { len, unit: gather.unit(), kind: Kind::Gather(gather) });
+        let unit = gather.unit();
+        let kind = match gather.contiguous() {
+            Some(bytes) => Kind::Lies(bytes),
+            None => Kind::Gather(Box::new(gather)),
+        };
+        return Ok(Producer { len, unit, kind });
     }
     let chain = Chain::new(program.gathered, &program.kernels, output.dtype)?;
     let (from, to) = chain.units();
@@ -178,7 +191,7 @@ fn prepare<'a>(source: &'a Source, inputs: &'a [Input], output: &Output) -> Resu
     let gathered_len = (len / to as u64).checked_mul(from as u64);
     let gathered_len = gathered_len.ok_or_else(|| broken("its bytes pass 2^64".to_owned()))?;
     let gather = Gather::new(source, inputs, program, gathered_len)?;
-    Ok(Producer { len, unit: to as u64, kind: Kind::Kernels(gather, chain) })
+    Ok(Producer { len, unit: to as u64, kind: Kind::Kernels(Box::new((gather, chain))) })
 }
 
 /// The elements of a tensor: row-major, packed, low byte first. Quantized ones are as they are stored.

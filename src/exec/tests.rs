@@ -54,13 +54,13 @@ fn gathered(dtype: DType, shape: &[u64], copies: Vec<StridedCopy>, kernels: &[Ke
         _ => None,
     });
     let dtype = casts.next_back().unwrap_or(dtype);
-    let content = Content::Gather(program);
-    Output { name: "out".to_owned(), dtype, shape: shape.to_vec(), content }
+    let content = Content::Gather(Box::new(program));
+    Output { name: "out".into(), dtype, shape: shape.to_vec(), content }
 }
 
 fn input(storage: Extent, dtype: DType, big_endian: bool) -> Input {
     let unit = dtype.bits() / 8;
-    Input { name: "in".to_owned(), storage, coding: None, dtype, unit, big_endian, packing: None }
+    Input { name: "in".into(), storage, coding: None, dtype, unit, big_endian, packing: None }
 }
 
 fn all(source: &Source, inputs: &[Input], output: &Output) -> Result<Vec<u8>> {

@@ -96,7 +96,7 @@ pub(super) fn read_modules(
         let id = source.add(&name)?;
         let mut part = read_file(source, id, None)?;
         for tensor in &mut part.tensors {
-            tensor.name = sentence_transformers::dense_name(index + 1, &tensor.name);
+            tensor.name = sentence_transformers::dense_name(index + 1, &tensor.name).into();
         }
         // The container is that of the transformer.
         part.format = checkpoint.format;

@@ -278,7 +278,7 @@ fn read_encodings(
     let layouts = layouts.map_or_else(Layouts::carried, Arc::clone);
     join_parts(&layouts, entries, checkpoint);
     for tensor in &mut checkpoint.tensors {
-        let Some(entry) = entries.get(&tensor.name) else { continue };
+        let Some(entry) = entries.get(&*tensor.name) else { continue };
         if tensor.encoding.is_none() {
             let encoding = gguf::types::TYPES.encoding(entry, tensor.dtype, &tensor.shape);
             tensor.encoding = encoding.ok().map(Box::new);

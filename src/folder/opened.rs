@@ -70,9 +70,9 @@ impl Opened {
     /// Gives stored tensors other names, by their old ones.
     pub fn rename(&mut self, names: &BTreeMap<String, String>) {
         for tensor in &mut self.checkpoint.tensors {
-            let Some(name) = names.get(&tensor.name) else { continue };
-            let old = std::mem::replace(&mut tensor.name, name.clone());
-            let first = self.renamed.remove(&old).unwrap_or(old);
+            let Some(name) = names.get(&*tensor.name) else { continue };
+            let old = std::mem::replace(&mut tensor.name, name.clone().into());
+            let first = self.renamed.remove(&*old).unwrap_or(old.to_string());
             self.renamed.insert(name.clone(), first);
         }
     }

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Format, Probe};
 use crate::base::cursor::Cursor;
 use crate::base::error::{Error, Result};
+use crate::base::name::Name;
 use crate::base::source::{Extent, FileId, Source};
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor};
 
@@ -87,16 +88,16 @@ fn model(bytes: &[u8], file: Extent) -> Result<Checkpoint> {
 /// Names of variables that are there under another one.
 fn aliases(
     cursor: &mut Cursor<'_>,
-    mut names: BTreeSet<String>,
+    mut names: BTreeSet<Name>,
     checkpoint: &mut Checkpoint,
 ) -> Result<()> {
     let variables = checkpoint.tensors.iter().map(|tensor| (tensor.name.clone(), tensor.clone()));
-    let variables: BTreeMap<String, Tensor> = variables.collect();
+    let variables: BTreeMap<Name, Tensor> = variables.collect();
     for _ in 0..cursor.u32_le("the number of other names")? {
         let at = cursor.offset();
-        let name = text(cursor, "another name")?;
+        let name = Name::from(text(cursor, "another name")?);
         let of = text(cursor, "the name of a variable")?;
-        let variable = variables.get(&of).ok_or_else(|| {
+        let variable = variables.get(&*of).ok_or_else(|| {
             Error::malformed(at, format!("`{name}` is `{of}`, and there is no such variable"))
         })?;
         if !names.insert(name.clone()) {
@@ -140,7 +141,7 @@ fn variable(cursor: &mut Cursor<'_>, version: u32, file: Extent) -> Result<Tenso
         None => Payload::Unreadable(format!("its elements are of the type {kind} of CTranslate2")),
     };
     let dtype = dtype.unwrap_or(DType::Unknown);
-    let tensor = Tensor { name: name.clone(), dtype, shape, encoding: None, payload };
+    let tensor = Tensor { name: name.clone().into(), dtype, shape, encoding: None, payload };
     if dtype != DType::Unknown && tensor.n_bytes() != Some(len) {
         let message = format!("{:?} of {dtype} in {len} bytes", tensor.shape);
         return Err(about(Error::malformed(start, message)));

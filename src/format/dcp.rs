@@ -78,7 +78,7 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
             None => err.in_file(&path),
             Some(_) => err,
         })?;
-        checkpoint.tensors.push(Tensor { name, ..tensor });
+        checkpoint.tensors.push(Tensor { name: name.into(), ..tensor });
     }
     let stripped = strip_prefixes(&mut checkpoint.tensors);
     if !stripped.is_empty() {
@@ -254,7 +254,7 @@ fn tensor(
         tiles.push(Tile { at: at.clone(), shape: shape.clone(), data, coding: None });
     }
     Ok(Tensor {
-        name: String::new(),
+        name: String::new().into(),
         dtype: whole.dtype,
         shape: whole.shape.clone(),
         encoding: None,
@@ -264,7 +264,7 @@ fn tensor(
 
 fn unreadable(whole: &Whole, reason: String) -> Tensor {
     Tensor {
-        name: String::new(),
+        name: String::new().into(),
         dtype: whole.dtype,
         shape: whole.shape.clone(),
         encoding: None,

@@ -55,7 +55,13 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
     checkpoint.tensors.extend(elsewhere.into_iter().map(|(name, place)| {
         let why = format!("it is an array of zarr, in {place:?}");
         let payload = Payload::Unreadable(why);
-        Tensor { name, dtype: DType::Unknown, shape: Vec::new(), encoding: None, payload }
+        Tensor {
+            name: name.into(),
+            dtype: DType::Unknown,
+            shape: Vec::new(),
+            encoding: None,
+            payload,
+        }
     }));
     Ok(checkpoint)
 }
@@ -180,7 +186,7 @@ impl Array {
             Ok(dtype) => (dtype, Payload::Range(storage)),
             Err(why) => (DType::Unknown, Payload::Unreadable(why)),
         };
-        let mut tensor = Tensor { name, dtype, shape, encoding: None, payload };
+        let mut tensor = Tensor { name: name.into(), dtype, shape, encoding: None, payload };
         let wanted = tensor.n_bytes();
         if dtype != DType::Unknown && wanted != Some(storage.len) {
             let wanted = wanted.map_or("more than 2^64".to_owned(), |n| n.to_string());
@@ -257,7 +263,7 @@ fn chunked(path: &str, pairs: &[(Value<'_>, Value<'_>)], extent: Extent) -> Resu
     }
     let dtype = dtype.ok_or_else(|| malformed("an array in pieces has none"))?;
     let payload = Payload::Tiles(tiles);
-    Ok(Tensor { name: path.to_owned(), dtype, shape, encoding: None, payload })
+    Ok(Tensor { name: path.into(), dtype, shape, encoding: None, payload })
 }
 
 /// The names that NumPy and `ml_dtypes` have for dtypes; of two the first is written.

@@ -333,7 +333,7 @@ fn tensor(info: &Info, data: Extent, big_endian: bool) -> Result<(Tensor, Option
             }
             let payload = Payload::Unreadable(why);
             let (dtype, shape) = (DType::Unknown, info.shape.clone());
-            return Ok((Tensor { name, dtype, shape, encoding: None, payload }, None));
+            return Ok((Tensor { name: name.into(), dtype, shape, encoding: None, payload }, None));
         }
     };
     let (dtype, shape, encoding) = kind.physical(&info.shape).map_err(|why| {
@@ -356,10 +356,10 @@ fn tensor(info: &Info, data: Extent, big_endian: bool) -> Result<(Tensor, Option
         )
     } else {
         let strides = row_major_strides(&shape);
-        Payload::View(View { storage: extent, offset: 0, strides, big_endian })
+        Payload::View(Box::new(View { storage: extent, offset: 0, strides, big_endian }))
     };
     let encoding = encoding.map(Box::new);
-    Ok((Tensor { name, dtype, shape, encoding, payload }, Some(n_bytes)))
+    Ok((Tensor { name: name.into(), dtype, shape, encoding, payload }, Some(n_bytes)))
 }
 
 fn outside(info: &Info, data: Extent, n_bytes: u64) -> Error {

@@ -67,7 +67,7 @@ pub fn read(
             return wrong(format!("has no `{OFFSETS}` in its metadata that is JSON"));
         };
         for tensor in part.tensors {
-            let at = offsets.get(&tensor.name).and_then(|entry| entry.get("saved_offsets"));
+            let at = offsets.get(&*tensor.name).and_then(|entry| entry.get("saved_offsets"));
             let at = at
                 .and_then(Json::as_array)
                 .and_then(|list| list.iter().map(Json::as_u64).collect::<Option<Vec<u64>>>());
@@ -76,7 +76,7 @@ pub fn read(
                 let name = quote(&tensor.name);
                 return wrong(format!("says not where its box of {name} begins"));
             };
-            let place = boxes.entry(tensor.name.clone()).or_default();
+            let place = boxes.entry(tensor.name.to_string()).or_default();
             if let Err(message) = place.add(source, file, tensor, at) {
                 return wrong(message);
             }
@@ -95,7 +95,7 @@ pub fn read(
             return about(source, format!("the parts of {} do not fit: {why}", quote(&name)));
         }
         let payload = Payload::Tiles(tiles);
-        checkpoint.tensors.push(Tensor { name, shape, payload, ..first });
+        checkpoint.tensors.push(Tensor { name: name.into(), shape, payload, ..first });
     }
     Ok((checkpoint, weights))
 }

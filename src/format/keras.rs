@@ -55,7 +55,13 @@ pub(super) fn of_extent(source: &Source, extent: Extent) -> Result<Checkpoint> {
             }
             Err(why) => (DType::Unknown, Payload::Unreadable(why)),
         };
-        checkpoint.tensors.push(Tensor { name: path, dtype, shape, encoding: None, payload });
+        checkpoint.tensors.push(Tensor {
+            name: path.into(),
+            dtype,
+            shape,
+            encoding: None,
+            payload,
+        });
     }
     Ok(checkpoint)
 }
@@ -66,12 +72,12 @@ fn payload(shape: &[u64], dtype: DType, big_endian: bool, place: Place, file: Ex
             let wanted = n_elements(shape).and_then(|n| dtype.n_bytes(n));
             let storage = Extent { start: file.start.saturating_add(start), len, ..file };
             match wanted {
-                Some(wanted) if wanted <= len && big_endian => Payload::View(View {
+                Some(wanted) if wanted <= len && big_endian => Payload::View(Box::new(View {
                     storage,
                     offset: 0,
                     strides: row_major_strides(shape),
                     big_endian,
-                }),
+                })),
                 Some(wanted) if wanted <= len => Payload::Range(Extent { len: wanted, ..storage }),
                 _ => Payload::Unreadable(format!("has {len} bytes for {shape:?} of {dtype}")),
             }

@@ -186,7 +186,7 @@ fn read_rank(source: &Source, file: FileId) -> Result<Rank> {
                 let Some(name) = pickle.text(key) else { continue };
                 let name = name.strip_prefix("model.").filter(|_| is_bare).unwrap_or(name);
                 if let Some(tensor) = of.tensor(value) {
-                    tensors.push(Tensor { name: merge::usual(name), ..tensor });
+                    tensors.push(Tensor { name: merge::usual(name).into(), ..tensor });
                 } else if pickle.items(value).is_some() {
                     return Err(Error::unsupported(format!(
                         "{} of the model is a state dict of its own, as Megatron wrote before \
@@ -320,7 +320,7 @@ fn stages(
                         Error::new(ErrorKind::Malformed, message).in_file(source.path(file))
                     );
                 }
-                tensors.push(Tensor { name, ..tensor });
+                tensors.push(Tensor { name: name.into(), ..tensor });
             }
         }
     }

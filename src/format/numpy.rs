@@ -138,7 +138,7 @@ fn member(
                 format!("its member is packed with method {method}, which nothing here reads");
             let (dtype, shape) = (DType::Unknown, Vec::new());
             let payload = Payload::Unreadable(why);
-            Ok(Tensor { name: name.to_owned(), dtype, shape, encoding: None, payload })
+            Ok(Tensor { name: name.into(), dtype, shape, encoding: None, payload })
         }
     }
 }
@@ -283,12 +283,12 @@ impl Array {
                 self.left
             )),
             (None, Some(storage)) if !self.big_endian && !self.fortran => Payload::Range(storage),
-            (None, Some(storage)) => Payload::View(View {
+            (None, Some(storage)) => Payload::View(Box::new(View {
                 storage,
                 offset: 0,
                 strides: self.strides(),
                 big_endian: self.big_endian,
-            }),
+            })),
         };
         self.tensor(name, payload)
     }
@@ -313,13 +313,7 @@ impl Array {
     }
 
     fn tensor(self, name: &str, payload: Payload) -> Tensor {
-        Tensor {
-            name: name.to_owned(),
-            dtype: self.dtype,
-            shape: self.shape,
-            encoding: None,
-            payload,
-        }
+        Tensor { name: name.into(), dtype: self.dtype, shape: self.shape, encoding: None, payload }
     }
 }
 

@@ -185,7 +185,13 @@ fn tensor(
         (Ok(kind), None) => payload(raw, &kind, source, file, outside),
     };
     let payload = payload.unwrap_or_else(Payload::Unreadable);
-    Ok(Tensor { name: raw.name.clone(), dtype, shape: raw.shape.clone(), encoding: None, payload })
+    Ok(Tensor {
+        name: raw.name.clone().into(),
+        dtype,
+        shape: raw.shape.clone(),
+        encoding: None,
+        payload,
+    })
 }
 
 fn payload(

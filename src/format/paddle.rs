@@ -175,10 +175,10 @@ impl Reader<'_> {
                 };
                 let view = View { storage, offset: 0, strides, big_endian };
                 let plain = !fortran && !big_endian;
-                (if plain { Payload::Range(storage) } else { Payload::View(view) }, text)
+                (if plain { Payload::Range(storage) } else { Payload::View(Box::new(view)) }, text)
             }
         };
-        let mut tensor = Tensor { name: name.to_owned(), dtype, shape, encoding: None, payload };
+        let mut tensor = Tensor { name: name.into(), dtype, shape, encoding: None, payload };
         let found = text.as_ref().map(|text| text.len() as u64);
         let found = found.or_else(|| tensor.extents().first().map(|extent| extent.len));
         if let (Some(found), wanted) = (found, tensor.n_bytes())

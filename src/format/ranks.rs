@@ -142,12 +142,12 @@ impl Merged {
         }
         let n = of.tensors.len();
         for tensor in of.tensors {
-            let Some(&place) = self.places.get(&tensor.name) else {
+            let Some(&place) = self.places.get(&*tensor.name) else {
                 if !is_first {
                     let name = quote(&tensor.name);
                     return Err(wrong(format!("has a tensor {name}, and `{other}` has none")));
                 }
-                self.places.insert(tensor.name.clone(), self.parts.len());
+                self.places.insert(tensor.name.to_string(), self.parts.len());
                 self.parts.push(Part::default());
                 self.checkpoint.tensors.push(tensor);
                 continue;

@@ -162,7 +162,13 @@ fn tensor(
         let message = format!("the values of `{name}` cannot be had: {why}");
         findings.push(Diagnostic::warning("R003", message).tensor(&name));
         let payload = Payload::Unreadable(why);
-        return Ok(Tensor { name, dtype: DType::Unknown, shape, encoding: None, payload });
+        return Ok(Tensor {
+            name: name.into(),
+            dtype: DType::Unknown,
+            shape,
+            encoding: None,
+            payload,
+        });
     };
     let n_bytes = n_elements(&shape).and_then(|n| dtype.n_bytes(n));
     if n_bytes != Some(extent.len) {
@@ -173,7 +179,7 @@ fn tensor(
         );
         return Err(Error::malformed(offset, message));
     }
-    Ok(Tensor { name, dtype, shape, encoding: None, payload: Payload::Range(extent) })
+    Ok(Tensor { name: name.into(), dtype, shape, encoding: None, payload: Payload::Range(extent) })
 }
 
 struct Header<'t> {

@@ -10,6 +10,7 @@
 
 use super::{Format, Probe, flax, orbax};
 use crate::base::error::{Error, Result};
+use crate::base::name::Name;
 use crate::base::source::{FileId, Source};
 use crate::checkpoint::{Checkpoint, DType};
 
@@ -52,7 +53,7 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
         }
         let arrays = orbax::arrays_of(source, &folder, std::iter::once(array.to_owned()));
         for mut tensor in arrays.map_err(|err| err.context(&format!("`{name}`")))? {
-            tensor.name.clone_from(&name);
+            tensor.name = Name::from(&name);
             if is_old && tensor.dtype == DType::U16 {
                 tensor.dtype = DType::BF16;
             }
@@ -61,7 +62,7 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
     }
     for tensor in &mut checkpoint.tensors {
         if let Some(short) = tensor.name.strip_prefix(OPTIMIZER) {
-            tensor.name = short.to_owned();
+            tensor.name = short.into();
         }
     }
     checkpoint.tensors.sort_by(|left, right| left.name.cmp(&right.name));

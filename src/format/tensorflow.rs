@@ -19,6 +19,7 @@ use crate::base::checksum::Checksum;
 use crate::base::cursor::Cursor;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::name::Name;
 use crate::base::source::{Extent, FileId, Source};
 use crate::checkpoint::tiles::Tile;
 use crate::checkpoint::{
@@ -104,10 +105,11 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
     }
     // Keys lead over objects to variables. Where each has a name of its own with the layers that it is in, that
     // is the name that other files of the program have.
-    let is_named = |tensor: &Tensor| names.get(&tensor.name).is_some_and(|name| name.contains('/'));
+    let is_named =
+        |tensor: &Tensor| names.get(&*tensor.name).is_some_and(|name| name.contains('/'));
     if checkpoint.tensors.iter().all(is_named) {
         for tensor in &mut checkpoint.tensors {
-            tensor.name.clone_from(&names[&tensor.name]);
+            tensor.name = Name::from(&names[&*tensor.name]);
         }
         for checksum in &mut checkpoint.checksums {
             checksum.tensor.clone_from(&names[&checksum.tensor]);
@@ -397,13 +399,13 @@ fn whole(
         let storage = storage(entry, dtype, shards, nowhere)?;
         let strides = row_major_strides(&entry.shape);
         Ok(match big_endian && 8 < dtype.bits() {
-            true => Payload::View(View { storage, offset: 0, strides, big_endian }),
+            true => Payload::View(Box::new(View { storage, offset: 0, strides, big_endian })),
             false => Payload::Range(storage),
         })
     });
     let payload = payload.unwrap_or_else(Payload::Unreadable);
     let (dtype, shape) = (known.unwrap_or(DType::Unknown), entry.shape.clone());
-    Tensor { name: name.to_owned(), dtype, shape, encoding: None, payload }
+    Tensor { name: name.into(), dtype, shape, encoding: None, payload }
 }
 
 fn known(entry: &Entry) -> Result<DType, String> {
@@ -448,7 +450,7 @@ fn tiled(
         .and_then(|dtype| slices.iter().map(|slice| tile(slice, dtype)).collect::<Result<_, _>>());
     let payload = tiles.map_or_else(Payload::Unreadable, Payload::Tiles);
     let (dtype, shape) = (known.unwrap_or(DType::Unknown), entry.shape.clone());
-    Tensor { name: name.to_owned(), dtype, shape, encoding: None, payload }
+    Tensor { name: name.into(), dtype, shape, encoding: None, payload }
 }
 
 #[cfg(test)]

@@ -94,7 +94,13 @@ fn read(source: &mut Source, file: FileId) -> Result<Checkpoint> {
             (Ok(dtype), None) => (dtype, Payload::Tiles(variable.tiles)),
         };
         let shape = variable.shape;
-        checkpoint.tensors.push(Tensor { name, dtype, shape, encoding: None, payload });
+        checkpoint.tensors.push(Tensor {
+            name: name.into(),
+            dtype,
+            shape,
+            encoding: None,
+            payload,
+        });
     }
     Ok(checkpoint)
 }

@@ -224,7 +224,7 @@ fn constant(name: String, tensor: &Table<'_>, bytes: Extent, room: &mut Room) ->
     });
     let dtype = kind.map_or(DType::Unknown, |(dtype, _)| dtype);
     let payload = payload.unwrap_or_else(Payload::Unreadable);
-    Ok(Tensor { name, dtype, shape, encoding: None, payload })
+    Ok(Tensor { name: name.into(), dtype, shape, encoding: None, payload })
 }
 
 /// What a graph takes and gives.

@@ -70,7 +70,7 @@ pub fn read(
                 Error::new(ErrorKind::Malformed, message)
             })
         })?;
-        checkpoint.tensors.push(Tensor { name: name.to_owned(), ..tensor });
+        checkpoint.tensors.push(Tensor { name: name.into(), ..tensor });
         weights.push(full);
     }
     let models: Vec<&&str> = names
@@ -81,7 +81,7 @@ pub fn read(
         let full = format!("{folder}{first}");
         let file = source.add(&full)?;
         let known: BTreeSet<String> =
-            checkpoint.tensors.iter().map(|tensor| tensor.name.clone()).collect();
+            checkpoint.tensors.iter().map(|tensor| tensor.name.to_string()).collect();
         let (buffers, step) = object::read(source, source.extent(file), |of| {
             let step = of.pickle.value(of.pickle.root(), "global_steps");
             Ok((buffers(of, &known), step.and_then(|id| of.pickle.int(id))))
@@ -111,7 +111,7 @@ fn buffers(of: &Object<'_>, known: &BTreeSet<String>) -> Vec<Tensor> {
     let tensors = module.unwrap_or_default().into_iter().filter_map(|(name, value)| {
         let name =
             pickle.text(name).filter(|name| names.contains(name) && !known.contains(*name))?;
-        Some(Tensor { name: name.to_owned(), ..of.tensor(value)? })
+        Some(Tensor { name: name.into(), ..of.tensor(value)? })
     });
     tensors.collect()
 }

@@ -24,7 +24,7 @@ impl Manifest {
                 leaf: leaf(&tensor.name, dtype, &tensor.shape, sha256).into(),
                 content: content_leaf(dtype, &tensor.shape, sha256).into(),
                 encoding: encodings
-                    .and_then(|encodings| encodings.get(&tensor.name))
+                    .and_then(|encodings| encodings.get(&*tensor.name))
                     .map(|encoding| Box::new(encoding.clone())),
                 sha256: tensor.sha256.into(),
                 dtype: Cow::Borrowed(dtype),

@@ -15,6 +15,7 @@ use super::role::FileRole;
 use crate::base::error::{Error, ErrorKind};
 use crate::base::hex::Hex;
 use crate::base::json as text;
+use crate::base::name::Name;
 use crate::base::source::Source;
 use crate::checkpoint::{DType, n_elements};
 use crate::package::{Conformance, Hparams, Model, Task};
@@ -154,9 +155,9 @@ pub struct Census {
 #[serde(deny_unknown_fields)]
 pub struct TensorEntry {
     /// Its name.
-    pub name: String,
+    pub name: Name,
     /// Its dtype, `BF16`.
-    #[serde(deserialize_with = "dtype_name")]
+    #[serde(deserialize_with = "DType::read_name")]
     pub dtype: Cow<'static, str>,
     /// Its dimensions, slowest first.
     pub shape: Vec<u64>,
@@ -177,12 +178,6 @@ pub struct TensorEntry {
     pub leaf: Hex,
     /// The leaf over dtype, shape and bytes.
     pub content: Hex,
-}
-
-/// The name of a dtype, of which a manifest has one for each tensor and few that differ.
-fn dtype_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'static, str>, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    Ok(DType::parse(&name).map_or(Cow::Owned(name), |dtype| Cow::Borrowed(dtype.name())))
 }
 
 /// A text that is shared with the entry before it where both have the same: the tensors of a file stand one after

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::base::name::Name;
 use crate::checkpoint::DType;
 use crate::package::Model;
 
@@ -22,7 +23,7 @@ pub struct ManifestInput<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorFacts {
     /// Its name.
-    pub name: String,
+    pub name: Name,
     /// Its dtype.
     pub dtype: DType,
     /// Its dimensions, slowest first.

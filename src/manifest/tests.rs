@@ -12,7 +12,7 @@ fn tensor(name: &str, shape: &[u64], byte: u8) -> TensorFacts {
     let len = n_elements(shape).unwrap() * 4;
     let sha256 = Sha256::digest(vec![byte; len as usize]).into();
     let (name, shape) = (name.to_owned(), shape.to_vec());
-    TensorFacts { name, dtype: DType::F32, shape, len, sha256, place: None }
+    TensorFacts { name: name.into(), dtype: DType::F32, shape, len, sha256, place: None }
 }
 
 fn file<'a>(path: &str, text: &'a str) -> FileFacts<'a> {
@@ -117,7 +117,7 @@ fn a_manifest_comes_back_from_its_text() {
 fn contradictions_are_found_where_they_are() {
     let good = build(vec![tensor("a", &[2], 1)], Vec::new());
     let mut bad = good.clone();
-    bad.tensors[0].name = "b".to_owned();
+    bad.tensors[0].name = "b".into();
     let places: Vec<String> = bad.contradictions().into_iter().map(|(place, ..)| place).collect();
     let expected = ["/tensors/0/leaf", "/digests/weights", "/digests/structure", "/digests/model"];
     assert_eq!(places, expected);

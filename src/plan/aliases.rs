@@ -252,7 +252,7 @@ fn finish(
             let name = change.bare(&stored.name);
             let name = if is_spelled { change.spelled(&name) } else { name };
             if name != stored.name {
-                renamed.insert(stored.name.clone(), name);
+                renamed.insert(stored.name.to_string(), name);
             }
         }
         after.insert(if is_spelled { spelled } else { bare });

@@ -55,13 +55,13 @@ pub(super) fn permuted(tensor: &Tensor, axes: &[usize]) -> Tensor {
     };
     let view = |view: &View| View { strides: pick(&view.strides), ..view.clone() };
     let payload = match &tensor.payload {
-        Payload::Range(storage) => Payload::View(View {
+        Payload::Range(storage) => Payload::View(Box::new(View {
             storage: *storage,
             offset: 0,
             strides: pick(&row_major_strides(&tensor.shape)),
             big_endian: false,
-        }),
-        Payload::View(of) => Payload::View(view(of)),
+        })),
+        Payload::View(of) => Payload::View(Box::new(view(of))),
         Payload::Tiles(tiles) => {
             let mut tiles = tiles.clone();
             for tile in &mut tiles {

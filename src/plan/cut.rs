@@ -67,13 +67,13 @@ impl Tensors {
         options: Options,
         change: &dyn Fn(TensorExpr) -> Result<TensorExpr, Diagnostic>,
     ) -> Result<(), Diagnostic> {
-        let renamed = Step { name: name.to_owned(), ..step.clone() };
+        let renamed = Step { name: name.into(), ..step.clone() };
         if let Some((expr, dtype)) = other.exprs.get(&step.name) {
             return self.write(name, change(expr.clone())?, *dtype, options, renamed);
         }
         let made = other.outputs.iter().find(|output| output.name == step.name);
         if let Some(Content::Make(made)) = made.map(|output| &output.content) {
-            self.make(name, made.clone(), renamed);
+            self.make(name, (**made).clone(), renamed);
         }
         Ok(())
     }

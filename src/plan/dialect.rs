@@ -10,6 +10,7 @@ use super::export::Export;
 use super::several::several;
 use super::{Options, Step, Tensors};
 use crate::base::diagnostic::Diagnostic;
+use crate::base::name::Name;
 use crate::checkpoint::{Checkpoint, Payload, Tensor};
 use crate::package::{Dropped, Provenance, WayBack};
 use crate::spec::Spec;
@@ -30,9 +31,9 @@ impl Translated {
     /// Gives tensors other names, by those that they have.
     pub fn rename(&mut self, names: &BTreeMap<String, String>) {
         for tensor in &mut self.checkpoint.tensors {
-            let Some(name) = names.get(&tensor.name) else { continue };
-            let old = std::mem::replace(&mut tensor.name, name.clone());
-            if let Some(stored) = self.names.remove(&old) {
+            let Some(name) = names.get(&*tensor.name) else { continue };
+            let old = std::mem::replace(&mut tensor.name, name.clone().into());
+            if let Some(stored) = self.names.remove(&*old) {
                 self.names.insert(name.clone(), stored);
             }
         }
@@ -66,7 +67,7 @@ pub fn read(
         let float_axes = tensor.dtype.is_float().then_some(tensor.shape.len());
         if let Some(why) = dialect.aside(&tensor.name, float_axes) {
             aside.push(Dropped {
-                name: tensor.name.clone(),
+                name: tensor.name.to_string(),
                 dtype: tensor.dtype.name().to_owned(),
                 shape: tensor.shape.clone(),
                 encoding: None,
@@ -90,12 +91,12 @@ pub fn read(
                         format!("`{}` is in `{}`, and stands alone too", spoken.name, tensor.name);
                     return Err(Diagnostic::error("P020", message).tensor(&tensor.name));
                 }
-                tensors.push(Tensor { name: spoken.name, ..part });
+                tensors.push(Tensor { name: spoken.name.into(), ..part });
             }
             continue;
         }
         let spoken = dialect.ours(&tensor.name, &tensor.shape);
-        let stored = (tensor.name.clone(), spoken.axes.clone());
+        let stored = (tensor.name.to_string(), spoken.axes.clone());
         names.entry(spoken.name.clone()).or_default().push(stored);
         if let Some(first) = firsts.get(&spoken.name) {
             check_copy(dialect, first, tensor, &spoken.name, same)?;
@@ -106,7 +107,7 @@ pub fn read(
             Some(axes) => permuted(tensor, axes),
             None => tensor.clone(),
         };
-        tensors.push(Tensor { name: spoken.name, ..tensor });
+        tensors.push(Tensor { name: spoken.name.into(), ..tensor });
     }
     let checkpoint = Checkpoint {
         format: checkpoint.format,
@@ -124,7 +125,9 @@ pub fn parted(spec: &Spec, format: &str, checkpoint: &Checkpoint) -> Option<Chec
     for tensor in &checkpoint.tensors {
         match several(dialect, tensor) {
             Some(parts) => {
-                tensors.extend(parts.into_iter().map(|(name, part)| Tensor { name, ..part }));
+                tensors.extend(
+                    parts.into_iter().map(|(name, part)| Tensor { name: name.into(), ..part }),
+                );
             }
             None => tensors.push(tensor.clone()),
         }
@@ -150,7 +153,7 @@ pub fn trim(dialect: &Dialect, translated: &mut Translated, config: &Json) -> Ve
         match &mut tensor.payload {
             Payload::Range(_) => {
                 let Ok(view) = tensor.view() else { continue };
-                tensor.payload = Payload::View(view);
+                tensor.payload = Payload::View(Box::new(view));
             }
             Payload::Tiles(tiles) => {
                 tiles.retain(|tile| tile.at.first().is_some_and(|at| *at < wanted));
@@ -212,7 +215,7 @@ pub fn record(source: &Provenance) -> (Provenance, BTreeMap<String, Vec<Stored>>
     for tensor in &mut record.tensors {
         if let Some(ours) = tensor.read_as.take() {
             let theirs = std::mem::replace(&mut tensor.name, ours.clone());
-            names.entry(ours).or_default().push((theirs, tensor.axes.take()));
+            names.entry(ours.into()).or_default().push((theirs.into(), tensor.axes.take()));
         }
     }
     (record, names)
@@ -236,13 +239,13 @@ pub fn write(
     for step in &exported.steps {
         // Buffers that a recipe makes are of the mappings' own library.
         let Some((expr, dtype)) = exported.exprs.get(&step.name) else { continue };
-        let tied = tied.get(&step.name);
+        let tied = tied.get(&*step.name);
         // What ties by its config has no second tensor.
-        if tied.is_some() && is_tied && !names.contains_key(&step.name) {
+        if tied.is_some() && is_tied && !names.contains_key(&*step.name) {
             continue;
         }
         let has_own_head = tied.is_none() && step.from == [LM_HEAD];
-        if has_own_head && dialect.always_ties() && !names.contains_key(&step.name) {
+        if has_own_head && dialect.always_ties() && !names.contains_key(&*step.name) {
             let message = format!(
                 "`{}` is a matrix of its own, and programs that read {} take the table of tokens in its \
                  place",
@@ -253,10 +256,13 @@ pub fn write(
         }
         let (expr, dtype) = (expr.clone(), *dtype);
         let rank = expr.layout.shape.len();
-        let stored = match names.get(&step.name) {
+        let stored = match names.get(&*step.name) {
             Some(stored) => stored.clone(),
             None => {
-                let canonical = tied.or(step.from.first()).map_or("", String::as_str);
+                let canonical = tied
+                    .map(String::as_str)
+                    .or(step.from.first().map(Name::as_str))
+                    .unwrap_or_default();
                 let role = spec.role(canonical);
                 let stack = role.as_ref().and_then(|role| role.stack.as_deref());
                 let stack = StackNames { stack: stack.or(hparams.stack), ..*hparams };
@@ -276,7 +282,7 @@ pub fn write(
                 })?,
                 None => expr.clone(),
             };
-            let step = Step { name: name.clone(), ..step.clone() };
+            let step = Step { name: name.clone().into(), ..step.clone() };
             written.write(&name, expr, dtype, options, step)?;
         }
     }

@@ -15,6 +15,7 @@ use super::names::{self, Instance};
 use super::{DECODE_HELP, Options, PartNames, Tensors, keys, tasks, typed};
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::limits::Backing;
+use crate::base::name::Name;
 use crate::checkpoint::Checkpoint;
 use crate::package::{ForeignTensor, Model, Provenance};
 use crate::spec::Spec;
@@ -159,7 +160,8 @@ pub fn export(
     }
     for (dropped, prefix) in &left_out {
         let parts = canonical.exprs.keys().filter(|name| name.starts_with(prefix));
-        let parts: Vec<&String> = parts.filter(|name| !exporter.used.contains(*name)).collect();
+        let parts: Vec<&Name> =
+            parts.filter(|name| !exporter.used.contains(name.as_str())).collect();
         let tied = model.ties.iter().any(|[tied, _]| tied.starts_with(prefix));
         if parts.is_empty() && !tied {
             continue;
@@ -171,10 +173,10 @@ pub fn export(
             dropped.why
         );
         findings.push(Diagnostic::warning("P006", message).tensor(format!("{prefix}*")));
-        exporter.used.extend(parts.into_iter().cloned());
+        exporter.used.extend(parts.into_iter().map(String::from));
     }
     for name in canonical.exprs.keys() {
-        if !exporter.used.contains(name) {
+        if !exporter.used.contains(name.as_str()) {
             let message =
                 format!("no rule of the mapping {}/{} takes `{name}`", map.format, map.name);
             exporter.errors.push(Diagnostic::error("P006", message).tensor(name));

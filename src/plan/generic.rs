@@ -2,6 +2,7 @@
 
 use super::{Exactness, Options, Step, Tensors};
 use crate::base::diagnostic::Diagnostic;
+use crate::base::name::Name;
 use crate::checkpoint::Checkpoint;
 use crate::spec::roles::grammar_problem;
 
@@ -12,6 +13,8 @@ use crate::spec::roles::grammar_problem;
 pub fn import(checkpoint: &Checkpoint, options: Options) -> Result<Tensors, Vec<Diagnostic>> {
     let mut tensors = Tensors::default();
     let mut findings = Vec::new();
+    let ops = Name::from("copy");
+    tensors.reserve(checkpoint.tensors.len());
     for tensor in &checkpoint.tensors {
         let name = format!("extra.{}", tensor.name);
         if let Some(problem) = grammar_problem(&name) {
@@ -20,12 +23,9 @@ pub fn import(checkpoint: &Checkpoint, options: Options) -> Result<Tensors, Vec<
             findings.push(Diagnostic::error("P009", message).tensor(&tensor.name));
             continue;
         }
-        let step = Step {
-            name: name.clone(),
-            from: vec![tensor.name.clone()],
-            ops: "copy".to_owned(),
-            class: Exactness::Exact,
-        };
+        let (name, from) = (Name::from(name), vec![tensor.name.clone()]);
+        let (ops, class) = (ops.clone(), Exactness::Exact);
+        let step = Step { name: name.clone(), from, ops, class };
         let written = match tensors.read(tensor) {
             Ok((expr, dtype)) => tensors.write(&name, expr, dtype, options, step),
             Err(why) => Err(unreadable(&tensor.name, &why)),
@@ -35,7 +35,8 @@ pub fn import(checkpoint: &Checkpoint, options: Options) -> Result<Tensors, Vec<
     if !findings.is_empty() {
         return Err(findings);
     }
-    tensors.sort_by_key(str::to_owned);
+    let order = tensors.order_by_key(|name| name);
+    tensors.arrange(order);
     Ok(tensors)
 }
 

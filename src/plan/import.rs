@@ -148,9 +148,9 @@ pub fn import(
     let tasks = tasks::read(spec, map, config, &keys.hparams, &heads, said, &mut findings);
     let foreign = checkpoint.stored().map(|tensor| ForeignTensor {
         name: tensor.name.clone(),
-        dtype: tensor.dtype.name().to_owned(),
+        dtype: tensor.dtype.name().into(),
         read_as: None,
-        axes: turned.get(&tensor.name).map(|(_, axes)| axes.to_vec()),
+        axes: turned.get(&*tensor.name).map(|(_, axes)| axes.to_vec()),
     });
     Ok(Import {
         tensors,

@@ -36,6 +36,7 @@ use self::ops::TensorExpr;
 use self::program::{Content, Input, Kernel, Make, Output, Packing, Program};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
+use crate::base::name::Name;
 use crate::checkpoint::{Checkpoint, DType, Encoding, Payload, Tensor, row_major_strides};
 use crate::encoding::BlockType;
 use crate::format::gguf::types::{TYPES, Type};
@@ -64,25 +65,25 @@ pub struct Tensors {
     pub outputs: Vec<Output>,
     /// What the outputs of bytes are, by name, where they are blocks; and what tensors are, by the
     /// name of the whole, that are written in parts.
-    pub encodings: BTreeMap<String, Encoding>,
+    pub encodings: BTreeMap<Name, Encoding>,
     /// The name of the whole, for each output that is a part of one.
-    pub wholes: BTreeMap<String, String>,
+    pub wholes: BTreeMap<Name, Name>,
     /// How each output is made, for people.
     pub steps: Vec<Step>,
     /// What each output that is gathered is made of, before any cast: where the way out goes on
     /// from when nothing is written in between.
-    pub exprs: BTreeMap<String, (TensorExpr, DType)>,
+    pub exprs: BTreeMap<Name, (TensorExpr, DType)>,
 }
 
 /// How one tensor is made, for people and for `--format json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Step {
     /// The tensor that is written.
-    pub name: String,
+    pub name: Name,
     /// The tensors that are read.
-    pub from: Vec<String>,
+    pub from: Vec<Name>,
     /// The ops between them, in the order of the way in.
-    pub ops: String,
+    pub ops: Name,
     /// What the way back gives.
     pub class: Exactness,
 }
@@ -148,6 +149,13 @@ pub enum PartNames {
 }
 
 impl Tensors {
+    /// Makes room for as many tensors, so that long lists are not moved while they grow.
+    pub(crate) fn reserve(&mut self, n: usize) {
+        self.inputs.reserve_exact(n);
+        self.outputs.reserve_exact(n);
+        self.steps.reserve_exact(n);
+    }
+
     /// Adds a tensor to what is read: its layout and its dtype. Of a tensor of blocks that is the
     /// layout of the numbers, which are F32.
     ///
@@ -213,7 +221,7 @@ impl Tensors {
         mut step: Step,
     ) -> Result<(), Diagnostic> {
         if !options.is_final {
-            self.exprs.insert(name.to_owned(), (expr.clone(), dtype));
+            self.exprs.insert(name.into(), (expr.clone(), dtype));
         }
         let TensorExpr { layout, mut kernels } = expr;
         let copies = layout.copies();
@@ -233,7 +241,7 @@ impl Tensors {
                 .ok_or_else(|| inside_blocks(name, blocks, &moves))?;
             let (shape, encoding) = packed_in(&layout.shape, blocks)
                 .ok_or_else(|| inside_blocks(name, blocks, &moves))?;
-            self.encodings.insert(name.to_owned(), encoding);
+            self.encodings.insert(name.into(), encoding);
             let unit = blocks.block_bytes as u64;
             let program = Program { gathered: DType::U8, unit, copies, kernels };
             self.push(name, DType::U8, shape, program, step);
@@ -256,26 +264,26 @@ impl Tensors {
             }
             kernels.push(Kernel::Cast(wanted));
             step.class = step.class.max(if widens { Exactness::Widened } else { Exactness::Lossy });
-            step.ops = format!("{}, cast({wanted})", step.ops);
+            step.ops = format!("{}, cast({wanted})", step.ops).into();
             written = wanted;
         }
         if packed.is_some() {
             step.class = Exactness::Lossy;
-            step.ops = format!("decode, {}", step.ops);
+            step.ops = format!("decode, {}", step.ops).into();
             let parts = copies.iter().filter_map(|copy| self.inputs[copy.input].parts());
             let parts: BTreeSet<&str> =
                 parts.flat_map(|parts| parts.parts.iter().map(|part| part.name.as_str())).collect();
             if !parts.is_empty() {
-                step.from = parts.into_iter().map(str::to_owned).collect();
+                step.from = parts.into_iter().map(Name::from).collect();
             }
         }
         let mut shape = layout.shape.clone();
         let quantize = options.quantize.filter(|_| dtype.is_float());
         if let Some((blocks, rows, encoding)) = quantize.and_then(|kind| fitting(&shape, kind)) {
-            self.encodings.insert(name.to_owned(), encoding);
+            self.encodings.insert(name.into(), encoding);
             kernels.push(Kernel::Quantize(blocks));
             step.class = Exactness::Lossy;
-            step.ops = format!("{}, quantize({})", step.ops, blocks.id);
+            step.ops = format!("{}, quantize({})", step.ops, blocks.id).into();
             (written, shape) = (DType::U8, rows);
         }
         let unit = if dtype.bits().is_multiple_of(8) { dtype.bits() / 8 } else { 1 };
@@ -290,8 +298,9 @@ impl Tensors {
     }
 
     fn push(&mut self, name: &str, dtype: DType, shape: Vec<u64>, program: Program, step: Step) {
-        let content = Content::Gather(program);
-        self.outputs.push(Output { name: name.to_owned(), dtype, shape, content });
+        let content = Content::of(program, &self.inputs);
+        let name = if step.name == *name { step.name.clone() } else { name.into() };
+        self.outputs.push(Output { name, dtype, shape, content });
         self.steps.push(step);
     }
 
@@ -324,47 +333,61 @@ impl Tensors {
     /// Adds a tensor from a recipe to what is written.
     pub fn make(&mut self, name: &str, make: Make, step: Step) {
         let (dtype, shape) = (make.dtype, make.shape.clone());
-        let content = Content::Make(make);
-        self.outputs.push(Output { name: name.to_owned(), dtype, shape, content });
+        let content = Content::Make(Box::new(make));
+        self.outputs.push(Output { name: name.into(), dtype, shape, content });
         self.steps.push(step);
     }
 
     /// Gives outputs other names.
     pub fn rename(&mut self, name_of: &dyn Fn(&str) -> Option<String>) {
-        let rename = |name: &mut String| {
-            if let Some(new) = name_of(name) {
-                *name = new;
+        for (output, step) in self.outputs.iter_mut().zip(&mut self.steps) {
+            if let Some(new) = name_of(&output.name) {
+                output.name = new.into();
+                step.name = output.name.clone();
             }
-        };
-        self.outputs.iter_mut().for_each(|output| rename(&mut output.name));
-        self.steps.iter_mut().for_each(|step| rename(&mut step.name));
+        }
     }
 
     /// Puts the outputs in the order of a key.
     pub fn sort_by_key<K: Ord>(&mut self, key: impl Fn(&str) -> K) {
-        let outputs = std::mem::take(&mut self.outputs);
-        let steps = std::mem::take(&mut self.steps);
-        let mut both: Vec<_> = outputs.into_iter().zip(steps).collect();
-        let whole = |name: &str| self.wholes.get(name).cloned();
-        both.sort_by_cached_key(|(output, _)| match whole(&output.name) {
-            Some(whole) => (key(&whole), Some(output.name.clone())),
+        let order = self.order_by_key(key);
+        self.arrange(order);
+    }
+
+    /// The places of the outputs in the order of a key, which may borrow the names.
+    pub fn order_by_key<'a, K: Ord>(&'a self, key: impl Fn(&'a str) -> K) -> Vec<usize> {
+        let keys = self.outputs.iter().map(|output| match self.wholes.get(&output.name) {
+            Some(whole) => (key(whole), Some(&output.name)),
             None => (key(&output.name), None),
         });
-        (self.outputs, self.steps) = both.into_iter().unzip();
+        let keys: Vec<_> = keys.collect();
+        let mut order: Vec<usize> = (0..keys.len()).collect();
+        order.sort_by(|&left, &right| keys[left].cmp(&keys[right]));
+        order
+    }
+
+    /// Puts the outputs in an order of their places. They are moved within the lists, which are long where the
+    /// tensors are many.
+    pub fn arrange(&mut self, mut order: Vec<usize>) {
+        for first in 0..order.len() {
+            let mut place = first;
+            while order[place] != first {
+                let from = std::mem::replace(&mut order[place], place);
+                self.outputs.swap(place, from);
+                self.steps.swap(place, from);
+                place = from;
+            }
+            order[place] = place;
+        }
     }
 
     /// Puts the outputs of some names behind the others, each in the order they had.
     pub fn move_last(&mut self, is_last: impl Fn(&str) -> bool) {
-        let mut place = 0;
-        let places: BTreeMap<String, usize> = self
-            .outputs
-            .iter()
-            .map(|output| {
-                place += 1;
-                (output.name.clone(), place)
-            })
-            .collect();
-        self.sort_by_key(|name| (is_last(name), places.get(name).copied()));
+        let places = self.outputs.iter().enumerate();
+        let places: BTreeMap<&str, usize> =
+            places.map(|(place, output)| (output.name.as_str(), place)).collect();
+        let order = self.order_by_key(|name| (is_last(name), places.get(name).copied()));
+        self.arrange(order);
     }
 
     /// Tensors that are only read yet: each under its own name.
@@ -386,8 +409,8 @@ impl Tensors {
         let (TensorExpr { layout, kernels }, dtype) = self.exprs.get(name)?.clone();
         let (copies, unit) = (layout.copies(), dtype.bits() / 8);
         let program = Program { gathered: dtype, unit, copies, kernels };
-        let content = Content::Gather(program);
-        Some(Output { name: name.to_owned(), dtype, shape: layout.shape, content })
+        let content = Content::of(program, &self.inputs);
+        Some(Output { name: name.into(), dtype, shape: layout.shape, content })
     }
 
     /// Every tensor as the numbers that it is, or stands for: what is packed is decoded, and those of

@@ -163,12 +163,12 @@ impl Tensors {
             }
             let shape = [lead.as_slice(), rest].concat();
             let program = Program { gathered: part.dtype, unit, copies, kernels: Vec::new() };
-            self.wholes.insert(part_name.clone(), name.to_owned());
-            let step = Step { name: part_name.clone(), from, ..step.clone() };
+            self.wholes.insert(part_name.clone().into(), name.into());
+            let step = Step { name: part_name.clone().into(), from, ..step.clone() };
             self.push(&part_name, part.dtype, shape, program, step);
         }
         let encoding = Encoding { shape: logical, ..parts.encoding.clone() };
-        self.encodings.insert(name.to_owned(), encoding);
+        self.encodings.insert(name.into(), encoding);
         Ok(())
     }
 
@@ -223,8 +223,8 @@ impl Tensors {
             copies: gathered,
             kernels: vec![Kernel::Halves],
         };
-        self.encodings.insert(name.to_owned(), encoding);
-        let step = Step { from, ops: format!("{}, in line", step.ops), ..step.clone() };
+        self.encodings.insert(name.into(), encoding);
+        let step = Step { from, ops: format!("{}, in line", step.ops).into(), ..step.clone() };
         self.push(name, DType::U8, rows, program, step);
         Some(())
     }

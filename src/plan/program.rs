@@ -4,12 +4,14 @@
 //! a list of strided copies. Value ops act on each element alone, so they follow as a list of
 //! kernels. The executor needs nothing else: no names, no spec.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::base::error::Result;
+use crate::base::name::Name;
 use crate::base::source::Extent;
 use crate::checkpoint::layout::Layout as StoredLayout;
 use crate::checkpoint::tiles::Coding;
@@ -20,7 +22,7 @@ use crate::encoding::BlockType;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Input {
     /// The name of the tensor, for messages.
-    pub name: String,
+    pub name: Name,
     /// Where the elements are: all that any [`StridedCopy`] of this input addresses lies inside,
     /// or inside of what it decodes to.
     pub storage: Extent,
@@ -95,7 +97,7 @@ pub struct Part {
     /// What it is to the arithmetic.
     pub role: String,
     /// Its own name.
-    pub name: String,
+    pub name: Name,
     /// Its dtype.
     pub dtype: DType,
     /// Its shape.
@@ -121,6 +123,13 @@ impl Input {
         }
     }
 
+    /// How many units lie in its storage, as they are.
+    fn n_units(&self) -> Option<u64> {
+        let is_plain = self.coding.is_none() && self.packing.is_none();
+        let n = self.storage.len.checked_div(self.unit)?;
+        (is_plain && self.storage.len.is_multiple_of(self.unit)).then_some(n)
+    }
+
     /// All storages that the elements are read from.
     pub fn storages(&self) -> Vec<Extent> {
         match self.parts() {
@@ -134,7 +143,7 @@ impl Input {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {
     /// Its name.
-    pub name: String,
+    pub name: Name,
     /// Its dtype.
     pub dtype: DType,
     /// Its shape.
@@ -144,6 +153,28 @@ pub struct Output {
 }
 
 impl Output {
+    /// The copies and kernels that make it of the inputs; `None` if a recipe does.
+    pub fn program(&self, inputs: &[Input]) -> Option<Cow<'_, Program>> {
+        match &self.content {
+            Content::Whole(input) => {
+                let of = inputs.get(*input)?;
+                Some(Cow::Owned(Program::of_whole(*input, of, of.n_units()?)))
+            }
+            Content::Gather(program) => Some(Cow::Borrowed(program)),
+            Content::Make(_) => None,
+        }
+    }
+
+    /// The inputs it is made of, by their places.
+    pub fn inputs(&self) -> impl Iterator<Item = usize> {
+        let (whole, copies) = match &self.content {
+            Content::Whole(input) => (Some(*input), &[][..]),
+            Content::Gather(program) => (None, program.copies.as_slice()),
+            Content::Make(_) => (None, &[][..]),
+        };
+        whole.into_iter().chain(copies.iter().map(|copy| copy.input))
+    }
+
     /// The number of bytes it takes in the file.
     pub fn n_bytes(&self) -> u64 {
         let n = crate::checkpoint::n_elements(&self.shape).and_then(|n| self.dtype.n_bytes(n));
@@ -154,10 +185,30 @@ impl Output {
 /// Where the bytes of an output come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
+    /// The elements of an input, by its place, as they lie there: what most outputs are, in a few bytes.
+    Whole(usize),
     /// From inputs, by copies and kernels.
-    Gather(Program),
+    Gather(Box<Program>),
     /// From a recipe.
-    Make(Make),
+    Make(Box<Make>),
+}
+
+impl Content {
+    /// What a program makes of the inputs, in the shortest form.
+    pub fn of(program: Program, inputs: &[Input]) -> Content {
+        let input = match program.copies.as_slice() {
+            [copy] if program.kernels.is_empty() => Some(copy.input),
+            _ => None,
+        };
+        let is_whole = |input: &usize| {
+            let n = inputs.get(*input).and_then(Input::n_units);
+            n.is_some_and(|n| Program::of_whole(*input, &inputs[*input], n) == program)
+        };
+        match input.filter(is_whole) {
+            Some(input) => Content::Whole(input),
+            None => Content::Gather(Box::new(program)),
+        }
+    }
 }
 
 /// Copies, then kernels.
@@ -171,6 +222,19 @@ pub struct Program {
     pub copies: Vec<StridedCopy>,
     /// What happens to each element after that, in order.
     pub kernels: Vec<Kernel>,
+}
+
+impl Program {
+    /// The elements of an input as they lie there, `n` of them.
+    fn of_whole(index: usize, input: &Input, n: u64) -> Program {
+        let dims = if n == 1 {
+            Vec::new()
+        } else {
+            vec![Dim { len: n, input_stride: 1, output_stride: 1 }]
+        };
+        let copies = vec![StridedCopy { input: index, input_offset: 0, output_offset: 0, dims }];
+        Program { gathered: input.dtype, unit: input.unit, copies, kernels: Vec::new() }
+    }
 }
 
 /// `output[output_offset + Σ i·output_stride] = input[input_offset + Σ i·input_stride]`,

@@ -39,9 +39,9 @@ fn part(tensor: &Tensor, axis: usize, start: u64, len: u64) -> Tensor {
         Payload::Range(storage) => {
             let strides = row_major_strides(&tensor.shape);
             let whole = View { storage: *storage, offset: 0, strides, big_endian: false };
-            Payload::View(moved(&whole, start))
+            Payload::View(Box::new(moved(&whole, start)))
         }
-        Payload::View(view) => Payload::View(moved(view, start)),
+        Payload::View(view) => Payload::View(Box::new(moved(view, start))),
         Payload::Tiles(tiles) => {
             let end = start + len;
             let inside = tiles.iter().filter_map(|tile| {

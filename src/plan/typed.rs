@@ -71,7 +71,7 @@ pub fn with_numbers(map: &Map, checkpoint: &Checkpoint, source: &mut Source) -> 
         let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         let file = source.add_bytes(key, bytes);
         tensors.extend((0..numbers.len() as u64).map(|block| Tensor {
-            name: number_name(block, key),
+            name: number_name(block, key).into(),
             dtype: DType::F32,
             shape: Vec::new(),
             encoding: None,
@@ -144,7 +144,7 @@ pub fn add_sizes(config: &mut Json, tensors: &Tensors) {
     add_shapes(config, shapes);
     let made = tensors.outputs.iter().filter_map(|output| match &output.content {
         Content::Make(made) => Some((output.name.as_str(), made)),
-        Content::Gather(_) => None,
+        Content::Whole(_) | Content::Gather(_) => None,
     });
     let vectors = made.filter_map(|(name, made)| {
         let [len] = made.shape.as_slice() else { return None };
@@ -335,7 +335,7 @@ mod tests {
             let (name, class) = (output.name.clone(), crate::plan::Exactness::Exact);
             tensors.inputs.extend(inputs);
             tensors.outputs.push(output);
-            tensors.steps.push(crate::plan::Step { name, from, ops, class });
+            tensors.steps.push(crate::plan::Step { name, from, ops: ops.into(), class });
         }
         let mut metadata = Metadata::default();
         let bytes = |tensors: &Tensors, output: &Output| {

@@ -19,7 +19,7 @@ pub fn whole(tensor: &Tensor, first_input: usize) -> Result<(Vec<Input>, Output)
         name: tensor.name.clone(),
         dtype: tensor.dtype,
         shape: tensor.shape.clone(),
-        content: Content::Gather(program),
+        content: Content::Gather(Box::new(program)),
     };
     Ok((inputs, output))
 }
@@ -42,7 +42,7 @@ pub fn numbers(tensor: &Tensor, input_index: usize) -> Result<(Input, Output)> {
         name: tensor.name.clone(),
         dtype,
         shape: expr.layout.shape,
-        content: Content::Gather(program),
+        content: Content::Gather(Box::new(program)),
     };
     Ok((input, output))
 }

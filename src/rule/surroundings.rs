@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::template::{KeyedTemplate, templates_of};
+use crate::base::name::Name;
 use crate::checkpoint::DType;
 use crate::folder::{FolderFile, Opened};
 
@@ -15,7 +16,7 @@ pub struct Surroundings {
     /// The files that the tensors were read from.
     pub weights: Vec<String>,
     /// The tensors as they are stored: names and dtypes, of parts each by itself.
-    pub tensors: Vec<(String, DType)>,
+    pub tensors: Vec<(Name, DType)>,
     /// The chat templates among the keys of the weight file.
     pub templates: Vec<KeyedTemplate>,
 }

@@ -21,6 +21,7 @@ use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, Result};
 use crate::base::json;
 use crate::base::mirror;
+use crate::base::name::Name;
 use crate::base::source::Source;
 use crate::checkpoint::{Checkpoint, DType};
 use crate::exec::scan::{FileScan, Values};
@@ -80,7 +81,7 @@ pub struct ScannedTensor {
 #[derive(Clone, Debug)]
 pub struct Stored {
     /// Its name.
-    pub name: String,
+    pub name: Name,
     /// Its dtype.
     pub dtype: DType,
     /// Its shape.
@@ -94,16 +95,15 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// A tensor that a plan would write.
-    pub fn planned(output: &Output) -> Stored {
-        Stored {
-            name: output.name.clone(),
-            dtype: output.dtype,
-            shape: output.shape.clone(),
-            file: "".into(),
-            start: 0,
-            len: output.n_bytes(),
-        }
+    /// Tensors that a plan would write, which has no file for them yet.
+    pub fn planned(outputs: impl Iterator<Item = Output>) -> Vec<Stored> {
+        let file: Arc<str> = "".into();
+        let stored = |output: Output| {
+            let len = output.n_bytes();
+            let Output { name, dtype, shape, .. } = output;
+            Stored { name, dtype, shape, file: Arc::clone(&file), start: 0, len }
+        };
+        outputs.map(stored).collect()
     }
 }
 

@@ -103,7 +103,7 @@ impl Compound {
             let found = self.names.iter().find_map(|[theirs, ours]| {
                 Some(format!("{ours}{}", tensor.name.strip_prefix(theirs.as_str())?))
             });
-            Some((tensor.name.clone(), found.filter(|name| *name != tensor.name)?))
+            Some((tensor.name.to_string(), found.filter(|name| *name != tensor.name)?))
         });
         renamed.collect()
     }

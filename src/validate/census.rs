@@ -39,7 +39,7 @@ pub(super) fn census(
     let counted = outputs.iter().zip(values).map(|(output, scan)| {
         let extent = places.get(output.name.as_str());
         Counted {
-            name: output.name.clone(),
+            name: output.name.to_string(),
             file: extent.map_or("", |extent| opened.source.name(extent.file)).to_owned(),
             bytes: extent.map_or([0, 0], |extent| [extent.start, extent.end()]),
             dtype: output.dtype,

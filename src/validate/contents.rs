@@ -30,7 +30,7 @@ impl Contents {
         let encodings = view.model.good().map(|model| &model.encodings);
         for tensor in &view.tensors {
             contents.bytes = contents.bytes.saturating_add(tensor.len);
-            let entry = encodings.and_then(|encodings| encodings.get(&tensor.name));
+            let entry = encodings.and_then(|encodings| encodings.get(&*tensor.name));
             let n = match entry {
                 Some(entry) => {
                     let id = entry.get("encoding").and_then(serde_json::Value::as_str);

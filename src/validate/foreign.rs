@@ -76,10 +76,10 @@ pub(super) fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) 
             return Ok(report);
         }
     };
-    let level = options.level.unwrap_or(examined.model.conformance);
-    let tensors = examined.tensors.outputs.iter().map(Stored::planned).collect();
+    let (model, outputs, mut planned) = examined.into_outputs();
+    let level = options.level.unwrap_or(model.conformance);
+    let tensors = Stored::planned(outputs.into_iter());
     // What the conversion tells by rules that are applied here is not told twice.
-    let mut planned = examined.findings;
     planned.retain(|finding| rule::rule(finding.rule).is_none_or(|rule| level < rule.level));
     let stated = match opened.checkpoint.typed_metadata.get("general.license") {
         Some(crate::metadata::Value::String(licence)) => Some(licence.to_string()),
@@ -94,9 +94,8 @@ pub(super) fn validate_foreign(path: &Path, spec: &Spec, options: &Options<'_>) 
         }
     }
     let files = convert::written_files(&opened, spec);
-    let mut view =
-        PackageView::planned(spec, examined.model, tensors, opened.source.again(), files)
-            .within(Surroundings::of(&opened));
+    let mut view = PackageView::planned(spec, model, tensors, opened.source.again(), files)
+        .within(Surroundings::of(&opened));
     view.findings = noticed;
     if let Some(census) = unread {
         view.count(census);

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::{Kind, Options, Planned, Version, Weights};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
+use crate::base::name::Name;
 use crate::base::source::{FileId, Source};
 use crate::checkpoint::{DType, Payload, Tensor, n_elements};
 use crate::convert::{self, Failure, Request};
@@ -295,7 +296,7 @@ impl Prepared {
         };
         let hashes = std::mem::take(&mut self.hashes).into_iter().flatten();
         let hashed = hashes.zip(std::mem::take(&mut self.places));
-        let facts = |name: String, dtype: DType, shape: Vec<u64>, (sha256, place)| {
+        let facts = |name: Name, dtype: DType, shape: Vec<u64>, (sha256, place)| {
             let len = n_elements(&shape).and_then(|n| dtype.n_bytes(n)).unwrap_or(0);
             TensorFacts { name, dtype, shape, len, sha256, place }
         };

@@ -97,7 +97,7 @@ fn tensors(opened: &folder::Opened) -> BTreeMap<String, (String, Vec<u64>, Strin
         let Payload::Range(extent) = &tensor.payload else { panic!("{}", tensor.name) };
         let hash = Sha256::digest(opened.source.slice(*extent).unwrap());
         let shape = tensor.logical_shape().to_vec();
-        (tensor.name.clone(), (kind, shape, llmstd::base::hex::encode(&hash)))
+        (tensor.name.to_string(), (kind, shape, llmstd::base::hex::encode(&hash)))
     });
     tensors.collect()
 }

@@ -358,7 +358,7 @@ fn tensors(file: &Path) -> BTreeMap<String, (Vec<u64>, Vec<u8>)> {
     let opened = folder::open(file).unwrap();
     let tensors = opened.checkpoint.tensors.iter().filter(|tensor| tensor.name != "rope.freqs");
     let read = |tensor: &llmstd::Tensor| llmstd::read(&opened.source, tensor).unwrap();
-    tensors.map(|of| (of.name.clone(), (of.shape.clone(), read(of).to_vec()))).collect()
+    tensors.map(|of| (of.name.to_string(), (of.shape.clone(), read(of).to_vec()))).collect()
 }
 
 #[test]

@@ -216,7 +216,7 @@ fn reseal(package: &Path) {
         for tensor in read_tensors(&path) {
             let start = header[&tensor.name]["data_offsets"][0].as_u64().unwrap();
             let facts = TensorFacts {
-                name: tensor.name.clone(),
+                name: tensor.name.as_str().into(),
                 dtype: DType::parse(&tensor.dtype).unwrap(),
                 shape: tensor.shape,
                 len: tensor.bytes.len() as u64,

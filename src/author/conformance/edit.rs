@@ -259,7 +259,7 @@ pub fn seal(package: &Path) -> Result<()> {
                 len: tensor.bytes.len() as u64,
                 sha256: Sha256::digest(&tensor.bytes).into(),
                 place: Some((Arc::clone(&name), start)),
-                name: tensor.name.clone(),
+                name: tensor.name.clone().into(),
             };
             tensors.entry(tensor.name).or_insert(facts);
         }

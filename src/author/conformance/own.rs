@@ -304,9 +304,9 @@ fn op_chain(request: &Json) -> Answer {
     for (index, expr) in made.into_iter().enumerate() {
         let name = index.to_string();
         let step = Step {
-            name: name.clone(),
+            name: name.clone().into(),
             from: Vec::new(),
-            ops: ops::describe(&ops),
+            ops: ops::describe(&ops).into(),
             class: Exactness::Exact,
         };
         planned

@@ -54,7 +54,7 @@ pub(super) fn check(
     let foreign = Checkpoint { tensors: foreign, ..header(&[], storage) };
     let back = import::import(spec, map, &foreign, &out.config, &AsPlanned, plan)?;
     let mut found: Vec<(String, Vec<u64>)> =
-        back.tensors.outputs.iter().map(|out| (out.name.clone(), out.shape.clone())).collect();
+        back.tensors.outputs.iter().map(|out| (out.name.to_string(), out.shape.clone())).collect();
     found.sort();
     let wrong =
         |message: String| Err(vec![Diagnostic::error("P021", message).key(arch.id.clone())]);
@@ -84,7 +84,7 @@ pub(super) fn tensor(name: &str, shape: &[u64], storage: Extent) -> Tensor {
     let len = n_elements(shape).and_then(|n| DType::F32.n_bytes(n)).unwrap_or(u64::MAX);
     let storage = Extent { len, ..storage };
     Tensor {
-        name: name.to_owned(),
+        name: name.into(),
         dtype: DType::F32,
         shape: shape.to_vec(),
         encoding: None,

@@ -118,7 +118,12 @@ pub(super) fn sample(
         tensors: foreign
             .map(|name| {
                 let dtype = if of_ids.contains(&name) { DType::I64 } else { DType::F32 };
-                ForeignTensor { name, dtype: dtype.name().to_owned(), read_as: None, axes: None }
+                ForeignTensor {
+                    name: name.into(),
+                    dtype: dtype.name().into(),
+                    read_as: None,
+                    axes: None,
+                }
             })
             .collect(),
         copies: Vec::new(),

@@ -18,6 +18,7 @@ use serde_json::Value as Json;
 
 pub use super::ranks::{Kind, Ranks};
 use crate::base::diagnostic::Diagnostic;
+use crate::base::name::Name;
 use crate::checkpoint::{DType, Encoding};
 use crate::exec::container::{Container, Safetensors};
 use crate::exec::write::{Shard, shards};
@@ -99,7 +100,7 @@ pub struct Content<'a> {
     /// Keys with kinds.
     pub keys: &'a Metadata,
     /// What the tensors of bytes are, by name.
-    pub encodings: &'a BTreeMap<String, Encoding>,
+    pub encodings: &'a BTreeMap<Name, Encoding>,
     /// What the files are named, without their endings.
     pub stem: &'a str,
     /// The config, in the words of the programs that read it.

@@ -22,12 +22,9 @@ fn the_first_difference_is_found_whatever_the_layout() {
         let storage = source.extent(source.files().next().expect("one file"));
         let view = View { storage, offset: 0, strides, big_endian: false };
         let shape = vec![rows as u64, columns as u64];
-        let payload = Payload::View(view);
-        whole(
-            &Tensor { name: "t".to_owned(), dtype: DType::F16, shape, encoding: None, payload },
-            0,
-        )
-        .expect("sound")
+        let payload = Payload::View(Box::new(view));
+        whole(&Tensor { name: "t".into(), dtype: DType::F16, shape, encoding: None, payload }, 0)
+            .expect("sound")
     };
     let (source_a, _) = source(&straight);
     let (inputs_a, output_a) = whole_of(&source_a, vec![columns as u64, 1]);
@@ -51,7 +48,7 @@ fn a_shorter_tensor_differs_where_it_ends() {
         let payload = Payload::Range(extent.part(0, len).expect("inside"));
         whole(
             &Tensor {
-                name: "t".to_owned(),
+                name: "t".into(),
                 dtype: DType::U8,
                 shape: vec![len],
                 encoding: None,

@@ -28,7 +28,7 @@ fn model(numbers: &mut Numbers) -> (Source, Vec<Input>, Vec<Output>) {
         let n_bytes = n_elements(shape).and_then(|n| dtype.n_bytes(n)).expect("small");
         let payload = Payload::Range(extent.part(start, start + n_bytes).expect("inside"));
         let tensor =
-            Tensor { name: name.to_owned(), dtype, shape: shape.to_vec(), encoding: None, payload };
+            Tensor { name: name.into(), dtype, shape: shape.to_vec(), encoding: None, payload };
         let (read, output) = whole(&tensor, inputs.len()).expect("sound");
         inputs.extend(read);
         outputs.push(output);
@@ -72,8 +72,8 @@ fn model(numbers: &mut Numbers) -> (Source, Vec<Input>, Vec<Output>) {
         recipe: Recipe::CausalMask { window: None },
     };
     let (dtype, shape) = (made.dtype, made.shape.clone());
-    let content = Content::Make(made);
-    outputs.insert(1, Output { name: "mask \"é\"".to_owned(), dtype, shape, content });
+    let content = Content::Make(Box::new(made));
+    outputs.insert(1, Output { name: "mask \"é\"".into(), dtype, shape, content });
     (source, inputs, outputs)
 }
 
@@ -180,8 +180,7 @@ fn every_dtype_has_the_name_that_safetensors_gives_it() {
     for &dtype in DType::ALL {
         let named = !matches!(dtype, DType::C128 | DType::Unknown);
         let payload = Payload::Range(extent.part(0, dtype.bits()).expect("inside"));
-        let tensor =
-            Tensor { name: "t".to_owned(), dtype, shape: vec![8], encoding: None, payload };
+        let tensor = Tensor { name: "t".into(), dtype, shape: vec![8], encoding: None, payload };
         let (inputs, output) = whole(&tensor, 0).expect("sound");
         let dir = tempfile::tempdir().unwrap();
         let options = Options { n_threads: 1, hash_files: false, progress: &|_| (), cancel: None };
@@ -211,8 +210,8 @@ fn shards_split_between_tensors() {
     let output = |name: &str, len: u64| {
         let recipe = Recipe::Constant(0.0);
         let make = Make { dtype: DType::U8, shape: vec![len], recipe };
-        let content = Content::Make(make);
-        Output { name: name.to_owned(), dtype: DType::U8, shape: vec![len], content }
+        let content = Content::Make(Box::new(make));
+        Output { name: name.into(), dtype: DType::U8, shape: vec![len], content }
     };
     let outputs = [output("a", 4), output("b", 6), output("c", 11), output("d", 1), output("e", 9)];
     let ranges = |max: Option<u64>| {

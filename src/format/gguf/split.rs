@@ -98,7 +98,7 @@ pub fn join(parts: Vec<(String, Checkpoint)>) -> Result<Checkpoint> {
             n_tensors = total.or(n_tensors);
         }
         for tensor in &part.tensors {
-            if let Some(other) = owners.insert(tensor.name.clone(), name.clone()) {
+            if let Some(other) = owners.insert(tensor.name.to_string(), name.clone()) {
                 return broken(format!("has the tensor `{}`, as has `{other}`", tensor.name));
             }
         }

@@ -34,7 +34,7 @@ pub(super) fn join(tensors: &mut Vec<Tensor>) -> Result<()> {
     }
     for (name, gate) in gates {
         let other = others.remove(&name).ok_or_else(|| alone(&name, ENDS))?;
-        tensors.push(Tensor { name, ..joined(gate, other)? });
+        tensors.push(Tensor { name: name.into(), ..joined(gate, other)? });
     }
     match others.into_keys().min() {
         Some(name) => Err(alone(&name, [ENDS[1], ENDS[0]])),
@@ -91,7 +91,7 @@ mod tests {
 
     fn names(given: &[&str]) -> Result<Vec<String>> {
         let tensor = |name: &&str| Tensor {
-            name: (*name).to_owned(),
+            name: (*name).to_owned().into(),
             dtype: DType::F32,
             shape: vec![4, 2],
             encoding: None,
@@ -100,7 +100,7 @@ mod tests {
         let tensors = given.iter().map(tensor).collect();
         let mut checkpoint = Checkpoint { tensors, ..Checkpoint::default() };
         super::super::unstack(&mut checkpoint)?;
-        Ok(checkpoint.tensors.into_iter().map(|tensor| tensor.name).collect())
+        Ok(checkpoint.tensors.into_iter().map(|tensor| tensor.name.into()).collect())
     }
 
     #[test]

@@ -103,16 +103,16 @@ pub(super) fn merged(source: &Source, experts: &[Vec<Part<'_>>]) -> Result<Vec<T
                 let expert = n_experts + expert;
                 next = next.max(expert + 1);
                 let name = format!("{layer}{EXPERTS}{expert}.{rest}");
-                tensors.push(Tensor { name, ..tensor });
+                tensors.push(Tensor { name: name.into(), ..tensor });
                 continue;
             }
-            let Some((at, other)) = places.get(&tensor.name).filter(|_| 0 < number) else {
+            let Some((at, other)) = places.get(&*tensor.name).filter(|_| 0 < number) else {
                 if 0 < number {
                     let other = source.name(experts[0][0].file);
                     let name = quote(&tensor.name);
                     return Err(wrong(format!("has {name}, and `{other}` does not")));
                 }
-                places.insert(tensor.name.clone(), (tensors.len(), file));
+                places.insert(tensor.name.to_string(), (tensors.len(), file));
                 tensors.push(tensor);
                 continue;
             };

@@ -34,7 +34,7 @@ fn strip(tensors: &mut [Tensor]) {
     };
     for tensor in tensors {
         if let Some(name) = tensor.name.strip_prefix(&prefix) {
-            tensor.name = name.to_owned();
+            tensor.name = name.into();
         }
     }
 }
@@ -48,7 +48,7 @@ pub fn unstack(checkpoint: &mut Checkpoint) -> Result<()> {
     strip(&mut checkpoint.tensors);
     halves::join(&mut checkpoint.tensors)?;
     for tensor in &mut checkpoint.tensors {
-        tensor.name = usual(&tensor.name);
+        tensor.name = usual(&tensor.name).into();
     }
     let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
     let mut left = MAX_TENSORS;
@@ -97,7 +97,7 @@ fn apart(tensor: Tensor, name: &dyn Fn(u64) -> String, left: &mut u64) -> Result
         Payload::Tiles(tiles) => tiles.clone(),
         Payload::Unreadable(why) => {
             let piece = |index| Tensor {
-                name: name(index),
+                name: name(index).into(),
                 shape: shape.to_vec(),
                 payload: Payload::Unreadable(why.clone()),
                 ..tensor.clone()
@@ -134,7 +134,7 @@ fn apart(tensor: Tensor, name: &dyn Fn(u64) -> String, left: &mut u64) -> Result
         }
     }
     let tensors = pieces.into_iter().zip(0..).map(|(tiles, index)| Tensor {
-        name: name(index),
+        name: name(index).into(),
         shape: shape.to_vec(),
         payload: Payload::Tiles(tiles),
         ..tensor.clone()

@@ -49,10 +49,10 @@ pub(super) fn recover(graph: &Graph, checkpoint: &mut Checkpoint) {
         n_found += 1;
         n_turned += usize::from(is_turned);
         example.get_or_insert_with(|| format!("`{}` is `{name}`", tensor.name));
-        *tensor = Tensor { name, ..turned };
+        *tensor = Tensor { name: name.into(), ..turned };
     }
     for (name, at) in copies {
-        let copy = Tensor { name, ..checkpoint.tensors[at].clone() };
+        let copy = Tensor { name: name.into(), ..checkpoint.tensors[at].clone() };
         checkpoint.tensors.push(copy);
     }
     drop(wires);
@@ -88,7 +88,7 @@ struct Wires<'g> {
 impl<'g> Wires<'g> {
     fn of(graph: &'g Graph, checkpoint: &Checkpoint) -> Wires<'g> {
         let places = checkpoint.tensors.iter().enumerate();
-        let tensors = places.map(|(at, tensor)| (tensor.name.clone(), at)).collect();
+        let tensors = places.map(|(at, tensor)| (tensor.name.to_string(), at)).collect();
         let (mut passed, mut added) = (HashMap::new(), HashMap::new());
         for node in &graph.nodes {
             match (node.operator.as_str(), node.inputs.as_slice(), node.outputs.as_slice()) {
@@ -219,12 +219,12 @@ fn path(name: &str) -> Option<String> {
 fn turned(tensor: &Tensor) -> Option<Tensor> {
     let swap = |of: &[u64]| of.iter().rev().copied().collect::<Vec<u64>>();
     let payload = match &tensor.payload {
-        Payload::Range(storage) => Payload::View(View {
+        Payload::Range(storage) => Payload::View(Box::new(View {
             storage: *storage,
             offset: 0,
             strides: swap(&row_major_strides(&tensor.shape)),
             big_endian: false,
-        }),
+        })),
         Payload::Tiles(tiles) => {
             let mut tiles = tiles.clone();
             for tile in &mut tiles {
@@ -245,10 +245,10 @@ fn keep_first(tensors: &mut Vec<Tensor>) {
     let mut kept: HashMap<String, String> = HashMap::new();
     tensors.retain(|tensor| {
         let place = format!("{:?} {:?} {:?}", tensor.dtype, tensor.shape, tensor.payload);
-        match kept.get(&tensor.name) {
+        match kept.get(&*tensor.name) {
             Some(first) => *first != place,
             None => {
-                kept.insert(tensor.name.clone(), place);
+                kept.insert(tensor.name.to_string(), place);
                 true
             }
         }
@@ -285,7 +285,7 @@ fn strip_wrapper(checkpoint: &mut Checkpoint) {
     }
     for tensor in &mut checkpoint.tensors {
         if let Some(name) = tensor.name.strip_prefix(&prefix) {
-            tensor.name = name.to_owned();
+            tensor.name = name.into();
         }
     }
     let message = format!("the names of tensors began with `{prefix}`, which was taken off");

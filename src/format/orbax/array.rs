@@ -49,7 +49,7 @@ pub(super) fn read(
         None => store.find(source, &format!("{name}/.zarray"))?.map(|extent| (extent, 2)),
     };
     let mut tensor = Tensor {
-        name: name.to_owned(),
+        name: name.into(),
         dtype: DType::Unknown,
         shape: Vec::new(),
         encoding: None,

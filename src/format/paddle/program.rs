@@ -29,7 +29,7 @@ pub(super) fn read(source: &mut Source, file: FileId, checkpoint: &mut Checkpoin
     let names = names(source, file);
     if names.as_ref().is_some_and(|names| names.len() == checkpoint.tensors.len()) {
         for (tensor, name) in checkpoint.tensors.iter_mut().zip(names.into_iter().flatten()) {
-            tensor.name = name;
+            tensor.name = name.into();
         }
     } else {
         let message = "has no names; the program beside it (`.json`, `.pdmodel`) does not have as \
@@ -83,7 +83,8 @@ fn tensor(cursor: &mut Cursor<'_>, file: Extent, number: usize) -> Result<Tensor
         Error::unsupported(format!("its elements are of {kind}")).at(base)
     })?;
     let name = format!("{number}");
-    let mut tensor = Tensor { name, dtype, shape, encoding: None, payload: Payload::Range(file) };
+    let mut tensor =
+        Tensor { name: name.into(), dtype, shape, encoding: None, payload: Payload::Range(file) };
     let len = tensor.n_bytes().ok_or_else(|| {
         Error::malformed(base, format!("{:?} of {dtype} has more bytes than 2^64", tensor.shape))
     })?;

@@ -81,7 +81,7 @@ pub(super) fn read(source: &Source, zip: &Zip, extent: Extent) -> Result<Checkpo
             // Names are unique in one model.
             let name = if lists.len() == 1 { name.clone() } else { format!("{model}.{name}") };
             let mut tensor = Tensor {
-                name,
+                name: name.into(),
                 dtype: DType::Unknown,
                 shape: Vec::new(),
                 encoding: None,

@@ -60,7 +60,7 @@ pub(super) fn locate(
             bytes.len
         ));
     }
-    Ok(Payload::View(View { storage: bytes, offset, strides, big_endian: swapped }))
+    Ok(Payload::View(Box::new(View { storage: bytes, offset, strides, big_endian: swapped })))
 }
 
 fn is_row_major(shape: &[u64], strides: &[u64]) -> bool {

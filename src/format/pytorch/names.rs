@@ -48,7 +48,7 @@ fn rename(tensors: &mut [Tensor], names: Vec<String>) -> bool {
         return false;
     }
     for (tensor, name) in tensors.iter_mut().zip(names) {
-        tensor.name = name;
+        tensor.name = name.into();
     }
     true
 }

@@ -150,7 +150,7 @@ fn read_tensors(cursor: &mut Cursor<'_>, storages: &mut Storages, classes: &Clas
                 (DType::Unknown, Payload::Unreadable(why))
             }
         };
-        let tensor = Tensor { name: String::new(), dtype, shape, encoding: None, payload };
+        let tensor = Tensor { name: String::new().into(), dtype, shape, encoding: None, payload };
         storages.tensors.insert(key, tensor);
     }
     Ok(())

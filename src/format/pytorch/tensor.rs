@@ -31,7 +31,7 @@ impl Entry {
     /// The tensor of this name.
     pub(super) fn named(self, name: String) -> Tensor {
         let Entry { dtype, shape, payload } = self;
-        Tensor { name, dtype, shape, encoding: None, payload }
+        Tensor { name: name.into(), dtype, shape, encoding: None, payload }
     }
 }
 

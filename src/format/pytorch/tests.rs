@@ -41,7 +41,7 @@ fn gather(source: &Source, tensor: &Tensor) -> Vec<u8> {
         Payload::View(view) => view,
         other => panic!("{}: {other:?}", tensor.name),
     };
-    let View { storage, offset, strides, big_endian } = view;
+    let View { storage, offset, strides, big_endian } = &**view;
     let storage = source.slice(*storage).expect("storages lie inside");
     let width = usize::try_from(tensor.dtype.bits() / 8).expect("elements are small");
     let part = if tensor.dtype.name().starts_with('C') { width / 2 } else { width };

@@ -36,7 +36,7 @@ pub(super) fn merged(
                     format!("the frozen {} has the shape {:?}", quote(name), fragment.shape);
                 return Err(about(malformed(&message)));
             }
-            tensors.push(Tensor { name: name.clone(), ..fragment.clone() });
+            tensors.push(Tensor { name: name.clone().into(), ..fragment.clone() });
             continue;
         }
         let fragments = states.iter().map(|state| match state.frozen.get(index) {
@@ -50,13 +50,13 @@ pub(super) fn merged(
     }
     for (name, of) in &state.shared {
         if let Some(tensor) = tensors.iter().find(|tensor| tensor.name == *of).cloned() {
-            tensors.push(Tensor { name: name.clone(), ..tensor });
+            tensors.push(Tensor { name: name.clone().into(), ..tensor });
         }
     }
     // At stage 1 DeepSpeed keeps frozen parameters in the module alone.
     let module = state.module.iter();
     tensors
-        .extend(module.filter(|of| part.stage != 3 || state.buffers.contains(&of.name)).cloned());
+        .extend(module.filter(|of| part.stage != 3 || state.buffers.contains(&*of.name)).cloned());
     let mut names = BTreeSet::new();
     tensors.retain(|tensor| names.insert(tensor.name.clone()));
     let mut metadata = BTreeMap::from([
@@ -172,7 +172,7 @@ fn parameter(name: &str, shape: &[u64], runs: Vec<Run<'_>>) -> Result<Tensor> {
         malformed(&format!("{} has {n} elements, and the ranks have {passed} of it", quote(name)))
     })?;
     Ok(Tensor {
-        name: name.to_owned(),
+        name: name.into(),
         dtype,
         shape: shape.to_vec(),
         encoding: None,

@@ -65,7 +65,7 @@ impl ModelState {
             let module = pickle.value(root, "module").and_then(|module| pickle.items(module));
             let module = module.unwrap_or_default().into_iter().filter_map(|(name, value)| {
                 let name = pickle.text(name)?.to_owned();
-                Some(Tensor { name, ..of.tensor(value)? })
+                Some(Tensor { name: name.into(), ..of.tensor(value)? })
             });
             let buffers = pickle.value(root, "buffer_names").and_then(|id| pickle.members(id));
             let buffers = buffers.unwrap_or_default().iter().filter_map(|&name| pickle.text(name));

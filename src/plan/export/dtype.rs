@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use crate::base::diagnostic::Diagnostic;
+use crate::base::name::Name;
 use crate::checkpoint::{DType, Encoding};
 use crate::encoding::BlockType;
 use crate::package::Provenance;
@@ -17,7 +18,7 @@ use crate::spec::ecosystem::{Ecosystem, config};
 /// There are some.
 pub fn refuse_blocks(
     format: &str,
-    encodings: &BTreeMap<String, Encoding>,
+    encodings: &BTreeMap<Name, Encoding>,
 ) -> Result<(), Vec<Diagnostic>> {
     let is_refused = |encoding: &&Encoding| {
         let is_block = BlockType::find(&encoding.id).is_some();
@@ -54,7 +55,7 @@ pub(super) fn write_dtype(config: &mut Json, tensors: &Tensors, source: Option<&
     let recorded: BTreeMap<&str, &str> = source
         .iter()
         .flat_map(|source| &source.tensors)
-        .map(|tensor| (tensor.name.as_str(), tensor.dtype.as_str()))
+        .map(|tensor| (tensor.name.as_str(), &*tensor.dtype))
         .collect();
     let is_cast = tensors.outputs.iter().filter(|output| output.dtype.is_float()).any(|output| {
         let dtype = recorded.get(output.name.as_str()).and_then(|name| DType::parse(name));

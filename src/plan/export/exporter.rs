@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::diagnostic::Diagnostic;
 use crate::base::limits::Backing;
+use crate::base::name::Name;
 use crate::checkpoint::{Checkpoint, DType, Encoding, Parameters, Tensor};
 use crate::encoding::BlockType;
 use crate::package::{Dropped, MapUsed, Model, Provenance, WayBack};
@@ -43,7 +44,7 @@ pub(super) struct Exporter<'a> {
     pub(super) options: Options,
     /// The dtype that tensors of one axis have.
     pub(super) vector_dtype: Option<DType>,
-    pub(super) stored: &'a BTreeMap<String, (TensorExpr, DType)>,
+    pub(super) stored: &'a BTreeMap<Name, (TensorExpr, DType)>,
     pub(super) ties: BTreeMap<&'a str, &'a str>,
     /// The foreign names of the source, if there was one.
     pub(super) recorded: Option<BTreeSet<&'a str>>,
@@ -173,9 +174,9 @@ impl Exporter<'_> {
                 })?;
             }
             let step = Step {
-                name: name.clone(),
-                from: canonical.to_vec(),
-                ops: describe(&instance.rule.ops),
+                name: name.into(),
+                from: canonical.iter().map(Name::from).collect(),
+                ops: describe(&instance.rule.ops).into(),
                 class,
             };
             let options = self.options_for(instance, name, &expr);
@@ -208,9 +209,9 @@ impl Exporter<'_> {
             match make(rule, dtype, &bound) {
                 Ok(made) => {
                     let step = Step {
-                        name: drop.name.clone(),
+                        name: drop.name.clone().into(),
                         from: Vec::new(),
-                        ops: rule.function.clone(),
+                        ops: rule.function.clone().into(),
                         class: Exactness::Exact,
                     };
                     self.tensors.make(&drop.name, made, step);
@@ -236,9 +237,9 @@ impl Exporter<'_> {
             .unwrap_or_default();
         for dropped in &source.dropped {
             let step = |from: &str, ops: &str| Step {
-                name: dropped.name.clone(),
-                from: vec![from.to_owned()],
-                ops: ops.to_owned(),
+                name: dropped.name.clone().into(),
+                from: vec![from.into()],
+                ops: ops.into(),
                 class: Exactness::Exact,
             };
             let result = match dropped.back {

@@ -93,7 +93,7 @@ impl<'a> Planner<'a> {
             self.keep(tensor);
         }
         self.dropped.push(Dropped {
-            name: tensor.name.clone(),
+            name: tensor.name.to_string(),
             dtype: tensor.dtype.name().to_owned(),
             shape: tensor.shape.clone(),
             encoding: tensor.encoding.as_ref().map(|encoding| encoding.id.clone()),
@@ -108,7 +108,7 @@ impl<'a> Planner<'a> {
         let step = Step {
             name: tensor.name.clone(),
             from: vec![tensor.name.clone()],
-            ops: "copy".to_owned(),
+            ops: "copy".into(),
             class: Exactness::Exact,
         };
         let written = match self.buffers.read(tensor) {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::planner::Planner;
 use crate::base::diagnostic::Diagnostic;
+use crate::base::name::Name;
 use crate::checkpoint::{DType, Payload, Tensor, row_major_strides};
 use crate::plan::generic::unreadable;
 use crate::plan::keys::{switched_off, told};
@@ -151,15 +152,14 @@ impl<'a> Planner<'a> {
             fail(Diagnostic::error("P010", format!("`{}` does not come back: {why}", from[0])))
         })?;
         let class = exactness(&instance.rule.ops, Direction::Import);
+        let ops = Name::from(describe(&instance.rule.ops));
+        let names: Vec<Name> =
+            from.iter().map(|name| self.foreign[name.as_str()].name.clone()).collect();
         for (name, expr) in instance.to.iter().zip(exprs) {
-            let step = Step {
-                name: name.clone(),
-                from: from.to_vec(),
-                ops: describe(&instance.rule.ops),
-                class,
-            };
+            let (name, from, ops) = (Name::from(name), names.clone(), ops.clone());
+            let step = Step { name: name.clone(), from, ops, class };
             self.tensors
-                .write(name, expr, dtype, self.options, step)
+                .write(&name, expr, dtype, self.options, step)
                 .map_err(|diagnostic| vec![diagnostic])?;
         }
         Ok(())

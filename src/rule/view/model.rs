@@ -120,7 +120,7 @@ impl<'a> PackageView<'a> {
 
     /// The dimensions of a tensor's values, where it is of a known encoding; else its own.
     pub fn shape(&self, tensor: &Stored) -> Vec<u64> {
-        let entry = self.model.good().and_then(|model| model.encodings.get(&tensor.name));
+        let entry = self.model.good().and_then(|model| model.encodings.get(&*tensor.name));
         let encoding = entry.and_then(|entry| self.encoding(tensor, entry).ok());
         encoding.map_or_else(|| tensor.shape.clone(), |encoding| encoding.shape)
     }

@@ -148,7 +148,7 @@ impl<'a> PackageView<'a> {
         let mut pieces: Vec<(ScannedTensor, DType)> = of_header
             .map(|tensor| {
                 let (name, start, len) = (tensor.name.clone(), tensor.start, tensor.len);
-                (ScannedTensor { name, start, len }, tensor.dtype)
+                (ScannedTensor { name: name.to_string(), start, len }, tensor.dtype)
             })
             .collect();
         if pieces.is_empty() {
@@ -157,7 +157,7 @@ impl<'a> PackageView<'a> {
             let placed = entries.filter_map(|entry| {
                 let dtype = DType::parse(&entry.dtype).unwrap_or(DType::Unknown);
                 let (name, len) = (entry.name.clone(), entry.len);
-                Some((ScannedTensor { name, start: entry.start?, len }, dtype))
+                Some((ScannedTensor { name: name.to_string(), start: entry.start?, len }, dtype))
             });
             pieces = placed.collect();
         }

@@ -94,7 +94,9 @@ fn ways() -> Vec<Way> {
         });
     });
     ways.add("V107", "in the manifest, and in no tensor file", Decoder, |p| {
-        edit_manifest(p, |manifest| manifest.tensors[0].name += "s");
+        edit_manifest(p, |manifest| {
+            manifest.tensors[0].name = format!("{}s", manifest.tensors[0].name).into();
+        });
     });
     ways.add("V107", "and not in the manifest", Decoder, |p| {
         edit_manifest(p, |manifest| drop(manifest.tensors.remove(0)));

@@ -1,0 +1,141 @@
+//! How each tensor of a conversion is made, and what came of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Serialize, Serializer};
+
+use crate::base::hex::Hex;
+use crate::base::source::Source;
+use crate::package::Loss;
+use crate::plan::{Step, Tensors};
+
+/// The tensors that are written, and how each is made. A model can have a million, so that each is told from the
+/// plan when it is asked for.
+#[derive(Clone, Default)]
+pub struct TensorReports {
+    plan: Arc<Tensors>,
+    /// The files of the source.
+    files: Vec<Arc<str>>,
+    /// The SHA-256 of those that are written, in their order.
+    sha256: Vec<[u8; 32]>,
+    /// What value ops and casts changed, by place.
+    losses: BTreeMap<usize, Loss>,
+}
+
+impl TensorReports {
+    /// Of tensors that are planned.
+    pub(super) fn planned(source: &Source, plan: &Arc<Tensors>) -> TensorReports {
+        let files = source.files().map(|file| source.name(file).into()).collect();
+        TensorReports { plan: Arc::clone(plan), files, ..TensorReports::default() }
+    }
+
+    /// Notes of the next tensor what was written.
+    pub(super) fn note(&mut self, sha256: [u8; 32], loss: Option<Loss>) {
+        if let Some(loss) = loss {
+            self.losses.insert(self.sha256.len(), loss);
+        }
+        self.sha256.push(sha256);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.plan.outputs.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Each of them, in the order of the files.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = TensorReport> {
+        (0..self.len()).map(|place| self.tell(place))
+    }
+
+    /// The names of those whose values were changed, with what was lost.
+    pub fn losses(&self) -> impl Iterator<Item = (&str, &Loss)> {
+        self.losses.iter().map(|(place, loss)| (self.plan.outputs[*place].name.as_str(), loss))
+    }
+
+    fn tell(&self, place: usize) -> TensorReport {
+        let Tensors { inputs, outputs, steps, encodings, .. } = &*self.plan;
+        let output = &outputs[place];
+        let mut read = BTreeSet::new();
+        for storage in output.inputs().flat_map(|input| inputs[input].storages()) {
+            let file = Arc::clone(&self.files[storage.file.number() as usize]);
+            read.insert(ReadRange { file, bytes: [storage.start, storage.end()] });
+        }
+        TensorReport {
+            step: steps[place].clone(),
+            dtype: output.dtype.name(),
+            shape: output.shape.clone(),
+            encoding: encodings.get(&output.name).map(|encoding| encoding.id.clone()),
+            read: read.into_iter().collect(),
+            sha256: self.sha256.get(place).map(|sha256| Hex::Hash(*sha256)),
+            loss: self.losses.get(&place).copied(),
+        }
+    }
+}
+
+impl fmt::Debug for TensorReports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl Serialize for TensorReports {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+impl JsonSchema for TensorReports {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        Vec::<TensorReport>::schema_name()
+    }
+
+    fn inline_schema() -> bool {
+        Vec::<TensorReport>::inline_schema()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Vec::<TensorReport>::json_schema(generator)
+    }
+}
+
+/// One tensor that is written.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct TensorReport {
+    /// How it is made.
+    #[serde(flatten)]
+    pub step: Step,
+    /// Its dtype.
+    pub dtype: &'static str,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// What its bytes are, where they are blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
+    /// The storages it is read from.
+    pub read: Vec<ReadRange>,
+    /// Its SHA-256, when it is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub sha256: Option<Hex>,
+    /// What value ops and casts changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
+}
+
+/// A range of a file that a tensor is read from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+pub struct ReadRange {
+    /// The file.
+    #[schemars(with = "String")]
+    pub file: Arc<str>,
+    /// The first byte, and one past the last, of the storage.
+    pub bytes: [u64; 2],
+}
