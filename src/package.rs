@@ -301,7 +301,7 @@ pub struct ForeignTensor {
     /// The axes of the file that the mapping reads it by, in its order, where that is another; what is
     /// not named has one entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub axes: Option<Vec<usize>>,
+    pub axes: Option<Box<[usize]>>,
 }
 
 impl ForeignTensor {

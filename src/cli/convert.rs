@@ -238,7 +238,7 @@ fn proof(verified: &Verified) -> String {
 fn plan_table(report: &Report, all: bool) -> String {
     let row = |tensor: &TensorReport| {
         vec![
-            tensor.step.name.to_string(),
+            tensor.name.to_string(),
             tensor.encoding.as_deref().unwrap_or(tensor.dtype).to_owned(),
             format!("{:?}", tensor.shape),
             tensor.step.ops.to_string(),

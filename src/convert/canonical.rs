@@ -283,7 +283,9 @@ pub(crate) fn canonical(
                     (Some(stored), Some(turned)) => {
                         Some(turned.iter().map(|&axis| stored[axis]).collect())
                     }
-                    (stored, turned) => stored.or_else(|| turned.clone()),
+                    (stored, turned) => {
+                        stored.map(Vec::into_boxed_slice).or_else(|| turned.clone())
+                    }
                 };
                 ForeignTensor { name: name.into(), read_as, axes, ..tensor.clone() }
             });

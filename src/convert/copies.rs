@@ -13,8 +13,7 @@ pub(crate) fn generic_copies(checkpoint: &Checkpoint) -> std::result::Result<Ten
             .read(tensor)
             .map_err(|why| Diagnostic::error("P017", format!("`{}`: {why}", tensor.name)))?;
         let step = Step {
-            name: tensor.name.clone(),
-            from: vec![tensor.name.clone()],
+            from: Box::new([tensor.name.clone()]),
             ops: "copy".into(),
             class: Exactness::Exact,
         };

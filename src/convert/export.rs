@@ -370,8 +370,7 @@ fn generic_export(
     for (name, (expr, dtype)) in &canonical.exprs {
         let foreign = name.strip_prefix("extra.").unwrap_or(name);
         let step = Step {
-            name: foreign.into(),
-            from: vec![name.clone().into()],
+            from: Box::new([name.clone().into()]),
             ops: "copy".into(),
             class: Exactness::Exact,
         };

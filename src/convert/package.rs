@@ -136,8 +136,7 @@ pub(super) fn repack(
             )
         })?;
         let step = Step {
-            name: tensor.name.clone(),
-            from: vec![tensor.name.clone()],
+            from: Box::new([tensor.name.clone()]),
             ops: "copy".into(),
             class: Exactness::Exact,
         };

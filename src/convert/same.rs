@@ -119,12 +119,7 @@ fn plan_one(
         Diagnostic::error("P017", format!("the values of `{name}` cannot be had: {why}"))
             .tensor(name)
     })?;
-    let step = Step {
-        name: name.clone(),
-        from: vec![name.clone()],
-        ops: "copy".into(),
-        class: Exactness::Exact,
-    };
+    let step = Step { from: Box::new([name.clone()]), ops: "copy".into(), class: Exactness::Exact };
     tensors.write(name, expr, dtype, request.plan, step)
 }
 

@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, Serializer};
 
 use crate::base::hex::Hex;
+use crate::base::name::Name;
 use crate::base::source::Source;
 use crate::package::Loss;
 use crate::plan::{Step, Tensors};
@@ -69,6 +70,7 @@ impl TensorReports {
             read.insert(ReadRange { file, bytes: [storage.start, storage.end()] });
         }
         TensorReport {
+            name: output.name.clone(),
             step: steps[place].clone(),
             dtype: output.dtype.name(),
             shape: output.shape.clone(),
@@ -109,6 +111,8 @@ impl JsonSchema for TensorReports {
 /// One tensor that is written.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct TensorReport {
+    /// The tensor that is written.
+    pub name: Name,
     /// How it is made.
     #[serde(flatten)]
     pub step: Step,

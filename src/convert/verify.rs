@@ -146,8 +146,8 @@ fn terms(
 
 /// The tensors that a plan changes on purpose: those that are written, and those they are made of.
 fn changed(written: &Tensors) -> BTreeSet<&str> {
-    let steps = written.steps.iter().filter(|step| Exactness::Exact < step.class);
-    steps.flat_map(|step| step.from.iter().chain([&step.name])).map(Name::as_str).collect()
+    let steps = written.named_steps().filter(|(_, step)| Exactness::Exact < step.class);
+    steps.flat_map(|(name, step)| step.from.iter().chain([name])).map(Name::as_str).collect()
 }
 
 /// The hyperparameters that two models do not share.

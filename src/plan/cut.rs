@@ -5,6 +5,7 @@ use super::ops::TensorExpr;
 use super::program::Content;
 use super::{Options, Step, Tensors};
 use crate::base::diagnostic::Diagnostic;
+use crate::base::name::Name;
 
 /// Refuses a number that ranks cannot share evenly; `flag` set their number.
 ///
@@ -47,11 +48,11 @@ impl Tensors {
     pub fn copy_from(
         &mut self,
         other: &Tensors,
-        step: &Step,
+        (from, step): (&Name, &Step),
         name: &str,
         options: Options,
     ) -> Result<(), Diagnostic> {
-        self.change_from(other, step, name, options, &Ok)
+        self.change_from(other, (from, step), name, options, &Ok)
     }
 
     /// Adds a changed tensor of another plan over the same inputs, under another name. One that a
@@ -62,18 +63,17 @@ impl Tensors {
     pub fn change_from(
         &mut self,
         other: &Tensors,
-        step: &Step,
+        (from, step): (&Name, &Step),
         name: &str,
         options: Options,
         change: &dyn Fn(TensorExpr) -> Result<TensorExpr, Diagnostic>,
     ) -> Result<(), Diagnostic> {
-        let renamed = Step { name: name.into(), ..step.clone() };
-        if let Some((expr, dtype)) = other.exprs.get(&step.name) {
-            return self.write(name, change(expr.clone())?, *dtype, options, renamed);
+        if let Some((expr, dtype)) = other.exprs.get(from) {
+            return self.write(name, change(expr.clone())?, *dtype, options, step.clone());
         }
-        let made = other.outputs.iter().find(|output| output.name == step.name);
+        let made = other.outputs.iter().find(|output| output.name == *from);
         if let Some(Content::Make(made)) = made.map(|output| &output.content) {
-            self.make(name, (**made).clone(), renamed);
+            self.make(name, (**made).clone(), step.clone());
         }
         Ok(())
     }

@@ -215,7 +215,10 @@ pub fn record(source: &Provenance) -> (Provenance, BTreeMap<String, Vec<Stored>>
     for tensor in &mut record.tensors {
         if let Some(ours) = tensor.read_as.take() {
             let theirs = std::mem::replace(&mut tensor.name, ours.clone());
-            names.entry(ours.into()).or_default().push((theirs.into(), tensor.axes.take()));
+            names
+                .entry(ours.into())
+                .or_default()
+                .push((theirs.into(), tensor.axes.take().map(Vec::from)));
         }
     }
     (record, names)
@@ -236,27 +239,27 @@ pub fn write(
 ) -> Result<Tensors, Diagnostic> {
     let mut written = Tensors { inputs: exported.inputs.clone(), ..Tensors::default() };
     let is_tied = dialect.ties(config);
-    for step in &exported.steps {
+    for (name, step) in exported.named_steps() {
         // Buffers that a recipe makes are of the mappings' own library.
-        let Some((expr, dtype)) = exported.exprs.get(&step.name) else { continue };
-        let tied = tied.get(&*step.name);
+        let Some((expr, dtype)) = exported.exprs.get(name) else { continue };
+        let tied = tied.get(name.as_str());
         // What ties by its config has no second tensor.
-        if tied.is_some() && is_tied && !names.contains_key(&*step.name) {
+        if tied.is_some() && is_tied && !names.contains_key(name.as_str()) {
             continue;
         }
-        let has_own_head = tied.is_none() && step.from == [LM_HEAD];
-        if has_own_head && dialect.always_ties() && !names.contains_key(&*step.name) {
+        let has_own_head = tied.is_none() && matches!(&*step.from, [from] if *from == LM_HEAD);
+        if has_own_head && dialect.always_ties() && !names.contains_key(name.as_str()) {
             let message = format!(
                 "`{}` is a matrix of its own, and programs that read {} take the table of tokens in its \
                  place",
-                step.name, dialect.format
+                name, dialect.format
             );
             let help = "they would compute something else: write a format that says what is tied";
-            return Err(Diagnostic::error("P042", message).tensor(&step.name).help(help));
+            return Err(Diagnostic::error("P042", message).tensor(name).help(help));
         }
         let (expr, dtype) = (expr.clone(), *dtype);
         let rank = expr.layout.shape.len();
-        let stored = match names.get(&*step.name) {
+        let stored = match names.get(name.as_str()) {
             Some(stored) => stored.clone(),
             None => {
                 let canonical = tied
@@ -271,7 +274,7 @@ pub fn write(
                     _ if is_norm(canonical) => Kind::Norm,
                     _ => Kind::Map,
                 };
-                let spoken = dialect.theirs(&step.name, rank, kind, &stack);
+                let spoken = dialect.theirs(name, rank, kind, &stack);
                 vec![(spoken.name, spoken.axes)]
             }
         };
@@ -282,8 +285,7 @@ pub fn write(
                 })?,
                 None => expr.clone(),
             };
-            let step = Step { name: name.clone().into(), ..step.clone() };
-            written.write(&name, expr, dtype, options, step)?;
+            written.write(&name, expr, dtype, options, step.clone())?;
         }
     }
     Ok(written)

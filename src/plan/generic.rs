@@ -23,9 +23,8 @@ pub fn import(checkpoint: &Checkpoint, options: Options) -> Result<Tensors, Vec<
             findings.push(Diagnostic::error("P009", message).tensor(&tensor.name));
             continue;
         }
-        let (name, from) = (Name::from(name), vec![tensor.name.clone()]);
-        let (ops, class) = (ops.clone(), Exactness::Exact);
-        let step = Step { name: name.clone(), from, ops, class };
+        let from = Box::new([tensor.name.clone()]);
+        let step = Step { from, ops: ops.clone(), class: Exactness::Exact };
         let written = match tensors.read(tensor) {
             Ok((expr, dtype)) => tensors.write(&name, expr, dtype, options, step),
             Err(why) => Err(unreadable(&tensor.name, &why)),

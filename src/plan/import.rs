@@ -150,7 +150,7 @@ pub fn import(
         name: tensor.name.clone(),
         dtype: tensor.dtype.name().into(),
         read_as: None,
-        axes: turned.get(&*tensor.name).map(|(_, axes)| axes.to_vec()),
+        axes: turned.get(&*tensor.name).map(|(_, axes)| (*axes).into()),
     });
     Ok(Import {
         tensors,

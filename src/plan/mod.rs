@@ -78,10 +78,8 @@ pub struct Tensors {
 /// How one tensor is made, for people and for `--format json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Step {
-    /// The tensor that is written.
-    pub name: Name,
     /// The tensors that are read.
-    pub from: Vec<Name>,
+    pub from: Box<[Name]>,
     /// The ops between them, in the order of the way in.
     pub ops: Name,
     /// What the way back gives.
@@ -297,9 +295,16 @@ impl Tensors {
         Ok(())
     }
 
-    fn push(&mut self, name: &str, dtype: DType, shape: Vec<u64>, program: Program, step: Step) {
+    fn push(
+        &mut self,
+        name: impl Into<Name>,
+        dtype: DType,
+        shape: Vec<u64>,
+        program: Program,
+        step: Step,
+    ) {
         let content = Content::of(program, &self.inputs);
-        let name = if step.name == *name { step.name.clone() } else { name.into() };
+        let name = name.into();
         self.outputs.push(Output { name, dtype, shape, content });
         self.steps.push(step);
     }
@@ -338,12 +343,16 @@ impl Tensors {
         self.steps.push(step);
     }
 
+    /// The names of the outputs, and how each is made.
+    pub fn named_steps(&self) -> impl Iterator<Item = (&Name, &Step)> {
+        self.outputs.iter().map(|output| &output.name).zip(&self.steps)
+    }
+
     /// Gives outputs other names.
     pub fn rename(&mut self, name_of: &dyn Fn(&str) -> Option<String>) {
-        for (output, step) in self.outputs.iter_mut().zip(&mut self.steps) {
+        for output in &mut self.outputs {
             if let Some(new) = name_of(&output.name) {
                 output.name = new.into();
-                step.name = output.name.clone();
             }
         }
     }

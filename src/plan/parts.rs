@@ -164,7 +164,7 @@ impl Tensors {
             let shape = [lead.as_slice(), rest].concat();
             let program = Program { gathered: part.dtype, unit, copies, kernels: Vec::new() };
             self.wholes.insert(part_name.clone().into(), name.into());
-            let step = Step { name: part_name.clone().into(), from, ..step.clone() };
+            let step = Step { from: from.into(), ..step.clone() };
             self.push(&part_name, part.dtype, shape, program, step);
         }
         let encoding = Encoding { shape: logical, ..parts.encoding.clone() };
@@ -224,7 +224,11 @@ impl Tensors {
             kernels: vec![Kernel::Halves],
         };
         self.encodings.insert(name.into(), encoding);
-        let step = Step { from, ops: format!("{}, in line", step.ops).into(), ..step.clone() };
+        let step = Step {
+            from: from.into(),
+            ops: format!("{}, in line", step.ops).into(),
+            ..step.clone()
+        };
         self.push(name, DType::U8, rows, program, step);
         Some(())
     }

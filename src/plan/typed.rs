@@ -331,11 +331,13 @@ mod tests {
         for tensor in &with.tensors {
             let first = tensors.inputs.len();
             let (inputs, output) = crate::plan::whole::whole(tensor, first).unwrap();
-            let (ops, from) = (String::new(), Vec::new());
-            let (name, class) = (output.name.clone(), crate::plan::Exactness::Exact);
             tensors.inputs.extend(inputs);
             tensors.outputs.push(output);
-            tensors.steps.push(crate::plan::Step { name, from, ops: ops.into(), class });
+            tensors.steps.push(crate::plan::Step {
+                from: Box::default(),
+                ops: "".into(),
+                class: crate::plan::Exactness::Exact,
+            });
         }
         let mut metadata = Metadata::default();
         let bytes = |tensors: &Tensors, output: &Output| {

@@ -553,7 +553,7 @@ fn positions_that_nothing_reads_come_back_as_rows() {
     let at = |name: &str| scratch.path().join(name);
     let fixture = root().join("hf/roberta-base/src");
     let report = run(&request(spec, &at("model.gguf"), "gguf"), &fixture).unwrap();
-    let cut = report.tensors.iter().find(|tensor| tensor.step.name == "position_embd.weight");
+    let cut = report.tensors.iter().find(|tensor| tensor.name == "position_embd.weight");
     let cut = cut.unwrap();
     assert_eq!((cut.shape[0], cut.step.class), (20, llmstd::plan::Exactness::Lossy));
     // A file says nothing of them and is read as what it is; one may say otherwise.
@@ -562,6 +562,6 @@ fn positions_that_nothing_reads_come_back_as_rows() {
     let report = run(&asked, &at("model.gguf")).unwrap();
     assert!(report.verified.is_some_and(|verified| verified.changed == 0));
     let name = "encoder.embed.positions.weight";
-    let padded = report.tensors.iter().find(|tensor| tensor.step.name == name).unwrap();
+    let padded = report.tensors.iter().find(|tensor| tensor.name == name).unwrap();
     assert_eq!((padded.shape[0], padded.step.class), (22, llmstd::plan::Exactness::Exact));
 }

@@ -303,12 +303,8 @@ fn op_chain(request: &Json) -> Answer {
     let n_made = made.len();
     for (index, expr) in made.into_iter().enumerate() {
         let name = index.to_string();
-        let step = Step {
-            name: name.clone().into(),
-            from: Vec::new(),
-            ops: ops::describe(&ops).into(),
-            class: Exactness::Exact,
-        };
+        let step =
+            Step { from: Box::default(), ops: ops::describe(&ops).into(), class: Exactness::Exact };
         planned
             .write(&name, expr, DType::F32, Options::default(), step)
             .map_err(|finding| finding.message)?;

@@ -121,18 +121,18 @@ fn over_ranks(tensors: Tensors, cut: &Cut<'_>) -> Result<Tensors, Diagnostic> {
                 let part = |n: u64, many: u64| (1 < many).then_some(n);
                 let folder = folder_of(tensor, part(stage, pipeline), part(expert, n_expert));
                 let stem = FILES[0].trim_end_matches(".pt");
-                for step in &tensors.steps {
+                for (from, step) in tensors.named_steps() {
                     // One that is alone takes the table of tokens itself.
-                    if is_tied && pipeline == 1 && step.name == OUTPUT {
+                    if is_tied && pipeline == 1 && *from == OUTPUT {
                         continue;
                     }
-                    let place = place_of(&step.name, &counts, pipeline);
+                    let place = place_of(from, &counts, pipeline);
                     if place.stage != stage || place.expert.is_some_and(|of| of != expert) {
                         continue;
                     }
                     let name = format!("{STEP}/{folder}/{stem}/{}", place.name);
-                    let share = |expr| shared_part(step, expr, is_gated, tensor, cut);
-                    ranks.change_from(&tensors, step, &name, cut.options, &share)?;
+                    let share = |expr| shared_part(from, expr, is_gated, tensor, cut);
+                    ranks.change_from(&tensors, (from, step), &name, cut.options, &share)?;
                 }
             }
         }
@@ -168,19 +168,17 @@ fn place_of(name: &str, counts: &Counts, pipeline: u64) -> Place {
 
 /// The share of a tensor rank.
 fn shared_part(
-    step: &Step,
+    name: &str,
     expr: TensorExpr,
     is_gated: bool,
     rank: u64,
     cut: &Cut<'_>,
 ) -> Result<TensorExpr, Diagnostic> {
-    let share = |expr, axis| cut::share(&step.name, expr, axis, (rank, cut.ranks.tensor), "--tp");
-    let wrong = |why: String| {
-        Diagnostic::error("P010", format!("`{}`: {why}", step.name)).tensor(&step.name)
-    };
-    let of_vocabulary = step.name == OUTPUT || step.name.ends_with("word_embeddings.weight");
+    let share = |expr, axis| cut::share(name, expr, axis, (rank, cut.ranks.tensor), "--tp");
+    let wrong = |why: String| Diagnostic::error("P010", format!("`{name}`: {why}")).tensor(name);
+    let of_vocabulary = name == OUTPUT || name.ends_with("word_embeddings.weight");
     expr.movable().map_err(wrong)?;
-    match share_of(&step.name, is_gated) {
+    match share_of(name, is_gated) {
         Share::Whole => Ok(expr),
         Share::Axis(axis) if of_vocabulary => {
             share(with_padding(expr, cut.ranks).map_err(wrong)?, axis)
@@ -188,7 +186,7 @@ fn shared_part(
         Share::Axis(axis) => share(expr, axis),
         Share::Halves => {
             let rows = expr.layout.shape.first().copied().unwrap_or(0);
-            cut::check_shares(&format!("axis 0 of {}", step.name), rows, 2, "--tp")?;
+            cut::check_shares(&format!("axis 0 of {name}"), rows, 2, "--tp")?;
             let half = |from: u64, to: u64| {
                 let layout = expr.layout.slice(0, from, to);
                 share(TensorExpr { layout, kernels: expr.kernels.clone() }, 0)

@@ -39,13 +39,13 @@ fn over_ranks(tensors: Tensors, cut: &Cut<'_>) -> Result<Tensors, Diagnostic> {
     };
     let mut ranks = Tensors { inputs: tensors.inputs.clone(), ..Tensors::default() };
     for rank in 0..n {
-        for step in &tensors.steps {
-            let name = format!("{}/{}", stem_of(rank), step.name);
-            match axis(&step.name) {
-                None => ranks.copy_from(&tensors, step, &name, cut.options)?,
+        for (from, step) in tensors.named_steps() {
+            let name = format!("{}/{from}", stem_of(rank));
+            match axis(from) {
+                None => ranks.copy_from(&tensors, (from, step), &name, cut.options)?,
                 Some(axis) => {
-                    let share = |expr| cut::share(&step.name, expr, axis, (rank, n), "--tp");
-                    ranks.change_from(&tensors, step, &name, cut.options, &share)?;
+                    let share = |expr| cut::share(from, expr, axis, (rank, n), "--tp");
+                    ranks.change_from(&tensors, (from, step), &name, cut.options, &share)?;
                 }
             }
         }

@@ -174,7 +174,6 @@ impl Exporter<'_> {
                 })?;
             }
             let step = Step {
-                name: name.into(),
                 from: canonical.iter().map(Name::from).collect(),
                 ops: describe(&instance.rule.ops).into(),
                 class,
@@ -209,8 +208,7 @@ impl Exporter<'_> {
             match make(rule, dtype, &bound) {
                 Ok(made) => {
                     let step = Step {
-                        name: drop.name.clone().into(),
-                        from: Vec::new(),
+                        from: Box::default(),
                         ops: rule.function.clone().into(),
                         class: Exactness::Exact,
                     };
@@ -237,8 +235,7 @@ impl Exporter<'_> {
             .unwrap_or_default();
         for dropped in &source.dropped {
             let step = |from: &str, ops: &str| Step {
-                name: dropped.name.clone().into(),
-                from: vec![from.into()],
+                from: Box::new([from.into()]),
                 ops: ops.into(),
                 class: Exactness::Exact,
             };

@@ -130,12 +130,12 @@ impl<'a> Planner<'a> {
                 errors.push(Diagnostic::error("P008", message).tensor(source.unwrap_or(name)));
             }
         }
-        for step in &self.tensors.steps {
-            let whole = self.tensors.wholes.get(&step.name).unwrap_or(&step.name);
+        for (name, step) in self.tensors.named_steps() {
+            let whole = self.tensors.wholes.get(name).unwrap_or(name);
             if !known.contains(whole.as_str()) {
                 let message = format!(
                     "`{}` makes `{}`, which {} does not have under this config",
-                    step.from[0], step.name, self.arch.id
+                    step.from[0], name, self.arch.id
                 );
                 errors.push(Diagnostic::error("P009", message).tensor(&step.from[0]));
             }

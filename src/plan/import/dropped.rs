@@ -106,8 +106,7 @@ impl<'a> Planner<'a> {
     /// Keeps a tensor's bytes beside the package.
     fn keep(&mut self, tensor: &Tensor) {
         let step = Step {
-            name: tensor.name.clone(),
-            from: vec![tensor.name.clone()],
+            from: Box::new([tensor.name.clone()]),
             ops: "copy".into(),
             class: Exactness::Exact,
         };

@@ -153,13 +153,12 @@ impl<'a> Planner<'a> {
         })?;
         let class = exactness(&instance.rule.ops, Direction::Import);
         let ops = Name::from(describe(&instance.rule.ops));
-        let names: Vec<Name> =
+        let names: Box<[Name]> =
             from.iter().map(|name| self.foreign[name.as_str()].name.clone()).collect();
         for (name, expr) in instance.to.iter().zip(exprs) {
-            let (name, from, ops) = (Name::from(name), names.clone(), ops.clone());
-            let step = Step { name: name.clone(), from, ops, class };
+            let step = Step { from: names.clone(), ops: ops.clone(), class };
             self.tensors
-                .write(&name, expr, dtype, self.options, step)
+                .write(name, expr, dtype, self.options, step)
                 .map_err(|diagnostic| vec![diagnostic])?;
         }
         Ok(())

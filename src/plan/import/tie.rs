@@ -76,8 +76,9 @@ impl<'a> Planner<'a> {
             }
             return;
         };
-        let original = self.tensors.steps.iter().find(|step| step.name == target);
-        let original = original.and_then(|step| self.foreign.get(step.from[0].as_str()).copied());
+        let original = self.tensors.named_steps().find(|(name, _)| *name == target);
+        let original =
+            original.and_then(|(_, step)| self.foreign.get(step.from[0].as_str()).copied());
         let equal = original.map_or(Ok(false), |original| same(self.facts, original, tensor));
         match (equal, *tied) {
             (Err(err), _) => self.errors.push(unreadable(foreign, &err.to_string())),
