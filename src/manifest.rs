@@ -40,15 +40,19 @@
 mod build;
 mod digest;
 mod document;
+mod entry;
 mod facts;
+mod leaf;
+mod lines;
 mod role;
 mod texts;
 
-pub use self::digest::{content_leaf, leaf};
 pub use self::document::{
-    Census, Digests, FileEntry, Manifest, SCHEMA, Semantics, TensorEntry, Tokenizer, Tool,
+    Census, Digests, FileEntry, Manifest, SCHEMA, Semantics, Tokenizer, Tool,
 };
+pub use self::entry::TensorEntry;
 pub use self::facts::{FileFacts, ManifestInput, TensorFacts};
+pub use self::leaf::{content_leaf, leaf};
 pub use self::role::{FileRole, is_tokenizer_file, is_whole_tokenizer, needs_text};
 pub use self::texts::{TEMPLATE_KEY, TOKENIZER_SETTINGS};
 

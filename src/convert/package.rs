@@ -1,8 +1,7 @@
 //! Writes packages: of a foreign checkpoint, or of a package anew.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,17 +16,19 @@ use super::outputs::check_outputs;
 use super::read::{read_buffers, read_provenance, read_whole_model};
 use super::report::{Report, report};
 use super::request::{Failure, Request};
-use super::sidecar::{carry, json_text, sidecar_files, sidecar_files_of_package, write_file};
+use super::sidecar::{
+    carry, json_text, sidecar_files, sidecar_files_of_package, write_file, write_json, write_with,
+};
 use super::verify::{verify, verify_same};
 use super::write::{commit, package_shards, write_tensors};
 use super::{check, gguf, units};
 use crate::base::diagnostic::Diagnostic;
-use crate::base::error::{Error, Result};
+use crate::base::error::Result;
 use crate::checkpoint::DType;
 use crate::exec::container::Safetensors;
 use crate::exec::write;
 use crate::folder::Opened;
-use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorFacts};
+use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorEntry, TensorFacts};
 use crate::package::{
     BUFFERS_FILE, Event, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE, TENSORS_STEM,
 };
@@ -56,6 +57,10 @@ pub(super) fn to_std(
         return Ok(report);
     }
     let Canonical { buffers, components, model, provenance, .. } = canonical;
+    if !request.verify && !request.check_outputs {
+        // Nobody looks at the index of the source again, which takes as much memory as the plan.
+        opened.checkpoint.tensors = Vec::new();
+    }
     let staging = stage(opened, request, false, &replaceable)?;
     let package = Package {
         model: &model,
@@ -198,7 +203,8 @@ fn write_package(
     report: &mut Report,
 ) -> std::result::Result<(), Failure> {
     let metadata = text_of(package.model);
-    let written = write_tensors(opened, request, folder, package.tensors, &metadata, true, report)?;
+    let mut written =
+        write_tensors(opened, request, folder, package.tensors, &metadata, true, report)?;
     if !package.buffers.outputs.is_empty() {
         let (parent, file) = BUFFERS_FILE.split_once('/').expect("it lies in a folder");
         let buffers = write::Plain {
@@ -214,17 +220,14 @@ fn write_package(
         let sha256 = file.sha256.expect("files of a package are hashed");
         files.push((file.name.clone(), (file.len, sha256, None)));
     }
-    let mut text_file = |name: &str, text: String| -> Result<()> {
-        write_file(&folder.join(name), text.as_bytes())?;
-        let sha256: [u8; 32] = Sha256::digest(text.as_bytes()).into();
-        files.push((name.to_owned(), (text.len() as u64, sha256, Some(text.into_bytes()))));
-        Ok(())
-    };
-    if let Some(index) = &written.index {
-        text_file(&format!("{TENSORS_STEM}.safetensors.index.json"), index.clone())?;
+    if let Some(index) = written.index.take() {
+        let name = format!("{TENSORS_STEM}.safetensors.index.json");
+        write_file(&folder.join(&name), index.as_bytes())?;
+        let sha256: [u8; 32] = Sha256::digest(index.as_bytes()).into();
+        files.push((name, (index.len() as u64, sha256, None)));
     }
-    text_file(MODEL_FILE, json_text(package.model))?;
-    if let Some((name, bytes)) = gguf::keys_file(opened)? {
+    let model = (MODEL_FILE, json_text(package.model).into_bytes());
+    for (name, bytes) in [model].into_iter().chain(gguf::keys_file(opened)?) {
         write_file(&folder.join(name), &bytes)?;
         let sha256: [u8; 32] = Sha256::digest(&bytes).into();
         files.push((name.to_owned(), (bytes.len() as u64, sha256, Some(bytes))));
@@ -234,11 +237,11 @@ fn write_package(
     }
     if let Some(provenance) = package.provenance {
         // What says where a package came from is no part of what it is.
-        let mut provenance = provenance.clone();
+        let mut provenance = Cow::Borrowed(provenance);
         for (name, loss) in report.tensors.losses() {
-            provenance.losses.entry(name.to_owned()).or_default().add(loss);
+            provenance.to_mut().losses.entry(name.to_owned()).or_default().add(loss);
         }
-        write_file(&folder.join(SOURCE_FILE), json_text(&provenance).as_bytes())?;
+        write_json(&folder.join(SOURCE_FILE), &provenance)?;
     }
     files.sort_by(|left, right| left.0.cmp(&right.0));
     let tensors = package.tensors.outputs.iter().zip(&written.tensors);
@@ -255,6 +258,7 @@ fn write_package(
                 sha256: tensor.sha256,
                 place: Some((Arc::clone(&names[tensor.file]), tensor.offset)),
             })
+            .map(TensorEntry::from)
             .collect(),
         files: files
             .iter()
@@ -266,9 +270,6 @@ fn write_package(
             })
             .collect(),
     });
-    let path = folder.join(MANIFEST_FILE);
-    let cannot = |err| Error::io(&path, "write", err);
-    let mut file = BufWriter::new(File::create(&path).map_err(cannot)?);
-    manifest.write(&mut file).and_then(|()| file.flush()).map_err(cannot)?;
+    write_with(&folder.join(MANIFEST_FILE), |file| manifest.write(file))?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The files beside the weights: which are carried over, and what is said of the others.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 
 use serde::Serialize;
@@ -22,6 +23,24 @@ pub(super) fn json_text<T: Serialize>(value: &T) -> String {
 
 pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::write(path, bytes).map_err(|err| Error::io(path, "write", err))
+}
+
+/// Writes a file bit by bit.
+pub(super) fn write_with(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<()> {
+    let cannot = |err| Error::io(path, "write", err);
+    let mut file = BufWriter::new(File::create(path).map_err(cannot)?);
+    write(&mut file).and_then(|()| file.flush()).map_err(cannot)
+}
+
+/// Writes the text of [`json_text`] without having it in memory.
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    write_with(path, |file| {
+        serde_json::to_writer_pretty(&mut *file, value)?;
+        file.write_all(b"\n")
+    })
 }
 
 /// The length of a file, its SHA-256, and its text where a manifest looks into it.

@@ -34,9 +34,9 @@ impl TensorReports {
     }
 
     /// Notes of the next tensor what was written.
-    pub(super) fn note(&mut self, sha256: [u8; 32], loss: Option<Loss>) {
+    pub(super) fn note(&mut self, sha256: [u8; 32], loss: Option<&Loss>) {
         if let Some(loss) = loss {
-            self.losses.insert(self.sha256.len(), loss);
+            self.losses.insert(self.sha256.len(), *loss);
         }
         self.sha256.push(sha256);
     }

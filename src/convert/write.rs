@@ -88,7 +88,7 @@ pub(super) fn write_shards(
     })?;
     let mut total: Option<Loss> = None;
     for written in &written.tensors {
-        report.tensors.note(written.sha256, written.loss);
+        report.tensors.note(written.sha256, written.loss.as_deref());
         if let Some(loss) = &written.loss {
             total.get_or_insert_with(Loss::default).add(loss);
         }

@@ -1,13 +1,14 @@
 //! Tensors: which are equal, changed, renamed, added, removed.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use super::rules::{self, Rule};
 use super::{Change, architecture};
+use crate::base::hash::{HashMap, HashSet};
 use crate::base::hex::Hex;
 use crate::checkpoint::DType;
 use crate::encoding::layout::Layouts;
@@ -60,8 +61,7 @@ pub(super) fn wholes<'m>(manifest: &'m Manifest, layouts: &Layouts) -> Cow<'m, M
                     });
                     Hex::Hash(hash.finalize().into())
                 };
-                (whole.sha256, whole.content) =
-                    (hash(|part| &part.sha256), hash(|part| &part.content));
+                whole.sha256 = hash(|part| &part.sha256);
                 whole.len = own.iter().fold(whole.len, |sum, part| sum.saturating_add(part.len));
                 parts.extend(own.into_iter().map(|part| part.name.as_str()));
             }
@@ -72,16 +72,28 @@ pub(super) fn wholes<'m>(manifest: &'m Manifest, layouts: &Layouts) -> Cow<'m, M
     Cow::Owned(Manifest { tensors, ..manifest.clone() })
 }
 
-pub(super) fn compare(old: &Manifest, new: &Manifest, changes: &mut Vec<Change>) -> Compared {
-    let new_by_name: HashMap<&str, &TensorEntry> =
-        new.tensors.iter().map(|tensor| (name(new, tensor), tensor)).collect();
-    let old_names: HashSet<&str> = old.tensors.iter().map(|tensor| name(old, tensor)).collect();
+pub(super) fn compare<'a>(
+    old: &'a Manifest,
+    new: &'a Manifest,
+    changes: &mut Vec<Change>,
+) -> Compared {
+    // Versions with the same names in the same order, as most have, need no tables of them.
+    let mut pairs = old.tensors.iter().zip(&new.tensors);
+    let same_names = old.tensors.len() == new.tensors.len()
+        && pairs.all(|(before, after)| name(old, before) == name(new, after));
+    let named = |of: &'a Manifest| {
+        let tensors = if same_names { &[][..] } else { of.tensors.as_slice() };
+        tensors.iter().map(move |tensor| (name(of, tensor), tensor))
+    };
+    let new_by_name: HashMap<&str, &TensorEntry> = named(new).collect();
+    let old_names: HashSet<&str> = named(old).map(|(name, _)| name).collect();
     let mut n_equal = 0;
     let mut removed: Vec<(&str, &TensorEntry)> = Vec::new();
     let mut n_reshaped = 0;
-    for before in &old.tensors {
+    for (place, before) in old.tensors.iter().enumerate() {
         let name = name(old, before);
-        let Some(after) = new_by_name.get(name) else {
+        let same_place = same_names.then(|| &new.tensors[place]);
+        let Some(after) = same_place.or_else(|| new_by_name.get(name).copied()) else {
             removed.push((name, before));
             continue;
         };
@@ -90,9 +102,8 @@ pub(super) fn compare(old: &Manifest, new: &Manifest, changes: &mut Vec<Change>)
         n_reshaped += usize::from(before.shape != after.shape);
         n_equal += usize::from(n_before == changes.len());
     }
-    let added = new.tensors.iter().map(|tensor| (name(new, tensor), tensor));
     let added: Vec<(&str, &TensorEntry)> =
-        added.filter(|(name, _)| !old_names.contains(name)).collect();
+        named(new).filter(|(name, _)| !old_names.contains(name)).collect();
     let same_table = removed.is_empty() && added.is_empty() && n_reshaped == 0;
 
     let mut ties = Ties::new(old, new);
@@ -100,7 +111,7 @@ pub(super) fn compare(old: &Manifest, new: &Manifest, changes: &mut Vec<Change>)
     let added = ties.explain(added, false, changes);
     ties.rest(changes);
     let pairs = renamed(&removed, &added);
-    let (mut from, mut to) = (HashSet::new(), HashSet::new());
+    let (mut from, mut to) = (HashSet::default(), HashSet::default());
     for &(before, after) in &pairs {
         from.insert(before);
         to.insert(after);
@@ -112,8 +123,8 @@ pub(super) fn compare(old: &Manifest, new: &Manifest, changes: &mut Vec<Change>)
         let change = Change::new(rules::TENSOR_REMOVED, name, message);
         changes.push(change.values(described(tensor), ()));
     }
-    let old_heads: HashSet<&str> =
-        old_names.iter().copied().chain(ties.old_names()).filter_map(head).collect();
+    let old_names = old.tensors.iter().map(|tensor| name(old, tensor));
+    let old_heads: HashSet<&str> = old_names.chain(ties.old_names()).filter_map(head).collect();
     for (name, tensor) in added.into_iter().filter(|(name, _)| !to.contains(name)) {
         let is_head = head(name).is_some_and(|head| !old_heads.contains(head));
         let rule = if is_head { rules::HEAD_ADDED } else { rules::TENSOR_ADDED };
@@ -232,7 +243,7 @@ impl<'a> Ties<'a> {
             };
             self.explained.insert(name);
             self.changed = true;
-            let equal = others.get(stored).is_some_and(|other| other.content == tensor.content);
+            let equal = others.get(stored).is_some_and(|other| other.content() == tensor.content());
             let (rule, but) = if equal {
                 (rules::TIE_STORED, "with the same values")
             } else {
@@ -282,19 +293,19 @@ type Named<'a> = (&'a str, &'a TensorEntry);
 /// followed first; what is left is paired in order if there are as many on both sides, and else
 /// is not paired.
 fn renamed<'a>(removed: &[Named<'a>], added: &[Named<'a>]) -> Vec<(&'a str, &'a str)> {
-    let mut groups: HashMap<&Hex, (Vec<&'a str>, Vec<&'a str>)> = HashMap::new();
+    let mut groups: HashMap<Hex, (Vec<&'a str>, Vec<&'a str>)> = HashMap::default();
     for (name, tensor) in removed {
-        groups.entry(&tensor.content).or_default().0.push(name);
+        groups.entry(tensor.content()).or_default().0.push(name);
     }
     for (name, tensor) in added {
-        groups.entry(&tensor.content).or_default().1.push(name);
+        groups.entry(tensor.content()).or_default().1.push(name);
     }
     let mut pairs = Vec::new();
-    let mut changes: HashSet<(&str, &str)> = HashSet::new();
+    let mut changes: HashSet<(&str, &str)> = HashSet::default();
     let mut several = Vec::new();
     // In the order of the old version, as the order of a hash map means nothing.
     for (name, tensor) in removed {
-        let Some((before, after)) = groups.get(&tensor.content) else { continue };
+        let Some((before, after)) = groups.get(&tensor.content()) else { continue };
         if before.first() != Some(name) {
             continue;
         }

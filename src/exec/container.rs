@@ -5,6 +5,7 @@
 //! without gaps` (<https://huggingface.co/docs/safetensors>); the tensors start on a multiple of
 //! 64. A GGUF file too is a header and the tensors in order, each padded with zeros.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -89,7 +90,7 @@ impl Container for Safetensors<'_> {
     }
 
     fn index(&self, outputs: &[Output], shards: &[Shard]) -> Option<String> {
-        Some(index(outputs, shards, &str::to_owned))
+        Some(index(outputs, shards, &|name| name.into()))
     }
 }
 
@@ -201,7 +202,7 @@ pub fn safetensors_header<'a>(
 #[derive(Serialize)]
 struct Index<'a> {
     metadata: Sizes,
-    weight_map: BTreeMap<String, &'a str>,
+    weight_map: BTreeMap<Cow<'a, str>, &'a str>,
 }
 
 #[derive(Serialize)]
@@ -211,7 +212,11 @@ struct Sizes {
 
 /// The text of `model.safetensors.index.json`, as Hugging Face writes it; `spelled` is how it spells
 /// the name of a tensor.
-pub fn index(outputs: &[Output], shards: &[Shard], spelled: &dyn Fn(&str) -> String) -> String {
+pub fn index(
+    outputs: &[Output],
+    shards: &[Shard],
+    spelled: &dyn Fn(&str) -> Cow<'_, str>,
+) -> String {
     let mut weight_map = BTreeMap::new();
     for shard in shards {
         for output in &outputs[shard.outputs.clone()] {

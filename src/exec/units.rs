@@ -55,7 +55,7 @@ impl Record {
         let tensors = tensors.iter().map(|tensor| TensorRecord {
             sha256: hex::encode(&tensor.sha256),
             checksum: tensor.checksum,
-            loss: tensor.loss,
+            loss: tensor.loss.as_deref().copied(),
         });
         Record {
             schema: SCHEMA.to_owned(),
@@ -77,7 +77,7 @@ impl Record {
         for (tensor, record) in tensors.iter_mut().zip(&self.tensors) {
             tensor.sha256 = hex::decode32(&record.sha256)?;
             tensor.checksum = record.checksum;
-            tensor.loss = record.loss;
+            tensor.loss = record.loss.map(Box::new);
         }
         Some(())
     }

@@ -21,7 +21,6 @@ use super::hash::Hash;
 use super::produce::Producer;
 use crate::base::error::Result;
 use crate::base::source::Source;
-use crate::package::Loss;
 use crate::plan::program::{Input, Output};
 
 pub use self::options::Options;
@@ -71,6 +70,10 @@ impl Plain<'_> {
         Ok((len, hash.finish()))
     }
 }
+
+/// So many bytes of headers are kept until their files are written; of many tensors in many files, the others are
+/// made again.
+const MAX_HEADERS_LEN: usize = 8 << 20;
 
 /// So many bytes of a tensor are hashed at a time.
 const DIGEST_ROOM: u64 = 1 << 20;
@@ -122,16 +125,16 @@ impl<'a> Writer<'a> {
         check_names(outputs, shards)?;
         let producers = outputs.iter().map(|output| Producer::new(source, inputs, output));
         let producers = producers.collect::<Result<Vec<_>>>()?;
-        let frames = (0..shards.len()).map(|number| container.frame(outputs, shards, number));
-        let frames = frames.collect::<Result<Vec<_>>>()?;
         let mut tensors = Vec::with_capacity(outputs.len());
         let mut files = Vec::with_capacity(shards.len());
         let empty = Hash::default().finish();
-        for (file, (shard, frame)) in shards.iter().zip(&frames).enumerate() {
+        let (mut frames, mut kept_len) = (Vec::with_capacity(shards.len()), 0);
+        for (file, shard) in shards.iter().enumerate() {
+            let mut frame = container.frame(outputs, shards, file)?;
             let mut offset = frame.header.len() as u64;
             let mut inserts = frame.inserts.iter().peekable();
             for (number, producer) in shard.outputs.clone().zip(&producers[shard.outputs.clone()]) {
-                let loss = producer.has_kernels().then(Loss::default);
+                let loss = producer.has_kernels().then(Box::default);
                 let len = producer.len();
                 // The frames are made of the same sums, checked.
                 while let Some(insert) = inserts.next_if(|of| of.output == number && of.at == 0) {
@@ -144,6 +147,11 @@ impl<'a> Writer<'a> {
                 }
             }
             files.push(WrittenFile { name: shard.name.clone(), len: offset, sha256: None });
+            kept_len += frame.header.len();
+            if MAX_HEADERS_LEN < kept_len && 1 < shards.len() {
+                frame.header = Vec::new();
+            }
+            frames.push(frame);
         }
         Ok(Writer { source, outputs, shards, container, producers, frames, tensors, files })
     }
@@ -156,7 +164,9 @@ impl<'a> Writer<'a> {
         let pipeline = Pipeline {
             source: self.source,
             producers: &self.producers,
+            outputs: self.outputs,
             shards: self.shards,
+            container: self.container,
             wanted: shards,
             frames: &self.frames,
             checksum: self.container.checksum(),

@@ -1,13 +1,9 @@
 //! The manifest of a model, from the hashes of its tensors and files.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use rayon::prelude::*;
-
-use super::digest::{content_leaf, leaf};
-use super::document::{Digests, FileEntry, Manifest, SCHEMA, Semantics, TensorEntry, Tool};
-use super::facts::{ManifestInput, TensorFacts};
+use super::document::{Digests, FileEntry, Manifest, SCHEMA, Semantics, Tool};
+use super::facts::ManifestInput;
 use super::role::FileRole;
 use super::texts::texts;
 use crate::package::MANIFEST_FILE;
@@ -16,25 +12,13 @@ impl Manifest {
     /// Makes the manifest of a model.
     pub fn build(facts: ManifestInput<'_>) -> Manifest {
         let encodings = facts.model.map(|model| &model.encodings);
-        let entry = |tensor: TensorFacts| {
-            let sha256 = &tensor.sha256;
-            let dtype = tensor.dtype.name();
-            let (file, start) = tensor.place.unzip();
-            TensorEntry {
-                leaf: leaf(&tensor.name, dtype, &tensor.shape, sha256).into(),
-                content: content_leaf(dtype, &tensor.shape, sha256).into(),
-                encoding: encodings
-                    .and_then(|encodings| encodings.get(&*tensor.name))
-                    .map(|encoding| Box::new(encoding.clone())),
-                sha256: tensor.sha256.into(),
-                dtype: Cow::Borrowed(dtype),
-                shape: tensor.shape,
-                len: tensor.len,
-                name: tensor.name,
-                file,
-                start,
+        let mut tensors = facts.tensors;
+        if let Some(encodings) = encodings.filter(|encodings| !encodings.is_empty()) {
+            for tensor in &mut tensors {
+                let encoding = encodings.get(tensor.name.as_str());
+                tensor.encoding = encoding.map(|encoding| Box::new(encoding.clone()));
             }
-        };
+        }
         let (tokenizer, templates) = texts(&facts.files);
         let files = facts.files.into_iter().filter(|file| file.path != MANIFEST_FILE);
         let mut files: Vec<FileEntry> = files
@@ -55,7 +39,7 @@ impl Manifest {
             tokenizer,
             templates,
             dtypes: BTreeMap::new(),
-            tensors: facts.tensors.into_par_iter().map(entry).collect(),
+            tensors,
             files,
         };
         manifest.dtypes = manifest.census();

@@ -11,6 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value as Json;
 
+use super::entry::TensorEntry;
+use super::lines::{self, Entries};
 use super::role::FileRole;
 use crate::base::error::{Error, ErrorKind};
 use crate::base::hex::Hex;
@@ -150,51 +152,6 @@ pub struct Census {
     pub bytes: u64,
 }
 
-/// One tensor.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TensorEntry {
-    /// Its name.
-    pub name: Name,
-    /// Its dtype, `BF16`.
-    #[serde(deserialize_with = "DType::read_name")]
-    pub dtype: Cow<'static, str>,
-    /// Its dimensions, slowest first.
-    pub shape: Vec<u64>,
-    /// How its payload is encoded, as `model.json` says; absent where it is plain.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub encoding: Option<Box<Json>>,
-    /// The file that holds it; absent where no single range of a file does.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "shared_text")]
-    pub file: Option<Arc<str>>,
-    /// Its first byte in that file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start: Option<u64>,
-    /// The number of its bytes.
-    pub len: u64,
-    /// The SHA-256 of its bytes, in hex.
-    pub sha256: Hex,
-    /// The leaf over name, dtype, shape and bytes.
-    pub leaf: Hex,
-    /// The leaf over dtype, shape and bytes.
-    pub content: Hex,
-}
-
-/// A text that is shared with the entry before it where both have the same: the tensors of a file stand one after
-/// the other.
-fn shared_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<str>>, D::Error> {
-    thread_local! {
-        static LAST: RefCell<Arc<str>> = RefCell::new("".into());
-    }
-    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
-    LAST.with_borrow_mut(|last| {
-        if **last != *text {
-            *last = text.into();
-        }
-        Ok(Some(Arc::clone(last)))
-    })
-}
-
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -253,6 +210,13 @@ impl Manifest {
     pub fn read(path: &Path) -> Result<Option<Manifest>, Error> {
         let mut source = Source::new("");
         let file = source.add_path(path)?;
+        if let Some(Entries { entries, around, mark }) = lines::read(&source, file)
+            && let Ok(manifest) = serde_json::from_slice::<Manifest>(&around)
+            && manifest.schema == SCHEMA
+            && manifest.tensors == [mark]
+        {
+            return Ok(Some(Manifest { tensors: entries, ..manifest }));
+        }
         let bytes = source.bytes(file);
         // The common case in one pass; what is wrong with another file is said by the strict parser.
         if let Ok(manifest) = serde_json::from_slice::<Manifest>(bytes)
@@ -344,9 +308,9 @@ impl Manifest {
             }
             write!(to, "  {}: ", Json::from(key.as_str()))?;
             match (key.as_str(), value) {
-                ("tensors", _) => write_lines(to, &self.tensors)?,
-                ("files", _) => write_lines(to, &self.files)?,
-                (_, Json::Array(items)) => write_lines(to, items)?,
+                ("tensors", _) => lines::write(to, &self.tensors)?,
+                ("files", _) => lines::write(to, &self.files)?,
+                (_, Json::Array(items)) => lines::write(to, items)?,
                 (_, Json::Object(items)) if !items.is_empty() => {
                     let line = |(key, item): (&String, &Json)| {
                         format!("    {}: {item}", Json::from(key.as_str()))
@@ -359,14 +323,4 @@ impl Manifest {
         }
         to.write_all(b"\n}\n")
     }
-}
-
-/// Writes an array, an item on a line.
-fn write_lines(to: &mut impl Write, items: &[impl Serialize]) -> io::Result<()> {
-    to.write_all(b"[")?;
-    for (place, item) in items.iter().enumerate() {
-        to.write_all(if place == 0 { b"\n    " } else { b",\n    " })?;
-        serde_json::to_writer(&mut *to, item)?;
-    }
-    to.write_all(if items.is_empty() { b"]" } else { b"\n  ]" })
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::entry::TensorEntry;
 use crate::base::name::Name;
 use crate::checkpoint::DType;
 use crate::package::Model;
@@ -14,7 +15,7 @@ pub struct ManifestInput<'a> {
     /// What `model.json` says.
     pub model: Option<&'a Model>,
     /// The tensors.
-    pub tensors: Vec<TensorFacts>,
+    pub tensors: Vec<TensorEntry>,
     /// The files; `manifest.json` is passed over.
     pub files: Vec<FileFacts<'a>>,
 }
@@ -34,6 +35,24 @@ pub struct TensorFacts {
     pub sha256: [u8; 32],
     /// The file and the first byte in it, where one range of a file holds it.
     pub place: Option<(Arc<str>, u64)>,
+}
+
+impl From<TensorFacts> for TensorEntry {
+    fn from(facts: TensorFacts) -> TensorEntry {
+        let TensorFacts { name, dtype, shape, len, sha256, place } = facts;
+        let (file, start) = place.unzip();
+        TensorEntry {
+            name,
+            dtype: dtype.name().into(),
+            shape,
+            encoding: None,
+            file,
+            start,
+            len,
+            sha256: sha256.into(),
+            wrong_leaves: None,
+        }
+    }
 }
 
 /// What is known of one file.

@@ -2,9 +2,10 @@ use std::collections::BTreeSet;
 
 use sha2::{Digest, Sha256};
 
-use super::digest::{content_leaf, leaf};
 use super::document::Manifest;
+use super::entry::TensorEntry;
 use super::facts::{FileFacts, ManifestInput, TensorFacts};
+use super::leaf::{content_leaf, leaf};
 use super::role::FileRole;
 use crate::checkpoint::{DType, n_elements};
 
@@ -25,6 +26,7 @@ fn file<'a>(path: &str, text: &'a str) -> FileFacts<'a> {
 }
 
 fn build<'a>(tensors: Vec<TensorFacts>, files: Vec<FileFacts<'a>>) -> Manifest {
+    let tensors = tensors.into_iter().map(TensorEntry::from).collect();
     Manifest::build(ManifestInput { spec: "1.0.0", model: None, tensors, files })
 }
 

@@ -37,8 +37,9 @@ impl Version {
         paths: [&Path; 2],
         options: &Options<'_>,
     ) -> std::result::Result<[Version; 2], (usize, Failure)> {
-        let old = prepare(paths[0], options).map_err(|err| (0, err))?;
-        let new = prepare(paths[1], options).map_err(|err| (1, err))?;
+        let prepare = |of: usize| prepare(paths[of], options).map_err(|err| (of, err));
+        let (old, new) = rayon::join(|| prepare(0), || prepare(1));
+        let (old, new) = (old?, new?);
         let read = |opening, of: usize| match opening {
             Opening::Done(version) => Ok(*version),
             Opening::Prepared(prepared) => prepared.read(options).map_err(|err| (of, err.into())),

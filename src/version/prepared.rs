@@ -298,9 +298,9 @@ impl Prepared {
         let hashed = hashes.zip(std::mem::take(&mut self.places));
         let facts = |name: Name, dtype: DType, shape: Vec<u64>, (sha256, place)| {
             let len = n_elements(&shape).and_then(|n| dtype.n_bytes(n)).unwrap_or(0);
-            TensorFacts { name, dtype, shape, len, sha256, place }
+            TensorEntry::from(TensorFacts { name, dtype, shape, len, sha256, place })
         };
-        let tensors: Vec<TensorFacts> = match &self.tensors {
+        let tensors: Vec<TensorEntry> = match &self.tensors {
             Some(tensors) => {
                 let hashed = tensors.outputs.iter().zip(hashed);
                 hashed

@@ -598,7 +598,7 @@ fn deep_says_how_far_values_are_apart() {
 #[test]
 fn fifty_thousand_tensors_take_no_time() {
     use llmstd::checkpoint::DType;
-    use llmstd::manifest::{ManifestInput, TensorFacts};
+    use llmstd::manifest::{ManifestInput, TensorEntry, TensorFacts};
 
     let spec = Spec::current();
     let manifest = |prefix: &str, n: u64| {
@@ -608,14 +608,14 @@ fn fifty_thousand_tensors_take_no_time() {
             sha256[..8].copy_from_slice(&(if i % 3 == 2 { 0 } else { i + 1 }).to_le_bytes());
             let prefix = if i % 3 == 0 { "" } else { prefix };
             let name = format!("{prefix}layers.{i}.weight");
-            TensorFacts {
+            TensorEntry::from(TensorFacts {
                 name: name.into(),
                 dtype: DType::F32,
                 shape: vec![2],
                 len: 8,
                 sha256,
                 place: None,
-            }
+            })
         });
         let input =
             ManifestInput { spec: "1.0.0", tensors: tensors.collect(), ..Default::default() };

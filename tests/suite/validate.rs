@@ -13,7 +13,7 @@ use llmstd::checkpoint::DType;
 use llmstd::convert::{self, Request};
 use llmstd::folder;
 use llmstd::manifest::{
-    FileEntry, FileFacts, FileRole, Manifest, ManifestInput, TensorFacts, needs_text,
+    FileEntry, FileFacts, FileRole, Manifest, ManifestInput, TensorEntry, TensorFacts, needs_text,
 };
 use llmstd::package::{Conformance, Model};
 use llmstd::rule::{Outcome, RULES, Selection};
@@ -229,7 +229,7 @@ fn reseal(package: &Path) {
     let manifest = Manifest::build(ManifestInput {
         spec: &model.spec,
         model: Some(&model),
-        tensors: tensors.into_values().collect(),
+        tensors: tensors.into_values().map(TensorEntry::from).collect(),
         files: files
             .iter()
             .map(|(path, bytes)| FileFacts {
@@ -275,7 +275,10 @@ fn cases() -> Vec<Case> {
         swap(&p.join("manifest.json"), "llmstd.manifest/1", "llmstd.manifest/9");
     });
     add("V104", Decoder, |p| {
-        edit_manifest(p, |manifest| manifest.tensors[0].leaf = [0; 32].into());
+        edit_manifest(p, |manifest| {
+            let content = manifest.tensors[0].content();
+            manifest.tensors[0].wrong_leaves = Some(Box::new([[0; 32].into(), content]));
+        });
     });
     add("V105", Decoder, |p| fs::remove_file(p.join("generation_config.json")).unwrap());
     add("V106", Decoder, |p| fs::write(p.join("adapter.safetensors"), "x").unwrap());

@@ -13,7 +13,7 @@ use super::files::{Tensor, bad, read, read_tensors, write, write_tensors};
 use crate::base::error::{Error, Result};
 use crate::checkpoint::DType;
 use crate::folder;
-use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorFacts, needs_text};
+use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorEntry, TensorFacts, needs_text};
 use crate::package::{MANIFEST_FILE, MODEL_FILE, Model};
 use crate::spec::Spec;
 
@@ -271,7 +271,7 @@ pub fn seal(package: &Path) -> Result<()> {
     let manifest = Manifest::build(ManifestInput {
         spec: &model.spec,
         model: Some(&model),
-        tensors: tensors.into_values().collect(),
+        tensors: tensors.into_values().map(TensorEntry::from).collect(),
         files: files
             .iter()
             .map(|(bytes, path)| FileFacts {

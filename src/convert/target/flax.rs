@@ -43,6 +43,6 @@ impl Container for Msgpack {
     }
 
     fn index(&self, outputs: &[Output], shards: &[Shard]) -> Option<String> {
-        Some(index(outputs, shards, &|name| write::keys(name).join("/")))
+        Some(index(outputs, shards, &|name| write::keys(name).join("/").into()))
     }
 }

@@ -136,7 +136,7 @@ fn files_are_what_the_reference_reader_reads_at_any_thread_count() {
             let has_kernels =
                 matches!(&output.content, Content::Gather(program) if !program.kernels.is_empty());
             assert_eq!(
-                written.loss.map(|loss| loss.elements),
+                written.loss.as_ref().map(|loss| loss.elements),
                 has_kernels.then(|| { n_elements(&output.shape).unwrap() })
             );
         }

@@ -1,14 +1,17 @@
 //! The bytes of a file, cut into chunks.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 
 use super::options::Options;
 use super::shards::Shard;
 use crate::base::checksum::Checksum;
+use crate::base::error::Result;
 use crate::base::source::Source;
-use crate::exec::container::Frame;
+use crate::exec::container::{Container, Frame};
 use crate::exec::produce::Producer;
+use crate::plan::program::Output;
 
 /// The bytes of a chunk: long enough that taking one costs nothing, short enough for the caches.
 pub(super) const CHUNK_LEN: usize = 2 << 20;
@@ -20,7 +23,9 @@ const MIN_BORROWED_LEN: u64 = 64 << 10;
 pub(super) struct Pipeline<'p, 'a> {
     pub(super) source: &'p Source,
     pub(super) producers: &'p [Producer<'a>],
+    pub(super) outputs: &'p [Output],
     pub(super) shards: &'p [Shard],
+    pub(super) container: &'p dyn Container,
     /// The numbers of those that are written.
     pub(super) wanted: &'p [usize],
     pub(super) frames: &'p [Frame],
@@ -70,15 +75,29 @@ impl FileCursor {
 }
 
 impl<'p> Pipeline<'p, '_> {
+    /// What a file begins with.
+    fn header(&self, file: usize) -> Result<Cow<'p, [u8]>> {
+        match self.frames[file].header.as_slice() {
+            [] => Ok(Cow::Owned(self.container.frame(self.outputs, self.shards, file)?.header)),
+            kept => Ok(Cow::Borrowed(kept)),
+        }
+    }
+
     /// Cuts the next chunk off a file; with its bytes, where they are the file's header.
-    pub(super) fn cut(&self, cursor: &mut FileCursor) -> (Chunk<'p>, Option<&'p [u8]>) {
+    ///
+    /// # Errors
+    /// None that the header of the file did not have when its length was asked for.
+    pub(super) fn cut(
+        &self,
+        cursor: &mut FileCursor,
+    ) -> Result<(Chunk<'p>, Option<Cow<'p, [u8]>>)> {
         let end = self.shards[cursor.file].outputs.end;
         let mut chunk =
             Chunk { file: cursor.file, pieces: Vec::new(), len: 0, is_last_of_file: false };
         let mut header = None;
         if !cursor.header_is_done {
             cursor.header_is_done = true;
-            let bytes = self.frames[cursor.file].header.as_slice();
+            let bytes = self.header(cursor.file)?;
             chunk.len = bytes.len();
             header = Some(bytes);
         }
@@ -137,6 +156,6 @@ impl<'p> Pipeline<'p, '_> {
             cursor.start += piece_len;
         }
         chunk.is_last_of_file = cursor.output == end;
-        (chunk, header)
+        Ok((chunk, header))
     }
 }

@@ -5,6 +5,7 @@
 //! work whichever stage is the slowest. How far the stages may lie apart bounds the memory; nothing
 //! depends on who was first.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::atomic::Ordering;
@@ -16,7 +17,6 @@ use super::stage::Work;
 use super::written::{WrittenFile, WrittenTensor};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::exec::hash::{Hash, update_both};
-use crate::package::Loss;
 
 /// How many chunks are under way at once; times [`CHUNK_LEN`], the memory this module takes.
 const MAX_CHUNKS: usize = 16;
@@ -72,10 +72,8 @@ struct State<'p> {
     lanes: Vec<Lane<'p>>,
     next_file: usize,
     buffers: Vec<Vec<u8>>,
-    tensor_hashes: Vec<(usize, [u8; 32])>,
-    losses: Vec<(usize, Loss)>,
-    file_hashes: Vec<(usize, [u8; 32])>,
-    checksums: Vec<(usize, u32)>,
+    tensors: &'p mut [WrittenTensor],
+    files: &'p mut [WrittenFile],
     error: Option<Error>,
     /// A thread is gone without an error, which is a panic.
     is_abandoned: bool,
@@ -90,8 +88,8 @@ enum Job<'p> {
 impl<'p> Pipeline<'p, '_> {
     pub(super) fn run(
         &self,
-        tensors: &mut [WrittenTensor],
-        files: &mut [WrittenFile],
+        tensors: &'p mut [WrittenTensor],
+        files: &'p mut [WrittenFile],
     ) -> Result<()> {
         let n_threads = self.options.n_threads.max(1);
         // Each lane needs two chunks to overlap its stages.
@@ -114,10 +112,8 @@ impl<'p> Pipeline<'p, '_> {
             lanes: lanes.collect(),
             next_file: 0,
             buffers: Vec::new(),
-            tensor_hashes: Vec::new(),
-            losses: Vec::new(),
-            file_hashes: Vec::new(),
-            checksums: Vec::new(),
+            tensors,
+            files,
             error: None,
             is_abandoned: false,
         });
@@ -132,24 +128,7 @@ impl<'p> Pipeline<'p, '_> {
             self.work(&state, &changed, sync);
         });
         let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(error) = state.error {
-            return Err(error);
-        }
-        for (index, sha256) in state.tensor_hashes {
-            tensors[index].sha256 = sha256;
-        }
-        for (index, checksum) in state.checksums {
-            tensors[index].checksum = checksum;
-        }
-        for (index, loss) in state.losses {
-            if let Some(sum) = &mut tensors[index].loss {
-                sum.add(&loss);
-            }
-        }
-        for (index, sha256) in state.file_hashes {
-            files[index].sha256 = Some(sha256);
-        }
-        Ok(())
+        state.error.map_or(Ok(()), Err)
     }
 
     /// Does what is ready until nothing is left, or until one of the threads fails.
@@ -169,7 +148,10 @@ impl<'p> Pipeline<'p, '_> {
             if guard.error.is_some() || guard.is_abandoned {
                 return;
             }
-            self.admit(&mut guard);
+            if let Err(error) = self.admit(&mut guard) {
+                guard.error.get_or_insert(error);
+                return;
+            }
             let Some(job) = self.take(&mut guard) else {
                 if guard.lanes.iter().all(|lane| lane.slots.is_empty() && lane.cursor.is_none()) {
                     return;
@@ -188,7 +170,7 @@ impl<'p> Pipeline<'p, '_> {
     }
 
     /// Cuts new chunks while there is room.
-    fn admit(&self, state: &mut State<'p>) {
+    fn admit(&self, state: &mut State<'p>) -> Result<()> {
         let room = (MAX_CHUNKS / state.lanes.len()).max(2);
         for lane in &mut state.lanes {
             while lane.slots.len() < room {
@@ -199,17 +181,19 @@ impl<'p> Pipeline<'p, '_> {
                     state.next_file += 1;
                 }
                 let Some(cursor) = &mut lane.cursor else { break };
-                let (chunk, header) = self.cut(cursor);
+                let (chunk, header) = self.cut(cursor)?;
                 if chunk.is_last_of_file {
                     lane.cursor = None;
                 }
                 let content = match header {
-                    Some(bytes) => Content::Ready(Bytes::Borrowed(bytes)),
+                    Some(Cow::Borrowed(bytes)) => Content::Ready(Bytes::Borrowed(bytes)),
+                    Some(Cow::Owned(bytes)) => Content::Ready(Bytes::Made(Arc::new(bytes))),
                     None => Content::Wanted,
                 };
                 lane.slots.push_back(Slot { chunk: Arc::new(chunk), content });
             }
         }
+        Ok(())
     }
 
     /// Takes the oldest thing that is ready to be done.
@@ -259,7 +243,13 @@ impl<'p> Pipeline<'p, '_> {
                 let losses = self.make(&chunk, &mut buffer);
                 let mut state = lock(state);
                 match losses {
-                    Ok(losses) => state.losses.extend(losses),
+                    Ok(losses) => {
+                        for (index, loss) in losses {
+                            if let Some(sum) = &mut state.tensors[index].loss {
+                                sum.add(&loss);
+                            }
+                        }
+                    }
                     Err(error) => {
                         state.error.get_or_insert(error);
                     }
@@ -310,9 +300,15 @@ impl<'p> Pipeline<'p, '_> {
                 drop(bytes);
                 let mut guard = lock(state);
                 let state = &mut *guard;
-                state.tensor_hashes.append(&mut tensor_hashes);
-                state.file_hashes.extend(file_hash);
-                state.checksums.append(&mut checksums);
+                for (index, sha256) in tensor_hashes {
+                    state.tensors[index].sha256 = sha256;
+                }
+                for (index, checksum) in checksums {
+                    state.tensors[index].checksum = checksum;
+                }
+                if let Some((index, sha256)) = file_hash {
+                    state.files[index].sha256 = Some(sha256);
+                }
                 if let Err(error) = result {
                     state.error.get_or_insert(error);
                 }

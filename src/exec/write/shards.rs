@@ -1,9 +1,9 @@
 //! Which file each output is written to.
 
-use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::hash::HashSet;
 use crate::plan::program::Output;
 
 /// One file to write, and which of the outputs it holds.
@@ -52,7 +52,8 @@ pub fn shards(
 
 pub(super) fn check_names(outputs: &[Output], shards: &[Shard]) -> Result<()> {
     let broken = |message: String| Error::new(ErrorKind::Malformed, message);
-    let mut names = HashSet::with_capacity(outputs.len());
+    let mut names = HashSet::default();
+    names.reserve(outputs.len());
     if let Some(output) = outputs.iter().find(|output| !names.insert(&output.name)) {
         return Err(broken(format!("two outputs are named `{}`", output.name)));
     }

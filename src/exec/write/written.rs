@@ -27,7 +27,7 @@ pub struct WrittenTensor {
     /// Its checksum, where the container keeps one.
     pub checksum: u32,
     /// What kernels lost, if it passed any.
-    pub loss: Option<Loss>,
+    pub loss: Option<Box<Loss>>,
 }
 
 /// A file that was written.
