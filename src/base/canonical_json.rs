@@ -8,6 +8,7 @@ use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::ser::{CompactFormatter, Formatter};
 use sha2::{Digest, Sha256};
 
 /// The canonical text of a value.
@@ -62,9 +63,45 @@ fn write_rows<T: Serialize>(
     hash.write_all(b"[")?;
     for (place, row) in rows.enumerate() {
         hash.write_all(if place == 0 { b"" } else { b"," })?;
-        serde_json_canonicalizer::to_writer(&row, &mut *hash)?;
+        row.serialize(&mut serde_json::Serializer::with_formatter(&mut *hash, Rows))?;
     }
     hash.write_all(b"]")
+}
+
+/// Writes texts, lists and numbers as RFC 8785 does: whole numbers that a double holds are their digits, which takes a
+/// fraction of the time of spelling a double.
+struct Rows;
+
+impl Rows {
+    fn number<W: Write + ?Sized>(to: &mut W, number: Value) -> io::Result<()> {
+        to.write_all(text(&number).as_bytes())
+    }
+}
+
+impl Formatter for Rows {
+    fn write_u64<W: Write + ?Sized>(&mut self, to: &mut W, number: u64) -> io::Result<()> {
+        const EXACT: u64 = 1 << 53;
+        match number {
+            ..=EXACT => CompactFormatter.write_u64(to, number),
+            _ => Rows::number(to, number.into()),
+        }
+    }
+
+    fn write_i64<W: Write + ?Sized>(&mut self, to: &mut W, number: i64) -> io::Result<()> {
+        Rows::number(to, number.into())
+    }
+
+    fn write_f64<W: Write + ?Sized>(&mut self, to: &mut W, number: f64) -> io::Result<()> {
+        Rows::number(to, number.into())
+    }
+
+    fn write_f32<W: Write + ?Sized>(&mut self, to: &mut W, number: f32) -> io::Result<()> {
+        Rows::number(to, number.into())
+    }
+
+    fn begin_object<W: Write + ?Sized>(&mut self, _: &mut W) -> io::Result<()> {
+        Err(io::Error::other("rows have no objects, whose keys would have to be sorted"))
+    }
 }
 
 /// The SHA-256, in hex, of what is written.
@@ -103,7 +140,12 @@ mod tests {
 
     #[test]
     fn an_object_with_rows_is_hashed_as_one() {
-        for rows in [vec![], vec![("a", 1u64, vec![2u64]), ("é\"", 1 << 60, vec![])]] {
+        let odd = "é\"\\/\u{1}\u{8}\n\u{1f}\u{7f}\u{80}\u{2028}😀";
+        let rows = vec![
+            ("a", 1u64, vec![2u64, 1 << 53, (1 << 53) + 1, u64::MAX], 1.0, -3),
+            (odd, 1 << 60, vec![], 2.5e-7, i64::MIN),
+        ];
+        for rows in [vec![], rows] {
             let rest = json!({"z": 1.5, "a": {"y": 1, "b": 2}});
             let mut whole = rest.clone();
             whole["rows"] = json!(rows);

@@ -369,11 +369,8 @@ fn generic_export(
     let mut tensors = Tensors { inputs: canonical.inputs.clone(), ..Tensors::default() };
     for (name, (expr, dtype)) in &canonical.exprs {
         let foreign = name.strip_prefix("extra.").unwrap_or(name);
-        let step = Step {
-            from: Box::new([name.clone().into()]),
-            ops: "copy".into(),
-            class: Exactness::Exact,
-        };
+        let step =
+            Step { from: Box::new([name.clone()]), ops: "copy".into(), class: Exactness::Exact };
         tensors.write(foreign, expr.clone(), *dtype, options, step)?;
     }
     let order: BTreeMap<&str, usize> = provenance

@@ -18,7 +18,7 @@ use crate::folder::Opened;
 use crate::manifest::Manifest;
 use crate::package::MANIFEST_FILE;
 use crate::plan::Tensors;
-use crate::plan::program::{Content, Input, Output};
+use crate::plan::program::{Input, Output};
 
 /// Holds the tensors of a package against its manifest. What was copied as it lies has the hash that
 /// it was written with; the rest is hashed here.

@@ -55,7 +55,7 @@ pub(super) fn write_modules(
             .collect();
         let module = write::Plain { inputs: &tensors.inputs, outputs: &renamed, metadata };
         let written = module.write(&opened.source, &inside(folder, path)?, TENSORS_STEM)?;
-        written.tensors.iter().for_each(|written| report.tensors.note(written.sha256, None));
+        report.tensors.note(written.tensors);
     }
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! Writes packages: of a foreign checkpoint, or of a package anew.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +22,6 @@ use super::verify::{verify, verify_same};
 use super::write::{commit, package_shards, write_tensors};
 use super::{check, gguf, units};
 use crate::base::diagnostic::Diagnostic;
-use crate::base::error::Result;
 use crate::checkpoint::DType;
 use crate::exec::container::Safetensors;
 use crate::exec::write;
@@ -64,12 +62,12 @@ pub(super) fn to_std(
     let staging = stage(opened, request, false, &replaceable)?;
     let package = Package {
         model: &model,
-        provenance: Some(&provenance),
+        provenance: Some(provenance),
         tensors: &tensors,
         buffers: &buffers,
         components: &components,
     };
-    write_package(opened, request, staging.path(), &package, &mut report)?;
+    write_package(opened, request, staging.path(), package, &mut report)?;
     if request.verify {
         report.verified =
             Some(verify(opened, request, staging.path(), &tensors, &report.findings)?);
@@ -171,12 +169,12 @@ pub(super) fn repack(
     let staging = stage(opened, request, false, &replaceable)?;
     let package = Package {
         model: &model,
-        provenance: provenance.as_ref(),
+        provenance,
         tensors: &tensors,
         buffers: &buffers,
         components: &components,
     };
-    write_package(opened, request, staging.path(), &package, &mut report)?;
+    write_package(opened, request, staging.path(), package, &mut report)?;
     if request.verify {
         report.verified = Some(verify_same(opened, request, staging.path(), &tensors, &|_| false)?);
     }
@@ -189,7 +187,7 @@ pub(super) fn repack(
 
 struct Package<'a> {
     model: &'a Model,
-    provenance: Option<&'a Provenance>,
+    provenance: Option<Provenance>,
     tensors: &'a Tensors,
     buffers: &'a Tensors,
     components: &'a Components,
@@ -199,7 +197,7 @@ fn write_package(
     opened: &Opened,
     request: &Request<'_>,
     folder: &Path,
-    package: &Package<'_>,
+    package: Package<'_>,
     report: &mut Report,
 ) -> std::result::Result<(), Failure> {
     let metadata = text_of(package.model);
@@ -235,16 +233,15 @@ fn write_package(
     for name in &report.carried {
         files.push((name.clone(), carry(opened, folder, name)?));
     }
-    if let Some(provenance) = package.provenance {
+    if let Some(mut provenance) = package.provenance {
         // What says where a package came from is no part of what it is.
-        let mut provenance = Cow::Borrowed(provenance);
         for (name, loss) in report.tensors.losses() {
-            provenance.to_mut().losses.entry(name.to_owned()).or_default().add(loss);
+            provenance.losses.entry(name.to_owned()).or_default().add(loss);
         }
         write_json(&folder.join(SOURCE_FILE), &provenance)?;
     }
     files.sort_by(|left, right| left.0.cmp(&right.0));
-    let tensors = package.tensors.outputs.iter().zip(&written.tensors);
+    let tensors = package.tensors.outputs.iter().zip(report.tensors.written());
     let names: Vec<Arc<str>> = written.files.iter().map(|file| file.name.as_str().into()).collect();
     let manifest = Manifest::build(ManifestInput {
         spec: &package.model.spec,

@@ -1,6 +1,6 @@
 //! How each tensor of a conversion is made, and what came of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 use crate::base::hex::Hex;
 use crate::base::name::Name;
 use crate::base::source::Source;
+use crate::exec::write::WrittenTensor;
 use crate::package::Loss;
 use crate::plan::{Step, Tensors};
 
@@ -20,10 +21,8 @@ pub struct TensorReports {
     plan: Arc<Tensors>,
     /// The files of the source.
     files: Vec<Arc<str>>,
-    /// The SHA-256 of those that are written, in their order.
-    sha256: Vec<[u8; 32]>,
-    /// What value ops and casts changed, by place.
-    losses: BTreeMap<usize, Loss>,
+    /// Those that are written, in their order.
+    written: Vec<WrittenTensor>,
 }
 
 impl TensorReports {
@@ -33,12 +32,17 @@ impl TensorReports {
         TensorReports { plan: Arc::clone(plan), files, ..TensorReports::default() }
     }
 
-    /// Notes of the next tensor what was written.
-    pub(super) fn note(&mut self, sha256: [u8; 32], loss: Option<&Loss>) {
-        if let Some(loss) = loss {
-            self.losses.insert(self.sha256.len(), *loss);
+    /// Notes of the next tensors what was written.
+    pub(super) fn note(&mut self, written: Vec<WrittenTensor>) {
+        match self.written.is_empty() {
+            true => self.written = written,
+            false => self.written.extend(written),
         }
-        self.sha256.push(sha256);
+    }
+
+    /// What was written, in the order of the files.
+    pub(super) fn written(&self) -> &[WrittenTensor] {
+        &self.written
     }
 
     /// How many there are.
@@ -58,7 +62,8 @@ impl TensorReports {
 
     /// The names of those whose values were changed, with what was lost.
     pub fn losses(&self) -> impl Iterator<Item = (&str, &Loss)> {
-        self.losses.iter().map(|(place, loss)| (self.plan.outputs[*place].name.as_str(), loss))
+        let written = self.plan.outputs.iter().zip(&self.written);
+        written.filter_map(|(output, written)| Some((&*output.name, written.loss.as_deref()?)))
     }
 
     fn tell(&self, place: usize) -> TensorReport {
@@ -69,6 +74,7 @@ impl TensorReports {
             let file = Arc::clone(&self.files[storage.file.number() as usize]);
             read.insert(ReadRange { file, bytes: [storage.start, storage.end()] });
         }
+        let written = self.written.get(place);
         TensorReport {
             name: output.name.clone(),
             step: steps[place].clone(),
@@ -76,8 +82,8 @@ impl TensorReports {
             shape: output.shape.clone(),
             encoding: encodings.get(&output.name).map(|encoding| encoding.id.clone()),
             read: read.into_iter().collect(),
-            sha256: self.sha256.get(place).map(|sha256| Hex::Hash(*sha256)),
-            loss: self.losses.get(&place).copied(),
+            sha256: written.map(|written| Hex::Hash(written.sha256)),
+            loss: written.and_then(|written| written.loss.as_deref().copied()),
         }
     }
 }

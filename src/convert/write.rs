@@ -81,20 +81,18 @@ pub(super) fn write_shards(
         }
     });
     request.progress.end();
-    let written = written.or_else(|err| {
+    let mut written = written.or_else(|err| {
         // Of a source that changed, that is the reason.
         opened.source.check_unchanged()?;
         Err(err)
     })?;
     let mut total: Option<Loss> = None;
-    for written in &written.tensors {
-        report.tensors.note(written.sha256, written.loss.as_deref());
-        if let Some(loss) = &written.loss {
-            total.get_or_insert_with(Loss::default).add(loss);
-        }
+    for loss in written.tensors.iter().filter_map(|written| written.loss.as_deref()) {
+        total.get_or_insert_with(Loss::default).add(loss);
     }
     report.loss = total;
     crate::convert::intact::tensors(opened, request, tensors, &written)?;
+    report.tensors.note(std::mem::take(&mut written.tensors));
     report.findings.extend(crate::convert::intact::files(opened, &report.carried)?);
     Ok(written)
 }

@@ -54,14 +54,11 @@ pub(super) fn wholes<'m>(manifest: &'m Manifest, layouts: &Layouts) -> Cow<'m, M
             let own: Vec<&TensorEntry> =
                 names.iter().filter_map(|name| stored.get(name.as_str()).copied()).collect();
             if !own.is_empty() {
-                let hash = |of: fn(&TensorEntry) -> &Hex| {
-                    let mut hash = Sha256::new();
-                    [tensor].into_iter().chain(own.iter().copied()).for_each(|part| {
-                        hash.update(of(part).to_string());
-                    });
-                    Hex::Hash(hash.finalize().into())
-                };
-                whole.sha256 = hash(|part| &part.sha256);
+                let mut hash = Sha256::new();
+                for part in [tensor].into_iter().chain(own.iter().copied()) {
+                    hash.update(part.sha256.to_string());
+                }
+                whole.sha256 = Hex::Hash(hash.finalize().into());
                 whole.len = own.iter().fold(whole.len, |sum, part| sum.saturating_add(part.len));
                 parts.extend(own.into_iter().map(|part| part.name.as_str()));
             }

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 use serde_json::{Value as Json, json};
-use sha2::{Digest, Sha256};
 
 use super::document::{Census, Digests, Manifest, Semantics};
 use super::entry::TensorEntry;

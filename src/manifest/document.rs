@@ -1,14 +1,11 @@
 //! The form of `manifest.json`, and its text.
 
-use std::borrow::Cow;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Arc;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::entry::TensorEntry;
@@ -17,9 +14,8 @@ use super::role::FileRole;
 use crate::base::error::{Error, ErrorKind};
 use crate::base::hex::Hex;
 use crate::base::json as text;
-use crate::base::name::Name;
 use crate::base::source::Source;
-use crate::checkpoint::{DType, n_elements};
+use crate::checkpoint::n_elements;
 use crate::package::{Conformance, Hparams, Model, Task};
 
 /// The schema of [`Manifest`].

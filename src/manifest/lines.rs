@@ -70,7 +70,8 @@ pub(super) fn read(source: &Source, file: FileId) -> Option<Entries> {
         if at == begin {
             // As many as the text has room for, so that a long list is not moved while it grows.
             let share = (next - begin).max(1);
-            entries.reserve(entries.len().saturating_mul((text.len() - next).div_ceil(share)));
+            let more = entries.len().saturating_mul((text.len() - next).div_ceil(share));
+            entries.reserve(more + more / 8);
         }
         at = next;
         source.forget(file, at as u64);

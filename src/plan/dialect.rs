@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use super::axes::{back, permuted};
 use super::export::Export;
 use super::several::several;
-use super::{Options, Step, Tensors};
+use super::{Options, Tensors};
 use crate::base::diagnostic::Diagnostic;
 use crate::base::name::Name;
 use crate::checkpoint::{Checkpoint, Payload, Tensor};

@@ -21,7 +21,7 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let mut census: BTreeMap<&str, u64> = BTreeMap::new();
     let encodings = &view.model()?.encodings;
     for tensor in view.all_tensors()? {
-        if encodings.contains_key(&*tensor.name) || view.whole_of(&*tensor.name).is_some() {
+        if encodings.contains_key(&*tensor.name) || view.whole_of(&tensor.name).is_some() {
             continue; // What is packed is cast by nobody.
         }
         if !view.spec.holds_weights(tensor.dtype) {

@@ -20,7 +20,7 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let encodings = &view.model()?.encodings;
     for tensor in view.all_tensors()? {
         let is_packed =
-            encodings.contains_key(&*tensor.name) || view.whole_of(&*tensor.name).is_some();
+            encodings.contains_key(&*tensor.name) || view.whole_of(&tensor.name).is_some();
         let Some(role) = view.spec.role(&tensor.name) else { continue };
         let is_of_ids = matches!(tensor.dtype, DType::I64 | DType::I32);
         if role.role.is_ids && !is_of_ids {

@@ -14,7 +14,7 @@ use crate::format::pytorch;
 use crate::format::pytorch::write::{Pickler, Value};
 use crate::plan::layout::Layout;
 use crate::plan::ops::TensorExpr;
-use crate::plan::{Step, Tensors, cut};
+use crate::plan::{Tensors, cut};
 
 /// What Megatron loads as weights alone, without the state of a run.
 const STEP: &str = "release";
