@@ -6,7 +6,7 @@
 #     benches/compare.sh LLMSTD [FOLDER]
 #
 # FOLDER gets 10 GB; the default is /dev/shm, where no disk is measured. Needs openssl, and python with
-# torch, safetensors and gguf for the rows that compare with them (PYTHON names it), and the source of
+# torch, safetensors, gguf and model_signing for the rows that compare with them (PYTHON names it), and the source of
 # llama.cpp for those of its converter (LLAMA_CPP names the folder); a row whose program is missing is left out. hyperfine, where there is one, does the timing of the clock.
 set -euo pipefail
 tool=$(realpath "${1:?usage: compare.sh LLMSTD [FOLDER]}")
@@ -59,6 +59,8 @@ has safetensors && row 'the same by torch and safetensors, no hashes' "rm -f $wo
 rm -rf "$work/x" "$work/out"
 row 'openssl dgst -sha256 of the one file' : openssl dgst -sha256 "$weights"
 row 'manifest' : "$tool" manifest "$work/std"
+has model_signing && row 'model_signing: the hashes of this folder' : "$python" -c \
+    "import sys,model_signing; model_signing.hashing.Config().hash(sys.argv[1])" "$work/std"
 row 'validate --deep' : "$tool" validate --deep "$work/std"
 row 'validate --deep --files' : "$tool" validate --deep --files "$work/std"
 row 'cmp of two equal files' : cmp "$weights" "$work/twin/${weights##*/}"

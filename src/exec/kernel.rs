@@ -178,7 +178,7 @@ impl Chain {
         let (from, to) = self.units();
         assert_eq!(input.len() / from, output.len() / to, "as many elements out as in");
         let mut loss = Loss::default();
-        let mut back = [0u8; BLOCK * 8];
+        let (mut back, mut few) = ([0u8; BLOCK * 8], [0u8; BLOCK * 8]);
         let (mut before, mut values) = ([V::default(); BLOCK], [V::default(); BLOCK]);
         for (input, output) in input.chunks(BLOCK * from).zip(output.chunks_mut(BLOCK * to)) {
             let n = input.len() / from;
@@ -192,9 +192,18 @@ impl Chain {
             let first = at;
             at += n as u64;
             loss.elements += n as u64;
-            if self.inverse.is_empty() && V::are_same(before, values) {
+            let (input, before, values) = match self.inverse.as_slice() {
+                // What is the same after a cast is lost by none.
+                [] => {
+                    let n = keep_changed(before, values, input, &mut few);
+                    (&few[..n * from], &mut before[..n], &mut values[..n])
+                }
+                _ => (input, before, values),
+            };
+            if before.is_empty() {
                 continue;
             }
+            let n = before.len();
             let pairs = || before.iter().zip(&*values);
             loss.infinities +=
                 count(pairs().map(|(before, after)| after.is_infinite() && before.is_finite()));
@@ -217,6 +226,32 @@ impl Chain {
         }
         loss
     }
+}
+
+/// Puts the values that a cast changed first, with their bytes in `few`, and returns how many they are: few, as a rule.
+fn keep_changed<V: Value>(
+    before: &mut [V],
+    after: &mut [V],
+    bytes: &[u8],
+    few: &mut [u8],
+) -> usize {
+    const LANES: usize = 16;
+    let len = bytes.len().checked_div(before.len()).unwrap_or(0);
+    let mut n = 0;
+    for start in (0..before.len()).step_by(LANES) {
+        let end = before.len().min(start + LANES);
+        if V::are_same(&before[start..end], &after[start..end]) {
+            continue;
+        }
+        for place in start..end {
+            if !V::are_same(&before[place..=place], &after[place..=place]) {
+                (before[n], after[n]) = (before[place], after[place]);
+                few[n * len..][..len].copy_from_slice(&bytes[place * len..][..len]);
+                n += 1;
+            }
+        }
+    }
+    n
 }
 
 /// How many of a block are so. Not a sum whose overflow is checked, as that does not vectorize.

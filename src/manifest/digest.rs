@@ -14,7 +14,11 @@ impl Manifest {
     /// The digests, computed from the entries.
     pub fn compute_digests(&self) -> Digests {
         let mut tensors: Vec<&TensorEntry> = self.tensors.iter().collect();
-        tensors.sort_by(|left, right| left.name.cmp(&right.name));
+        tensors.sort_unstable_by(|left, right| {
+            // Of one name, in the order they stand.
+            let place = |entry: &TensorEntry| std::ptr::from_ref(entry).addr();
+            left.name.cmp(&right.name).then_with(|| place(left).cmp(&place(right)))
+        });
         let some = |document: Json| Some(canonical_json::sha256(&document));
 
         let model = self.model.as_ref();

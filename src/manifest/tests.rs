@@ -118,14 +118,71 @@ fn a_manifest_comes_back_from_its_text() {
 #[test]
 fn contradictions_are_found_where_they_are() {
     let good = build(vec![tensor("a", &[2], 1)], Vec::new());
-    let mut bad = good.clone();
-    bad.tensors[0].name = "b".into();
+    let text = good.to_text();
+    assert_eq!(text.matches(r#""name":"a""#).count(), 1);
+    let bad: Manifest =
+        serde_json::from_str(&text.replace(r#""name":"a""#, r#""name":"b""#)).unwrap();
+    assert_eq!(bad.to_text(), text.replace(r#""name":"a""#, r#""name":"b""#));
     let places: Vec<String> = bad.contradictions().into_iter().map(|(place, ..)| place).collect();
     let expected = ["/tensors/0/leaf", "/digests/weights", "/digests/structure", "/digests/model"];
     assert_eq!(places, expected);
     let mut bad = good;
     bad.tensors[0].sha256 = "XY".into();
     assert_eq!(bad.contradictions()[0].0, "/tensors/0/sha256");
+}
+
+/// Reads a text as a file.
+fn read(text: &str) -> Option<Manifest> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("manifest.json");
+    std::fs::write(&path, text).unwrap();
+    Manifest::read(&path).ok().flatten()
+}
+
+#[test]
+fn entries_are_read_by_lines_as_the_json_that_they_are() {
+    let tensors =
+        (0..40_000u32).map(|n| tensor(&format!("layer.{n}"), &[2, u64::from(n)], n as u8));
+    let manifest = build(tensors.collect(), vec![file("README.md", "x")]);
+    let text = manifest.to_text();
+    assert!(8 << 20 < text.len(), "more than one round of parts");
+    assert_eq!(read(&text).as_ref(), Some(&manifest));
+    // Text that has no line for each entry, and spaces where nobody writes them.
+    assert_eq!(read(&text.replace(",\n    {", ", {")).as_ref(), Some(&manifest));
+    assert_eq!(read(&text.replace(":[2,", " : [ 2, ")).as_ref(), Some(&manifest));
+    assert_eq!(read(&text.replace('\n', "\r\n")).as_ref(), Some(&manifest));
+}
+
+#[test]
+fn lines_that_are_no_json_together_are_no_manifest() {
+    let manifest = build(vec![tensor("a", &[2], 1), tensor("b", &[3], 2)], Vec::new());
+    let text = manifest.to_text();
+    assert_eq!(read(&text).as_ref(), Some(&manifest));
+    let (start, end) = (text.find("\n    {").unwrap(), text.find("\n  ]").unwrap());
+    let entries = &text[start..end];
+    for wrong in [
+        entries.replace("},\n", "}\n"),
+        format!("{entries},"),
+        entries.replace("},\n", "},,\n"),
+        entries.replace("},\n", "},\n\n    ,\n"),
+        entries.replace(r#""len""#, r#""length""#),
+        entries.replace(r#""len""#, r#""len":1,"len""#),
+    ] {
+        let text = format!("{}{wrong}{}", &text[..start], &text[end..]);
+        assert_eq!(read(&text), None, "{wrong}");
+    }
+    // Lines of another list that look like the entries are none.
+    let decoy = format!(
+        "{{\n  \"tokenizer\": {{\"files\": {{}}, \"settings\": {{\n  \"tensors\": [{entries}\n  ]\n  }}}},{}",
+        text.strip_prefix('{').unwrap()
+    );
+    let read = read(&decoy).expect("it is a manifest");
+    let settings = read.tokenizer.as_ref().unwrap().settings["tensors"].as_array().unwrap();
+    assert_eq!((read.tensors.len(), settings.len()), (2, 2));
+    let own = format!("\"tensors\": [{entries}\n  ]");
+    let last = decoy.rfind(&own).unwrap();
+    let empty = format!("{}\"tensors\": []{}", &decoy[..last], &decoy[last + own.len()..]);
+    assert_eq!(self::read(&empty).expect("it is a manifest").tensors, []);
 }
 
 #[test]

@@ -35,7 +35,10 @@ impl Address {
         };
         let (scheme, rest) = bare.split_once("://").unwrap_or_default();
         let scheme = scheme.to_ascii_lowercase();
-        if bare.contains(|c: char| c.is_control() || ['"', '\\', '<', '>', ' '].contains(&c)) {
+        // The names of buckets and repositories are taken as they are, and spelled as addresses do when asked for.
+        let is_spelled = scheme.starts_with("http");
+        let not_spelled = |c: char| is_spelled && ['"', '<', '>', ' '].contains(&c);
+        if bare.contains(|c: char| c.is_control() || c == '\\' || not_spelled(c)) {
             return wrong(
                 "has a character that addresses do not have: write it as %20 and the like",
             );
@@ -127,6 +130,8 @@ mod tests {
             ("hf://org/model@v2/sub/x.gguf", Ok("hf://org/model@v2/sub/x.gguf")),
             ("s3://bucket/a/b", Ok("s3://bucket/a/b")),
             ("s3://bucket", Ok("s3://bucket")),
+            ("s3://bucket/my model/50%", Ok("s3://bucket/my model/50%")),
+            ("https://host/my model", Err("https://host/my model: has a character")),
             ("https://host", Err("https://host/: names a server")),
             ("https://me:secret@host/a", Err("https://host/a: has a name")),
             ("https://host/a/../b", Err("https://host/a/../b: is no whole")),

@@ -404,7 +404,7 @@ fn of_bucket(client: &Client, bucket: &str, key: &str, setting: Settings<'_>) ->
         let text = patiently(|| client.document(&page, MAX_LIST_LEN))?;
         let text = text.ok_or_else(|| page.refusal("there is no such bucket"))?;
         let text = String::from_utf8_lossy(&text);
-        let list = ListObjectsV2::parse_response(&text)
+        let list = ListObjectsV2::parse_response(&in_namespace(&text))
             .map_err(|_| page.refusal("the list of its files is none"))?;
         for object in list.contents {
             let Some(name) = object.key.strip_prefix(&prefix).filter(|name| is_plain(name)) else {
@@ -425,9 +425,39 @@ fn of_bucket(client: &Client, bucket: &str, key: &str, setting: Settings<'_>) ->
     named(files, &shown, folder, single, bucket)
 }
 
+/// A list of a bucket in the namespace of Amazon, whatever that of the server is: Google's storage and others have an
+/// older one.
+fn in_namespace(list: &str) -> String {
+    const ROOT: &str = "<ListBucketResult";
+    let rest = list.find(ROOT).and_then(|start| Some((start, start + list[start..].find('>')?)));
+    match rest.filter(|(_, end)| !list[..*end].ends_with('/')) {
+        Some((start, end)) => {
+            let (before, after) = (&list[..start], &list[end..]);
+            format!("{before}{ROOT} xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"{after}")
+        }
+        None => list.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_of_any_namespace_are_read() {
+        for namespace in [
+            "xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"",
+            "xmlns='http://doc.s3.amazonaws.com/2006-03-01'",
+            "",
+        ] {
+            let list = format!(
+                "<?xml version=\"1.0\"?>\n<ListBucketResult {namespace}><Contents><Key>a/b</Key>\
+                 <Size>3</Size></Contents></ListBucketResult>"
+            );
+            let list = ListObjectsV2::parse_response(&in_namespace(&list)).unwrap();
+            assert_eq!((list.contents[0].key.as_str(), list.contents[0].size), ("a/b", Some(3)));
+        }
+    }
 
     #[test]
     fn names_stay_in_their_folder() {

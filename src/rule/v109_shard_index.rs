@@ -1,6 +1,7 @@
 //! V109 shard-index.
 
-use std::collections::BTreeMap;
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 
@@ -47,12 +48,14 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let tensors = view.all_tensors()?;
     let stored: BTreeMap<&str, &str> =
         tensors.iter().map(|tensor| (tensor.name.as_str(), &*tensor.file)).collect();
+    // A name in two files is told of by V108; either place is right here.
+    let places = LazyCell::new(|| -> BTreeSet<(&str, &str)> {
+        tensors.iter().map(|tensor| (tensor.name.as_str(), &*tensor.file)).collect()
+    });
     for (name, file) in map {
         let file = file.as_str().unwrap_or_default();
         let here = stored.get(name.as_str()).copied();
-        // A name in two files is told of by V108; either place is right here.
-        let is_there = tensors.iter().any(|tensor| tensor.name == *name && *tensor.file == *file);
-        if here != Some(file) && !is_there {
+        if here != Some(file) && !places.contains(&(name.as_str(), file)) {
             found.push(
                 about(format!("the index puts `{name}` in {file:?}, where it is not"))
                     .tensor(name)

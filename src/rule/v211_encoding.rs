@@ -18,7 +18,7 @@ pub(super) static RULE: Rule = Rule {
 
 fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
     let model = view.model()?;
-    let tensors = view.all_tensors()?;
+    view.all_tensors()?;
     for (name, entry) in &model.encodings {
         let about = |why: &str| {
             RULE.finding(format!("the encoding of `{name}`: {why}"))
@@ -26,7 +26,7 @@ fn check(view: &PackageView<'_>, found: &mut Vec<Diagnostic>) -> Checked {
                 .key("encodings")
                 .tensor(name)
         };
-        let Some(tensor) = tensors.iter().find(|tensor| tensor.name == *name) else {
+        let Some(tensor) = view.tensor(name) else {
             found.push(about("there is no such tensor").help("convert the package anew"));
             continue;
         };

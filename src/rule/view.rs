@@ -19,6 +19,7 @@ use super::template::Template;
 use super::tokenizer_file::TokenizerFile;
 use crate::base::diagnostic::Diagnostic;
 use crate::base::error::{Error, Result};
+use crate::base::hash::HashMap;
 use crate::base::json;
 use crate::base::mirror;
 use crate::base::name::Name;
@@ -157,6 +158,7 @@ pub struct PackageView<'a> {
     deep: bool,
     planned: bool,
     alone: bool,
+    places: OnceCell<HashMap<Name, usize>>,
     problems: OnceCell<Vec<Problem>>,
     expected: OnceCell<Result<Vec<Expected>, String>>,
     vocabularies: OnceCell<Vec<(String, Result<Vocabulary, Error>)>>,

@@ -114,7 +114,7 @@ impl<'a> PackageView<'a> {
         let ties = self.model.good().into_iter().flat_map(|model| &model.ties);
         let target = ties.into_iter().find(|[tied, _]| *tied == name);
         let stored = target.map_or(name, |[_, target]| target);
-        let tensor = self.tensors.iter().find(|tensor| tensor.name == stored)?;
+        let tensor = self.tensor(stored)?;
         self.shape(tensor).first().copied()
     }
 
@@ -135,7 +135,7 @@ impl<'a> PackageView<'a> {
             .layouts
             .companions(&tensor.name, entry)
             .iter()
-            .filter_map(|name| self.tensors.iter().find(|tensor| tensor.name == *name))
+            .filter_map(|name| self.tensor(name))
             .chain([tensor])
             .map(|Stored { name, dtype, shape, .. }| layout::Stored { name, dtype: *dtype, shape })
             .collect();
@@ -156,6 +156,15 @@ impl<'a> PackageView<'a> {
         let (whole, _) = name.rsplit_once('.')?;
         let (whole, entry) = self.model.good()?.encodings.get_key_value(whole)?;
         self.spec.layouts.companions(whole, entry).iter().any(|part| part == name).then_some(whole)
+    }
+
+    /// The stored tensor of a name, the first of those that have it.
+    pub fn tensor(&self, name: &str) -> Option<&Stored> {
+        let places = self.places.get_or_init(|| {
+            let tensors = self.tensors.iter().enumerate().rev();
+            tensors.map(|(place, tensor)| (tensor.name.clone(), place)).collect()
+        });
+        self.tensors.get(*places.get(name)?).filter(|tensor| tensor.name == *name)
     }
 
     /// The names of tensors that are stored, and of those that are tied to one.

@@ -41,6 +41,7 @@ impl<'a> PackageView<'a> {
             deep: false,
             planned: false,
             alone: false,
+            places: OnceCell::new(),
             problems: OnceCell::new(),
             expected: OnceCell::new(),
             vocabularies: OnceCell::new(),
