@@ -3,13 +3,14 @@
     python scale.py LLMSTD FOLDER OUT.svg [1000 10000 …]
 
 FOLDER gets sparse files: 1 MiB for each tensor, of which the disk holds nothing. Commands read headers
-alone; `diff` the manifest of a package of as many small tensors, twice. Seconds are of processors (user and system), which other work on the machine disturbs less.
+alone; `diff` the manifest of a package of as many small tensors, as both sides. Seconds are of processors (user and system), which other work on the machine disturbs less.
 """
 import pathlib
 import shutil
 import subprocess
 import sys
 import os
+import time
 
 import models
 
@@ -17,18 +18,19 @@ COMMANDS = {
     "inspect": ["inspect", "{}"],
     "convert --dry-run": ["convert", "{}", "{}.std", "--generic", "--dry-run"],
     "validate": ["validate", "{}", "--level", "container"],
-    "diff": ["diff", "{}.small.std", "{}.small.std"],
+    "diff": ["diff", "{}.small.std/manifest.json", "{}.small.std/manifest.json"],
 }
 COLOURS = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd"]
 
 
 def measure(command):
+    start = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     said = child.stderr.read()
     _, status, used = os.wait4(child.pid, 0)
     if os.waitstatus_to_exitcode(status) not in (0, 1):
         raise SystemExit(said.decode())
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1000
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1000, time.perf_counter() - start
 
 
 def plot(title, unit, counts, series, top):
@@ -66,7 +68,7 @@ def main(tool, folder, out, counts):
             best = min(measure([tool, *(word.format(model) for word in words)]) for _ in range(2))
             seconds[name].append(best[0])
             memory[name].append(best[1])
-            print(f"| {count} | {name} | {best[0]:.2f} s | {best[1]:.0f} MB |", flush=True)
+            print(f"| {count} | {name} | {best[2]:.2f} s | {best[0]:.2f} s | {best[1]:.0f} MB |", flush=True)
         for made in [model, f"{model}.small", f"{model}.small.std"]:
             shutil.rmtree(made)
     text = plot("Time over tensors", "s of processors", counts, seconds, 0)
