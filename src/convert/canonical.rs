@@ -6,15 +6,14 @@ use std::path::Path;
 use serde_json::Value as Json;
 
 use super::components::{self, Components};
+use super::facts::Bytes;
 use super::read::read_whole_model;
 use super::report::{ecosystem, foreign_format};
 use super::request::{Failure, Request};
 use super::sidecar::sidecar_files;
 use crate::base::diagnostic::{Diagnostic, Level};
 use crate::base::error::Result;
-use crate::base::source::Source;
 use crate::checkpoint::Tensor;
-use crate::exec::compare::{Operand, first_difference};
 use crate::folder::{self, CONFIG_FILE, FolderFile, Opened, sentence_transformers};
 use crate::manifest::is_tokenizer_file;
 use crate::package::{
@@ -22,8 +21,7 @@ use crate::package::{
     MODEL_FILE, Model, Provenance, SOURCE_SCHEMA, Task, Value, WayBack,
 };
 use crate::plan::import::{self, Import};
-use crate::plan::program::{Content, Make, Output};
-use crate::plan::whole::whole;
+use crate::plan::program::Output;
 use crate::plan::{self, Decode, Facts, Tensors, aliases, dialect, generic, typed};
 use crate::rule::view::{PackageView, Stored};
 use crate::rule::{self, Selection};
@@ -31,32 +29,6 @@ use crate::spec::Spec;
 use crate::spec::dialect::Dialect;
 use crate::spec::ecosystem::Ecosystem;
 use crate::spec::ecosystem::config::MODEL_TYPE;
-
-/// Answers the planner's questions from the bytes.
-struct Bytes<'a>(&'a Source);
-
-impl Facts for Bytes<'_> {
-    fn equal(&self, left: &Tensor, right: &Tensor) -> Result<bool> {
-        let (left_inputs, left) = whole(left, 0)?;
-        let (right_inputs, right) = whole(right, 0)?;
-        let left = Operand { source: self.0, inputs: &left_inputs, output: &left };
-        let right = Operand { source: self.0, inputs: &right_inputs, output: &right };
-        Ok(first_difference(left, right)?.is_none())
-    }
-
-    fn made(&self, tensor: &Tensor, make: &Make) -> Result<bool> {
-        let (inputs, stored) = whole(tensor, 0)?;
-        let made = Output {
-            name: tensor.name.clone(),
-            dtype: make.dtype,
-            shape: make.shape.clone(),
-            content: Content::Make(Box::new(make.clone())),
-        };
-        let stored = Operand { source: self.0, inputs: &inputs, output: &stored };
-        let made = Operand { source: self.0, inputs: &[], output: &made };
-        Ok(first_difference(stored, made)?.is_none())
-    }
-}
 
 /// A checkpoint in the standard's terms: `model.json`, and the plan of the canonical tensors where
 /// the checkpoint is no package. Nothing is written.

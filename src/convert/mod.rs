@@ -6,6 +6,7 @@ pub(crate) mod components;
 mod copies;
 mod destination;
 mod export;
+mod facts;
 mod foreign;
 pub mod formats;
 pub(crate) mod gguf;

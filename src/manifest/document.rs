@@ -14,7 +14,7 @@ use super::role::FileRole;
 use crate::base::error::{Error, ErrorKind};
 use crate::base::hex::Hex;
 use crate::base::json as text;
-use crate::base::source::Source;
+use crate::base::source::{FileId, Source};
 use crate::checkpoint::n_elements;
 use crate::package::{Conformance, Hparams, Model, Task};
 
@@ -206,12 +206,8 @@ impl Manifest {
     pub fn read(path: &Path) -> Result<Option<Manifest>, Error> {
         let mut source = Source::new("");
         let file = source.add_path(path)?;
-        if let Some(Entries { entries, around, mark }) = lines::read(&source, file)
-            && let Ok(manifest) = serde_json::from_slice::<Manifest>(&around)
-            && manifest.schema == SCHEMA
-            && manifest.tensors == [mark]
-        {
-            return Ok(Some(Manifest { tensors: entries, ..manifest }));
+        if let Some(manifest) = Manifest::of_lines(&source, file) {
+            return Ok(Some(manifest));
         }
         let bytes = source.bytes(file);
         // The common case in one pass; what is wrong with another file is said by the strict parser.
@@ -228,6 +224,16 @@ impl Manifest {
             Error::new(ErrorKind::Malformed, err.to_string()).in_file(path)
         };
         serde_json::from_value(value).map(Some).map_err(malformed)
+    }
+
+    /// A manifest in the form that [`Manifest::write`] gives it, read by several threads and as strictly as any JSON is
+    /// here; `None` of any other text.
+    pub(crate) fn of_lines(source: &Source, file: FileId) -> Option<Manifest> {
+        let Entries { entries, around, mark } = lines::read(source, file)?;
+        text::check(&around, 0).ok()?;
+        let manifest: Manifest = serde_json::from_slice(&around).ok()?;
+        let is_of_these = manifest.schema == SCHEMA && manifest.tensors == [mark];
+        is_of_these.then(|| Manifest { tensors: entries, ..manifest })
     }
 
     /// The manifest, which stands for weights that nobody looks at, so that it has to be right in itself.

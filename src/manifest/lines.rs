@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::entry::TensorEntry;
+use crate::base::json;
 use crate::base::source::{FileId, Source};
 
 /// So many bytes of text are read at a time by a thread.
@@ -119,7 +120,12 @@ fn parse(text: &[u8], part: Range<usize>) -> Option<Lines> {
             None if text[at..].starts_with(END) => entry,
             None => return None,
         };
-        entries.push(serde_json::from_slice(entry).ok()?);
+        let (entry_text, entry) = (entry, serde_json::from_slice::<TensorEntry>(entry).ok()?);
+        // The keys of the entry itself are there once; what is any JSON is held to that here.
+        if entry.encoding.is_some() {
+            json::check(entry_text, 0).ok()?;
+        }
+        entries.push(entry);
     }
     Some(Lines { entries, end: None })
 }

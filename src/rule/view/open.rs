@@ -72,9 +72,7 @@ impl<'a> PackageView<'a> {
         }
         let mut view = PackageView {
             model: typed(&source, MODEL_FILE, |_| Ok(())),
-            manifest: typed(&source, MANIFEST_FILE, |manifest: &Manifest| {
-                schema(&manifest.schema, SCHEMA)
-            }),
+            manifest: manifest(&source, MANIFEST_FILE),
             provenance: typed(&source, SOURCE_FILE, |provenance: &Provenance| {
                 schema(&provenance.schema, SOURCE_SCHEMA)
             }),
@@ -143,7 +141,7 @@ impl<'a> PackageView<'a> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let mut source = Source::new(folder);
         source.add(name)?;
-        let manifest = typed(&source, name, |manifest: &Manifest| schema(&manifest.schema, SCHEMA));
+        let manifest = manifest(&source, name);
         let (mut model, mut tensors, mut files) = (Part::Absent, Vec::new(), BTreeMap::new());
         if let Part::Good(manifest) = &manifest {
             if let Some(says) = &manifest.model {
@@ -225,17 +223,23 @@ fn read_shard(source: &Source, file: FileId) -> Result<Checkpoint> {
     safetensors::read(source, file)
 }
 
+/// A manifest, which of many tensors is long.
+fn manifest(source: &Source, name: &str) -> Part<Manifest> {
+    let by_lines = source.find(name).and_then(|file| Manifest::of_lines(source, file));
+    match by_lines {
+        Some(manifest) => Part::Good(manifest),
+        None => typed(source, name, |manifest: &Manifest| schema(&manifest.schema, SCHEMA)),
+    }
+}
+
 fn typed<T: DeserializeOwned>(source: &Source, name: &str, check: fn(&T) -> Result<()>) -> Part<T> {
-    let json = match json_part(source, name) {
-        Part::Good(json) => json,
-        Part::Absent => return Part::Absent,
-        Part::Bad(err) => return Part::Bad(err),
-    };
-    // Parsed once more from the text, as only that knows the place of what is wrong.
-    let text = source.find(name).map(|file| source.bytes(file)).unwrap_or_default();
-    let value = serde_json::from_slice(text).map_err(|err| json::error(text, 0, &err));
+    let Some(file) = source.find(name) else { return Part::Absent };
+    let text = source.bytes(file);
     // What only the lenient parser takes must not pass.
-    drop(json);
+    if let Err(err) = json::check(text, 0) {
+        return Part::Bad(err.in_file(source.path(file)));
+    }
+    let value = serde_json::from_slice(text).map_err(|err| json::error(text, 0, &err));
     match value.and_then(|value| check(&value).map(|()| value)) {
         Ok(value) => Part::Good(value),
         Err(err) => Part::Bad(err),
