@@ -21,7 +21,7 @@ use crate::package::{DenseStep, ForeignConfig, METADATA_FILE, Model, Provenance}
 use crate::plan::export::{self, Origin};
 use crate::plan::import::STRAY;
 use crate::plan::program::Output;
-use crate::plan::{self, Decode, Exactness, Step, Tensors, dialect, typed};
+use crate::plan::{self, Decode, Step, Tensors, dialect, typed};
 use crate::spec::Spec;
 use crate::spec::dialect::Dialect;
 use crate::spec::ecosystem::Ecosystem;
@@ -369,8 +369,7 @@ fn generic_export(
     let mut tensors = Tensors { inputs: canonical.inputs.clone(), ..Tensors::default() };
     for (name, (expr, dtype)) in &canonical.exprs {
         let foreign = name.strip_prefix("extra.").unwrap_or(name);
-        let step =
-            Step { from: Box::new([name.clone()]), ops: "copy".into(), class: Exactness::Exact };
+        let step = Step::copy(name);
         tensors.write(foreign, expr.clone(), *dtype, options, step)?;
     }
     let order: BTreeMap<&str, usize> = provenance

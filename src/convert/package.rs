@@ -30,7 +30,7 @@ use crate::manifest::{FileFacts, Manifest, ManifestInput, TensorEntry, TensorFac
 use crate::package::{
     BUFFERS_FILE, Event, MANIFEST_FILE, MODEL_FILE, Model, Provenance, SOURCE_FILE, TENSORS_STEM,
 };
-use crate::plan::{self, Decode, Exactness, Step, Tensors};
+use crate::plan::{self, Decode, Step, Tensors};
 
 pub(super) fn to_std(
     opened: &mut Opened,
@@ -138,11 +138,7 @@ pub(super) fn repack(
                 format!("the values of `{}` cannot be had: {why}", tensor.name),
             )
         })?;
-        let step = Step {
-            from: Box::new([tensor.name.clone()]),
-            ops: "copy".into(),
-            class: Exactness::Exact,
-        };
+        let step = Step::copy(&tensor.name);
         tensors.write(&tensor.name, expr, dtype, plan, step)?;
     }
     tensors.sort_by_key(|name| request.spec.order(name));

@@ -14,7 +14,7 @@ use crate::base::diagnostic::Diagnostic;
 use crate::base::error::Result;
 use crate::checkpoint::{Checkpoint, DType, Payload, Tensor};
 use crate::folder::{CONFIG_FILE, Opened};
-use crate::plan::{Decode, Exactness, Step, Tensors, export};
+use crate::plan::{Decode, Step, Tensors, export};
 use crate::spec::ecosystem::config;
 
 /// Writes the tensors under the names that they have.
@@ -119,7 +119,7 @@ fn plan_one(
         Diagnostic::error("P017", format!("the values of `{name}` cannot be had: {why}"))
             .tensor(name)
     })?;
-    let step = Step { from: Box::new([name.clone()]), ops: "copy".into(), class: Exactness::Exact };
+    let step = Step::copy(name);
     tensors.write(name, expr, dtype, request.plan, step)
 }
 

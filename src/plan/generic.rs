@@ -1,8 +1,7 @@
 //! Plans for checkpoints whose architecture nobody knows: names under `extra.`, bytes as they are.
 
-use super::{Exactness, Options, Step, Tensors};
+use super::{Options, Step, Tensors};
 use crate::base::diagnostic::Diagnostic;
-use crate::base::name::Name;
 use crate::checkpoint::Checkpoint;
 use crate::spec::roles::grammar_problem;
 
@@ -13,7 +12,6 @@ use crate::spec::roles::grammar_problem;
 pub fn import(checkpoint: &Checkpoint, options: Options) -> Result<Tensors, Vec<Diagnostic>> {
     let mut tensors = Tensors::default();
     let mut findings = Vec::new();
-    let ops = Name::from("copy");
     tensors.reserve(checkpoint.tensors.len());
     for tensor in &checkpoint.tensors {
         let name = format!("extra.{}", tensor.name);
@@ -23,8 +21,7 @@ pub fn import(checkpoint: &Checkpoint, options: Options) -> Result<Tensors, Vec<
             findings.push(Diagnostic::error("P009", message).tensor(&tensor.name));
             continue;
         }
-        let from = Box::new([tensor.name.clone()]);
-        let step = Step { from, ops: ops.clone(), class: Exactness::Exact };
+        let step = Step::copy(&tensor.name);
         let written = match tensors.read(tensor) {
             Ok((expr, dtype)) => tensors.write(&name, expr, dtype, options, step),
             Err(why) => Err(unreadable(&tensor.name, &why)),

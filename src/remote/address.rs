@@ -39,9 +39,12 @@ impl Address {
         let is_spelled = scheme.starts_with("http");
         let not_spelled = |c: char| is_spelled && ['"', '<', '>', ' '].contains(&c);
         if bare.contains(|c: char| c.is_control() || c == '\\' || not_spelled(c)) {
-            return wrong(
-                "has a character that addresses do not have: write it as %20 and the like",
-            );
+            return wrong(match is_spelled {
+                true => "has a character that addresses do not have: write it as %20 and the like",
+                false => {
+                    "has a character that names of files do not have there: a backslash, or a line's end"
+                }
+            });
         }
         let rest = rest.trim_end_matches('/');
         let parts: Vec<&str> = rest.split('/').collect();

@@ -10,7 +10,7 @@ use super::{Numbers, all, source};
 use crate::base::error::ErrorKind;
 use crate::base::source::Source;
 use crate::checkpoint::{DType, Payload, Tensor, n_elements};
-use crate::exec::container::Safetensors;
+use crate::exec::container::{Container, Safetensors};
 use crate::exec::digest::{Side, digest, digests, digests_and_files, digests_of_two};
 use crate::exec::hash::{Hash, update_both};
 use crate::exec::staging::{Existing, Staging};
@@ -88,6 +88,28 @@ fn write_model(
     let options = Options { n_threads, hash_files, progress: &|_| (), cancel: None };
     write(source, inputs, outputs, shards, &Safetensors(&metadata), dir, &options)
         .expect("a sound plan")
+}
+
+#[test]
+fn headers_that_are_too_long_to_keep_are_made_again() {
+    let (source, inputs, outputs) = &model(&mut Numbers(7));
+    let shards = shards(outputs, Some(1 << 20), "model", "safetensors");
+    assert!(2 < shards.len());
+    // Two of these pass what is kept.
+    let metadata = BTreeMap::from([("long".to_owned(), "x".repeat(5 << 20))]);
+    let container = Safetensors(&metadata);
+    for n_threads in [1, 3] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { n_threads, hash_files: true, progress: &|_| (), cancel: None };
+        let written = write(source, inputs, outputs, &shards, &container, dir.path(), &options);
+        for (number, file) in written.expect("a sound plan").files.iter().enumerate() {
+            let bytes = std::fs::read(dir.path().join(&file.name)).unwrap();
+            let header = container.frame(outputs, &shards, number).unwrap().header;
+            assert!(bytes.starts_with(&header), "{}", file.name);
+            assert_eq!(file.len, bytes.len() as u64);
+            assert_eq!(file.sha256, Some(Sha256::digest(&bytes).into()));
+        }
+    }
 }
 
 #[test]

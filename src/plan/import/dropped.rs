@@ -8,7 +8,7 @@ use crate::package::{Dropped, WayBack};
 use crate::plan::generic::unreadable;
 use crate::plan::names::{self, Bound};
 use crate::plan::program::Recipe;
-use crate::plan::{Exactness, Options, Step};
+use crate::plan::{Options, Step};
 
 impl<'a> Planner<'a> {
     /// Compares a dropped buffer with its recipe; what differs is kept beside the package.
@@ -105,11 +105,7 @@ impl<'a> Planner<'a> {
 
     /// Keeps a tensor's bytes beside the package.
     fn keep(&mut self, tensor: &Tensor) {
-        let step = Step {
-            from: Box::new([tensor.name.clone()]),
-            ops: "copy".into(),
-            class: Exactness::Exact,
-        };
+        let step = Step::copy(&tensor.name);
         let written = match self.buffers.read(tensor) {
             Ok((expr, dtype)) => {
                 self.buffers.write(&tensor.name, expr, dtype, Options::default(), step)
